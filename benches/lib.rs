@@ -1,0 +1,1 @@
+//! Criterion benchmarks of the `ouroboros` library: see the `[[bench]]` targets.

@@ -1,0 +1,2 @@
+//! Placeholder until the library can carry it.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The Ouroboros daemon and tools, as thin consumers of the `ouroboros` library.

@@ -1,0 +1,29 @@
+//! Algorithms and the 0.23 key schedule (WIRE.md, "Allocation header").
+//!
+//! Not here: any decision about when keys change (`proto::protection`) or who
+//! is trusted. No I/O; randomness is an argument.
+
+mod suite;
+
+pub use suite::{Cipher, Hash, KeyExchange, Suite};
+
+/// A source of random bytes. Protocol code takes it as an argument, so that a
+/// simulation can replay a seed.
+pub trait Entropy {
+    /// Fills `bytes` with random bytes.
+    fn fill(&mut self, bytes: &mut [u8]);
+}
+
+/// The operating system's random source.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    /// # Panics
+    ///
+    /// If the operating system has no randomness to give: nothing secure can
+    /// be done then.
+    fn fill(&mut self, bytes: &mut [u8]) {
+        getrandom::fill(bytes).expect("the operating system's random source works");
+    }
+}

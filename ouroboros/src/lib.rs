@@ -1,0 +1,19 @@
+//! Encrypted flows between named programs, and an encrypted IP tunnel on top.
+//!
+//! The map of the house, from the wire up:
+//!
+//! - [`wire`]: one file per header: bytes to typed values and back. No I/O.
+//! - [`crypto`]: key exchanges, key schedule, AEAD backends. No I/O.
+//! - [`proto`]: state machines without I/O: allocation, packet protection,
+//!   liveness. Time and randomness are arguments.
+//! - [`transport`]: what carries frames: eth-dix, UDP, memory; in batches.
+//! - [`tun`]: the TUN device and its segmentation offloads.
+//! - `sys`: the only `unsafe`: sockets, ioctls, batched system calls.
+
+pub mod crypto;
+pub mod proto;
+#[allow(unsafe_code)]
+mod sys;
+pub mod transport;
+pub mod tun;
+pub mod wire;

@@ -1,0 +1,192 @@
+//! Batches of frames in one buffer each. No I/O: paths fill and drain them,
+//! flows seal and open in place.
+
+use std::ops::Range;
+
+use crate::wire::PeerAddress;
+
+/// Frames on their way out, one behind the other in one buffer, each preceded
+/// by the transport's headroom, without gaps: equal frames can leave with one
+/// segmented send.
+#[derive(Debug)]
+pub struct SendBatch {
+    buffer: Vec<u8>,
+    /// Ends of the frames in `buffer`; a frame starts where the last ended.
+    ends: Vec<usize>,
+    headroom: usize,
+    capacity: usize,
+    sent: usize,
+    oversize: usize,
+}
+
+impl SendBatch {
+    /// An empty batch for a path with `headroom` bytes of header, of at most
+    /// `capacity` bytes with headers.
+    pub fn new(headroom: usize, capacity: usize) -> Self {
+        Self {
+            buffer: Vec::with_capacity(capacity),
+            ends: Vec::with_capacity(64),
+            headroom,
+            capacity,
+            sent: 0,
+            oversize: 0,
+        }
+    }
+
+    /// Whether a frame of `size` bytes still fits.
+    pub fn fits(&self, size: usize) -> bool {
+        self.buffer.len() + self.headroom + size <= self.capacity
+    }
+
+    /// Adds a frame of `size` bytes for the caller to fill, or `None` if the
+    /// batch is full. The frame holds whatever was there before.
+    pub fn push(&mut self, size: usize) -> Option<&mut [u8]> {
+        if !self.fits(size) {
+            return None;
+        }
+        let start = self.buffer.len() + self.headroom;
+        self.buffer.resize(start + size, 0);
+        self.ends.push(start + size);
+        Some(&mut self.buffer[start..])
+    }
+
+    /// Takes back the frame that was pushed last.
+    pub fn pop(&mut self) {
+        if self.ends.pop().is_some() {
+            self.buffer.truncate(self.ends.last().copied().unwrap_or(0));
+        }
+    }
+
+    /// Empties the batch and keeps its memory.
+    pub fn clear(&mut self) {
+        self.buffer.clear();
+        self.ends.clear();
+        self.sent = 0;
+        self.oversize = 0;
+    }
+
+    /// Number of frames.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there are no frames.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// How many frames have left.
+    pub fn sent(&self) -> usize {
+        self.sent
+    }
+
+    /// Marks `count` more frames as gone. For paths.
+    pub fn advance(&mut self, count: usize) {
+        self.sent = (self.sent + count).min(self.ends.len());
+    }
+
+    /// Marks the next frame as gone because it is too large for the path.
+    pub fn skip_oversize(&mut self) {
+        self.oversize += 1;
+        self.advance(1);
+    }
+
+    /// How many frames were too large for the path.
+    pub fn oversize(&self) -> usize {
+        self.oversize
+    }
+
+    /// Where frame `index` is in [`bytes_mut`](Self::bytes_mut), with its
+    /// headroom.
+    pub fn range(&self, index: usize) -> Range<usize> {
+        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        start..self.ends[index]
+    }
+
+    /// All frames with their headrooms. For paths.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer
+    }
+
+    /// All frames with their headrooms. For paths.
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
+/// A frame that reached a flow's socket and is not the flow's: a management
+/// message, or a frame for another endpoint of the same peer. For the IPCP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stray {
+    /// Who sent it.
+    pub from: PeerAddress,
+    /// The frame with the endpoint id in front, as UDP carries it.
+    pub frame: Vec<u8>,
+}
+
+/// Frames that came in, in one buffer that is reused.
+#[derive(Debug)]
+pub struct ReceiveBatch {
+    buffer: Box<[u8]>,
+    frames: Vec<Range<usize>>,
+    strays: Vec<Stray>,
+}
+
+impl ReceiveBatch {
+    /// At most this many strays are kept of one batch; more are dropped.
+    pub const STRAYS: usize = 16;
+
+    /// An empty batch over `capacity` bytes of buffer.
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            buffer: vec![0; capacity].into_boxed_slice(),
+            frames: Vec::with_capacity(64),
+            strays: Vec::new(),
+        }
+    }
+
+    /// Empties the batch and keeps its memory.
+    pub fn clear(&mut self) {
+        self.frames.clear();
+        self.strays.clear();
+    }
+
+    /// Number of frames.
+    pub fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Whether there are no frames.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Frame `index`, to be opened in place.
+    pub fn frame_mut(&mut self, index: usize) -> &mut [u8] {
+        let range = self.frames[index].clone();
+        &mut self.buffer[range]
+    }
+
+    /// Frames that are not the flow's own.
+    pub fn strays(&mut self) -> std::vec::Drain<'_, Stray> {
+        self.strays.drain(..)
+    }
+
+    /// The buffer for the kernel to fill. For paths.
+    pub fn buffer_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer
+    }
+
+    /// Marks a part of the buffer as a frame. For paths.
+    pub fn push(&mut self, range: Range<usize>) {
+        debug_assert!(range.end <= self.buffer.len());
+        self.frames.push(range);
+    }
+
+    /// Keeps a stray, or drops it if there are too many. For paths.
+    pub fn push_stray(&mut self, stray: Stray) {
+        if self.strays.len() < Self::STRAYS {
+            self.strays.push(stray);
+        }
+    }
+}

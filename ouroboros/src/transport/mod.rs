@@ -1,0 +1,113 @@
+//! What carries frames between IPCPs, in batches.
+//!
+//! A [`Transport`] belongs to one IPCP. It gives one [`Management`] socket for
+//! endpoint 0 and a [`Path`] for each flow: the flow's own data socket, so that
+//! a flow's packets reach the thread that opens them without a detour. Not
+//! here: any meaning of a frame beyond the endpoint it is for.
+
+mod batch;
+
+use std::{io, os::fd::BorrowedFd, sync::Arc};
+
+pub use batch::{ReceiveBatch, SendBatch, Stray};
+
+use crate::wire::{Dialect, DirectoryHash, Eid, Name, PeerAddress};
+
+/// One attachment to a network: an Ethernet interface, a UDP address.
+///
+/// All methods may be called from several threads. Blocking work is marked.
+pub trait Transport: Send + Sync + 'static {
+    /// Which management layout is spoken here.
+    fn dialect(&self) -> Dialect;
+
+    /// The hash that the directory here knows names by.
+    fn directory_hash(&self) -> DirectoryHash;
+
+    /// A short description for lists and logs, such as `eth-dix on lo`.
+    fn description(&self) -> String;
+
+    /// The socket for endpoint 0; `None` if this IPCP only connects.
+    fn management(&self) -> Option<Arc<dyn Management>>;
+
+    /// Where the machines that may serve `name` are, by the transport's own
+    /// directory (UDP: the system resolver, in its order). **Blocks.** A
+    /// transport that finds names by query frames returns `None`.
+    fn resolve(&self, name: &Name) -> Option<io::Result<Vec<PeerAddress>>>;
+
+    /// Opens the data path of a flow that this side requests, before the
+    /// request leaves, so that no early packet is missed. `peer` is where the
+    /// request will go, if it is known yet. The path takes frames for `local`
+    /// from then on.
+    fn open_requester(&self, local: Eid, peer: Option<PeerAddress>) -> io::Result<Arc<dyn Path>>;
+
+    /// Opens the data path of a flow that the peer requested, before the reply
+    /// leaves.
+    fn open_responder(
+        &self,
+        local: Eid,
+        remote: Eid,
+        peer: PeerAddress,
+    ) -> io::Result<Arc<dyn Path>>;
+}
+
+/// The management socket of an IPCP: whole management messages, without the
+/// endpoint id that precedes them on the wire (WIRE.md: the header at offset 0
+/// for eth-dix, at offset 4 for UDP), so that both dialects hand over the bytes
+/// that `wire::management` parses.
+pub trait Management: Send + Sync {
+    /// Sends one message; never blocks.
+    fn send(&self, to: Destination, message: &[u8]) -> io::Result<()>;
+
+    /// Receives one message into `buffer`; never blocks. A message larger than
+    /// the buffer is dropped and counted, not cut.
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, PeerAddress)>;
+
+    /// What to poll for reading.
+    fn readiness(&self) -> BorrowedFd<'_>;
+}
+
+/// Where a management message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Every station of the segment.
+    Broadcast,
+    /// One peer.
+    Peer(PeerAddress),
+}
+
+/// The data path of one flow: frames from and to one endpoint of one peer.
+///
+/// One thread may send while another receives. Nothing here blocks:
+/// [`io::ErrorKind::WouldBlock`] says to poll [`readiness`](Self::readiness).
+pub trait Path: Send + Sync {
+    /// Tells a requester's path who answered. Frames from others, or for
+    /// another endpoint, are no longer taken.
+    fn connect(&self, remote: Eid, peer: PeerAddress) -> io::Result<()>;
+
+    /// Sends the frames of `batch` from `batch.sent()` on, in order, and
+    /// advances `batch.sent()` past what the kernel took. `Ok(())` when the
+    /// batch is done. An error of one frame (too large for the path:
+    /// `EMSGSIZE`) skips that frame, counts it in the batch, and goes on.
+    fn send(&self, batch: &mut SendBatch) -> io::Result<()>;
+
+    /// Receives as many frames as are there and fit: at least one, or
+    /// `WouldBlock`. A frame's bytes start behind the transport's header.
+    fn receive(&self, batch: &mut ReceiveBatch) -> io::Result<()>;
+
+    /// Sends a management message to the peer this path was opened for, from
+    /// the path's own address; `None` where management has a socket of its own.
+    fn send_management(&self, message: &[u8]) -> Option<io::Result<()>>;
+
+    /// What to poll for reading and writing.
+    fn readiness(&self) -> BorrowedFd<'_>;
+
+    /// Bytes of transport header that precede each frame in a batch.
+    fn headroom(&self) -> usize;
+
+    /// Largest frame (flow payload with IV, tag and CRC) that the path carries
+    /// now, in bytes. May change as the path's MTU is discovered.
+    fn largest_frame(&self) -> usize;
+
+    /// A short description for logs, such as `udp 10.0.0.1:3435`.
+    fn description(&self) -> String;
+}

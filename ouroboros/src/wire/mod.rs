@@ -1,0 +1,13 @@
+//! The 0.23 wire format: checked views and encoders, one file per header.
+//!
+//! Not here: sockets, clocks, random numbers, or any state between two calls.
+//! `proto` and the transports drive it. Layouts are those of WIRE.md; all
+//! integers are big-endian.
+
+mod address;
+mod name;
+mod qos;
+
+pub use address::{Dialect, Eid, MacAddress, PeerAddress};
+pub use name::{DirectoryHash, InvalidName, Name, NameHash};
+pub use qos::QosSpec;

@@ -1,0 +1,57 @@
+//! The quality of service of a flow, as allocation messages carry it.
+
+/// What a flow asks of the layer (WIRE.md, "Packets of a flow").
+///
+/// ```
+/// use ouroboros::wire::QosSpec;
+/// assert!(!QosSpec::RAW.checks_errors());
+/// assert!(QosSpec::RAW_NO_ERRORS.checks_errors());
+/// assert!(!QosSpec::RAW.in_order);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct QosSpec {
+    /// Largest delay, in milliseconds; `u32::MAX` for any.
+    pub delay: u32,
+    /// Least bandwidth, in bits per second.
+    pub bandwidth: u64,
+    /// Availability, in nines.
+    pub availability: u8,
+    /// Packet loss; 0 asks for retransmission.
+    pub loss: u32,
+    /// Bit error rate; 0 asks for a CRC-32 behind every packet.
+    pub bit_error_rate: u32,
+    /// Packets keep their order and carry an FRCT header.
+    pub in_order: bool,
+    /// Longest gap between packets, in milliseconds; `u32::MAX` for any.
+    pub max_gap: u32,
+    /// Silence after which the flow is down, in milliseconds.
+    pub timeout: u32,
+}
+
+impl QosSpec {
+    /// Packets as they are: no order, no check beyond the encryption's own.
+    pub const RAW: Self = Self {
+        delay: u32::MAX,
+        bandwidth: 0,
+        availability: 0,
+        loss: 1,
+        bit_error_rate: 1,
+        in_order: false,
+        max_gap: u32::MAX,
+        timeout: 120_000,
+    };
+
+    /// Like [`RAW`](Self::RAW), and a CRC-32 guards every packet.
+    pub const RAW_NO_ERRORS: Self = Self { bit_error_rate: 0, ..Self::RAW };
+
+    /// Whether a CRC-32 follows every packet of the flow.
+    pub const fn checks_errors(&self) -> bool {
+        self.bit_error_rate == 0
+    }
+
+    /// Whether this library can carry such a flow: raw, with or without
+    /// errors. Flows in order need FRCT, which is not built yet.
+    pub const fn is_supported(&self) -> bool {
+        !self.in_order
+    }
+}
