@@ -8,12 +8,19 @@
 //!   liveness. Time and randomness are arguments.
 //! - [`transport`]: what carries frames: eth-dix, UDP, memory; in batches.
 //! - [`tun`]: the TUN device and its segmentation offloads.
+//! - `ipcp`, `layer`, `irm`: what drives `proto` over a transport; the public
+//!   handles [`Ipcp`], [`Layer`] and [`Irm`].
+//! - `flow`: packets of one flow, async ([`Flow`]) and batched ([`FlowSender`],
+//!   [`FlowReceiver`]).
+//! - [`daemon`]: the same flows, served by `irmd`.
 //! - `sys`: the only `unsafe`: sockets, ioctls, batched system calls.
 
 pub mod crypto;
 pub mod proto;
-#[allow(unsafe_code)]
-mod sys;
 pub mod transport;
 pub mod tun;
 pub mod wire;
+
+#[allow(unsafe_code)]
+mod sys;
+

@@ -3,9 +3,15 @@
 //! Not here: any decision about when keys change (`proto::protection`) or who
 //! is trusted. No I/O; randomness is an argument.
 
+mod aead;
+mod kex;
+mod schedule;
 mod suite;
 
-pub use suite::{Cipher, Hash, KeyExchange, Suite};
+pub use aead::{Aead, AeadBackend, NONCE, NotAuthentic, TAG};
+pub use kex::{EphemeralSecret, KeyExchangeError};
+pub use schedule::FlowKey;
+pub use suite::{Cipher, Hash, KeyExchange, Suite, UnknownAlgorithm};
 
 /// A source of random bytes. Protocol code takes it as an argument, so that a
 /// simulation can replay a seed.

@@ -4,6 +4,8 @@
 //! One vocabulary for each: `handle(now, input)`, `poll_transmit`,
 //! `poll_timeout`, `handle_timeout(now)`, and `poll` for events.
 
+pub mod protection;
+
 use std::time::Duration;
 
 /// What the clocks say, handed to every state machine that needs time.

@@ -167,6 +167,11 @@ impl ReceiveBatch {
         &mut self.buffer[range]
     }
 
+    /// Frame `index`.
+    pub fn frame(&self, index: usize) -> &[u8] {
+        &self.buffer[self.frames[index].clone()]
+    }
+
     /// Frames that are not the flow's own.
     pub fn strays(&mut self) -> std::vec::Drain<'_, Stray> {
         self.strays.drain(..)

@@ -1,0 +1,97 @@
+//! Errors of the public API: small enums that tell misuse, the peer's fault
+//! and the environment's apart.
+
+use std::io;
+
+use crate::{transport::OpenError, wire::InvalidName};
+
+/// A layer or name operation failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayerError {
+    /// Misuse: the text is no name.
+    #[error(transparent)]
+    InvalidName(#[from] InvalidName),
+    /// Environment: the transport cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Misuse: the layer has that name already.
+    #[error("{0} is already registered in {1}")]
+    AlreadyRegistered(String, String),
+    /// Misuse: the layer does not have that name.
+    #[error("{0} is not registered in {1}")]
+    NotRegistered(String, String),
+    /// Environment: the daemon refused, or is gone.
+    #[error(transparent)]
+    Daemon(#[from] crate::daemon::DaemonError),
+}
+
+/// A flow could not be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AllocateError {
+    /// Misuse: the text is no name.
+    #[error(transparent)]
+    InvalidName(#[from] InvalidName),
+    /// Misuse: only raw flows, with or without a CRC, can be had so far.
+    #[error("flows in order or with retransmission are not supported yet: use a raw flow")]
+    UnsupportedQos,
+    /// Misuse: this process has no layer to look in.
+    #[error("there is no layer to allocate a flow in: bootstrap one first")]
+    NoLayer,
+    /// Environment: no layer knows the name.
+    #[error("the name was not found in any layer: is it registered there?")]
+    NameNotFound,
+    /// Peer: the flow was refused with this response code (negative).
+    #[error("the peer refused the flow (response {0})")]
+    Refused(i32),
+    /// Peer: no valid answer came in time.
+    #[error("no answer to the flow request in time")]
+    TimedOut,
+    /// Misuse: too many allocations are under way in this IPCP.
+    #[error("too many flow allocations are under way")]
+    TooManyAllocations,
+    /// Environment: the transport failed.
+    #[error("transport: {0}")]
+    Transport(#[from] io::Error),
+    /// The IPCP was destroyed while the flow was being allocated.
+    #[error("the IPCP is gone")]
+    Gone,
+    /// Environment: the daemon refused, or is gone.
+    #[error(transparent)]
+    Daemon(#[from] crate::daemon::DaemonError),
+}
+
+/// A flow cannot be used, now or any more.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FlowError {
+    /// This side closed the flow.
+    #[error("the flow is closed")]
+    Closed,
+    /// Nothing was heard from the peer for the flow's timeout.
+    #[error("the flow is down: the peer has been silent for too long")]
+    Down,
+    /// Misuse: the packet is larger than the flow can carry.
+    #[error("a packet of {size} bytes is too large for the flow: {largest} at most")]
+    TooLarge {
+        /// Size of the packet in bytes.
+        size: usize,
+        /// Largest packet in bytes.
+        largest: usize,
+    },
+    /// Misuse: an empty packet; on the wire that is a keepalive.
+    #[error("an empty packet cannot be sent")]
+    Empty,
+    /// Misuse: the buffer is smaller than the packet, which is lost.
+    #[error("a buffer of {buffer} bytes is too small for a packet of {size}")]
+    BufferTooSmall {
+        /// Size of the packet in bytes.
+        size: usize,
+        /// Size of the buffer in bytes.
+        buffer: usize,
+    },
+    /// Environment: the transport failed.
+    #[error("transport: {0}")]
+    Transport(#[from] io::Error),
+}

@@ -1,0 +1,253 @@
+//! A flow: packets to and from one program of a peer.
+//!
+//! [`Flow`] is the async handle; [`Flow::split`] gives the blocking, batched
+//! pair that a tunnel's threads use. Sealing and opening happen here, in the
+//! calling thread. Not here: how a flow comes to be (`ipcp`).
+
+mod batched;
+mod shared;
+
+use std::{
+    future::Future,
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_io::Async;
+use futures_lite::future;
+
+pub use batched::{FlowReceiver, FlowSender};
+pub use shared::{FlowCloser, FlowInfo, FlowStatistics, RawFlow};
+use shared::Shared;
+
+use crate::{
+    crypto::{AeadBackend, Suite, SystemEntropy},
+    error::FlowError,
+    proto::protection::protection,
+    transport::Path,
+    wire::QosSpec,
+};
+
+/// What to ask of a flow that is to be allocated.
+///
+/// ```
+/// use ouroboros::FlowSpec;
+/// let spec = FlowSpec::raw().encrypted();
+/// assert!(spec.is_encrypted());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowSpec {
+    pub(crate) qos: QosSpec,
+    pub(crate) security: Option<Suite>,
+    pub(crate) timeout: Duration,
+}
+
+impl FlowSpec {
+    /// A plain flow of raw packets.
+    pub const fn raw() -> Self {
+        Self { qos: QosSpec::RAW, security: None, timeout: Duration::from_secs(10) }
+    }
+
+    /// A flow with this quality of service. Allocation refuses what
+    /// [`QosSpec::is_supported`] denies.
+    pub const fn with_qos(qos: QosSpec) -> Self {
+        Self { qos, ..Self::raw() }
+    }
+
+    /// A CRC-32 behind every packet.
+    #[must_use]
+    pub const fn without_errors(mut self) -> Self {
+        self.qos.bit_error_rate = 0;
+        self
+    }
+
+    /// Encrypted with the default suite: X25519, HKDF-SHA256, AES-256-GCM.
+    #[must_use]
+    pub fn encrypted(self) -> Self {
+        self.suite(Suite::default())
+    }
+
+    /// Encrypted with at least this suite.
+    #[must_use]
+    pub const fn suite(mut self, suite: Suite) -> Self {
+        self.security = Some(suite);
+        self
+    }
+
+    /// How long allocation may take; 10 s by default.
+    #[must_use]
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Whether the flow will be encrypted.
+    pub const fn is_encrypted(&self) -> bool {
+        self.security.is_some()
+    }
+
+    /// The quality of service asked for.
+    pub const fn qos(&self) -> QosSpec {
+        self.qos
+    }
+
+    /// The suite asked for; `None` for a plain flow.
+    pub const fn security(&self) -> Option<Suite> {
+        self.security
+    }
+
+    /// How long allocation may take.
+    pub const fn allocation_timeout(&self) -> Duration {
+        self.timeout
+    }
+}
+
+/// A flow to a program of a peer. Dropping it deallocates it; the format has
+/// no message for that, so the peer learns of it by silence.
+pub struct Flow {
+    sender: Mutex<FlowSender>,
+    receiver: Mutex<FlowReceiver>,
+    watch: Async<PathSource>,
+    shared: Arc<Shared>,
+}
+
+impl Flow {
+    /// A flow over an allocated path, with packets protected by its keys. For
+    /// those who carry flows between processes; others allocate or accept.
+    pub fn new(raw: RawFlow) -> io::Result<Self> {
+        Self::with_backend(raw, AeadBackend::default())
+    }
+
+    /// Like [`new`](Self::new), with the AEAD implementation chosen.
+    pub fn with_backend(raw: RawFlow, backend: AeadBackend) -> io::Result<Self> {
+        let RawFlow { path, info, keys, early, strays, release } = raw;
+        let (sealer, opener) =
+            protection(keys.as_ref(), info.qos.checks_errors(), backend, &mut SystemEntropy);
+        let shared = Shared::start(path.clone(), info, strays, release)?;
+        Ok(Self {
+            sender: Mutex::new(FlowSender::new(shared.clone(), sealer)),
+            receiver: Mutex::new(FlowReceiver::new(shared.clone(), opener, early)),
+            watch: Async::new_nonblocking(PathSource(path))?,
+            shared,
+        })
+    }
+
+    /// Sends one packet. Returns when the transport has taken it; the network
+    /// may still lose it.
+    pub async fn send(&self, packet: &[u8]) -> Result<(), FlowError> {
+        if packet.is_empty() {
+            return Err(FlowError::Empty);
+        }
+        let largest = self.largest_packet();
+        if packet.len() > largest {
+            return Err(FlowError::TooLarge { size: packet.len(), largest });
+        }
+        loop {
+            {
+                let mut sender = lock(&self.sender);
+                if let Some(slot) = sender.push(packet.len()) {
+                    slot.copy_from_slice(packet);
+                    break;
+                }
+                sender.try_flush()?;
+            }
+            self.unless_ended(self.watch.writable()).await?;
+        }
+        while !lock(&self.sender).try_flush()? {
+            self.unless_ended(self.watch.writable()).await?;
+        }
+        Ok(())
+    }
+
+    /// Receives one packet into `buffer` and returns its size in bytes.
+    pub async fn recv(&self, buffer: &mut [u8]) -> Result<usize, FlowError> {
+        loop {
+            {
+                let mut receiver = lock(&self.receiver);
+                if let Some(packet) = receiver.next_packet()? {
+                    let size = packet.len();
+                    let too_small = FlowError::BufferTooSmall { size, buffer: buffer.len() };
+                    let slot = buffer.get_mut(..size).ok_or(too_small)?;
+                    slot.copy_from_slice(packet);
+                    return Ok(size);
+                }
+            }
+            self.unless_ended(self.watch.readable()).await?;
+        }
+    }
+
+    /// [`send`](Self::send) for threads that may block.
+    pub fn send_blocking(&self, packet: &[u8]) -> Result<(), FlowError> {
+        async_io::block_on(self.send(packet))
+    }
+
+    /// [`recv`](Self::recv) for threads that may block.
+    pub fn recv_blocking(&self, buffer: &mut [u8]) -> Result<usize, FlowError> {
+        async_io::block_on(self.recv(buffer))
+    }
+
+    /// Largest packet that can be sent now, in bytes.
+    pub fn largest_packet(&self) -> usize {
+        lock(&self.sender).largest_packet()
+    }
+
+    /// What was agreed.
+    pub fn info(&self) -> &FlowInfo {
+        &self.shared.info
+    }
+
+    /// What went over the flow so far.
+    pub fn statistics(&self) -> FlowStatistics {
+        self.shared.statistics()
+    }
+
+    /// A handle that closes the flow from elsewhere.
+    pub fn closer(&self) -> FlowCloser {
+        FlowCloser::new(&self.shared)
+    }
+
+    /// The blocking, batched pair of ends for two threads. The flow ends when
+    /// both are gone.
+    pub fn split(self) -> (FlowSender, FlowReceiver) {
+        let Self { sender, receiver, watch, shared: _ } = self;
+        drop(watch);
+        (
+            sender.into_inner().unwrap_or_else(PoisonError::into_inner),
+            receiver.into_inner().unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    async fn unless_ended(
+        &self,
+        ready: impl Future<Output = io::Result<()>>,
+    ) -> Result<(), FlowError> {
+        let ended = self.shared.ended();
+        self.shared.check()?;
+        future::or(async { ready.await.map_err(FlowError::from) }, async {
+            ended.await;
+            self.shared.check()
+        })
+        .await
+    }
+}
+
+impl std::fmt::Debug for Flow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Flow").field("info", &self.shared.info).finish_non_exhaustive()
+    }
+}
+
+/// A path as something the reactor can watch.
+pub(crate) struct PathSource(pub(crate) Arc<dyn Path>);
+
+impl AsFd for PathSource {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.readiness()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

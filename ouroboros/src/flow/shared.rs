@@ -1,0 +1,270 @@
+//! What both directions of a flow share: its end, its clock, its counters, and
+//! the liveness task that sends keepalives and notices silence (WIRE.md,
+//! "Packets of a flow"). No packet data passes here.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use async_io::Timer;
+use event_listener::{Event, EventListener};
+use futures_lite::future;
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::{
+    crypto::Suite,
+    driver,
+    error::FlowError,
+    proto::protection::FlowKeys,
+    transport::{Path, SendBatch, Stray},
+    wire::{Eid, Name, PeerAddress, QosSpec},
+};
+
+/// What was agreed for a flow.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct FlowInfo {
+    /// The name the flow was allocated to.
+    pub name: Name,
+    /// The IPCP at the other end, as the transport addresses it.
+    pub peer: PeerAddress,
+    /// This side's endpoint.
+    pub local: Eid,
+    /// The peer's endpoint.
+    pub remote: Eid,
+    /// The quality of service.
+    pub qos: QosSpec,
+    /// How packets are encrypted; `None`: they are not.
+    pub suite: Option<Suite>,
+}
+
+impl FlowInfo {
+    /// The terms of a flow. For those who carry flows between processes.
+    pub fn new(
+        name: Name,
+        peer: PeerAddress,
+        (local, remote): (Eid, Eid),
+        qos: QosSpec,
+        suite: Option<Suite>,
+    ) -> Self {
+        Self { name, peer, local, remote, qos, suite }
+    }
+}
+
+/// What went over a flow. Bytes are those of the application's packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FlowStatistics {
+    /// Packets sent.
+    pub sent_packets: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Packets received and, if encrypted, authenticated.
+    pub received_packets: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Frames dropped because they could not be opened: forged, corrupted or
+    /// under a key that is not the flow's.
+    pub unopened: u64,
+    /// Packets dropped because the path could not carry their size.
+    pub oversize: u64,
+}
+
+/// An allocated flow before its packets are protected: what the daemon relays
+/// and [`Flow::new`](crate::Flow::new) takes.
+pub struct RawFlow {
+    /// The flow's own data path.
+    pub path: Arc<dyn Path>,
+    /// What was agreed.
+    pub info: FlowInfo,
+    /// The agreed keys; `None` for a plain flow.
+    pub keys: Option<FlowKeys>,
+    /// Frames that came while the flow was being allocated.
+    pub early: Vec<Vec<u8>>,
+    /// Where frames go that reach the path and are not the flow's.
+    pub strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
+    /// Dropped when the flow ends.
+    pub release: Option<Box<dyn Send + Sync>>,
+}
+
+impl std::fmt::Debug for RawFlow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RawFlow").field("info", &self.info).finish_non_exhaustive()
+    }
+}
+
+const OPEN: u8 = 0;
+const CLOSED: u8 = 1;
+const DOWN: u8 = 2;
+
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) sent_packets: AtomicU64,
+    pub(super) sent_bytes: AtomicU64,
+    pub(super) received_packets: AtomicU64,
+    pub(super) received_bytes: AtomicU64,
+    pub(super) unopened: AtomicU64,
+    pub(super) oversize: AtomicU64,
+}
+
+pub(super) struct Shared {
+    pub(super) path: Arc<dyn Path>,
+    pub(super) info: FlowInfo,
+    pub(super) strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
+    pub(super) counters: Counters,
+    /// Readable once the flow has ended; wakes blocked threads.
+    pub(super) wake: OwnedFd,
+    state: AtomicU8,
+    end: Event,
+    /// Milliseconds of monotonic time.
+    last_sent: AtomicU64,
+    last_heard: AtomicU64,
+    release: Mutex<Option<Box<dyn Send + Sync>>>,
+}
+
+impl Shared {
+    pub(super) fn start(
+        path: Arc<dyn Path>,
+        info: FlowInfo,
+        strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
+        release: Option<Box<dyn Send + Sync>>,
+    ) -> io::Result<Arc<Self>> {
+        let now = milliseconds();
+        let shared = Arc::new(Self {
+            path,
+            info,
+            strays,
+            counters: Counters::default(),
+            wake: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
+            state: AtomicU8::new(OPEN),
+            end: Event::new(),
+            last_sent: AtomicU64::new(now),
+            last_heard: AtomicU64::new(now),
+            release: Mutex::new(release),
+        });
+        if shared.info.qos.timeout > 0 {
+            driver::spawn(keep_alive(Arc::downgrade(&shared), u64::from(shared.info.qos.timeout)))
+                .detach();
+        }
+        Ok(shared)
+    }
+
+    pub(super) fn check(&self) -> Result<(), FlowError> {
+        match self.state.load(Relaxed) {
+            OPEN => Ok(()),
+            DOWN => Err(FlowError::Down),
+            _ => Err(FlowError::Closed),
+        }
+    }
+
+    pub(super) fn ended(&self) -> EventListener {
+        self.end.listen()
+    }
+
+    pub(super) fn end(&self, state: u8) {
+        if self.state.compare_exchange(OPEN, state, Relaxed, Relaxed).is_ok() {
+            // An eventfd takes 2^64 - 2 writes of 1: this one cannot fail.
+            let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+            self.end.notify(usize::MAX);
+            self.release.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+    }
+
+    pub(super) fn note_sent(&self) {
+        self.last_sent.store(milliseconds(), Relaxed);
+    }
+
+    pub(super) fn note_heard(&self) {
+        self.last_heard.store(milliseconds(), Relaxed);
+    }
+
+    pub(super) fn statistics(&self) -> FlowStatistics {
+        let of = |counter: &AtomicU64| counter.load(Relaxed);
+        FlowStatistics {
+            sent_packets: of(&self.counters.sent_packets),
+            sent_bytes: of(&self.counters.sent_bytes),
+            received_packets: of(&self.counters.received_packets),
+            received_bytes: of(&self.counters.received_bytes),
+            unopened: of(&self.counters.unopened),
+            oversize: of(&self.counters.oversize),
+        }
+    }
+}
+
+/// Closes a flow from another thread or task: both directions then say
+/// [`FlowError::Closed`].
+#[derive(Clone)]
+pub struct FlowCloser(Weak<Shared>);
+
+impl FlowCloser {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self(Arc::downgrade(shared))
+    }
+
+    /// Closes the flow, if it is still there.
+    pub fn close(&self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.end(CLOSED);
+        }
+    }
+}
+
+impl std::fmt::Debug for FlowCloser {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FlowCloser")
+    }
+}
+
+fn milliseconds() -> u64 {
+    u64::try_from(driver::now().monotonic.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Sends a zero-length frame after a quarter of `timeout` (milliseconds)
+/// without traffic, and ends the flow after a whole one of silence.
+async fn keep_alive(flow: Weak<Shared>, timeout: u64) {
+    let interval = (timeout / 4).max(1);
+    loop {
+        let (sleep, ended) = {
+            let Some(shared) = flow.upgrade() else { return };
+            let ended = shared.ended();
+            if shared.check().is_err() {
+                return;
+            }
+            let now = milliseconds();
+            let heard = shared.last_heard.load(Relaxed);
+            if now.saturating_sub(heard) >= timeout {
+                shared.end(DOWN);
+                return;
+            }
+            if now.saturating_sub(shared.last_sent.load(Relaxed)) >= interval {
+                let mut batch = SendBatch::new(shared.path.headroom(), 64);
+                batch.push(0);
+                // A full socket buffer is traffic enough; other errors are the
+                // sender's to meet.
+                let _ = shared.path.send(&mut batch);
+                shared.note_sent();
+            }
+            let due = (shared.last_sent.load(Relaxed) + interval).min(heard + timeout);
+            (due.saturating_sub(now).max(1), ended)
+        };
+        future::or(
+            async {
+                Timer::after(Duration::from_millis(sleep)).await;
+            },
+            ended,
+        )
+        .await;
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.end(CLOSED);
+    }
+}

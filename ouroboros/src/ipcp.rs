@@ -1,0 +1,513 @@
+//! One IPC process of a layer: a transport, the allocation core that speaks on
+//! it, and the task that drives both. Names, acceptors and layers are above
+//! (`irm`); packets of a flow never pass here.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use async_channel::Sender;
+use async_executor::Task;
+use async_io::{Async, Timer};
+use event_listener::Event as Notify;
+use futures_lite::future;
+
+use crate::{
+    crypto::{Entropy, Suite, SystemEntropy},
+    driver,
+    error::AllocateError,
+    flow::{FlowInfo, FlowSpec, PathSource, RawFlow},
+    proto::endpoint::{
+        AllocationFailure, AllocationId, AllocationRequest, Counters, Endpoint, Event, Limits,
+        Refusal, RequestId, ServerSecurity,
+    },
+    proto::protection::FlowKeys,
+    transport::{Management, Path, ReceiveBatch, Stray, Transport},
+    wire::{Dialect, Eid, Name, PeerAddress, QosSpec},
+};
+
+/// Largest management message taken, as for a 0.23 peer (WIRE.md, "UDP").
+const LARGEST_MESSAGE: usize = 2048;
+/// Management messages handled before the timers get their turn.
+const MESSAGES_PER_TURN: usize = 64;
+/// Frames kept that arrive before the flow they belong to is allocated.
+const EARLY_FRAMES: usize = 64;
+
+/// A flow request that waits to be accepted.
+pub(crate) struct Requested {
+    pub(crate) ipcp: Weak<Core>,
+    pub(crate) request: RequestId,
+    pub(crate) name: Name,
+    from: PeerAddress,
+    remote: Eid,
+    qos: QosSpec,
+}
+
+/// What an IPCP tells those above it.
+pub(crate) enum Notice {
+    Requested(Requested),
+    /// The request of this IPCP is no longer there.
+    Withdrawn(Weak<Core>, RequestId),
+}
+
+/// An IPC process of a layer.
+///
+/// A value of this type is a view; the IPCP lives as long as its layer.
+#[derive(Clone)]
+pub struct Ipcp(pub(crate) Arc<Core>);
+
+impl Ipcp {
+    /// The IPCP's own name, unique in its process.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// What it is attached to, such as `eth-dix on lo`.
+    pub fn description(&self) -> String {
+        self.0.transport.description()
+    }
+
+    /// Management messages dropped, by cause.
+    pub fn counters(&self) -> Counters {
+        self.0.endpoint().counters()
+    }
+}
+
+impl std::fmt::Debug for Ipcp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Ipcp({}: {})", self.name(), self.description())
+    }
+}
+
+type Outcome = Result<Agreed, AllocationFailure>;
+
+struct Agreed {
+    peer: PeerAddress,
+    remote: Eid,
+    keys: Option<FlowKeys>,
+    suite: Option<Suite>,
+}
+
+struct Allocating {
+    path: Arc<dyn Path>,
+    outcome: Sender<Outcome>,
+}
+
+/// The IPCP itself, shared by its task, its flows and its layer.
+pub(crate) struct Core {
+    pub(crate) name: String,
+    pub(crate) transport: Arc<dyn Transport>,
+    management: Option<Arc<dyn Management>>,
+    endpoint: Mutex<Endpoint>,
+    allocating: Mutex<HashMap<AllocationId, Allocating>>,
+    eids: Mutex<HashSet<Eid>>,
+    wake: Notify,
+    notices: Box<dyn Fn(Notice) + Send + Sync>,
+    task: Mutex<Option<Task<()>>>,
+}
+
+impl Core {
+    pub(crate) fn start(
+        name: String,
+        transport: Arc<dyn Transport>,
+        notices: impl Fn(Notice) + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let endpoint =
+            Endpoint::new(transport.dialect(), transport.directory_hash(), Limits::default());
+        let core = Arc::new(Self {
+            name,
+            management: transport.management(),
+            transport,
+            endpoint: Mutex::new(endpoint),
+            allocating: Mutex::default(),
+            eids: Mutex::default(),
+            wake: Notify::new(),
+            notices: Box::new(notices),
+            task: Mutex::default(),
+        });
+        *lock(&core.task) = Some(driver::spawn(drive(Arc::downgrade(&core))));
+        core
+    }
+
+    /// Ends the IPCP's task; its flows live on.
+    pub(crate) fn stop(&self) {
+        lock(&self.task).take();
+        lock(&self.allocating).clear();
+    }
+
+    fn endpoint(&self) -> MutexGuard<'_, Endpoint> {
+        lock(&self.endpoint)
+    }
+
+    pub(crate) fn register(&self, name: &Name) -> bool {
+        self.endpoint().register(name)
+    }
+
+    pub(crate) fn unregister(&self, name: &Name) -> bool {
+        self.endpoint().unregister(name)
+    }
+
+    /// A random endpoint id that no flow of this IPCP has. Random, so that
+    /// processes which share an interface do not meet.
+    fn reserve(self: &Arc<Self>) -> Reserved {
+        let mut eids = lock(&self.eids);
+        loop {
+            let mut bytes = [0; 4];
+            SystemEntropy.fill(&mut bytes);
+            let random = u32::from_be_bytes(bytes);
+            let eid = Eid(match self.transport.dialect() {
+                Dialect::EthDix => random & 0xffff,
+                Dialect::Udp => random & 0x7fff_ffff,
+            });
+            if eid.0 >= 0x100 && eids.insert(eid) {
+                return Reserved { core: self.clone(), eid, request: None };
+            }
+        }
+    }
+
+    /// Allocates a flow to `name`, wherever this IPCP's transport finds it.
+    pub(crate) async fn allocate(
+        self: &Arc<Self>,
+        name: &Name,
+        spec: FlowSpec,
+    ) -> Result<RawFlow, AllocateError> {
+        if !spec.qos.is_supported() {
+            return Err(AllocateError::UnsupportedQos);
+        }
+        let (transport, looked_up) = (self.transport.clone(), name.clone());
+        let Some(peers) = blocking::unblock(move || transport.resolve(&looked_up)).await else {
+            return self.allocate_at(name, spec, None).await;
+        };
+        let mut last = AllocateError::NameNotFound;
+        for peer in peers? {
+            match self.allocate_at(name, spec, Some(peer)).await {
+                Ok(flow) => return Ok(flow),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn allocate_at(
+        self: &Arc<Self>,
+        name: &Name,
+        spec: FlowSpec,
+        peer: Option<PeerAddress>,
+    ) -> Result<RawFlow, AllocateError> {
+        let reserved = self.reserve();
+        let path = self.transport.open_requester(reserved.eid, peer)?;
+        let (sender, outcome) = async_channel::bounded(1);
+        let allocation = {
+            let request = AllocationRequest {
+                name: name.clone(),
+                qos: spec.qos,
+                security: spec.security,
+                local: reserved.eid,
+                peer,
+                timeout: spec.timeout,
+            };
+            let mut endpoint = self.endpoint();
+            let allocation = endpoint
+                .allocate(driver::now(), &mut SystemEntropy, request)
+                .map_err(|_| AllocateError::TooManyAllocations)?;
+            let allocating = Allocating { path: path.clone(), outcome: sender };
+            lock(&self.allocating).insert(allocation, allocating);
+            allocation
+        };
+        let cancel = Cancel { core: self, allocation };
+        self.wake.notify(1);
+        let mut early = Vec::new();
+        let agreed = {
+            let watch = Async::new_nonblocking(PathSource(path.clone()))?;
+            let received = outcome.recv();
+            let reading = self.read_requester(&watch, allocation, &mut early);
+            future::or(async { received.await.map_err(|_| AllocateError::Gone) }, async {
+                Err(reading.await.into())
+            })
+            .await?
+        };
+        drop(cancel);
+        let agreed = agreed.map_err(|failure| match failure {
+            AllocationFailure::NameNotFound => AllocateError::NameNotFound,
+            AllocationFailure::Refused(code) => AllocateError::Refused(code),
+            _ => AllocateError::TimedOut,
+        })?;
+        let info = FlowInfo::new(
+            name.clone(),
+            agreed.peer,
+            (reserved.eid, agreed.remote),
+            spec.qos,
+            agreed.suite,
+        );
+        Ok(self.raw_flow(path, info, agreed.keys, early, reserved))
+    }
+
+    /// Reads a requester's path until the flow is allocated: a UDP reply comes
+    /// there, and the peer's first packets may be right behind it.
+    async fn read_requester(
+        self: &Arc<Self>,
+        watch: &Async<PathSource>,
+        allocation: AllocationId,
+        early: &mut Vec<Vec<u8>>,
+    ) -> io::Error {
+        let mut batch = ReceiveBatch::new(128 * 1024);
+        loop {
+            if let Err(error) = watch.readable().await {
+                return error;
+            }
+            batch.clear();
+            match watch.get_ref().0.receive(&mut batch) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return error,
+            }
+            for index in 0..batch.len().min(EARLY_FRAMES - early.len().min(EARLY_FRAMES)) {
+                early.push(batch.frame(index).to_vec());
+            }
+            for stray in batch.strays() {
+                self.take_stray(stray, Some(allocation));
+            }
+            self.flush();
+        }
+    }
+
+    /// Accepts a request that waits; `None` if it does no longer.
+    pub(crate) fn accept(
+        self: &Arc<Self>,
+        requested: Requested,
+        security: &ServerSecurity,
+    ) -> Option<io::Result<RawFlow>> {
+        let mut reserved = self.reserve();
+        let path =
+            match self.transport.open_responder(reserved.eid, requested.remote, requested.from) {
+                Ok(path) => path,
+                Err(error) => return Some(Err(error)),
+            };
+        let accepted = self
+            .endpoint()
+            .accept(
+                driver::now(),
+                &mut SystemEntropy,
+                requested.request,
+                reserved.eid,
+                security,
+            )
+            .map_err(|error| tracing::debug!(name = %requested.name, %error, "request not accepted"));
+        // A refusal has to leave, too.
+        self.flush();
+        let accepted = accepted.ok()?;
+        reserved.request = Some(requested.request);
+        let info = FlowInfo::new(
+            requested.name,
+            requested.from,
+            (reserved.eid, requested.remote),
+            requested.qos,
+            accepted.suite,
+        );
+        Some(Ok(self.raw_flow(path, info, accepted.keys, Vec::new(), reserved)))
+    }
+
+    pub(crate) fn refuse(&self, request: RequestId) {
+        self.endpoint().refuse(driver::now(), request, Refusal::NotAvailable);
+        self.wake.notify(1);
+    }
+
+    fn raw_flow(
+        self: &Arc<Self>,
+        path: Arc<dyn Path>,
+        info: FlowInfo,
+        keys: Option<FlowKeys>,
+        early: Vec<Vec<u8>>,
+        reserved: Reserved,
+    ) -> RawFlow {
+        let core = Arc::downgrade(self);
+        let strays = move |stray| {
+            if let Some(core) = core.upgrade() {
+                core.take_stray(stray, None);
+                core.wake.notify(1);
+            }
+        };
+        RawFlow {
+            path,
+            info,
+            keys,
+            early,
+            strays: Some(Box::new(strays)),
+            release: Some(Box::new(reserved)),
+        }
+    }
+
+    fn take_stray(&self, stray: Stray, via: Option<AllocationId>) {
+        if let Some((from, message)) = self.transport.dispatch(stray) {
+            self.take_message(from, via, &message);
+        }
+    }
+
+    fn take_message(&self, from: PeerAddress, via: Option<AllocationId>, message: &[u8]) {
+        self.endpoint().handle(driver::now(), &mut SystemEntropy, from, via, message);
+    }
+
+    /// Sends what the core has to send and passes on what it has to tell.
+    fn flush(self: &Arc<Self>) {
+        loop {
+            let (transmit, event) = {
+                let mut endpoint = self.endpoint();
+                // Events first: a path must know its peer before data comes.
+                match endpoint.poll() {
+                    Some(event) => (None, Some(event)),
+                    None => (endpoint.poll_transmit(), None),
+                }
+            };
+            match (transmit, event) {
+                (_, Some(event)) => self.tell(event),
+                (Some(transmit), None) => {
+                    let path = transmit
+                        .via
+                        .and_then(|id| lock(&self.allocating).get(&id).map(|a| a.path.clone()));
+                    let by_path = path.and_then(|path| path.send_management(&transmit.message));
+                    let result = by_path.or_else(|| {
+                        Some(self.management.as_ref()?.send(transmit.to, &transmit.message))
+                    });
+                    if let Some(Err(error)) = result {
+                        // Lost like any other: the core sends again.
+                        tracing::debug!(ipcp = self.name, %error, "management message not sent");
+                    }
+                }
+                (None, None) => return,
+            }
+        }
+    }
+
+    fn tell(self: &Arc<Self>, event: Event) {
+        match event {
+            Event::Requested { request, name, from, remote, qos, .. } => {
+                if qos.is_supported() {
+                    let ipcp = Arc::downgrade(self);
+                    let requested = Requested { ipcp, request, name, from, remote, qos };
+                    (self.notices)(Notice::Requested(requested));
+                } else {
+                    self.refuse(request);
+                }
+            }
+            Event::Withdrawn { request } => {
+                (self.notices)(Notice::Withdrawn(Arc::downgrade(self), request));
+            }
+            Event::Allocated { allocation, peer, remote, keys, suite } => {
+                if let Some(allocating) = lock(&self.allocating).remove(&allocation) {
+                    if let Err(error) = allocating.path.connect(remote, peer) {
+                        tracing::warn!(ipcp = self.name, %error, "flow's path not connected");
+                        return;
+                    }
+                    let agreed = Agreed { peer, remote, keys, suite };
+                    let _ = allocating.outcome.try_send(Ok(agreed));
+                }
+            }
+            Event::Failed { allocation, reason } => {
+                if let Some(allocating) = lock(&self.allocating).remove(&allocation) {
+                    let _ = allocating.outcome.try_send(Err(reason));
+                }
+            }
+        }
+    }
+}
+
+/// An endpoint id in use; given back when dropped.
+struct Reserved {
+    core: Arc<Core>,
+    eid: Eid,
+    request: Option<RequestId>,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        lock(&self.core.eids).remove(&self.eid);
+        if let Some(request) = self.request {
+            self.core.endpoint().released(request);
+        }
+    }
+}
+
+/// Takes an allocation back if its future is dropped, or after it ended.
+struct Cancel<'a> {
+    core: &'a Core,
+    allocation: AllocationId,
+}
+
+impl Drop for Cancel<'_> {
+    fn drop(&mut self) {
+        self.core.endpoint().cancel(self.allocation);
+        lock(&self.core.allocating).remove(&self.allocation);
+    }
+}
+
+struct ManagementSource(Arc<dyn Management>);
+
+impl std::os::fd::AsFd for ManagementSource {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.readiness()
+    }
+}
+
+/// The IPCP's task: management messages, timers, and wake-ups from its users.
+async fn drive(core: Weak<Core>) {
+    let watch = {
+        let Some(core) = core.upgrade() else { return };
+        match core.management.clone().map(|m| Async::new_nonblocking(ManagementSource(m))) {
+            None => None,
+            Some(Ok(watch)) => Some(watch),
+            Some(Err(error)) => {
+                tracing::error!(ipcp = core.name, %error, "management socket cannot be watched");
+                return;
+            }
+        }
+    };
+    let mut buffer = [0; LARGEST_MESSAGE];
+    loop {
+        let (woken, due) = {
+            let Some(core) = core.upgrade() else { return };
+            let woken = core.wake.listen();
+            if let Some(watch) = &watch {
+                for _ in 0..MESSAGES_PER_TURN {
+                    match watch.get_ref().0.receive(&mut buffer) {
+                        Ok((size, from)) => core.take_message(from, None, &buffer[..size]),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                        Err(error) => {
+                            tracing::debug!(ipcp = core.name, %error, "management socket");
+                            break;
+                        }
+                    }
+                }
+            }
+            core.endpoint().handle_timeout(driver::now());
+            core.flush();
+            (woken, core.endpoint().poll_timeout())
+        };
+        let timer = async {
+            match due {
+                Some(at) => {
+                    Timer::at(driver::instant(at)).await;
+                }
+                None => future::pending().await,
+            }
+        };
+        let readable = async {
+            match &watch {
+                Some(watch) => {
+                    if watch.readable().await.is_err() {
+                        // Not to spin on a broken descriptor.
+                        Timer::after(Duration::from_secs(1)).await;
+                    }
+                }
+                None => future::pending().await,
+            }
+        };
+        future::or(woken, future::or(timer, readable)).await;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

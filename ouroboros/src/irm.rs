@@ -1,0 +1,234 @@
+//! The resource manager: the layers of this process and the flows that wait to
+//! be accepted. Embedded in a program, or the core of `irmd`.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use event_listener::Event;
+
+use crate::{
+    error::{AllocateError, LayerError},
+    flow::{Flow, FlowSpec, RawFlow},
+    ipcp::{Core, Ipcp, Notice, Requested},
+    layer::{Layer, LayerState},
+    proto::endpoint::ServerSecurity,
+    transport::IntoTransport,
+    wire::Name,
+};
+
+/// The resource manager of this process: bootstraps layers, allocates and
+/// accepts flows. Clones are the same manager.
+///
+/// ```
+/// use ouroboros::{FlowSpec, Irm, transport::memory::Network};
+///
+/// # async_io::block_on(async {
+/// let network = Network::new();
+/// let (server, client) = (Irm::new(), Irm::new());
+/// let layer = server.bootstrap("my_layer", network.station()).await?;
+/// layer.register("greeter").await?;
+/// let layer = client.bootstrap("my_layer", network.station()).await?;
+///
+/// let (accepted, allocated) = futures_lite::future::zip(
+///     server.accept("greeter"),
+///     layer.allocate("greeter", FlowSpec::raw().encrypted()),
+/// )
+/// .await;
+/// let (accepted, allocated) = (accepted?, allocated?);
+/// allocated.send(b"hello").await?;
+/// let mut packet = [0; 1500];
+/// let size = accepted.recv(&mut packet).await?;
+/// assert_eq!(&packet[..size], b"hello");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+#[derive(Clone, Default)]
+pub struct Irm(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    layers: Mutex<Vec<Layer>>,
+    waiting: Arc<Waiting>,
+    policies: Mutex<HashMap<Name, ServerSecurity>>,
+}
+
+/// Flow requests that no one has accepted yet. Bounded by the limits of the
+/// IPCPs, which withdraw what waits too long.
+#[derive(Default)]
+struct Waiting {
+    requests: Mutex<Vec<Requested>>,
+    arrived: Event,
+}
+
+impl Irm {
+    /// A resource manager with no layers.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an IPCP over `transport` to the layer called `layer`, which comes
+    /// to be if it is new.
+    ///
+    /// # Errors
+    ///
+    /// The transport cannot be opened: no such interface, no permission,
+    /// address in use.
+    pub async fn bootstrap(
+        &self,
+        layer: &str,
+        transport: impl IntoTransport,
+    ) -> Result<Layer, LayerError> {
+        let count = lock(&self.0.layers).iter().map(|l| l.ipcps().len()).sum::<usize>();
+        self.bootstrap_named(&format!("ipcp-{count}"), layer, transport).await
+    }
+
+    /// Like [`bootstrap`](Self::bootstrap), with a name for the IPCP.
+    pub async fn bootstrap_named(
+        &self,
+        ipcp: &str,
+        layer: &str,
+        transport: impl IntoTransport,
+    ) -> Result<Layer, LayerError> {
+        let transport = transport.open()?;
+        let waiting = self.0.waiting.clone();
+        let core = Core::start(ipcp.to_owned(), transport, move |notice| waiting.take(notice));
+        let mut layers = lock(&self.0.layers);
+        let known = layers.iter().find(|known| known.name() == layer).cloned();
+        let layer = known.unwrap_or_else(|| {
+            let state = LayerState {
+                name: layer.to_owned(),
+                ipcps: Mutex::default(),
+                names: Mutex::default(),
+            };
+            layers.push(Layer(Arc::new(state)));
+            layers[layers.len() - 1].clone()
+        });
+        for name in layer.names() {
+            core.register(&name);
+        }
+        lock(&layer.0.ipcps).push(Ipcp(core));
+        Ok(layer)
+    }
+
+    /// Removes the IPCP called `ipcp`, and its layer with the last one. Flows
+    /// that it allocated go on. Whether there was one.
+    pub fn destroy(&self, ipcp: &str) -> bool {
+        let mut found = false;
+        lock(&self.0.layers).retain(|layer| {
+            let mut ipcps = lock(&layer.0.ipcps);
+            ipcps.retain(|known| {
+                let other = known.name() != ipcp;
+                if !other {
+                    found = true;
+                    known.0.stop();
+                }
+                other
+            });
+            !ipcps.is_empty()
+        });
+        found
+    }
+
+    /// The layers of this process.
+    pub fn layers(&self) -> Vec<Layer> {
+        lock(&self.0.layers).clone()
+    }
+
+    /// The layer called `name`.
+    pub fn layer(&self, name: &str) -> Option<Layer> {
+        lock(&self.0.layers).iter().find(|layer| layer.name() == name).cloned()
+    }
+
+    /// What flows to `name` have to be like to be accepted here.
+    pub fn set_policy(&self, name: Name, security: ServerSecurity) {
+        lock(&self.0.policies).insert(name, security);
+    }
+
+    /// Waits for a flow to `name` and accepts it.
+    pub async fn accept(&self, name: &str) -> Result<Flow, AllocateError> {
+        let names = [name.parse()?];
+        Ok(Flow::new(self.accept_raw(&names).await?)?)
+    }
+
+    /// Waits for a flow to any of `names`; see [`RawFlow`].
+    pub async fn accept_raw(&self, names: &[Name]) -> Result<RawFlow, AllocateError> {
+        loop {
+            let arrived = self.0.waiting.arrived.listen();
+            while let Some(requested) = self.0.waiting.give(names) {
+                let policy = lock(&self.0.policies).get(&requested.name).copied();
+                let Some(ipcp) = requested.ipcp.upgrade() else { continue };
+                match ipcp.accept(requested, &policy.unwrap_or_default()) {
+                    Some(Ok(flow)) => return Ok(flow),
+                    Some(Err(error)) => return Err(error.into()),
+                    None => {}
+                }
+            }
+            arrived.await;
+        }
+    }
+
+    /// Allocates a flow to `name` in the first layer that knows it.
+    pub async fn allocate(&self, name: &str, spec: FlowSpec) -> Result<Flow, AllocateError> {
+        let name = name.parse()?;
+        Ok(Flow::new(self.allocate_raw(&name, spec).await?)?)
+    }
+
+    /// Like [`allocate`](Self::allocate); see [`RawFlow`].
+    pub async fn allocate_raw(
+        &self,
+        name: &Name,
+        spec: FlowSpec,
+    ) -> Result<RawFlow, AllocateError> {
+        let mut last = AllocateError::NoLayer;
+        for layer in self.layers() {
+            match layer.allocate_raw(name, spec).await {
+                Err(error @ AllocateError::NameNotFound) => last = error,
+                other => return other,
+            }
+        }
+        Err(last)
+    }
+}
+
+impl std::fmt::Debug for Irm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Irm").field("layers", &self.layers()).finish()
+    }
+}
+
+impl Waiting {
+    fn take(&self, notice: Notice) {
+        let mut requests = lock(&self.requests);
+        match notice {
+            Notice::Requested(requested) => requests.push(requested),
+            Notice::Withdrawn(ipcp, request) => {
+                requests.retain(|known| known.request != request || !known.ipcp.ptr_eq(&ipcp));
+            }
+        }
+        drop(requests);
+        self.arrived.notify(usize::MAX);
+    }
+
+    fn give(&self, names: &[Name]) -> Option<Requested> {
+        let mut requests = lock(&self.requests);
+        let at = requests.iter().position(|request| names.contains(&request.name))?;
+        Some(requests.remove(at))
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        for layer in lock(&self.layers).iter() {
+            for ipcp in layer.ipcps() {
+                ipcp.0.stop();
+            }
+        }
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+

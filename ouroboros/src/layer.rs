@@ -1,0 +1,102 @@
+//! A layer: the names it serves and the IPCPs it lives on.
+
+use std::sync::{Arc, Mutex};
+
+use crate::{
+    error::{AllocateError, LayerError},
+    flow::{Flow, FlowSpec, RawFlow},
+    ipcp::Ipcp,
+    wire::Name,
+};
+
+/// A layer in this process. Clones are the same layer.
+#[derive(Clone)]
+pub struct Layer(pub(crate) Arc<LayerState>);
+
+pub(crate) struct LayerState {
+    pub(crate) name: String,
+    pub(crate) ipcps: Mutex<Vec<Ipcp>>,
+    pub(crate) names: Mutex<Vec<Name>>,
+}
+
+impl Layer {
+    /// The layer's name.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The IPCPs the layer lives on.
+    pub fn ipcps(&self) -> Vec<Ipcp> {
+        super::irm::lock(&self.0.ipcps).clone()
+    }
+
+    /// The names registered in the layer by this process.
+    pub fn names(&self) -> Vec<Name> {
+        super::irm::lock(&self.0.names).clone()
+    }
+
+    /// Registers `name`, so that peers find it here.
+    ///
+    /// # Errors
+    ///
+    /// The text is no name, or it is registered already.
+    pub async fn register(&self, name: &str) -> Result<(), LayerError> {
+        let name: Name = name.parse()?;
+        let mut names = super::irm::lock(&self.0.names);
+        if names.contains(&name) {
+            return Err(LayerError::AlreadyRegistered(name.to_string(), self.0.name.clone()));
+        }
+        for ipcp in self.ipcps() {
+            ipcp.0.register(&name);
+        }
+        names.push(name);
+        Ok(())
+    }
+
+    /// Takes `name` back. Flows that were allocated to it go on.
+    ///
+    /// # Errors
+    ///
+    /// The text is no name, or it is not registered here.
+    pub async fn unregister(&self, name: &str) -> Result<(), LayerError> {
+        let name: Name = name.parse()?;
+        let mut names = super::irm::lock(&self.0.names);
+        let Some(at) = names.iter().position(|known| *known == name) else {
+            return Err(LayerError::NotRegistered(name.to_string(), self.0.name.clone()));
+        };
+        names.remove(at);
+        for ipcp in self.ipcps() {
+            ipcp.0.unregister(&name);
+        }
+        Ok(())
+    }
+
+    /// Allocates a flow to the program that serves `name` in this layer.
+    pub async fn allocate(&self, name: &str, spec: FlowSpec) -> Result<Flow, AllocateError> {
+        let name: Name = name.parse()?;
+        Ok(Flow::new(self.allocate_raw(&name, spec).await?)?)
+    }
+
+    /// Like [`allocate`](Self::allocate), before packets are protected: for
+    /// those who carry flows to another process.
+    pub async fn allocate_raw(
+        &self,
+        name: &Name,
+        spec: FlowSpec,
+    ) -> Result<RawFlow, AllocateError> {
+        let mut last = AllocateError::NoLayer;
+        for ipcp in self.ipcps() {
+            match ipcp.0.allocate(name, spec).await {
+                Err(error @ AllocateError::NameNotFound) => last = error,
+                other => return other,
+            }
+        }
+        Err(last)
+    }
+}
+
+impl std::fmt::Debug for Layer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Layer({})", self.0.name)
+    }
+}

@@ -1,0 +1,197 @@
+//! Packet protection as a peer sees it, against ourselves and against a model
+//! of what a 0.23 peer was seen to do.
+
+use super::*;
+
+struct Seeded(u64);
+
+impl Entropy for Seeded {
+    fn fill(&mut self, bytes: &mut [u8]) {
+        for byte in bytes {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            *byte = (self.0 >> 56) as u8;
+        }
+    }
+}
+
+fn keys() -> FlowKeys {
+    FlowKeys { cipher: Cipher::Aes256Gcm, key: FlowKey::new([7; 32]) }
+}
+
+fn end(seed: u64, period: u64) -> (Sealer, Opener) {
+    with_period(Some(&keys()), false, AeadBackend::Ring, &mut Seeded(seed), period)
+}
+
+fn sealed(sealer: &mut Sealer, packet: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0; sealer.headroom() + packet.len() + sealer.tailroom()];
+    let at = sealer.headroom();
+    frame[at..at + packet.len()].copy_from_slice(packet);
+    sealer.seal(&mut frame);
+    frame
+}
+
+#[test]
+fn two_million_packets_of_two_way_traffic_pass_the_rotations() {
+    let (mut a_seal, mut a_open) = end(1, PERIOD);
+    let (mut b_seal, mut b_open) = end(2, PERIOD);
+    let mut phases = std::collections::BTreeSet::new();
+    for number in 0..1_000_000u32 {
+        let packet = number.to_be_bytes();
+        let mut frame = sealed(&mut a_seal, &packet);
+        phases.insert(frame[0] & PHASE);
+        assert_eq!(b_open.open(&mut frame).expect("a to b"), packet);
+        let mut frame = sealed(&mut b_seal, &packet);
+        assert_eq!(a_open.open(&mut frame).expect("b to a"), packet);
+    }
+    assert_eq!(phases.len(), 2, "the key was rotated");
+}
+
+#[test]
+fn one_way_traffic_rotates_once_and_then_waits_for_a_sign_of_life() {
+    let (mut a, mut a_open) = end(1, 64);
+    let (_, mut b) = end(2, 64);
+    let mut flips = Vec::new();
+    for number in 0..400u32 {
+        if number == 300 {
+            a_open.heard_keepalive();
+        }
+        let mut frame = sealed(&mut a, &number.to_be_bytes());
+        flips.push(frame[0] & PHASE);
+        assert!(b.open(&mut frame).is_ok(), "packet {number}");
+    }
+    assert_eq!(flips.iter().position(|phase| *phase != 0), Some(64));
+    assert_eq!(flips[64..].iter().position(|phase| *phase == 0), Some(300 - 64));
+}
+
+#[test]
+fn a_blackout_of_many_periods_does_not_part_the_two() {
+    let (mut a, mut a_open) = end(1, 64);
+    let (mut b, mut b_open) = end(2, 64);
+    for _ in 0..1000 {
+        sealed(&mut a, b"lost");
+    }
+    assert!(b_open.open(&mut sealed(&mut a, b"found")).is_ok());
+    assert!(a_open.open(&mut sealed(&mut b, b"found")).is_ok());
+    for _ in 0..1000 {
+        sealed(&mut b, b"lost");
+        assert!(b_open.open(&mut sealed(&mut a, b"found")).is_ok());
+    }
+    assert!(a_open.open(&mut sealed(&mut b, b"found")).is_ok());
+}
+
+#[test]
+fn stragglers_of_the_old_key_are_still_opened() {
+    let (mut a, mut a_open) = end(1, 64);
+    let (mut b, mut b_open) = end(2, 64);
+    let mut late: Vec<Vec<u8>> = Vec::new();
+    for number in 0..600u32 {
+        late.push(sealed(&mut a, &number.to_be_bytes()));
+        if late.len() == 20 {
+            // Newest first: as far out of order as it gets.
+            for mut frame in late.drain(..).rev() {
+                assert!(b_open.open(&mut frame).is_ok(), "around packet {number}");
+            }
+        }
+        assert!(a_open.open(&mut sealed(&mut b, b"x")).is_ok());
+    }
+}
+
+#[test]
+fn what_is_forged_changes_nothing() {
+    let (mut a, _) = end(1, PERIOD);
+    let (_, mut b) = end(2, PERIOD);
+    let mut random = Seeded(3);
+    for number in 0..750_000u32 {
+        // Mostly short, so that three quarters of a million are soon done.
+        let mut garbage = vec![0; (number % 48) as usize];
+        random.fill(&mut garbage);
+        if let Some(first) = garbage.first_mut() {
+            *first |= PHASE;
+        }
+        assert!(b.open(&mut garbage).is_err());
+    }
+    let frame = sealed(&mut a, b"genuine");
+    for bit in 0..frame.len() * 8 {
+        let mut corrupted = frame.clone();
+        corrupted[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(b.open(&mut corrupted).unwrap_err(), OpenError::NotAuthentic);
+    }
+    assert_eq!(b.open(&mut frame.clone()).expect("untouched"), b"genuine");
+}
+
+#[test]
+fn a_crc_guards_a_plain_packet() {
+    let (mut seal, mut open) =
+        with_period(None, true, AeadBackend::Ring, &mut Seeded(1), PERIOD);
+    let frame = sealed(&mut seal, b"123456789");
+    assert_eq!(frame[9..], 0xcbf4_3926u32.to_be_bytes(), "CRC-32 of the check string");
+    assert_eq!(open.open(&mut frame.clone()).expect("intact"), b"123456789");
+    let mut corrupted = frame;
+    corrupted[2] ^= 1;
+    assert_eq!(open.open(&mut corrupted), Err(OpenError::Checksum));
+    assert_eq!(open.open(&mut [1, 2, 3]), Err(OpenError::TooShort));
+}
+
+/// What WIRE.md says was seen of a 0.23 peer: its key follows the phase bit of
+/// what it receives, its own phase bit follows its own count.
+struct OldPeer {
+    chain: KeyChain,
+    aead: Box<dyn Aead>,
+    heard_phase: u8,
+    count: u64,
+    period: u64,
+    random: Seeded,
+}
+
+impl OldPeer {
+    fn new(period: u64) -> Self {
+        let chain =
+            KeyChain { keys: keys(), backend: AeadBackend::RustCrypto, latest: keys().key };
+        let aead = chain.aead();
+        Self { chain, aead, heard_phase: 0, count: 0, period, random: Seeded(9) }
+    }
+
+    fn open(&mut self, frame: &mut [u8]) -> bool {
+        if frame[0] & PHASE != self.heard_phase {
+            self.heard_phase ^= PHASE;
+            self.aead = self.chain.advance();
+        }
+        self.count += 1;
+        let (iv, rest) = frame.split_first_chunk_mut::<NONCE>().expect("long enough");
+        let (packet, tag) = rest.split_last_chunk_mut::<TAG>().expect("long enough");
+        self.aead.open_in_place(iv, &[], packet, tag).is_ok()
+    }
+
+    fn seal(&mut self, packet: &[u8]) -> Vec<u8> {
+        let mut nonce = [0; NONCE];
+        self.random.fill(&mut nonce);
+        nonce[0] &= !PHASE;
+        if (self.count / self.period) % 2 == 1 {
+            nonce[0] |= PHASE;
+        }
+        self.count += 1;
+        let mut data = packet.to_vec();
+        let tag = self.aead.seal_in_place(&nonce, &[], &mut data);
+        [&nonce[..], &data, &tag].concat()
+    }
+}
+
+#[test]
+fn a_flow_with_an_old_peer_passes_its_rotations_in_any_pattern_of_traffic() {
+    for (ours, theirs) in [(1, 1), (5, 1), (1, 5), (7, 3), (1, 40)] {
+        let (mut seal, mut open) = end(1, 64);
+        let mut peer = OldPeer::new(64);
+        // The old peer's count runs ahead by what we never see.
+        peer.count = 10;
+        for round in 0..500 {
+            for _ in 0..ours {
+                assert!(peer.open(&mut sealed(&mut seal, b"to old")), "{ours}:{theirs} {round}");
+            }
+            for _ in 0..theirs {
+                let mut frame = peer.seal(b"from old");
+                assert!(open.open(&mut frame).is_ok(), "{ours}:{theirs} {round}");
+            }
+        }
+        assert!(seal.sealing.is_some_and(|sealing| sealing.epoch > 2));
+    }
+}
