@@ -95,7 +95,7 @@ impl EphemeralSecret {
     /// # Errors
     ///
     /// The peer's key is malformed, of another exchange, or degenerate.
-    pub fn agree(self, peer: &[u8], kdf: Hash) -> Result<FlowKey, KeyExchangeError> {
+    pub fn agree(&self, peer: &[u8], kdf: Hash) -> Result<FlowKey, KeyExchangeError> {
         let kex = KeyExchange::of_public_key(peer).ok_or(KeyExchangeError::Malformed)?;
         match (&self.secret, kex) {
             (Secret::X25519(secret), KeyExchange::X25519) => {

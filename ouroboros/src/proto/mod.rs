@@ -4,6 +4,8 @@
 //! One vocabulary for each: `handle(now, input)`, `poll_transmit`,
 //! `poll_timeout`, `handle_timeout(now)`, and `poll` for events.
 
+pub mod endpoint;
+pub mod negotiation;
 pub mod protection;
 
 use std::time::Duration;

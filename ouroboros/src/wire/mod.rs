@@ -5,7 +5,9 @@
 //! integers are big-endian.
 
 mod address;
+pub mod management;
 mod name;
+pub mod oap;
 mod qos;
 
 pub use address::{Dialect, Eid, MacAddress, PeerAddress};
