@@ -1,2 +1,6 @@
 //! The only `unsafe`: sockets, ioctls and batched system calls. Safe functions
 //! outward; the transports and `tun` drive it.
+
+pub(crate) mod batched;
+pub(crate) mod link;
+pub(crate) mod socket;

@@ -6,12 +6,67 @@
 //! here: any meaning of a frame beyond the endpoint it is for.
 
 mod batch;
+mod eth_dix;
+pub mod fault;
+pub mod memory;
+#[cfg(feature = "pcap")]
+pub mod pcap;
+mod queue;
+mod udp;
 
-use std::{io, os::fd::BorrowedFd, sync::Arc};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::BorrowedFd,
+    sync::Arc,
+};
 
 pub use batch::{ReceiveBatch, SendBatch, Stray};
+pub use eth_dix::EthDix;
+pub use udp::Udp;
 
 use crate::wire::{Dialect, DirectoryHash, Eid, Name, PeerAddress};
+
+/// Largest management message that is taken, in bytes; larger ones are dropped
+/// (WIRE.md, "UDP").
+pub const LARGEST_MANAGEMENT: usize = 2048;
+
+/// What a layer is bootstrapped over: a description that can be opened.
+pub trait IntoTransport: Send + 'static {
+    /// Opens the sockets. Does not block for longer than system calls take.
+    fn open(self) -> Result<Arc<dyn Transport>, OpenError>;
+}
+
+/// A transport that is open already.
+impl IntoTransport for Arc<dyn Transport> {
+    fn open(self) -> Result<Arc<dyn Transport>, OpenError> {
+        Ok(self)
+    }
+}
+
+/// Why a transport could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// There is no network interface of that name.
+    #[error("there is no network interface '{0}' (`ip link` lists them)")]
+    NoSuchInterface(String),
+    /// The interface carries no Ethernet frames (a TUN device, for example).
+    #[error("the interface '{0}' carries no Ethernet frames")]
+    NotEthernet(String),
+    /// Raw Ethernet needs a privilege that this process has not got.
+    #[error("eth-dix on '{0}' needs root or the capability CAP_NET_RAW")]
+    NotPermitted(String),
+    /// Another program listens there.
+    #[error("another program listens on UDP {0}; stop it, or choose another port")]
+    AddressInUse(SocketAddr),
+    /// The address is none of this machine's.
+    #[error("{0} is no address of this machine (`ip address` lists them)")]
+    AddressNotAvailable(IpAddr),
+    /// The system refused for another reason.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
 
 /// One attachment to a network: an Ethernet interface, a UDP address.
 ///
@@ -48,6 +103,14 @@ pub trait Transport: Send + Sync + 'static {
         remote: Eid,
         peer: PeerAddress,
     ) -> io::Result<Arc<dyn Path>>;
+
+    /// Takes a frame that came to the wrong socket: hands it to the flow it is
+    /// for if this transport knows that flow, returns it if it is a management
+    /// message (without the endpoint id), and drops it otherwise.
+    fn dispatch(&self, stray: Stray) -> Option<(PeerAddress, Vec<u8>)> {
+        let _ = stray;
+        None
+    }
 }
 
 /// The management socket of an IPCP: whole management messages, without the
@@ -90,8 +153,9 @@ pub trait Path: Send + Sync {
     /// `EMSGSIZE`) skips that frame, counts it in the batch, and goes on.
     fn send(&self, batch: &mut SendBatch) -> io::Result<()>;
 
-    /// Receives as many frames as are there and fit: at least one, or
-    /// `WouldBlock`. A frame's bytes start behind the transport's header.
+    /// Receives as many frames as are there and fit: at least one frame or
+    /// stray, or `WouldBlock`. A frame's bytes start behind the transport's
+    /// header. Adds to the batch from its buffer's start: clear it before.
     fn receive(&self, batch: &mut ReceiveBatch) -> io::Result<()>;
 
     /// Sends a management message to the peer this path was opened for, from

@@ -1,0 +1,105 @@
+//! Packet sockets (`AF_PACKET`) and what the kernel says about an interface.
+//! `transport::eth_dix` drives it.
+
+use std::{
+    io, mem,
+    os::fd::{AsFd, AsRawFd},
+};
+
+/// What the kernel says about a network interface.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Link {
+    pub(crate) index: i32,
+    pub(crate) mtu: usize,
+    pub(crate) mac: [u8; 6],
+    pub(crate) loopback: bool,
+    /// Whether its frames have Ethernet headers (the loopback's do).
+    pub(crate) ethernet: bool,
+}
+
+fn request(name: &str) -> io::Result<libc::ifreq> {
+    if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains('\0') {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    // SAFETY: ifreq is plain integers and arrays; zero is a valid value of each.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok(request)
+}
+
+fn ioctl(socket: impl AsFd, code: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
+    // SAFETY: the codes used here read and write one ifreq, which lives on for
+    // the call; the descriptor is open as long as it is borrowed.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), code as _, request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+impl Link {
+    /// Asks for interface `name` through any socket; `ENODEV` if there is none.
+    pub(crate) fn of(socket: impl AsFd, name: &str) -> io::Result<Self> {
+        let socket = socket.as_fd();
+        let mut it = request(name)?;
+        ioctl(socket, libc::SIOCGIFINDEX as _, &mut it)?;
+        // SAFETY: SIOCGIFINDEX has filled in this member of the union.
+        let index = unsafe { it.ifr_ifru.ifru_ifindex };
+        let mtu = mtu(socket, name)?;
+        let mut it = request(name)?;
+        ioctl(socket, libc::SIOCGIFHWADDR as _, &mut it)?;
+        // SAFETY: SIOCGIFHWADDR has filled in this member of the union.
+        let hardware = unsafe { it.ifr_ifru.ifru_hwaddr };
+        let mut mac = [0; 6];
+        for (to, from) in mac.iter_mut().zip(hardware.sa_data) {
+            *to = from as u8;
+        }
+        let loopback = hardware.sa_family == libc::ARPHRD_LOOPBACK;
+        let ethernet = loopback || hardware.sa_family == libc::ARPHRD_ETHER;
+        Ok(Self { index, mtu, mac, loopback, ethernet })
+    }
+}
+
+/// The interface's MTU now, in bytes.
+pub(crate) fn mtu(socket: impl AsFd, name: &str) -> io::Result<usize> {
+    let mut it = request(name)?;
+    ioctl(socket, libc::SIOCGIFMTU as _, &mut it)?;
+    // SAFETY: SIOCGIFMTU has filled in this member of the union.
+    Ok(usize::try_from(unsafe { it.ifr_ifru.ifru_mtu }).unwrap_or(0))
+}
+
+/// Binds a packet socket to an ethertype on an interface.
+pub(crate) fn bind_packet(socket: impl AsFd, ethertype: u16, index: i32) -> io::Result<()> {
+    // SAFETY: sockaddr_ll is plain integers and arrays; zero is valid for each.
+    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = ethertype.to_be();
+    address.sll_ifindex = index;
+    // SAFETY: the address is a whole sockaddr_ll that lives on for the call,
+    // and its size is given.
+    let result = unsafe {
+        libc::bind(
+            socket.as_fd().as_raw_fd(),
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_ll>() as _,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Asks a packet socket not to deliver what this machine sends, so that a
+/// frame on `lo` comes once (as received) and elsewhere never.
+pub(crate) fn ignore_outgoing(socket: impl AsFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the value is one int that lives on for the call, and its size is
+    // given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_IGNORE_OUTGOING,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as _,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

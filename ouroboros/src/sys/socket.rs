@@ -1,0 +1,102 @@
+//! Socket options and addresses that are the same for all transports. No
+//! `unsafe`; `transport` drives it.
+
+use std::{fs, io, net::IpAddr, os::fd::AsFd};
+
+use rustix::net::sockopt;
+
+/// Bytes of each socket buffer: some milliseconds of a fast link.
+const SOCKET_BUFFER: usize = 4 << 20;
+
+/// Enlarges the socket's buffers as far as this process may.
+pub(crate) fn enlarge_buffers(socket: impl AsFd) {
+    let fd = socket.as_fd();
+    // The forced options need CAP_NET_ADMIN; the others stop at the system's
+    // limit. A small buffer is slow, not wrong: nothing to report.
+    if sockopt::set_socket_recv_buffer_size_force(fd, SOCKET_BUFFER).is_err() {
+        let _ = sockopt::set_socket_recv_buffer_size(fd, SOCKET_BUFFER);
+    }
+    if sockopt::set_socket_send_buffer_size_force(fd, SOCKET_BUFFER).is_err() {
+        let _ = sockopt::set_socket_send_buffer_size(fd, SOCKET_BUFFER);
+    }
+}
+
+/// Forbids fragments, so that packets that are too large are told (`EMSGSIZE`).
+pub(crate) fn forbid_fragments(socket: impl AsFd, v6: bool) -> io::Result<()> {
+    use sockopt::{Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
+    if v6 {
+        sockopt::set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::DO)?;
+    } else {
+        sockopt::set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DO)?;
+    }
+    Ok(())
+}
+
+/// MTU of the way to the peer of a connected socket, in bytes with IP header.
+pub(crate) fn path_mtu(socket: impl AsFd, v6: bool) -> io::Result<usize> {
+    let mtu = if v6 { sockopt::ipv6_mtu(socket) } else { sockopt::ip_mtu(socket) };
+    Ok(mtu? as usize)
+}
+
+/// Whether a UDP socket that listens (one without a peer) holds `port` of
+/// `address`. If the system doesn't tell, it is taken to be so.
+pub(crate) fn udp_port_is_listening(address: IpAddr, port: u16) -> bool {
+    let table =
+        if address.is_ipv4() { "/proc/thread-self/net/udp" } else { "/proc/thread-self/net/udp6" };
+    match fs::read_to_string(table) {
+        Ok(table) => listening_in(&table, address, port),
+        Err(_) => true,
+    }
+}
+
+fn listening_in(table: &str, address: IpAddr, port: u16) -> bool {
+    table.lines().skip(1).any(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let local = fields.next().and_then(parse);
+        let remote = fields.next().and_then(parse);
+        let (Some((ip, local_port)), Some((_, remote_port))) = (local, remote) else {
+            return false;
+        };
+        let same = ip == address || ip.is_unspecified() || address.is_unspecified();
+        local_port == port && remote_port == 0 && same
+    })
+}
+
+/// `0100007F:0D6B`: the address as 32-bit words in the machine's order.
+fn parse(field: &str) -> Option<(IpAddr, u16)> {
+    let (address, port) = field.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let mut bytes = [0; 16];
+    let words = address.len() / 8;
+    if !address.is_ascii() || words > 4 {
+        return None;
+    }
+    for word in 0..words {
+        let value = u32::from_str_radix(&address[word * 8..word * 8 + 8], 16).ok()?;
+        bytes[word * 4..word * 4 + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+    match words {
+        1 => Some(([bytes[0], bytes[1], bytes[2], bytes[3]].into(), port)),
+        4 => Some((bytes.into(), port)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn only_sockets_without_a_peer_listen() {
+        let table = "  sl  local_address rem_address   st\n\
+             1: 0100007F:0D6B 0200007F:1234 01 x\n\
+             2: 0500007F:0D6B 00000000:0000 07 x\n\
+             garbage\n";
+        let is = |ip: &str, port| listening_in(table, ip.parse().unwrap(), port);
+        assert!(!is("127.0.0.1", 3435));
+        assert!(is("127.0.0.5", 3435));
+        assert!(is("0.0.0.0", 3435));
+        assert!(!is("127.0.0.5", 3436));
+    }
+}

@@ -1,0 +1,427 @@
+//! Ethernet with DIX framing (WIRE.md, "eth-dix") on packet sockets: one for
+//! management and one per flow, each with a filter in the kernel for its
+//! endpoint, so that processes share an interface undisturbed.
+//!
+//! Not here: name queries (those are management messages), and anybody's
+//! authentication. The IPCP drives it.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use rustix::{io::Errno, net::RecvFlags};
+use socket2::{Domain, SockFilter, Socket, Type};
+
+use super::{
+    Destination, IntoTransport, LARGEST_MANAGEMENT, Management, OpenError, Path, ReceiveBatch,
+    SendBatch, Transport,
+};
+use crate::{
+    sys::{
+        batched,
+        link::{self, Link},
+        socket,
+    },
+    wire::{Dialect, DirectoryHash, Eid, MacAddress, Name, PeerAddress},
+};
+
+/// dst MAC, src MAC, ethertype, eid, length.
+pub(super) const HEADER: usize = 18;
+/// eid and length, which the MTU has to hold too.
+const SHIM: usize = 4;
+/// The MTU that a 0.23 peer takes a loopback device to have.
+const LOOPBACK_MTU: usize = 9000;
+/// Frames that one call of `receive` looks at, at most.
+const LOOKED_AT: usize = 64;
+/// Largest frame of any Ethernet; `length` could say more.
+const LARGEST: usize = 65535;
+
+/// An Ethernet attachment to be opened (WIRE.md, "eth-dix").
+#[derive(Clone, Debug)]
+pub struct EthDix {
+    interface: String,
+    ethertype: u16,
+    hash: DirectoryHash,
+}
+
+impl EthDix {
+    /// The ethertype of a 0.23 peer unless configured otherwise.
+    pub const ETHERTYPE: u16 = 0xa000;
+
+    /// On the network interface of that name, with ethertype 0xA000 and a
+    /// SHA3-256 directory.
+    pub fn on(interface: &str) -> Self {
+        Self {
+            interface: interface.to_owned(),
+            ethertype: Self::ETHERTYPE,
+            hash: DirectoryHash::Sha3_256,
+        }
+    }
+
+    /// Uses another ethertype. All stations of a layer have the same.
+    pub fn ethertype(mut self, ethertype: u16) -> Self {
+        self.ethertype = ethertype;
+        self
+    }
+
+    /// Uses another directory hash. All stations of a layer have the same.
+    pub fn directory_hash(mut self, hash: DirectoryHash) -> Self {
+        self.hash = hash;
+        self
+    }
+}
+
+impl IntoTransport for EthDix {
+    fn open(self) -> Result<Arc<dyn Transport>, OpenError> {
+        let link = find(&self.interface)?;
+        let station =
+            Arc::new(Station { interface: self.interface, ethertype: self.ethertype, link });
+        let socket = station.open(Eid::MANAGEMENT, None).map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => OpenError::NotPermitted(station.interface.clone()),
+            _ => OpenError::Io(error),
+        })?;
+        let management = Arc::new(EthManagement {
+            station: Arc::clone(&station),
+            socket,
+            buffer: Mutex::new(vec![0; HEADER + LARGEST]),
+        });
+        Ok(Arc::new(Attachment { station, hash: self.hash, management }))
+    }
+}
+
+/// What the kernel knows about the interface, which has to be an Ethernet one.
+pub(super) fn find(interface: &str) -> Result<Link, OpenError> {
+    let any = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    let link = Link::of(&any, interface).map_err(|error| {
+        if error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) {
+            return OpenError::NoSuchInterface(interface.to_owned());
+        }
+        OpenError::Io(error)
+    })?;
+    if !link.ethernet {
+        return Err(OpenError::NotEthernet(interface.to_owned()));
+    }
+    Ok(link)
+}
+
+/// Largest payload of a frame on `link` when its MTU is `mtu`.
+pub(super) fn largest_payload(link: &Link, mtu: usize) -> usize {
+    let mtu = if link.loopback { LOOPBACK_MTU } else { mtu };
+    mtu.min(LARGEST).saturating_sub(SHIM)
+}
+
+/// The header of a frame with `length` bytes of payload.
+pub(super) fn header(
+    to: MacAddress,
+    from: MacAddress,
+    ethertype: u16,
+    eid: Eid,
+    length: u16,
+) -> [u8; HEADER] {
+    let mut header = [0; HEADER];
+    header[..6].copy_from_slice(&to.0);
+    header[6..12].copy_from_slice(&from.0);
+    header[12..14].copy_from_slice(&ethertype.to_be_bytes());
+    header[14..16].copy_from_slice(&(eid.0 as u16).to_be_bytes());
+    header[16..].copy_from_slice(&length.to_be_bytes());
+    header
+}
+
+/// A received frame: who sent it, the endpoint it is for, and its payload
+/// without padding. `None` unless all of that is there.
+pub(super) fn parse(frame: &[u8]) -> Option<(MacAddress, Eid, &[u8])> {
+    let (header, rest) = frame.split_first_chunk::<HEADER>()?;
+    let [_, _, _, _, _, _, a, b, c, d, e, f, _, _, eid @ .., l, m] = *header;
+    let payload = rest.get(..usize::from(u16::from_be_bytes([l, m])))?;
+    Some((MacAddress([a, b, c, d, e, f]), Eid(u16::from_be_bytes(eid).into()), payload))
+}
+
+pub(super) fn mac(peer: PeerAddress) -> io::Result<MacAddress> {
+    match peer {
+        PeerAddress::Mac(mac) => Ok(mac),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "not an Ethernet address")),
+    }
+}
+
+/// Whether `eid` can be on the wire, where it has 16 bits.
+pub(super) fn check_eid(eid: Eid) -> io::Result<()> {
+    if eid.0 > u32::from(u16::MAX) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "an EID has 16 bits here"));
+    }
+    Ok(())
+}
+
+/// A classic BPF program that takes frames for `eid`, from `from` if that is
+/// known, and none that are for another station (a capture on the interface
+/// makes the kernel show those).
+fn filter(eid: Eid, from: Option<MacAddress>) -> Vec<SockFilter> {
+    const LOAD_32: u16 = 0x20;
+    const LOAD_16: u16 = 0x28;
+    const EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    /// Ancillary data: how the kernel classed the frame, and "for others".
+    const PACKET_TYPE: u32 = 0xffff_f000 + 4;
+    const OTHER_HOST: u32 = 3;
+    let mut checks = vec![(LOAD_32, PACKET_TYPE, OTHER_HOST, false), (LOAD_16, 14, eid.0, true)];
+    if let Some(MacAddress([a, b, c, d, e, f])) = from {
+        checks.push((LOAD_32, 6, u32::from_be_bytes([a, b, c, d]), true));
+        checks.push((LOAD_16, 10, u16::from_be_bytes([e, f]).into(), true));
+    }
+    let instructions = checks.len() * 2;
+    let mut program = Vec::with_capacity(instructions + 2);
+    for (load, offset, value, wanted) in checks {
+        program.push(SockFilter::new(load, 0, 0, offset));
+        // To the last instruction, over the one that takes the frame.
+        let away = (instructions - program.len()) as u8;
+        let (equal, other) = if wanted { (0, away) } else { (away, 0) };
+        program.push(SockFilter::new(EQUAL, equal, other, value));
+    }
+    program.push(SockFilter::new(RETURN, 0, 0, u32::MAX));
+    program.push(SockFilter::new(RETURN, 0, 0, 0));
+    program
+}
+
+struct Station {
+    interface: String,
+    ethertype: u16,
+    link: Link,
+}
+
+impl Station {
+    /// A socket that takes frames for `eid`. It hears nothing before its
+    /// filter is in place.
+    fn open(&self, eid: Eid, from: Option<MacAddress>) -> io::Result<Socket> {
+        check_eid(eid)?;
+        let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
+        socket.set_nonblocking(true)?;
+        socket.attach_filter(&filter(eid, from))?;
+        link::ignore_outgoing(&socket)?;
+        socket::enlarge_buffers(&socket);
+        link::bind_packet(&socket, self.ethertype, self.link.index)?;
+        Ok(socket)
+    }
+
+    fn mac(&self) -> MacAddress {
+        MacAddress(self.link.mac)
+    }
+
+    fn path(&self, socket: Socket) -> EthPathParts {
+        let largest = largest_payload(&self.link, self.link.mtu);
+        EthPathParts { socket, largest: AtomicUsize::new(largest) }
+    }
+}
+
+struct EthPathParts {
+    socket: Socket,
+    largest: AtomicUsize,
+}
+
+struct Attachment {
+    station: Arc<Station>,
+    hash: DirectoryHash,
+    management: Arc<EthManagement>,
+}
+
+impl Transport for Attachment {
+    fn dialect(&self) -> Dialect {
+        Dialect::EthDix
+    }
+
+    fn directory_hash(&self) -> DirectoryHash {
+        self.hash
+    }
+
+    fn description(&self) -> String {
+        format!("eth-dix on {}", self.station.interface)
+    }
+
+    fn management(&self) -> Option<Arc<dyn Management>> {
+        Some(Arc::clone(&self.management) as Arc<dyn Management>)
+    }
+
+    fn resolve(&self, _name: &Name) -> Option<io::Result<Vec<PeerAddress>>> {
+        None
+    }
+
+    fn open_requester(&self, local: Eid, _peer: Option<PeerAddress>) -> io::Result<Arc<dyn Path>> {
+        // Whoever the request goes to, only `connect` says who answered.
+        let parts = self.station.path(self.station.open(local, None)?);
+        let station = Arc::clone(&self.station);
+        Ok(Arc::new(EthPath { station, parts, local, remote: OnceLock::new() }))
+    }
+
+    fn open_responder(
+        &self,
+        local: Eid,
+        remote: Eid,
+        peer: PeerAddress,
+    ) -> io::Result<Arc<dyn Path>> {
+        check_eid(remote)?;
+        let peer = mac(peer)?;
+        let parts = self.station.path(self.station.open(local, Some(peer))?);
+        let station = Arc::clone(&self.station);
+        Ok(Arc::new(EthPath { station, parts, local, remote: (remote, peer).into() }))
+    }
+}
+
+struct EthManagement {
+    station: Arc<Station>,
+    socket: Socket,
+    buffer: Mutex<Vec<u8>>,
+}
+
+impl Management for EthManagement {
+    fn send(&self, to: Destination, message: &[u8]) -> io::Result<()> {
+        let to = match to {
+            Destination::Broadcast => MacAddress::BROADCAST,
+            Destination::Peer(peer) => mac(peer)?,
+        };
+        let too_large = || io::Error::from(Errno::MSGSIZE);
+        let length = u16::try_from(message.len()).map_err(|_| too_large())?;
+        let (from, ethertype) = (self.station.mac(), self.station.ethertype);
+        let header = header(to, from, ethertype, Eid::MANAGEMENT, length);
+        self.socket.send(&[&header, message].concat())?;
+        Ok(())
+    }
+
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, PeerAddress)> {
+        let mut frame = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..LOOKED_AT {
+            let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
+            let (_, length) = match rustix::net::recv(&self.socket, frame.as_mut_slice(), flags) {
+                Ok(received) => received,
+                // The interface went down: told once, and it may come back.
+                Err(Errno::NETDOWN) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let Some((from, _, message)) = frame.get(..length).and_then(parse) else { continue };
+            if message.len() <= LARGEST_MANAGEMENT.min(buffer.len()) {
+                buffer[..message.len()].copy_from_slice(message);
+                return Ok((message.len(), PeerAddress::Mac(from)));
+            }
+        }
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn readiness(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+struct EthPath {
+    station: Arc<Station>,
+    parts: EthPathParts,
+    local: Eid,
+    remote: OnceLock<(Eid, MacAddress)>,
+}
+
+impl Path for EthPath {
+    fn connect(&self, remote: Eid, peer: PeerAddress) -> io::Result<()> {
+        check_eid(remote)?;
+        let peer = mac(peer)?;
+        self.remote.set((remote, peer)).map_err(|_| io::ErrorKind::AlreadyExists)?;
+        self.parts.socket.attach_filter(&filter(self.local, Some(peer)))
+    }
+
+    fn send(&self, batch: &mut SendBatch) -> io::Result<()> {
+        let &(remote, peer) = self.remote.get().ok_or(io::ErrorKind::NotConnected)?;
+        let largest = self.parts.largest.load(Ordering::Relaxed);
+        let (from, ethertype) = (self.station.mac(), self.station.ethertype);
+        let too_large = |range: &std::ops::Range<usize>| range.len() - HEADER > largest;
+        while batch.sent() < batch.len() {
+            let first = batch.sent();
+            let mut count = 0;
+            while count < batched::FRAMES && first + count < batch.len() {
+                let range = batch.range(first + count);
+                if too_large(&range) {
+                    break;
+                }
+                let length = (range.len() - HEADER) as u16;
+                batch.bytes_mut()[range.start..range.start + HEADER]
+                    .copy_from_slice(&header(peer, from, ethertype, remote, length));
+                count += 1;
+            }
+            if count == 0 {
+                batch.skip_oversize();
+                continue;
+            }
+            let sent =
+                batched::send(&self.parts.socket, batch.bytes(), count, |i| batch.range(first + i));
+            let error = match sent {
+                Ok(sent) => {
+                    batch.advance(sent);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            match error.raw_os_error().map(Errno::from_raw_os_error) {
+                Some(Errno::MSGSIZE) => {
+                    batch.skip_oversize();
+                    self.largest_frame();
+                }
+                // A full queue of the device, or no link: the frame is lost as
+                // on any network, the flow goes on.
+                Some(Errno::NOBUFS | Errno::NETDOWN) => batch.advance(1),
+                _ => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&self, batch: &mut ReceiveBatch) -> io::Result<()> {
+        let largest = self.parts.largest.load(Ordering::Relaxed);
+        let peer = self.remote.get().map(|&(_, peer)| peer);
+        let mut taken = [(0, 0); batched::FRAMES];
+        let mut count = 0;
+        let received =
+            batched::receive(&self.parts.socket, batch.buffer_mut(), HEADER + largest, |b, r| {
+                let Some((from, eid, payload)) = parse(&b[r.clone()]) else { return };
+                // Frames that came before `connect` narrowed the filter.
+                if eid == self.local && peer.is_none_or(|peer| peer == from) {
+                    let start = r.start + HEADER;
+                    taken[count] = (start, start + payload.len());
+                    count += 1;
+                }
+            });
+        match received {
+            Err(error) if error.raw_os_error() == Some(Errno::NETDOWN.raw_os_error()) => {}
+            other => other?,
+        }
+        for &(start, end) in &taken[..count] {
+            batch.push(start..end);
+        }
+        if batch.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    }
+
+    fn send_management(&self, _message: &[u8]) -> Option<io::Result<()>> {
+        None
+    }
+
+    fn readiness(&self) -> BorrowedFd<'_> {
+        self.parts.socket.as_fd()
+    }
+
+    fn headroom(&self) -> usize {
+        HEADER
+    }
+
+    fn largest_frame(&self) -> usize {
+        let known = self.station.link.mtu;
+        let mtu = link::mtu(&self.parts.socket, &self.station.interface).unwrap_or(known);
+        let largest = largest_payload(&self.station.link, mtu);
+        self.parts.largest.store(largest, Ordering::Relaxed);
+        largest
+    }
+
+    fn description(&self) -> String {
+        match self.remote.get() {
+            Some((_, peer)) => format!("eth-dix {peer} on {}", self.station.interface),
+            None => format!("eth-dix on {}", self.station.interface),
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! UDP (WIRE.md, "UDP"): a listening socket for management, and for each flow a
+//! connected socket, so that the kernel gives a flow its peer's datagrams only.
+//!
+//! Not here: any meaning of a frame beyond its endpoint id, and anybody's
+//! authentication. The IPCP drives it. `path` has the data paths.
+
+mod path;
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    os::fd::{AsFd, BorrowedFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use path::{ConnectedPath, SharedPath};
+use rustix::net::{RecvFlags, SendFlags};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::{
+    Destination, IntoTransport, LARGEST_MANAGEMENT, Management, OpenError, Path, Stray, Transport,
+    queue::Queue,
+};
+use crate::{
+    sys::socket,
+    wire::{Dialect, DirectoryHash, Eid, Name, PeerAddress},
+};
+
+/// Bytes of the endpoint id in front of every frame.
+const EID: usize = 4;
+
+/// Largest datagram that a 0.23 peer takes, with the endpoint id.
+const LARGEST_DATAGRAM: usize = 8980;
+
+/// Datagrams that one call of `receive` looks at, at most.
+const LOOKED_AT: usize = 64;
+
+/// A UDP attachment to be opened (WIRE.md, "UDP").
+#[derive(Clone, Debug)]
+pub struct Udp {
+    address: IpAddr,
+    port: Option<u16>,
+    remote_port: Option<u16>,
+}
+
+impl Udp {
+    /// The port of a 0.23 peer unless configured otherwise.
+    pub const PORT: u16 = 3435;
+
+    /// Listens on `address`, port 3435.
+    pub fn at(address: IpAddr) -> Self {
+        Self { address, port: Some(Self::PORT), remote_port: None }
+    }
+
+    /// Only connects, from `address` (which may be unspecified): there is no
+    /// management socket and no fixed port, and nobody can allocate a flow to
+    /// here.
+    pub fn connect_only(address: IpAddr) -> Self {
+        Self { address, port: None, remote_port: None }
+    }
+
+    /// Listens on `port` instead of 3435, and reaches peers there too unless
+    /// [`remote_port`](Self::remote_port) says otherwise. On a transport that
+    /// only connects this is the peers' port.
+    pub fn port(mut self, port: u16) -> Self {
+        match &mut self.port {
+            Some(own) => *own = port,
+            None => self.remote_port = Some(port),
+        }
+        self
+    }
+
+    /// The port at which peers that the resolver finds listen.
+    pub fn remote_port(mut self, port: u16) -> Self {
+        self.remote_port = Some(port);
+        self
+    }
+}
+
+impl IntoTransport for Udp {
+    fn open(self) -> Result<Arc<dyn Transport>, OpenError> {
+        let remote_port = self.remote_port.or(self.port).unwrap_or(Self::PORT);
+        let listener = match self.port {
+            Some(port) => Some(Arc::new(listen(SocketAddr::new(self.address, port))?)),
+            None => {
+                // Says now rather than at the first flow if the address is wrong.
+                bind(SocketAddr::new(self.address, 0), false)
+                    .map_err(|error| unusable(error, SocketAddr::new(self.address, 0)))?;
+                None
+            }
+        };
+        let own = match &listener {
+            Some(listener) => local_address(listener)?,
+            None => SocketAddr::new(self.address, 0),
+        };
+        let shared = Arc::new(Shared {
+            listener,
+            own,
+            routes: Mutex::default(),
+            connected: Mutex::default(),
+        });
+        Ok(Arc::new(Attachment { shared, remote_port }))
+    }
+}
+
+fn unusable(error: io::Error, address: SocketAddr) -> OpenError {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => OpenError::AddressInUse(address),
+        io::ErrorKind::AddrNotAvailable => OpenError::AddressNotAvailable(address.ip()),
+        _ => OpenError::Io(error),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+fn bind(address: SocketAddr, reuse: bool) -> io::Result<Socket> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    if reuse {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&SockAddr::from(address))?;
+    socket::forbid_fragments(&socket, address.is_ipv6())?;
+    socket::enlarge_buffers(&socket);
+    Ok(socket)
+}
+
+/// The listening socket. Responder paths join its port later; a second
+/// listener must not, so it is bound alone where that is possible.
+fn listen(address: SocketAddr) -> Result<Socket, OpenError> {
+    let in_use = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+    let bound = bind(address, false).or_else(|error| {
+        // Flows outlive the daemon that opened them, and hold the port with
+        // sockets that are connected to their peers.
+        if in_use(&error) && !socket::udp_port_is_listening(address.ip(), address.port()) {
+            return bind(address, true);
+        }
+        Err(error)
+    });
+    let listener = bound.map_err(|error| unusable(error, address))?;
+    listener.set_reuse_port(true)?;
+    Ok(listener)
+}
+
+/// Whether two socket addresses are the same peer: an IPv6 flow label or scope
+/// says nothing about that.
+fn same_peer(one: SocketAddr, other: SocketAddr) -> bool {
+    one.ip() == other.ip() && one.port() == other.port()
+}
+
+fn udp_address(peer: PeerAddress) -> io::Result<SocketAddr> {
+    match peer {
+        PeerAddress::Udp(address) => Ok(address),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a UDP address")),
+    }
+}
+
+fn split_eid(frame: &[u8]) -> Option<(Eid, &[u8])> {
+    let (eid, rest) = frame.split_first_chunk::<EID>()?;
+    Some((Eid(u32::from_be_bytes(*eid)), rest))
+}
+
+fn with_eid(eid: Eid, payload: &[u8]) -> Vec<u8> {
+    [&eid.0.to_be_bytes(), payload].concat()
+}
+
+/// Frames for a flow whose peer's address has a connected socket already.
+type Route = Queue<Vec<u8>>;
+
+/// What the paths of one IPCP share.
+struct Shared {
+    listener: Option<Arc<Socket>>,
+    own: SocketAddr,
+    /// Flows that receive through a queue, by endpoint id and peer.
+    routes: Mutex<HashMap<(Eid, IpAddr, u16), Weak<Route>>>,
+    /// Peers that a responder path's socket is connected to.
+    connected: Mutex<HashSet<(IpAddr, u16)>>,
+}
+
+impl Shared {
+    /// Gives a data frame to the queue of its flow, or drops it.
+    fn route(&self, eid: Eid, from: SocketAddr, payload: &[u8]) {
+        let key = (eid, from.ip(), from.port());
+        let route = lock(&self.routes).get(&key).and_then(Weak::upgrade);
+        if let Some(route) = route {
+            route.push(payload.to_vec());
+        }
+    }
+}
+
+struct Attachment {
+    shared: Arc<Shared>,
+    remote_port: u16,
+}
+
+impl Transport for Attachment {
+    fn dialect(&self) -> Dialect {
+        Dialect::Udp
+    }
+
+    fn directory_hash(&self) -> DirectoryHash {
+        DirectoryHash::Md5
+    }
+
+    fn description(&self) -> String {
+        match self.shared.listener {
+            Some(_) => format!("udp on {}", self.shared.own),
+            None => format!("udp from {}", self.shared.own.ip()),
+        }
+    }
+
+    fn management(&self) -> Option<Arc<dyn Management>> {
+        let socket = Arc::clone(self.shared.listener.as_ref()?);
+        let buffer = Mutex::new(vec![0; 1 << 16]);
+        Some(Arc::new(UdpManagement { shared: Arc::clone(&self.shared), socket, buffer }))
+    }
+
+    fn resolve(&self, name: &Name) -> Option<io::Result<Vec<PeerAddress>>> {
+        let host = DirectoryHash::Md5.of(name).to_string();
+        let v6 = self.shared.own.is_ipv6();
+        Some((host.as_str(), self.remote_port).to_socket_addrs().map(|found| {
+            found.filter(|address| address.is_ipv6() == v6).map(PeerAddress::Udp).collect()
+        }))
+    }
+
+    fn open_requester(&self, local: Eid, peer: Option<PeerAddress>) -> io::Result<Arc<dyn Path>> {
+        let peer = peer.ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidInput, "a UDP flow needs the peer's address")
+        })?;
+        let socket = bind(SocketAddr::new(self.shared.own.ip(), 0), false)?;
+        Ok(Arc::new(ConnectedPath::requester(socket, local, udp_address(peer)?)?))
+    }
+
+    fn open_responder(
+        &self,
+        local: Eid,
+        remote: Eid,
+        peer: PeerAddress,
+    ) -> io::Result<Arc<dyn Path>> {
+        let peer = udp_address(peer)?;
+        let Some(listener) = &self.shared.listener else {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "this IPCP only connects"));
+        };
+        if !lock(&self.shared.connected).insert((peer.ip(), peer.port())) {
+            let path = SharedPath::new(&self.shared, Arc::clone(listener), local, remote, peer)?;
+            return Ok(Arc::new(path));
+        }
+        let opened = bind(self.shared.own, true)
+            .and_then(|socket| ConnectedPath::responder(&self.shared, socket, local, remote, peer));
+        match opened {
+            Ok(path) => Ok(Arc::new(path)),
+            Err(error) => {
+                lock(&self.shared.connected).remove(&(peer.ip(), peer.port()));
+                Err(error)
+            }
+        }
+    }
+
+    fn dispatch(&self, stray: Stray) -> Option<(PeerAddress, Vec<u8>)> {
+        let from = udp_address(stray.from).ok()?;
+        let (eid, payload) = split_eid(&stray.frame)?;
+        if eid == Eid::MANAGEMENT {
+            return (payload.len() + EID <= LARGEST_MANAGEMENT)
+                .then(|| (stray.from, payload.to_vec()));
+        }
+        self.shared.route(eid, from, payload);
+        None
+    }
+}
+
+/// The listening socket: management, and the frames of flows that have no
+/// socket of their own.
+struct UdpManagement {
+    shared: Arc<Shared>,
+    socket: Arc<Socket>,
+    buffer: Mutex<Vec<u8>>,
+}
+
+impl Management for UdpManagement {
+    fn send(&self, to: Destination, message: &[u8]) -> io::Result<()> {
+        let Destination::Peer(peer) = to else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "UDP has no broadcast"));
+        };
+        let frame = with_eid(Eid::MANAGEMENT, message);
+        rustix::net::sendto(&*self.socket, &frame, SendFlags::DONTWAIT, &udp_address(peer)?)?;
+        Ok(())
+    }
+
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, PeerAddress)> {
+        let mut datagram = lock(&self.buffer);
+        // A bound on the work of one call; what is left keeps the socket ready.
+        for _ in 0..LOOKED_AT {
+            let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
+            let (_, length, from) =
+                rustix::net::recvfrom(&*self.socket, datagram.as_mut_slice(), flags)?;
+            let Some(from) = from.and_then(|from| SocketAddr::try_from(from).ok()) else {
+                continue;
+            };
+            let Some((eid, payload)) = datagram.get(..length).and_then(split_eid) else {
+                continue;
+            };
+            if eid != Eid::MANAGEMENT {
+                self.shared.route(eid, from, payload);
+            } else if length <= LARGEST_MANAGEMENT && payload.len() <= buffer.len() {
+                buffer[..payload.len()].copy_from_slice(payload);
+                return Ok((payload.len(), PeerAddress::Udp(from)));
+            }
+        }
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn readiness(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

@@ -1,0 +1,396 @@
+//! The data paths of UDP flows: a connected socket each, or, for a peer that
+//! sends several flows from one port, the listening socket and a queue.
+
+use std::{
+    io::{self, IoSliceMut},
+    net::SocketAddr,
+    os::fd::{AsFd, BorrowedFd},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
+use rustix::{io::Errno, net::SendFlags};
+use socket2::{SockAddr, Socket};
+
+use super::{EID, LARGEST_DATAGRAM, Route, Shared, lock, same_peer, udp_address, with_eid};
+use crate::{
+    sys::socket,
+    transport::{Path, ReceiveBatch, SendBatch, Stray},
+    wire::{Eid, PeerAddress},
+};
+
+/// Largest UDP payload, in bytes: that of one segmented send, and of what one
+/// receive coalesces.
+const LARGEST_RUN: usize = 65507;
+const RECEIVED_RUN: usize = 1 << 16;
+const SEGMENTS: usize = 64;
+/// Pieces of a batch's buffer that one call fills.
+const PIECES: usize = 32;
+/// Tries before an error of the network (not of the frame) costs a frame.
+const TRIES: usize = 3;
+/// Frames that wait in a queue, at most.
+const QUEUED: usize = 512;
+/// Frames of one batch out of a queue, at most.
+const FRAMES: usize = 256;
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno.raw_os_error())
+}
+
+/// Errors that say that the network does not carry frames now, or that
+/// somebody claims so by ICMP. They cost a frame, not the flow.
+fn is_of_the_network(error: &io::Error) -> bool {
+    [
+        Errno::CONNREFUSED,
+        Errno::HOSTUNREACH,
+        Errno::NETUNREACH,
+        Errno::NETDOWN,
+        Errno::HOSTDOWN,
+        Errno::NOPROTOOPT,
+        Errno::PROTO,
+        Errno::NOBUFS,
+        Errno::PERM,
+    ]
+    .iter()
+    .any(|&errno| is(error, errno))
+}
+
+/// How many equal frames from `batch.sent()` on, the last possibly shorter,
+/// can leave as one segmented send, and how many bytes they are.
+fn run(batch: &SendBatch, segments: usize, largest: usize) -> (usize, usize) {
+    let first = batch.range(batch.sent()).len();
+    let (mut count, mut bytes) = (1, first);
+    if first > largest {
+        return (count, bytes);
+    }
+    for i in batch.sent() + 1..batch.len() {
+        let length = batch.range(i).len();
+        if count == segments || length > first || bytes + length > LARGEST_RUN {
+            break;
+        }
+        count += 1;
+        bytes += length;
+        if length < first {
+            break;
+        }
+    }
+    (count, bytes)
+}
+
+/// A flow with a socket of its own, connected to its peer.
+pub(super) struct ConnectedPath {
+    socket: Socket,
+    offload: UdpSocketState,
+    local: Eid,
+    remote: OnceLock<Eid>,
+    peer: SocketAddr,
+    /// Largest frame with its EID as last heard from the kernel.
+    largest: AtomicUsize,
+    /// Set if the path holds the place of its peer among the responders.
+    responder_of: Option<Arc<Shared>>,
+}
+
+impl ConnectedPath {
+    pub(super) fn requester(socket: Socket, local: Eid, peer: SocketAddr) -> io::Result<Self> {
+        // Sets the socket's options, so before any datagram can arrive.
+        let offload = UdpSocketState::new((&socket).into())?;
+        // quinn's choice ignores the path MTU that routers tell.
+        socket::forbid_fragments(&socket, peer.is_ipv6())?;
+        socket.connect(&SockAddr::from(peer))?;
+        let largest = AtomicUsize::new(0);
+        let remote = OnceLock::new();
+        let path = Self { socket, offload, local, remote, peer, largest, responder_of: None };
+        path.largest_frame();
+        Ok(path)
+    }
+
+    pub(super) fn responder(
+        shared: &Arc<Shared>,
+        socket: Socket,
+        local: Eid,
+        remote: Eid,
+        peer: SocketAddr,
+    ) -> io::Result<Self> {
+        let mut path = Self::requester(socket, local, peer)?;
+        path.remote = remote.into();
+        path.responder_of = Some(Arc::clone(shared));
+        Ok(path)
+    }
+
+    fn transmit(&self, contents: &[u8], segment_size: Option<usize>) -> io::Result<()> {
+        let destination = self.peer;
+        let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip: None };
+        self.offload.try_send((&self.socket).into(), &transmit)
+    }
+
+    /// Sends one frame; `Ok` if it is gone, be it lost.
+    fn send_single(&self, batch: &mut SendBatch) -> io::Result<()> {
+        let range = batch.range(batch.sent());
+        if range.len() > LARGEST_DATAGRAM {
+            batch.skip_oversize();
+            return Ok(());
+        }
+        let mut tries = 1;
+        loop {
+            let error = match self.transmit(&batch.bytes()[range.clone()], None) {
+                Ok(()) => break,
+                Err(error) => error,
+            };
+            // A connected socket reports what ICMP said about earlier frames in
+            // place of sending this one, so the first error may not be its own.
+            if is(&error, Errno::MSGSIZE) {
+                if tries == TRIES || range.len() > EID + self.largest_frame() {
+                    batch.skip_oversize();
+                    return Ok(());
+                }
+            } else if !is_of_the_network(&error) {
+                return Err(error);
+            } else if tries == TRIES {
+                break;
+            }
+            tries += 1;
+        }
+        batch.advance(1);
+        Ok(())
+    }
+}
+
+impl Drop for ConnectedPath {
+    fn drop(&mut self) {
+        if let Some(shared) = &self.responder_of {
+            lock(&shared.connected).remove(&(self.peer.ip(), self.peer.port()));
+        }
+    }
+}
+
+fn write_eids(batch: &mut SendBatch, remote: Eid) {
+    for i in batch.sent()..batch.len() {
+        let start = batch.range(i).start;
+        batch.bytes_mut()[start..start + EID].copy_from_slice(&remote.0.to_be_bytes());
+    }
+}
+
+impl Path for ConnectedPath {
+    fn connect(&self, remote: Eid, peer: PeerAddress) -> io::Result<()> {
+        if !same_peer(udp_address(peer)?, self.peer) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "another peer than asked"));
+        }
+        self.remote.set(remote).map_err(|_| io::ErrorKind::AlreadyExists.into())
+    }
+
+    fn send(&self, batch: &mut SendBatch) -> io::Result<()> {
+        let &remote = self.remote.get().ok_or(io::ErrorKind::NotConnected)?;
+        write_eids(batch, remote);
+        while batch.sent() < batch.len() {
+            let segments = self.offload.max_gso_segments().min(SEGMENTS);
+            let largest = self.largest.load(Ordering::Relaxed);
+            let (count, bytes) = run(batch, segments, largest);
+            if count > 1 {
+                let first = batch.range(batch.sent());
+                let contents = &batch.bytes()[first.start..first.start + bytes];
+                match self.transmit(contents, Some(first.len())) {
+                    Ok(()) => {
+                        batch.advance(count);
+                        continue;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
+                    // No segmentation here (EIO, EINVAL), a smaller MTU, or
+                    // news by ICMP: each frame of the run on its own.
+                    Err(_) => {}
+                }
+            }
+            for _ in 0..count {
+                self.send_single(batch)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&self, batch: &mut ReceiveBatch) -> io::Result<()> {
+        let mut metas = [RecvMeta::default(); PIECES];
+        let room = batch.buffer_mut().len();
+        let piece = room.clamp(1, RECEIVED_RUN);
+        let mut tries = 1;
+        let count = loop {
+            let mut pieces: Vec<IoSliceMut<'_>> = batch
+                .buffer_mut()
+                .chunks_exact_mut(piece)
+                .take(PIECES)
+                .map(IoSliceMut::new)
+                .collect();
+            match self.offload.recv((&self.socket).into(), &mut pieces, &mut metas) {
+                Ok(count) => break count,
+                Err(error)
+                    if tries < TRIES
+                        && (is_of_the_network(&error) || is(&error, Errno::MSGSIZE)) =>
+                {
+                    tries += 1;
+                }
+                // An ICMP storm must not end the flow: poll again.
+                Err(error) if is_of_the_network(&error) || is(&error, Errno::MSGSIZE) => {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        let local = self.local.0.to_be_bytes();
+        let mut strays = false;
+        for (i, meta) in metas.iter().enumerate().take(count) {
+            let (start, length) = (i * piece, meta.len.min(piece));
+            for offset in (0..length).step_by(meta.stride.max(1)) {
+                let end = start + length.min(offset + meta.stride);
+                let frame = start + offset..end;
+                let bytes = &batch.buffer_mut()[frame.clone()];
+                if bytes.starts_with(&local) && same_peer(meta.addr, self.peer) {
+                    batch.push(frame.start + EID..frame.end);
+                } else if bytes.len() >= EID {
+                    let stray = Stray { from: PeerAddress::Udp(meta.addr), frame: bytes.to_vec() };
+                    batch.push_stray(stray);
+                    strays = true;
+                }
+            }
+        }
+        if batch.is_empty() && !strays { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    }
+
+    fn send_management(&self, message: &[u8]) -> Option<io::Result<()>> {
+        if self.responder_of.is_some() {
+            return None;
+        }
+        let frame = with_eid(Eid::MANAGEMENT, message);
+        let mut result = Ok(());
+        for _ in 0..TRIES {
+            result = self.transmit(&frame, None);
+            match &result {
+                // Somebody says that nobody listens; a repetition may tell.
+                Err(error) if is(error, Errno::CONNREFUSED) => result = Ok(()),
+                _ => break,
+            }
+        }
+        Some(result)
+    }
+
+    fn readiness(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn headroom(&self) -> usize {
+        EID
+    }
+
+    fn largest_frame(&self) -> usize {
+        let v6 = self.peer.is_ipv6();
+        let headers = if v6 { 48 } else { 28 };
+        let mtu = socket::path_mtu(&self.socket, v6).unwrap_or(1280);
+        let datagram = mtu.saturating_sub(headers).min(LARGEST_DATAGRAM);
+        self.largest.store(datagram, Ordering::Relaxed);
+        datagram.saturating_sub(EID)
+    }
+
+    fn description(&self) -> String {
+        format!("udp {}", self.peer)
+    }
+}
+
+/// A further flow with a peer that has a connected socket already (a 0.23
+/// client sends all its flows from one port): it sends through the listening
+/// socket, and receives what [`dispatch`](crate::transport::Transport::dispatch)
+/// and the listening socket find for it.
+pub(super) struct SharedPath {
+    shared: Arc<Shared>,
+    listener: Arc<Socket>,
+    queue: Arc<Route>,
+    local: Eid,
+    remote: Eid,
+    peer: SocketAddr,
+    largest: usize,
+}
+
+impl SharedPath {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        listener: Arc<Socket>,
+        local: Eid,
+        remote: Eid,
+        peer: SocketAddr,
+    ) -> io::Result<Self> {
+        // A socket for the moment: only a connected one knows its path's MTU.
+        let probe = super::bind(SocketAddr::new(shared.own.ip(), 0), false)?;
+        let largest = ConnectedPath::requester(probe, local, peer)?.largest_frame();
+        let queue = Arc::new(Route::new(QUEUED)?);
+        let key = (local, peer.ip(), peer.port());
+        lock(&shared.routes).insert(key, Arc::downgrade(&queue));
+        Ok(Self { shared: Arc::clone(shared), listener, queue, local, remote, peer, largest })
+    }
+}
+
+impl Drop for SharedPath {
+    fn drop(&mut self) {
+        lock(&self.shared.routes).remove(&(self.local, self.peer.ip(), self.peer.port()));
+    }
+}
+
+impl Path for SharedPath {
+    fn connect(&self, _remote: Eid, _peer: PeerAddress) -> io::Result<()> {
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    fn send(&self, batch: &mut SendBatch) -> io::Result<()> {
+        write_eids(batch, self.remote);
+        while batch.sent() < batch.len() {
+            let frame = &batch.bytes()[batch.range(batch.sent())];
+            if frame.len() > LARGEST_DATAGRAM {
+                batch.skip_oversize();
+                continue;
+            }
+            match rustix::net::sendto(&*self.listener, frame, SendFlags::DONTWAIT, &self.peer) {
+                Err(Errno::MSGSIZE) => batch.skip_oversize(),
+                // A full socket loses the frame: the queue's readiness says
+                // nothing about it, so that there is nothing to wait for.
+                Ok(_) | Err(Errno::AGAIN) => batch.advance(1),
+                Err(error) if is_of_the_network(&error.into()) => batch.advance(1),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&self, batch: &mut ReceiveBatch) -> io::Result<()> {
+        let room = batch.buffer_mut().len();
+        let mut at = 0;
+        while batch.len() < FRAMES {
+            let fits = |frame: &Vec<u8>| at == 0 || frame.len() <= room - at;
+            let Some(frame) = self.queue.pop_if(fits) else { break };
+            if frame.len() > room - at {
+                continue;
+            }
+            batch.buffer_mut()[at..at + frame.len()].copy_from_slice(&frame);
+            batch.push(at..at + frame.len());
+            at += frame.len();
+        }
+        if batch.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    }
+
+    fn send_management(&self, _message: &[u8]) -> Option<io::Result<()>> {
+        None
+    }
+
+    fn readiness(&self) -> BorrowedFd<'_> {
+        self.queue.readiness()
+    }
+
+    fn headroom(&self) -> usize {
+        EID
+    }
+
+    fn largest_frame(&self) -> usize {
+        self.largest
+    }
+
+    fn description(&self) -> String {
+        format!("udp {}, shared", self.peer)
+    }
+}

@@ -1,0 +1,232 @@
+//! The transports over real sockets, each test in a network namespace of its
+//! own.
+
+mod netns;
+
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::Arc,
+};
+
+use netns::isolated;
+use ouroboros::{
+    transport::{
+        Destination, EthDix, IntoTransport, Management, OpenError, Path, ReceiveBatch, SendBatch,
+        Transport, Udp,
+    },
+    wire::{Eid, MacAddress, PeerAddress},
+};
+use rustix::event::{PollFd, PollFlags, poll};
+
+fn wait(fd: std::os::fd::BorrowedFd<'_>) {
+    let ready = poll(&mut [PollFd::new(&fd, PollFlags::IN)], None);
+    assert!(ready.is_ok());
+}
+
+fn message(management: &dyn Management) -> (Vec<u8>, PeerAddress) {
+    let mut buffer = [0; 4096];
+    wait(management.readiness());
+    let (length, from) = management.receive(&mut buffer).unwrap();
+    (buffer[..length].to_vec(), from)
+}
+
+fn send(path: &dyn Path, frames: &[Vec<u8>]) -> usize {
+    let mut batch = SendBatch::new(path.headroom(), 1 << 20);
+    for frame in frames {
+        batch.push(frame.len()).unwrap().copy_from_slice(frame);
+    }
+    path.send(&mut batch).unwrap();
+    assert_eq!(batch.sent(), frames.len());
+    batch.oversize()
+}
+
+/// `count` frames of `path`; strays go to `transport`.
+fn receive(transport: &dyn Transport, path: &dyn Path, count: usize) -> Vec<Vec<u8>> {
+    let mut batch = ReceiveBatch::new(1 << 16);
+    let mut frames = Vec::new();
+    while frames.len() < count {
+        wait(path.readiness());
+        batch.clear();
+        match path.receive(&mut batch) {
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+            Ok(()) => frames.extend((0..batch.len()).map(|i| batch.frame_mut(i).to_vec())),
+        }
+        for stray in batch.strays() {
+            assert_eq!(transport.dispatch(stray), None);
+        }
+    }
+    frames
+}
+
+/// Runs of equal sizes, single frames, keepalives.
+fn mixed() -> Vec<Vec<u8>> {
+    let sizes = [1400, 1400, 1400, 700, 1400, 1, 0, 0, 900, 900, 1300, 1300, 5];
+    let long = std::iter::repeat_n(1200, 150);
+    let all = sizes.into_iter().chain(long);
+    all.enumerate().map(|(i, size)| vec![i as u8; size]).collect()
+}
+
+fn udp_pair(ip: &str) -> (Arc<dyn Transport>, Arc<dyn Transport>, SocketAddr) {
+    let ip: IpAddr = ip.parse().unwrap();
+    let server = Udp::at(ip).open().unwrap();
+    let client = Udp::connect_only(ip).open().unwrap();
+    (server, client, SocketAddr::new(ip, 3435))
+}
+
+fn udp_both_ways(ip: &'static str) {
+    isolated(move || {
+        let (server, client, listens) = udp_pair(ip);
+        assert!(client.management().is_none());
+        let management = server.management().unwrap();
+        let asks = client.open_requester(Eid(7), Some(PeerAddress::Udp(listens))).unwrap();
+        asks.send_management(b"request").unwrap().unwrap();
+        let (request, from) = message(&*management);
+        assert_eq!(request, b"request");
+
+        let answers = server.open_responder(Eid(9), Eid(7), from).unwrap();
+        // Before the requester knows the peer's endpoint.
+        send(&*answers, &[b"early".to_vec()]);
+        asks.connect(Eid(9), PeerAddress::Udp(listens)).unwrap();
+        assert_eq!(receive(&*client, &*asks, 1), [b"early"]);
+        send(&*asks, &mixed());
+        assert_eq!(receive(&*server, &*answers, mixed().len()), mixed());
+        send(&*answers, &mixed());
+        assert_eq!(receive(&*client, &*asks, mixed().len()), mixed());
+
+        assert_eq!(asks.largest_frame(), 8976);
+        let oversize = [vec![1; 100], vec![2; 8977], vec![3; 100]];
+        assert_eq!(send(&*asks, &oversize), 1);
+        assert_eq!(receive(&*server, &*answers, 2), [vec![1; 100], vec![3; 100]]);
+
+        // Management goes on beside the flow, and reaches the flow's socket.
+        management.send(Destination::Peer(from), b"reply").unwrap();
+        wait(asks.readiness());
+        let mut batch = ReceiveBatch::new(1 << 16);
+        asks.receive(&mut batch).unwrap();
+        let strays: Vec<_> = batch.strays().collect();
+        assert_eq!(strays[0].frame, b"\0\0\0\0reply");
+        let handed = client.dispatch(strays[0].clone()).unwrap();
+        assert_eq!(handed, (PeerAddress::Udp(listens), b"reply".to_vec()));
+    });
+}
+
+#[test]
+fn udp_over_ipv4() {
+    udp_both_ways("127.0.0.1");
+}
+
+#[test]
+fn udp_over_ipv6() {
+    udp_both_ways("::1");
+}
+
+#[test]
+fn udp_flows_from_one_port_do_not_mix() {
+    isolated(|| {
+        let (server, _, listens) = udp_pair("127.0.0.1");
+        let management = server.management().unwrap();
+        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+        peer.connect(listens).unwrap();
+        let from = PeerAddress::Udp(peer.local_addr().unwrap());
+        let first = server.open_responder(Eid(1), Eid(101), from).unwrap();
+        let second = server.open_responder(Eid(2), Eid(102), from).unwrap();
+        peer.send(b"\0\0\0\x02second").unwrap();
+        peer.send(b"\0\0\0\x03nobody").unwrap();
+        peer.send(b"\0\0\0\x01first").unwrap();
+        assert_eq!(receive(&*server, &*first, 1), [b"first"]);
+        assert_eq!(receive(&*server, &*second, 1), [b"second"]);
+
+        send(&*second, &[b"answer".to_vec()]);
+        let mut buffer = [0; 100];
+        let length = peer.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"\0\0\0\x66answer");
+
+        // The first flow ends: its peer's frames come to the listening socket.
+        drop(first);
+        peer.send(b"\0\0\0\x02again").unwrap();
+        peer.send(b"\0\0\0\0request").unwrap();
+        assert_eq!(message(&*management), (b"request".to_vec(), from));
+        assert_eq!(receive(&*server, &*second, 1), [b"again"]);
+    });
+}
+
+#[test]
+fn udp_drops_what_is_too_large_for_management() {
+    isolated(|| {
+        let (server, _, listens) = udp_pair("127.0.0.1");
+        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for datagram in [&[0; 2049][..], &[0; 3], b"", b"\0\0\0\0next"] {
+            peer.send_to(datagram, listens).unwrap();
+        }
+        assert_eq!(message(&*server.management().unwrap()).0, b"next");
+    });
+}
+
+#[test]
+fn udp_flow_survives_an_unreachable_port_and_a_new_listener() {
+    isolated(|| {
+        let (server, client, listens) = udp_pair("127.0.0.1");
+        assert!(matches!(
+            Udp::at(listens.ip()).open().err(),
+            Some(OpenError::AddressInUse(address)) if address == listens
+        ));
+        let asks = client.open_requester(Eid(7), Some(PeerAddress::Udp(listens))).unwrap();
+        asks.send_management(b"request").unwrap().unwrap();
+        let (_, from) = message(&*server.management().unwrap());
+        asks.connect(Eid(9), PeerAddress::Udp(listens)).unwrap();
+        drop(server);
+        for _ in 0..5 {
+            send(&*asks, &[vec![0; 10], vec![0; 10]]);
+        }
+        let server = Udp::at(listens.ip()).open().unwrap();
+        let answers = server.open_responder(Eid(9), Eid(7), from).unwrap();
+        drop(server);
+        // Only the flow holds the port now: that is no listener.
+        let _server = Udp::at(listens.ip()).open().unwrap();
+        let client_frames = [b"one".to_vec()];
+        send(&*asks, &client_frames);
+        assert_eq!(receive(&*client, &*answers, 1), client_frames);
+    });
+}
+
+#[test]
+fn eth_dix_on_loopback() {
+    isolated(|| {
+        let here = EthDix::on("lo").open().unwrap();
+        let there = EthDix::on("lo").open().unwrap();
+        let other = EthDix::on("lo").ethertype(0xa001).open().unwrap();
+        let (sends, hears) = (here.management().unwrap(), there.management().unwrap());
+        other.management().unwrap().send(Destination::Broadcast, b"other").unwrap();
+        sends.send(Destination::Broadcast, &[1; 2049]).unwrap();
+        sends.send(Destination::Broadcast, b"query").unwrap();
+        let lo = PeerAddress::Mac(MacAddress([0; 6]));
+        assert_eq!(message(&*hears), (b"query".to_vec(), lo));
+        let again = hears.receive(&mut [0; 100]).unwrap_err();
+        assert_eq!(again.kind(), std::io::ErrorKind::WouldBlock);
+
+        let asks = here.open_requester(Eid(7), None).unwrap();
+        let answers = there.open_responder(Eid(9), Eid(7), lo).unwrap();
+        let stranger = there.open_responder(Eid(8), Eid(9), lo).unwrap();
+        send(&*answers, &[b"early".to_vec()]);
+        asks.connect(Eid(9), lo).unwrap();
+        assert_eq!(receive(&*here, &*asks, 1), [b"early"]);
+        send(&*asks, &mixed());
+        assert_eq!(receive(&*there, &*answers, mixed().len()), mixed());
+
+        assert_eq!(asks.largest_frame(), 8996);
+        assert_eq!(send(&*asks, &[vec![1; 8996], vec![2; 8997], vec![3; 1]]), 1);
+        assert_eq!(receive(&*there, &*answers, 2), [vec![1; 8996], vec![3; 1]]);
+        let mut batch = ReceiveBatch::new(1 << 16);
+        assert!(stranger.receive(&mut batch).is_err());
+        assert!(batch.is_empty());
+    });
+}
+
+#[test]
+fn eth_dix_says_what_is_missing() {
+    isolated(|| {
+        let error = EthDix::on("nowhere0").open().err().unwrap();
+        assert!(matches!(&error, OpenError::NoSuchInterface(name) if name == "nowhere0"));
+        assert!(error.to_string().contains("ip link"));
+    });
+}
