@@ -15,7 +15,9 @@ use crate::proto::Now;
 static EXECUTOR: Executor<'static> = Executor::new();
 
 /// Runs `future` on the background thread, started at first use.
-pub(crate) fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Task<T> {
+pub(crate) fn spawn<T: Send + 'static>(
+    future: impl Future<Output = T> + Send + 'static,
+) -> Task<T> {
     static STARTED: OnceLock<()> = OnceLock::new();
     STARTED.get_or_init(|| {
         thread::Builder::new()
@@ -29,10 +31,7 @@ pub(crate) fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 
 /// What the clocks say now.
 pub(crate) fn now() -> Now {
     let utc = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Now {
-        monotonic: start().elapsed(),
-        utc: u64::try_from(utc.as_nanos()).unwrap_or(u64::MAX),
-    }
+    Now { monotonic: start().elapsed(), utc: u64::try_from(utc.as_nanos()).unwrap_or(u64::MAX) }
 }
 
 /// The instant at which monotonic time says `at`.

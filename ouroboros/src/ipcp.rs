@@ -288,14 +288,10 @@ impl Core {
             };
         let accepted = self
             .endpoint()
-            .accept(
-                driver::now(),
-                &mut SystemEntropy,
-                requested.request,
-                reserved.eid,
-                security,
-            )
-            .map_err(|error| tracing::debug!(name = %requested.name, %error, "request not accepted"));
+            .accept(driver::now(), &mut SystemEntropy, requested.request, reserved.eid, security)
+            .map_err(
+                |error| tracing::debug!(name = %requested.name, %error, "request not accepted"),
+            );
         // A refusal has to leave, too.
         self.flush();
         let accepted = accepted.ok()?;

@@ -16,11 +16,26 @@
 //! - `sys`: the only `unsafe`: sockets, ioctls, batched system calls.
 
 pub mod crypto;
+pub mod daemon;
+pub mod error;
 pub mod proto;
 pub mod transport;
 pub mod tun;
 pub mod wire;
 
+mod driver;
+mod flow;
+mod ipcp;
+mod irm;
+mod layer;
 #[allow(unsafe_code)]
 mod sys;
 
+pub use error::{AllocateError, FlowError, LayerError};
+pub use flow::{
+    Flow, FlowCloser, FlowInfo, FlowReceiver, FlowSender, FlowSpec, FlowStatistics, RawFlow,
+};
+pub use ipcp::Ipcp;
+pub use irm::Irm;
+pub use layer::Layer;
+pub use proto::endpoint::ServerSecurity;

@@ -110,10 +110,8 @@ struct RustCrypto<C>(C);
 
 impl<C> Aead for RustCrypto<C>
 where
-    C: AeadInOut<
-            NonceSize = aes_gcm::aead::consts::U12,
-            TagSize = aes_gcm::aead::consts::U16,
-        > + Send
+    C: AeadInOut<NonceSize = aes_gcm::aead::consts::U12, TagSize = aes_gcm::aead::consts::U16>
+        + Send
         + Sync,
 {
     fn seal_in_place(&self, nonce: &[u8; NONCE], aad: &[u8], data: &mut [u8]) -> [u8; TAG] {

@@ -111,7 +111,8 @@ impl EphemeralSecret {
             (Secret::P256(secret), KeyExchange::P256) => {
                 let key = p256::PublicKey::from_public_key_der(peer)
                     .map_err(|_| KeyExchangeError::Malformed)?;
-                let shared = p256::ecdh::diffie_hellman(secret.to_nonzero_scalar(), key.as_affine());
+                let shared =
+                    p256::ecdh::diffie_hellman(secret.to_nonzero_scalar(), key.as_affine());
                 let shared = shared.raw_secret_bytes();
                 Ok(schedule::agreed_key(kdf, shared, &self.public_key, peer))
             }

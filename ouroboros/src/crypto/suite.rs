@@ -142,11 +142,8 @@ impl Named for Cipher {
 }
 
 impl Named for Hash {
-    const NAMES: &'static [(Self, &'static [&'static str])] = &[
-        (Self::Sha256, &["sha256"]),
-        (Self::Sha384, &["sha384"]),
-        (Self::Sha512, &["sha512"]),
-    ];
+    const NAMES: &'static [(Self, &'static [&'static str])] =
+        &[(Self::Sha256, &["sha256"]), (Self::Sha384, &["sha384"]), (Self::Sha512, &["sha512"])];
 }
 
 impl Named for KeyExchange {

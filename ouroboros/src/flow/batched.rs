@@ -268,7 +268,8 @@ impl FlowReceiver {
 
 fn wait(shared: &Shared, interest: PollFlags) -> Result<(), FlowError> {
     let path = shared.path.readiness();
-    let mut fds = [PollFd::from_borrowed_fd(path, interest), PollFd::new(&shared.wake, PollFlags::IN)];
+    let mut fds =
+        [PollFd::from_borrowed_fd(path, interest), PollFd::new(&shared.wake, PollFlags::IN)];
     match poll(&mut fds, None) {
         Ok(_) | Err(rustix::io::Errno::INTR) => shared.check(),
         Err(error) => Err(io::Error::from(error).into()),

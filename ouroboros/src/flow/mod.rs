@@ -19,8 +19,8 @@ use async_io::Async;
 use futures_lite::future;
 
 pub use batched::{FlowReceiver, FlowSender};
-pub use shared::{FlowCloser, FlowInfo, FlowStatistics, RawFlow};
 use shared::Shared;
+pub use shared::{FlowCloser, FlowInfo, FlowStatistics, RawFlow};
 
 use crate::{
     crypto::{AeadBackend, Suite, SystemEntropy},

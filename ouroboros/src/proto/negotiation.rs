@@ -52,8 +52,7 @@ impl Offer {
     pub fn new(timestamp: u64, security: Option<Suite>, entropy: &mut dyn Entropy) -> Self {
         let mut id = [0; 16];
         entropy.fill(&mut id);
-        let exchange =
-            security.map(|suite| (EphemeralSecret::generate(suite.kex, entropy), suite));
+        let exchange = security.map(|suite| (EphemeralSecret::generate(suite.kex, entropy), suite));
         let mut header = Allocation::plain(id, timestamp);
         if let Some((secret, suite)) = &exchange {
             header.cipher = suite.cipher.id();
@@ -77,8 +76,8 @@ impl Offer {
     /// offer.
     pub fn check(&self, reply: &[u8]) -> Result<Agreement, NegotiationError> {
         let digest = self.digest();
-        let reply = Allocation::parse(reply, digest.size())
-            .map_err(|_| NegotiationError::Mismatch)?;
+        let reply =
+            Allocation::parse(reply, digest.size()).map_err(|_| NegotiationError::Mismatch)?;
         if reply.id != self.id || reply.request_hash != digest.digest(&self.header) {
             return Err(NegotiationError::Mismatch);
         }
@@ -157,11 +156,8 @@ pub fn answer(
     if asked.kex < own.kex {
         return Err(NegotiationError::TooWeak);
     }
-    let suite = Suite {
-        kex: asked.kex,
-        kdf: asked.kdf.max(own.kdf),
-        cipher: asked.cipher.max(own.cipher),
-    };
+    let suite =
+        Suite { kex: asked.kex, kdf: asked.kdf.max(own.kdf), cipher: asked.cipher.max(own.cipher) };
     let secret = EphemeralSecret::generate(suite.kex, entropy);
     let agreed = secret.agree(key, suite.kdf)?;
     reply.cipher = suite.cipher.id();

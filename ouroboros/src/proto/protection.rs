@@ -306,12 +306,7 @@ impl Opening {
 
     /// The epoch of the key that opens the packet: the last one heard is tried
     /// first, then the others from the newest.
-    fn try_keys(
-        &mut self,
-        iv: &[u8; NONCE],
-        packet: &mut [u8],
-        tag: &[u8; TAG],
-    ) -> Option<u64> {
+    fn try_keys(&mut self, iv: &[u8; NONCE], packet: &mut [u8], tag: &[u8; TAG]) -> Option<u64> {
         self.copy.clear();
         self.copy.extend_from_slice(packet);
         let heard = self.keys.iter().filter(|(epoch, _)| *epoch == self.epoch);

@@ -121,8 +121,7 @@ fn what_is_forged_changes_nothing() {
 
 #[test]
 fn a_crc_guards_a_plain_packet() {
-    let (mut seal, mut open) =
-        with_period(None, true, AeadBackend::Ring, &mut Seeded(1), PERIOD);
+    let (mut seal, mut open) = with_period(None, true, AeadBackend::Ring, &mut Seeded(1), PERIOD);
     let frame = sealed(&mut seal, b"123456789");
     assert_eq!(frame[9..], 0xcbf4_3926u32.to_be_bytes(), "CRC-32 of the check string");
     assert_eq!(open.open(&mut frame.clone()).expect("intact"), b"123456789");
@@ -145,8 +144,7 @@ struct OldPeer {
 
 impl OldPeer {
     fn new(period: u64) -> Self {
-        let chain =
-            KeyChain { keys: keys(), backend: AeadBackend::RustCrypto, latest: keys().key };
+        let chain = KeyChain { keys: keys(), backend: AeadBackend::RustCrypto, latest: keys().key };
         let aead = chain.aead();
         Self { chain, aead, heard_phase: 0, count: 0, period, random: Seeded(9) }
     }

@@ -74,8 +74,7 @@ impl<'a> Message<'a> {
     }
 
     fn parse_eth_dix(hash: DirectoryHash, bytes: &'a [u8]) -> Result<Self, Malformed> {
-        let (header, tail) =
-            bytes.split_first_chunk::<ETH_DIX_HEADER>().ok_or(Malformed)?;
+        let (header, tail) = bytes.split_first_chunk::<ETH_DIX_HEADER>().ok_or(Malformed)?;
         let eid = |at: usize| Eid(u32::from(u16::from_be_bytes([header[at], header[at + 1]])));
         match header[37] {
             ETH_REQUEST => {

@@ -17,8 +17,8 @@ use self::{
     client::Allocating,
     server::{Memory, Pending},
 };
-use super::{Now, protection::FlowKeys};
 pub use super::negotiation::{NegotiationError, ServerSecurity};
+use super::{Now, protection::FlowKeys};
 use crate::{
     crypto::{Entropy, Suite},
     transport::Destination,

@@ -1,0 +1,189 @@
+//! Flows through the public API, over an in-memory network.
+
+use std::time::Duration;
+
+use futures_lite::future;
+use ouroboros::{
+    AllocateError, Flow, FlowError, FlowSpec, Irm,
+    crypto::{Cipher, Hash, KeyExchange, Suite},
+    transport::memory::Network,
+    wire::QosSpec,
+};
+
+async fn pair(server: &Irm, client: &Irm, spec: FlowSpec) -> (Flow, Flow) {
+    let (accepted, allocated) =
+        future::zip(server.accept("my_vpn"), client.allocate("my_vpn", spec)).await;
+    (accepted.expect("accepted"), allocated.expect("allocated"))
+}
+
+async fn in_memory() -> (Irm, Irm) {
+    let network = Network::new();
+    let (server, client) = (Irm::new(), Irm::new());
+    let layer = server.bootstrap("my_layer", network.station()).await.expect("a station");
+    layer.register("my_vpn").await.expect("registered");
+    client.bootstrap("my_layer", network.station()).await.expect("a station");
+    (server, client)
+}
+
+async fn exchange(a: &Flow, b: &Flow) {
+    for (from, to) in [(a, b), (b, a)] {
+        for size in [1, 64, 1000, from.largest_packet().min(to.largest_packet())] {
+            let packet: Vec<u8> = (0..size).map(|byte| byte as u8).collect();
+            from.send(&packet).await.expect("sent");
+            let mut buffer = vec![0; 65_536];
+            let size = to.recv(&mut buffer).await.expect("received");
+            assert_eq!(&buffer[..size], packet);
+        }
+    }
+}
+
+#[test]
+fn every_suite_and_qos_carries_packets_both_ways() {
+    future::block_on(async {
+        let (server, client) = in_memory().await;
+        let mut specs = vec![FlowSpec::raw(), FlowSpec::raw().without_errors()];
+        for kex in [KeyExchange::X25519, KeyExchange::P256] {
+            for kdf in [Hash::Sha256, Hash::Sha384, Hash::Sha512] {
+                for cipher in [Cipher::Aes128Gcm, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305] {
+                    let spec = FlowSpec::raw().suite(Suite { kex, kdf, cipher });
+                    specs.extend([spec, spec.without_errors()]);
+                }
+            }
+        }
+        for spec in specs {
+            let (accepted, allocated) = pair(&server, &client, spec).await;
+            assert_eq!(accepted.info().suite, spec.security());
+            assert_eq!(allocated.info().suite, spec.security());
+            exchange(&accepted, &allocated).await;
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_had_is_refused_with_its_reason() {
+    future::block_on(async {
+        let (_server, client) = in_memory().await;
+        let in_order = QosSpec { in_order: true, ..QosSpec::RAW };
+        assert!(matches!(
+            client.allocate("my_vpn", FlowSpec::with_qos(in_order)).await,
+            Err(AllocateError::UnsupportedQos)
+        ));
+        assert!(matches!(
+            client.allocate("nobody", FlowSpec::raw()).await,
+            Err(AllocateError::NameNotFound)
+        ));
+        assert!(matches!(
+            Irm::new().allocate("my_vpn", FlowSpec::raw()).await,
+            Err(AllocateError::NoLayer)
+        ));
+        assert!(matches!(
+            client.allocate("", FlowSpec::raw()).await,
+            Err(AllocateError::InvalidName(_))
+        ));
+    });
+}
+
+#[test]
+fn a_flow_says_what_it_cannot_send() {
+    future::block_on(async {
+        let (server, client) = in_memory().await;
+        let (_accepted, flow) = pair(&server, &client, FlowSpec::raw().encrypted()).await;
+        let largest = flow.largest_packet();
+        assert!(matches!(
+            flow.send(&vec![0; largest + 1]).await,
+            Err(FlowError::TooLarge { size, largest: l }) if size == largest + 1 && l == largest
+        ));
+        assert!(matches!(flow.send(&[]).await, Err(FlowError::Empty)));
+    });
+}
+
+#[test]
+fn closing_a_flow_wakes_who_waits_on_it() {
+    future::block_on(async {
+        let (server, client) = in_memory().await;
+        let (accepted, allocated) = pair(&server, &client, FlowSpec::raw()).await;
+        let closer = allocated.closer();
+        let (result, ()) = future::zip(allocated.recv(&mut [0; 16]), async {
+            closer.close();
+        })
+        .await;
+        assert!(matches!(result, Err(FlowError::Closed)));
+
+        let (_sender, mut receiver) = accepted.split();
+        let closer = receiver.closer();
+        let waiting = std::thread::spawn(move || receiver.receive());
+        closer.close();
+        assert!(matches!(waiting.join().expect("no panic"), Err(FlowError::Closed)));
+    });
+}
+
+#[test]
+fn a_silent_peer_is_noticed_and_a_living_one_is_not() {
+    future::block_on(async {
+        let (server, client) = in_memory().await;
+        let qos = QosSpec { timeout: 400, ..QosSpec::RAW };
+        let (accepted, allocated) = pair(&server, &client, FlowSpec::with_qos(qos)).await;
+        // Keepalives alone hold both ends up, for longer than the timeout.
+        let (mut first, mut second) = ([0; 16], [0; 16]);
+        let idle = future::or(
+            async {
+                async_io::Timer::after(Duration::from_millis(1000)).await;
+                "both alive"
+            },
+            future::or(
+                async {
+                    let _ = future::zip(allocated.recv(&mut first), future::pending::<()>()).await;
+                    "never"
+                },
+                async {
+                    let _ = accepted.recv(&mut second).await;
+                    "ended"
+                },
+            ),
+        )
+        .await;
+        assert_eq!(idle, "both alive");
+        // An end that only stops reading still answers; one that is gone does not.
+        drop(accepted);
+        assert!(matches!(allocated.recv(&mut first).await, Err(FlowError::Down)));
+    });
+}
+
+#[test]
+fn two_servers_policies_are_kept() {
+    future::block_on(async {
+        let (server, client) = in_memory().await;
+        let policy = ouroboros::ServerSecurity { require_encryption: true, ..Default::default() };
+        server.set_policy("my_vpn".parse().expect("a name"), policy);
+        let refused = future::or(
+            async { client.allocate("my_vpn", FlowSpec::raw()).await.map(drop) },
+            async { server.accept("my_vpn").await.map(drop) },
+        )
+        .await;
+        assert!(matches!(refused, Err(AllocateError::Refused(_))), "{refused:?}");
+        let (accepted, allocated) = pair(&server, &client, FlowSpec::raw().encrypted()).await;
+        exchange(&accepted, &allocated).await;
+    });
+}
+
+#[test]
+fn batches_go_through_the_blocking_pair() {
+    let (accepted, allocated) = future::block_on(async {
+        let (server, client) = in_memory().await;
+        pair(&server, &client, FlowSpec::raw().encrypted()).await
+    });
+    let (mut sender, _keep) = allocated.split();
+    let (_keep_too, mut receiver) = accepted.split();
+    for number in 0..20u8 {
+        sender.push(100).expect("room").fill(number);
+    }
+    sender.pop();
+    sender.flush().expect("sent");
+    let mut next = 0;
+    while next < 19 {
+        for index in 0..receiver.receive().expect("received") {
+            assert_eq!(receiver.packet(index), [next; 100]);
+            next += 1;
+        }
+    }
+}
