@@ -209,16 +209,6 @@ impl Station {
     fn mac(&self) -> MacAddress {
         MacAddress(self.link.mac)
     }
-
-    fn path(&self, socket: Socket) -> EthPathParts {
-        let largest = largest_payload(&self.link, self.link.mtu);
-        EthPathParts { socket, largest: AtomicUsize::new(largest) }
-    }
-}
-
-struct EthPathParts {
-    socket: Socket,
-    largest: AtomicUsize,
 }
 
 struct Attachment {
@@ -250,9 +240,8 @@ impl Transport for Attachment {
 
     fn open_requester(&self, local: Eid, _peer: Option<PeerAddress>) -> io::Result<Arc<dyn Path>> {
         // Whoever the request goes to, only `connect` says who answered.
-        let parts = self.station.path(self.station.open(local, None)?);
-        let station = Arc::clone(&self.station);
-        Ok(Arc::new(EthPath { station, parts, local, remote: OnceLock::new() }))
+        let socket = self.station.open(local, None)?;
+        Ok(Arc::new(EthPath::new(&self.station, socket, local, OnceLock::new())))
     }
 
     fn open_responder(
@@ -263,9 +252,8 @@ impl Transport for Attachment {
     ) -> io::Result<Arc<dyn Path>> {
         check_eid(remote)?;
         let peer = mac(peer)?;
-        let parts = self.station.path(self.station.open(local, Some(peer))?);
-        let station = Arc::clone(&self.station);
-        Ok(Arc::new(EthPath { station, parts, local, remote: (remote, peer).into() }))
+        let socket = self.station.open(local, Some(peer))?;
+        Ok(Arc::new(EthPath::new(&self.station, socket, local, (remote, peer).into())))
     }
 }
 
@@ -315,9 +303,25 @@ impl Management for EthManagement {
 
 struct EthPath {
     station: Arc<Station>,
-    parts: EthPathParts,
+    socket: Socket,
     local: Eid,
     remote: OnceLock<(Eid, MacAddress)>,
+    /// Largest payload by the MTU as last asked for.
+    largest: AtomicUsize,
+}
+
+impl EthPath {
+    fn new(
+        station: &Arc<Station>,
+        socket: Socket,
+        local: Eid,
+        remote: OnceLock<(Eid, MacAddress)>,
+    ) -> Self {
+        let largest = AtomicUsize::new(largest_payload(&station.link, station.link.mtu));
+        let path = Self { station: Arc::clone(station), socket, local, remote, largest };
+        path.largest_frame();
+        path
+    }
 }
 
 impl Path for EthPath {
@@ -325,12 +329,12 @@ impl Path for EthPath {
         check_eid(remote)?;
         let peer = mac(peer)?;
         self.remote.set((remote, peer)).map_err(|_| io::ErrorKind::AlreadyExists)?;
-        self.parts.socket.attach_filter(&filter(self.local, Some(peer)))
+        self.socket.attach_filter(&filter(self.local, Some(peer)))
     }
 
     fn send(&self, batch: &mut SendBatch) -> io::Result<()> {
         let &(remote, peer) = self.remote.get().ok_or(io::ErrorKind::NotConnected)?;
-        let largest = self.parts.largest.load(Ordering::Relaxed);
+        let largest = self.largest.load(Ordering::Relaxed);
         let (from, ethertype) = (self.station.mac(), self.station.ethertype);
         let too_large = |range: &std::ops::Range<usize>| range.len() - HEADER > largest;
         while batch.sent() < batch.len() {
@@ -351,7 +355,7 @@ impl Path for EthPath {
                 continue;
             }
             let sent =
-                batched::send(&self.parts.socket, batch.bytes(), count, |i| batch.range(first + i));
+                batched::send(&self.socket, batch.bytes(), count, |i| batch.range(first + i));
             let error = match sent {
                 Ok(sent) => {
                     batch.advance(sent);
@@ -374,12 +378,12 @@ impl Path for EthPath {
     }
 
     fn receive(&self, batch: &mut ReceiveBatch) -> io::Result<()> {
-        let largest = self.parts.largest.load(Ordering::Relaxed);
+        let largest = self.largest.load(Ordering::Relaxed);
         let peer = self.remote.get().map(|&(_, peer)| peer);
         let mut taken = [(0, 0); batched::FRAMES];
         let mut count = 0;
         let received =
-            batched::receive(&self.parts.socket, batch.buffer_mut(), HEADER + largest, |b, r| {
+            batched::receive(&self.socket, batch.buffer_mut(), HEADER + largest, |b, r| {
                 let Some((from, eid, payload)) = parse(&b[r.clone()]) else { return };
                 // Frames that came before `connect` narrowed the filter.
                 if eid == self.local && peer.is_none_or(|peer| peer == from) {
@@ -403,7 +407,7 @@ impl Path for EthPath {
     }
 
     fn readiness(&self) -> BorrowedFd<'_> {
-        self.parts.socket.as_fd()
+        self.socket.as_fd()
     }
 
     fn headroom(&self) -> usize {
@@ -412,9 +416,9 @@ impl Path for EthPath {
 
     fn largest_frame(&self) -> usize {
         let known = self.station.link.mtu;
-        let mtu = link::mtu(&self.parts.socket, &self.station.interface).unwrap_or(known);
+        let mtu = link::mtu(&self.socket, &self.station.interface).unwrap_or(known);
         let largest = largest_payload(&self.station.link, mtu);
-        self.parts.largest.store(largest, Ordering::Relaxed);
+        self.largest.store(largest, Ordering::Relaxed);
         largest
     }
 

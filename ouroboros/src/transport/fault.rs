@@ -114,10 +114,11 @@ struct FaultyTransport {
 }
 
 impl FaultyTransport {
-    fn path(&self, inner: Arc<dyn Path>) -> Arc<dyn Path> {
+    fn path(&self, inner: Arc<dyn Path>, requester: bool) -> Arc<dyn Path> {
         let seed = lock(&self.seeds).next();
         Arc::new(FaultyPath {
             inner,
+            sends_management: requester && self.inner.dialect() == Dialect::Udp,
             dice: Dice::new(self.faults, seed),
             messages: Dice::new(self.faults, !seed),
         })
@@ -148,7 +149,7 @@ impl Transport for FaultyTransport {
     }
 
     fn open_requester(&self, local: Eid, peer: Option<PeerAddress>) -> io::Result<Arc<dyn Path>> {
-        self.inner.open_requester(local, peer).map(|path| self.path(path))
+        self.inner.open_requester(local, peer).map(|path| self.path(path, true))
     }
 
     fn open_responder(
@@ -157,7 +158,7 @@ impl Transport for FaultyTransport {
         remote: Eid,
         peer: PeerAddress,
     ) -> io::Result<Arc<dyn Path>> {
-        self.inner.open_responder(local, remote, peer).map(|path| self.path(path))
+        self.inner.open_responder(local, remote, peer).map(|path| self.path(path, false))
     }
 
     fn dispatch(&self, stray: Stray) -> Option<(PeerAddress, Vec<u8>)> {
@@ -194,6 +195,8 @@ struct FaultyPath {
     inner: Arc<dyn Path>,
     dice: Mutex<Dice<()>>,
     messages: Mutex<Dice<()>>,
+    /// Whether `send_management` is the path's, not the IPCP's.
+    sends_management: bool,
 }
 
 impl Path for FaultyPath {
@@ -234,8 +237,10 @@ impl Path for FaultyPath {
     }
 
     fn send_management(&self, message: &[u8]) -> Option<io::Result<()>> {
-        // Only paths with management of their own answer at all, so ask with
-        // the first message that leaves; a lost one counts as sent.
+        if !self.sends_management {
+            return None;
+        }
+        // A lost message counts as sent.
         let mut result = Some(Ok(()));
         lock(&self.messages).roll((), message.to_vec(), |(), message| {
             result = self.inner.send_management(&message);
@@ -257,5 +262,46 @@ impl Path for FaultyPath {
 
     fn description(&self) -> String {
         format!("{}, with faults", self.inner.description())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::memory::Network;
+
+    /// What arrives of frames 0 to 199 of 9 bytes, each filled with its number.
+    fn arriving(faults: Faults, seed: u64) -> Vec<Vec<u8>> {
+        let network = Network::new();
+        let receiver = network.station().open().unwrap();
+        let sender = Faulty::new(network.station(), faults, seed).open().unwrap();
+        let hears = receiver.open_responder(Eid(1), Eid(2), PeerAddress::Memory(1)).unwrap();
+        let sends = sender.open_responder(Eid(2), Eid(1), PeerAddress::Memory(0)).unwrap();
+        let mut batch = SendBatch::new(sends.headroom(), 1 << 16);
+        for number in 0..200 {
+            batch.push(9).unwrap().fill(number);
+        }
+        sends.send(&mut batch).unwrap();
+        assert_eq!(batch.sent(), 200);
+        let mut received = ReceiveBatch::new(1 << 16);
+        hears.receive(&mut received).unwrap();
+        (0..received.len()).map(|i| received.frame_mut(i).to_vec()).collect()
+    }
+
+    #[test]
+    fn each_fault_does_what_it_says_and_the_same_for_the_same_seed() {
+        let sent: Vec<_> = (0..200).map(|number| vec![number; 9]).collect();
+        let none = Faults::default();
+        assert_eq!(arriving(none, 1), sent);
+        let lost = arriving(Faults { lost: 200, ..none }, 1);
+        assert!(lost.len() < 200 && lost.is_sorted());
+        let doubled = arriving(Faults { duplicated: 200, ..none }, 1);
+        assert!(doubled.len() > 200 && doubled.is_sorted());
+        let reordered = arriving(Faults { reordered: 200, ..none }, 1);
+        assert!(!reordered.is_sorted());
+        let corrupted = arriving(Faults { corrupted: 200, ..none }, 1);
+        assert!(corrupted.len() == 200 && corrupted != sent);
+        assert_eq!(corrupted, arriving(Faults { corrupted: 200, ..none }, 1));
+        assert_ne!(corrupted, arriving(Faults { corrupted: 200, ..none }, 2));
     }
 }

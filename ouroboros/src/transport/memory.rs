@@ -299,3 +299,37 @@ impl Path for MemoryPath {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_and_messages_reach_the_stations_they_are_for() {
+        let network = Network::new();
+        let [a, b, c] = [(); 3].map(|()| network.station().open().unwrap());
+        let [a_hears, b_hears, c_hears] = [&a, &b, &c].map(|s| s.management().unwrap());
+        let mut buffer = [0; 100];
+        a_hears.send(Destination::Broadcast, b"query").unwrap();
+        let (length, from) = b_hears.receive(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"query");
+        assert!(c_hears.receive(&mut buffer).is_ok());
+        assert!(a_hears.receive(&mut buffer).is_err());
+
+        let asks = a.open_requester(Eid(5), None).unwrap();
+        assert!(a.open_requester(Eid(5), None).is_err());
+        let answers = b.open_responder(Eid(6), Eid(5), from).unwrap();
+        let mut batch = SendBatch::new(answers.headroom(), 4000);
+        for size in [3, 1497, 0] {
+            batch.push(size).unwrap().fill(7);
+        }
+        answers.send(&mut batch).unwrap();
+        assert_eq!((batch.sent(), batch.oversize()), (3, 1));
+        let mut received = ReceiveBatch::new(2000);
+        asks.receive(&mut received).unwrap();
+        assert_eq!(received.len(), 2);
+        assert_eq!(received.frame_mut(0), [7; 3]);
+        drop(asks);
+        assert!(a.open_requester(Eid(5), None).is_ok());
+    }
+}

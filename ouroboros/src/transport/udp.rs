@@ -94,12 +94,8 @@ impl IntoTransport for Udp {
             Some(listener) => local_address(listener)?,
             None => SocketAddr::new(self.address, 0),
         };
-        let shared = Arc::new(Shared {
-            listener,
-            own,
-            routes: Mutex::default(),
-            connected: Mutex::default(),
-        });
+        let shared =
+            Arc::new(Shared { listener, own, routes: Mutex::default(), connected: Arc::default() });
         Ok(Arc::new(Attachment { shared, remote_port }))
     }
 }
@@ -178,14 +174,18 @@ fn with_eid(eid: Eid, payload: &[u8]) -> Vec<u8> {
 /// Frames for a flow whose peer's address has a connected socket already.
 type Route = Queue<Vec<u8>>;
 
+/// Peers that some responder path's socket is connected to.
+type Connected = Mutex<HashSet<(IpAddr, u16)>>;
+
 /// What the paths of one IPCP share.
 struct Shared {
     listener: Option<Arc<Socket>>,
     own: SocketAddr,
     /// Flows that receive through a queue, by endpoint id and peer.
     routes: Mutex<HashMap<(Eid, IpAddr, u16), Weak<Route>>>,
-    /// Peers that a responder path's socket is connected to.
-    connected: Mutex<HashSet<(IpAddr, u16)>>,
+    /// Apart, because paths hold on to it and must not to the listener: it
+    /// closes with the IPCP, while flows may go on.
+    connected: Arc<Connected>,
 }
 
 impl Shared {
@@ -256,8 +256,9 @@ impl Transport for Attachment {
             let path = SharedPath::new(&self.shared, Arc::clone(listener), local, remote, peer)?;
             return Ok(Arc::new(path));
         }
-        let opened = bind(self.shared.own, true)
-            .and_then(|socket| ConnectedPath::responder(&self.shared, socket, local, remote, peer));
+        let opened = bind(self.shared.own, true).and_then(|socket| {
+            ConnectedPath::responder(&self.shared.connected, socket, local, remote, peer)
+        });
         match opened {
             Ok(path) => Ok(Arc::new(path)),
             Err(error) => {

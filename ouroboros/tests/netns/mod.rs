@@ -12,7 +12,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 ///
 /// If `test` does, and, saying so, where this process may not make namespaces.
 #[allow(unsafe_code)]
-pub fn isolated(test: impl FnOnce() + Send + 'static) {
+pub(crate) fn isolated(test: impl FnOnce() + Send + 'static) {
     let thread = thread::spawn(move || {
         // SAFETY: a network namespace of its own changes nothing that this
         // thread shares with others; file descriptors stay shared.

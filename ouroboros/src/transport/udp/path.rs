@@ -15,7 +15,9 @@ use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 use rustix::{io::Errno, net::SendFlags};
 use socket2::{SockAddr, Socket};
 
-use super::{EID, LARGEST_DATAGRAM, Route, Shared, lock, same_peer, udp_address, with_eid};
+use super::{
+    Connected, EID, LARGEST_DATAGRAM, Route, Shared, lock, same_peer, udp_address, with_eid,
+};
 use crate::{
     sys::socket,
     transport::{Path, ReceiveBatch, SendBatch, Stray},
@@ -90,7 +92,7 @@ pub(super) struct ConnectedPath {
     /// Largest frame with its EID as last heard from the kernel.
     largest: AtomicUsize,
     /// Set if the path holds the place of its peer among the responders.
-    responder_of: Option<Arc<Shared>>,
+    responder_of: Option<Arc<Connected>>,
 }
 
 impl ConnectedPath {
@@ -108,7 +110,7 @@ impl ConnectedPath {
     }
 
     pub(super) fn responder(
-        shared: &Arc<Shared>,
+        connected: &Arc<Connected>,
         socket: Socket,
         local: Eid,
         remote: Eid,
@@ -116,7 +118,7 @@ impl ConnectedPath {
     ) -> io::Result<Self> {
         let mut path = Self::requester(socket, local, peer)?;
         path.remote = remote.into();
-        path.responder_of = Some(Arc::clone(shared));
+        path.responder_of = Some(Arc::clone(connected));
         Ok(path)
     }
 
@@ -160,8 +162,8 @@ impl ConnectedPath {
 
 impl Drop for ConnectedPath {
     fn drop(&mut self) {
-        if let Some(shared) = &self.responder_of {
-            lock(&shared.connected).remove(&(self.peer.ip(), self.peer.port()));
+        if let Some(connected) = &self.responder_of {
+            lock(connected).remove(&(self.peer.ip(), self.peer.port()));
         }
     }
 }
