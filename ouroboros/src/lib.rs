@@ -12,6 +12,7 @@
 //!   handles [`Ipcp`], [`Layer`] and [`Irm`].
 //! - `flow`: packets of one flow, async ([`Flow`]) and batched ([`FlowSender`],
 //!   [`FlowReceiver`]).
+//! - `tunnel`: a TUN device at the end of a flow ([`Tunnel`]).
 //! - [`daemon`]: the same flows, served by `irmd`.
 //! - `sys`: the only `unsafe`: sockets, ioctls, batched system calls.
 
@@ -30,6 +31,7 @@ mod irm;
 mod layer;
 #[allow(unsafe_code)]
 mod sys;
+mod tunnel;
 
 pub use error::{AllocateError, FlowError, LayerError};
 pub use flow::{
@@ -39,3 +41,4 @@ pub use ipcp::Ipcp;
 pub use irm::Irm;
 pub use layer::Layer;
 pub use proto::endpoint::ServerSecurity;
+pub use tunnel::{Tunnel, TunnelBuilder, TunnelError, TunnelStatistics};

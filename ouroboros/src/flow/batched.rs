@@ -62,6 +62,25 @@ impl FlowSender {
         }
     }
 
+    /// Cuts the packet pushed last to its first `size` bytes.
+    ///
+    /// # Panics
+    ///
+    /// If it is shorter than that, or was sealed.
+    pub fn shrink(&mut self, size: usize) {
+        assert!(self.batch.len() > self.sealed, "only an unsealed packet can shrink");
+        let frame = self.batch.range(self.batch.len() - 1).len() - self.shared.path.headroom();
+        let overhead = self.sealer.headroom() + self.sealer.tailroom();
+        assert!(size + overhead <= frame, "a packet cannot shrink to more than it is");
+        self.bytes -= (frame - overhead - size) as u64;
+        self.batch.shrink(size + overhead);
+    }
+
+    /// Readable once the flow has ended.
+    pub fn end(&self) -> BorrowedFd<'_> {
+        self.shared.wake.as_fd()
+    }
+
     /// Seals and sends the batch; blocks while the transport is full.
     pub fn flush(&mut self) -> Result<(), FlowError> {
         while !self.try_flush()? {

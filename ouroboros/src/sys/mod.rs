@@ -4,3 +4,4 @@
 pub(crate) mod batched;
 pub(crate) mod link;
 pub(crate) mod socket;
+pub(crate) mod tun;

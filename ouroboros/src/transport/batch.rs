@@ -57,6 +57,21 @@ impl SendBatch {
         }
     }
 
+    /// Cuts the frame that was pushed last to its first `size` bytes, if it is
+    /// longer.
+    pub fn shrink(&mut self, size: usize) {
+        let start = match self.ends.len() {
+            0 => return,
+            1 => 0,
+            count => self.ends[count - 2],
+        };
+        let end = (start + self.headroom + size).min(self.buffer.len());
+        self.buffer.truncate(end);
+        if let Some(last) = self.ends.last_mut() {
+            *last = end;
+        }
+    }
+
     /// Empties the batch and keeps its memory.
     pub fn clear(&mut self) {
         self.buffer.clear();
