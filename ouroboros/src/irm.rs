@@ -9,6 +9,7 @@ use std::{
 use event_listener::Event;
 
 use crate::{
+    daemon::{Client, DaemonError},
     error::{AllocateError, LayerError},
     flow::{Flow, FlowSpec, RawFlow},
     ipcp::{Core, Ipcp, Notice, Requested},
@@ -49,6 +50,8 @@ pub struct Irm(Arc<State>);
 
 #[derive(Default)]
 struct State {
+    /// Set: everything is asked of a daemon, and the rest is empty.
+    daemon: Option<Client>,
     layers: Mutex<Vec<Layer>>,
     waiting: Arc<Waiting>,
     policies: Mutex<HashMap<Name, ServerSecurity>>,
@@ -66,6 +69,13 @@ impl Irm {
     /// A resource manager with no layers.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The resource manager that `irmd` runs on this machine, at
+    /// [`socket_path`](crate::daemon::socket_path). Whether it runs shows when
+    /// it is asked. Its layers are made with the `irm` tool.
+    pub fn connect() -> Self {
+        Self(Arc::new(State { daemon: Some(Client::new()), ..State::default() }))
     }
 
     /// Adds an IPCP over `transport` to the layer called `layer`, which comes
@@ -91,6 +101,10 @@ impl Irm {
         layer: &str,
         transport: impl IntoTransport,
     ) -> Result<Layer, LayerError> {
+        if self.0.daemon.is_some() {
+            let reason = "the layers of a daemon are made with `irm ipcp bootstrap`".to_owned();
+            return Err(DaemonError::Refused(reason).into());
+        }
         let transport = transport.open()?;
         let waiting = self.0.waiting.clone();
         let core = Core::start(ipcp.to_owned(), transport, move |notice| waiting.take(notice));
@@ -149,6 +163,19 @@ impl Irm {
     /// Waits for a flow to `name` and accepts it.
     pub async fn accept(&self, name: &str) -> Result<Flow, AllocateError> {
         let names = [name.parse()?];
+        if let Some(daemon) = &self.0.daemon {
+            return Ok(Flow::new(daemon.accept(Some(name)).await?)?);
+        }
+        Ok(Flow::new(self.accept_raw(&names).await?)?)
+    }
+
+    /// Waits for a flow to any name that is registered here or, with a daemon,
+    /// bound to this process or its program.
+    pub async fn accept_any(&self) -> Result<Flow, AllocateError> {
+        if let Some(daemon) = &self.0.daemon {
+            return Ok(Flow::new(daemon.accept(None).await?)?);
+        }
+        let names: Vec<_> = self.layers().iter().flat_map(Layer::names).collect();
         Ok(Flow::new(self.accept_raw(&names).await?)?)
     }
 
@@ -171,8 +198,11 @@ impl Irm {
 
     /// Allocates a flow to `name` in the first layer that knows it.
     pub async fn allocate(&self, name: &str, spec: FlowSpec) -> Result<Flow, AllocateError> {
-        let name = name.parse()?;
-        Ok(Flow::new(self.allocate_raw(&name, spec).await?)?)
+        let parsed = name.parse()?;
+        if let Some(daemon) = &self.0.daemon {
+            return Ok(Flow::new(daemon.allocate(name, spec).await?)?);
+        }
+        Ok(Flow::new(self.allocate_raw(&parsed, spec).await?)?)
     }
 
     /// Like [`allocate`](Self::allocate); see [`RawFlow`].

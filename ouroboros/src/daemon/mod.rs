@@ -1,4 +1,17 @@
-//! Flows served by `irmd`.
+//! Flows served by `irmd`: control and key agreement are the daemon's, packets
+//! are sealed and opened in the application.
+//!
+//! [`Client`] asks, [`relay`] is how the daemon's side carries frames. Not
+//! here: the daemon's state and policy (`ouroboros-cli`).
+
+mod client;
+pub mod protocol;
+mod relay;
+mod socket;
+
+pub use client::Client;
+pub use relay::relay;
+pub use socket::{Connection, Listener, socket_path};
 
 /// The daemon cannot be asked, or refused.
 #[derive(Debug, thiserror::Error)]
@@ -15,5 +28,5 @@ pub enum DaemonError {
     Refused(String),
     /// The daemon went away, or spoke out of turn.
     #[error("lost the connection to irmd: {0}")]
-    Lost(std::io::Error),
+    Lost(#[from] std::io::Error),
 }

@@ -3,10 +3,12 @@
 
 use std::{fmt, net::SocketAddr};
 
+use serde::{Deserialize, Serialize};
+
 /// An endpoint identifier: one end of a flow, chosen by the machine it is on.
 ///
 /// 16 bits wide on eth-dix, 32 on UDP. 0 is management (WIRE.md, "Names").
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Eid(pub u32);
 
 impl Eid {
@@ -21,7 +23,7 @@ impl fmt::Display for Eid {
 }
 
 /// A 48-bit Ethernet address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MacAddress(pub [u8; 6]);
 
 impl MacAddress {
@@ -37,7 +39,7 @@ impl fmt::Display for MacAddress {
 }
 
 /// Where a peer IPCP is, in the terms of the transport that reaches it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum PeerAddress {
     /// On the same Ethernet segment (eth-dix).

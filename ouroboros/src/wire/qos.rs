@@ -8,7 +8,7 @@
 /// assert!(QosSpec::RAW_NO_ERRORS.checks_errors());
 /// assert!(!QosSpec::RAW.in_order);
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct QosSpec {
     /// Largest delay, in milliseconds; `u32::MAX` for any.
     pub delay: u32,

@@ -1,0 +1,404 @@
+//! The words of `irm`: each may be cut to any unambiguous prefix, keyword pairs
+//! come in any order. Words in, a typed command out; no file is read and no
+//! daemon asked here.
+
+use std::net::IpAddr;
+
+use ouroboros::daemon::protocol::TransportSpec;
+
+/// What the user wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// `ipcp create`
+    CreateIpcp {
+        /// The IPCP.
+        name: String,
+        /// Its type.
+        kind: String,
+    },
+    /// `ipcp bootstrap`
+    Bootstrap {
+        /// The IPCP.
+        name: String,
+        /// The layer.
+        layer: String,
+        /// What it is attached to.
+        transport: TransportSpec,
+    },
+    /// `ipcp destroy`
+    DestroyIpcp {
+        /// The IPCP.
+        name: String,
+    },
+    /// `ipcp list`
+    ListIpcps,
+    /// `name create`
+    CreateName {
+        /// The name.
+        name: String,
+        /// File with the server's encryption.
+        server: Option<String>,
+        /// File with the client's encryption.
+        client: Option<String>,
+    },
+    /// `name destroy`
+    DestroyName {
+        /// The name.
+        name: String,
+    },
+    /// `name register`
+    Register {
+        /// The name.
+        name: String,
+        /// The layer.
+        layer: String,
+    },
+    /// `name unregister`
+    Unregister {
+        /// The name.
+        name: String,
+        /// The layer.
+        layer: String,
+    },
+    /// `name list`
+    ListNames,
+    /// `bind program`, `unbind program`
+    Program {
+        /// The program, as given.
+        program: String,
+        /// The name.
+        name: String,
+        /// Bind or unbind.
+        bind: bool,
+    },
+    /// `bind process`, `unbind process`
+    Process {
+        /// The process id.
+        pid: u32,
+        /// The name.
+        name: String,
+        /// Bind or unbind.
+        bind: bool,
+    },
+}
+
+/// The words make no command.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UsageError {
+    /// There is one word too few.
+    #[error("expected {0}")]
+    Missing(String),
+    /// A word stands where another was expected.
+    #[error("{word}: expected {expected}")]
+    Unknown {
+        /// The word.
+        word: String,
+        /// What would have fitted.
+        expected: String,
+    },
+    /// A word is the beginning of several.
+    #[error("{word}: may be {candidates}")]
+    Ambiguous {
+        /// The word.
+        word: String,
+        /// What it may be.
+        candidates: String,
+    },
+    /// A value makes no sense.
+    #[error("{keyword} {value}: {reason}")]
+    Value {
+        /// Its keyword.
+        keyword: &'static str,
+        /// The value.
+        value: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A keyword stands twice.
+    #[error("{0}: given twice")]
+    Twice(&'static str),
+}
+
+type Words<'a> = &'a [String];
+
+/// The command that `words`, those behind `irm`, say.
+///
+/// # Errors
+///
+/// As [`UsageError`] says.
+pub fn parse(words: Words<'_>) -> Result<Command, UsageError> {
+    const COMMANDS: [&str; 6] = ["ipcp", "name", "bind", "unbind", "register", "unregister"];
+    let (command, rest) = take(words, &COMMANDS)?;
+    match command {
+        "ipcp" => ipcp(rest),
+        "name" => name(rest),
+        "register" => registration(rest, true),
+        "unregister" => registration(rest, false),
+        _ => binding(rest, command == "bind"),
+    }
+}
+
+fn ipcp(words: Words<'_>) -> Result<Command, UsageError> {
+    match take(words, &["create", "destroy", "bootstrap", "list"])? {
+        ("create", rest) => {
+            let mut pairs = Pairs::parse(rest, &["name", "type"])?;
+            let kind = one_of("type", pairs.need("type")?, TYPES)?;
+            Ok(Command::CreateIpcp { name: pairs.need("name")?, kind: kind.to_owned() })
+        }
+        ("destroy", rest) => {
+            Ok(Command::DestroyIpcp { name: Pairs::parse(rest, &["name"])?.need("name")? })
+        }
+        ("bootstrap", rest) => bootstrap(rest),
+        (_, rest) => nothing_more(rest).map(|()| Command::ListIpcps),
+    }
+}
+
+const TYPES: &[&str] = &["eth-dix", "udp", "udp4", "udp6"];
+
+fn bootstrap(words: Words<'_>) -> Result<Command, UsageError> {
+    let keywords =
+        ["type", "name", "layer", "dev", "ip", "port", "sport", "ethertype", "hash"];
+    let mut pairs = Pairs::parse(words, &keywords)?;
+    let name = pairs.need("name")?;
+    let layer = pairs.need("layer")?;
+    let kind = one_of("type", pairs.need("type")?, TYPES)?;
+    let transport = if kind == "eth-dix" {
+        TransportSpec::EthDix {
+            device: pairs.need("dev")?,
+            ethertype: pairs.number("ethertype")?,
+            hash: pairs.take("hash"),
+        }
+    } else {
+        let text = pairs.need("ip")?;
+        let bad = |reason| UsageError::Value { keyword: "ip", value: text.clone(), reason };
+        let ip: IpAddr = text.parse().map_err(|_| bad("not an IP address"))?;
+        if (kind == "udp4" && !ip.is_ipv4()) || (kind == "udp6" && !ip.is_ipv6()) {
+            return Err(bad("an address of the other family"));
+        }
+        let (port, sport) = (pairs.number("port")?, pairs.number("sport")?);
+        if port.is_some() && sport.is_some() {
+            return Err(UsageError::Twice("port"));
+        }
+        TransportSpec::Udp { ip, port: port.or(sport) }
+    };
+    pairs.end(&format!("a keyword that goes with type {kind}"))?;
+    Ok(Command::Bootstrap { name, layer, transport })
+}
+
+fn name(words: Words<'_>) -> Result<Command, UsageError> {
+    match take(words, &["create", "destroy", "register", "unregister", "list"])? {
+        ("create", rest) => {
+            let (name, rest) = value(rest, "a name")?;
+            let mut pairs = Pairs::parse(rest, &["sencpath", "cencpath"])?;
+            let (server, client) = (pairs.take("sencpath"), pairs.take("cencpath"));
+            Ok(Command::CreateName { name, server, client })
+        }
+        ("destroy", rest) => {
+            let (name, rest) = value(rest, "a name")?;
+            nothing_more(rest).map(|()| Command::DestroyName { name })
+        }
+        ("register", rest) => named_layer(rest, true),
+        ("unregister", rest) => named_layer(rest, false),
+        (_, rest) => nothing_more(rest).map(|()| Command::ListNames),
+    }
+}
+
+fn named_layer(words: Words<'_>, register: bool) -> Result<Command, UsageError> {
+    let (name, rest) = value(words, "a name")?;
+    let layer = Pairs::parse(rest, &["layer"])?.need("layer")?;
+    Ok(if register {
+        Command::Register { name, layer }
+    } else {
+        Command::Unregister { name, layer }
+    })
+}
+
+/// `register name N layer L`, the pairs in any order.
+fn registration(words: Words<'_>, register: bool) -> Result<Command, UsageError> {
+    let mut pairs = Pairs::parse(words, &["name", "layer"])?;
+    let (name, layer) = (pairs.need("name")?, pairs.need("layer")?);
+    Ok(if register {
+        Command::Register { name, layer }
+    } else {
+        Command::Unregister { name, layer }
+    })
+}
+
+fn binding(words: Words<'_>, bind: bool) -> Result<Command, UsageError> {
+    let mut pairs = Pairs::parse(words, &["program", "process", "name"])?;
+    let (program, pid) = (pairs.take("program"), pairs.number("process")?);
+    let name = pairs.need("name")?;
+    match (program, pid) {
+        (Some(program), None) => Ok(Command::Program { program, name, bind }),
+        (None, Some(pid)) => Ok(Command::Process { pid, name, bind }),
+        _ => Err(UsageError::Missing("either program or process".to_owned())),
+    }
+}
+
+/// The candidate that `word` is, or is an unambiguous beginning of.
+fn matching(word: &str, candidates: &[&'static str]) -> Result<&'static str, UsageError> {
+    if let Some(whole) = candidates.iter().find(|candidate| **candidate == word) {
+        return Ok(whole);
+    }
+    let found: Vec<_> = candidates.iter().filter(|c| c.starts_with(word)).copied().collect();
+    match (word, &found[..]) {
+        ("", _) | (_, []) => Err(UsageError::Unknown {
+            word: word.to_owned(),
+            expected: candidates.join(", "),
+        }),
+        (_, [one]) => Ok(one),
+        _ => Err(UsageError::Ambiguous {
+            word: word.to_owned(),
+            candidates: found.join(" or "),
+        }),
+    }
+}
+
+fn one_of(
+    keyword: &'static str,
+    value: String,
+    candidates: &[&'static str],
+) -> Result<&'static str, UsageError> {
+    matching(&value, candidates).map_err(|error| match error {
+        UsageError::Unknown { .. } => {
+            UsageError::Value { keyword, value, reason: "eth-dix, udp, udp4 or udp6 is known" }
+        }
+        other => other,
+    })
+}
+
+fn take<'a>(
+    words: Words<'a>,
+    candidates: &[&'static str],
+) -> Result<(&'static str, Words<'a>), UsageError> {
+    let (word, rest) =
+        words.split_first().ok_or_else(|| UsageError::Missing(candidates.join(", ")))?;
+    Ok((matching(word, candidates)?, rest))
+}
+
+fn value<'a>(words: Words<'a>, what: &str) -> Result<(String, Words<'a>), UsageError> {
+    let (word, rest) = words.split_first().ok_or_else(|| UsageError::Missing(what.to_owned()))?;
+    Ok((word.clone(), rest))
+}
+
+fn nothing_more(words: Words<'_>) -> Result<(), UsageError> {
+    match words.first() {
+        None => Ok(()),
+        Some(word) => Err(UsageError::Unknown {
+            word: word.clone(),
+            expected: "the end of the command".to_owned(),
+        }),
+    }
+}
+
+/// Keywords with their values.
+struct Pairs(Vec<(&'static str, String)>);
+
+impl Pairs {
+    fn parse(mut words: Words<'_>, keywords: &[&'static str]) -> Result<Self, UsageError> {
+        let mut pairs: Vec<(&'static str, String)> = Vec::new();
+        while !words.is_empty() {
+            let (keyword, rest) = take(words, keywords)?;
+            let (value, rest) = value(rest, &format!("a value behind {keyword}"))?;
+            if pairs.iter().any(|(known, _)| *known == keyword) {
+                return Err(UsageError::Twice(keyword));
+            }
+            pairs.push((keyword, value));
+            words = rest;
+        }
+        Ok(Self(pairs))
+    }
+
+    fn take(&mut self, keyword: &str) -> Option<String> {
+        let at = self.0.iter().position(|(known, _)| *known == keyword)?;
+        Some(self.0.remove(at).1)
+    }
+
+    fn need(&mut self, keyword: &'static str) -> Result<String, UsageError> {
+        self.take(keyword).ok_or_else(|| UsageError::Missing(format!("{keyword} and its value")))
+    }
+
+    /// A number, in hexadecimal with 0x in front.
+    fn number<T: TryFrom<u32>>(&mut self, keyword: &'static str) -> Result<Option<T>, UsageError> {
+        let Some(value) = self.take(keyword) else { return Ok(None) };
+        let number = match value.strip_prefix("0x") {
+            Some(hex) => u32::from_str_radix(hex, 16).ok(),
+            None => value.parse().ok(),
+        };
+        match number.and_then(|number| T::try_from(number).ok()) {
+            Some(number) => Ok(Some(number)),
+            None => Err(UsageError::Value { keyword, value, reason: "not a number that fits" }),
+        }
+    }
+
+    fn end(&self, expected: &str) -> Result<(), UsageError> {
+        match self.0.first() {
+            None => Ok(()),
+            Some((keyword, _)) => Err(UsageError::Unknown {
+                word: (*keyword).to_owned(),
+                expected: expected.to_owned(),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, UsageError> {
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        parse(&words)
+    }
+
+    #[test]
+    fn the_tutorial_s_commands_mean_what_it_says() {
+        let dix = TransportSpec::EthDix { device: "lo".into(), ethertype: None, hash: None };
+        let bootstrap = |name: &str, transport| Command::Bootstrap {
+            name: name.into(),
+            layer: "my_layer".into(),
+            transport,
+        };
+        let udp = |port| TransportSpec::Udp { ip: [10, 0, 0, 1].into(), port };
+        let register = Command::Register { name: "my_vpn".into(), layer: "my_layer".into() };
+        let bind = Command::Program { program: "ovpn".into(), name: "my_vpn".into(), bind: true };
+        for (line, expected) in [
+            ("ipcp bootstrap type eth-dix name dix layer my_layer dev lo", bootstrap("dix", dix)),
+            ("i b t udp n udp l my_layer ip 10.0.0.1", bootstrap("udp", udp(None))),
+            ("i b l my_layer ip 10.0.0.1 sport 4000 n udp t udp4", bootstrap("udp", udp(Some(4000)))),
+            ("reg name my_vpn layer my_layer", register.clone()),
+            ("reg n my_vpn l my_layer", register.clone()),
+            ("name reg my_vpn layer my_layer", register.clone()),
+            ("r l my_layer n my_vpn", register),
+            ("bind program ovpn name my_vpn", bind),
+        ] {
+            assert_eq!(parsed(line), Ok(expected), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (line, message) in [
+            ("", "expected ipcp, name, bind, unbind, register, unregister"),
+            ("un program x name y", "un: may be unbind or unregister"),
+            ("frob", "frob: expected ipcp, name, bind, unbind, register, unregister"),
+            ("ipcp bootstrap type udp name a layer b", "expected ip and its value"),
+            ("ipcp bootstrap type udp6 name a layer b ip 1.2.3.4",
+             "ip 1.2.3.4: an address of the other family"),
+            ("ipcp bootstrap type udp name a layer b ip ::1 dev lo",
+             "dev: expected a keyword that goes with type udp"),
+            ("ipcp bootstrap type udp name a layer b ip ::1 port 65536",
+             "port 65536: not a number that fits"),
+            ("ipcp bootstrap type token-ring name a layer b",
+             "type token-ring: eth-dix, udp, udp4 or udp6 is known"),
+            ("bind program a process 1 name n", "expected either program or process"),
+            ("name create", "expected a name"),
+            ("name list all", "all: expected the end of the command"),
+            ("reg name a name b", "name: given twice"),
+            ("reg name", "expected a value behind name"),
+        ] {
+            let error = parsed(line).expect_err(line);
+            assert_eq!(error.to_string(), message, "{line}");
+        }
+    }
+}

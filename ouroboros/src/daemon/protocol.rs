@@ -1,0 +1,289 @@
+//! What applications and tools say to `irmd`: one JSON object in each datagram
+//! of a Unix seqpacket socket, one request a connection. Not here: sockets
+//! (`client`), what the daemon does.
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
+
+use crate::{
+    crypto::{FlowKey, Suite},
+    flow::FlowInfo,
+    proto::protection::FlowKeys,
+    wire::{Eid, Name, PeerAddress, QosSpec},
+};
+
+/// Longest request or response in bytes.
+pub const LARGEST_DATAGRAM: usize = 64 * 1024;
+
+/// What an IPCP is bootstrapped over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TransportSpec {
+    /// Raw Ethernet.
+    EthDix {
+        /// The interface.
+        device: String,
+        /// The ethertype, 0xa000 by default.
+        ethertype: Option<u16>,
+        /// The directory hash, such as `sha3-256`.
+        hash: Option<String>,
+    },
+    /// UDP.
+    Udp {
+        /// The local address.
+        ip: std::net::IpAddr,
+        /// The port, 3435 by default.
+        port: Option<u16>,
+    },
+}
+
+/// The algorithms of a flow, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SuiteNames {
+    /// Key exchange.
+    pub kex: String,
+    /// Key derivation hash.
+    pub kdf: String,
+    /// Cipher.
+    pub cipher: String,
+}
+
+impl From<Suite> for SuiteNames {
+    fn from(suite: Suite) -> Self {
+        Self {
+            kex: suite.kex.to_string(),
+            kdf: suite.kdf.to_string(),
+            cipher: suite.cipher.to_string(),
+        }
+    }
+}
+
+impl TryFrom<&SuiteNames> for Suite {
+    type Error = crate::crypto::UnknownAlgorithm;
+
+    fn try_from(names: &SuiteNames) -> Result<Self, Self::Error> {
+        Ok(Self {
+            kex: names.kex.parse()?,
+            kdf: names.kdf.parse()?,
+            cipher: names.cipher.parse()?,
+        })
+    }
+}
+
+/// The encryption of a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Security {
+    /// Plain flows.
+    None,
+    /// At least this.
+    Suite(SuiteNames),
+}
+
+/// What the daemon is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Request {
+    /// Makes an IPCP that is not attached yet.
+    CreateIpcp {
+        /// Its name.
+        name: String,
+        /// Its type, such as `udp`.
+        kind: String,
+    },
+    /// Attaches an IPCP, made first if need be, and puts it into a layer.
+    BootstrapIpcp {
+        /// Its name.
+        name: String,
+        /// The layer.
+        layer: String,
+        /// What it is attached to.
+        transport: TransportSpec,
+    },
+    /// Destroys an IPCP.
+    DestroyIpcp {
+        /// Its name.
+        name: String,
+    },
+    /// Lists the IPCPs.
+    ListIpcps,
+    /// Makes a name known, with its encryption.
+    CreateName {
+        /// The name.
+        name: String,
+        /// For flows that are accepted.
+        server: Option<Security>,
+        /// For flows that are allocated.
+        client: Option<Security>,
+    },
+    /// Forgets a name and its bindings.
+    DestroyName {
+        /// The name.
+        name: String,
+    },
+    /// Registers a name in a layer.
+    Register {
+        /// The name.
+        name: String,
+        /// The layer.
+        layer: String,
+    },
+    /// Takes a name out of a layer.
+    Unregister {
+        /// The name.
+        name: String,
+        /// The layer.
+        layer: String,
+    },
+    /// Lists the names.
+    ListNames,
+    /// Binds a program, or takes the binding back.
+    Program {
+        /// The executable, as an absolute path.
+        path: String,
+        /// The name.
+        name: String,
+        /// Whether to bind.
+        bind: bool,
+    },
+    /// Binds a process, or takes the binding back.
+    Process {
+        /// The process id.
+        pid: u32,
+        /// The name.
+        name: String,
+        /// Whether to bind.
+        bind: bool,
+    },
+    /// Waits for a flow to a name bound to this process or its program.
+    Accept {
+        /// Only this name.
+        name: Option<String>,
+    },
+    /// Allocates a flow.
+    Allocate {
+        /// Whom to.
+        name: String,
+        /// What it should be like.
+        qos: QosSpec,
+        /// How it must be encrypted.
+        suite: Option<SuiteNames>,
+        /// How long it may take, in milliseconds.
+        timeout: u64,
+    },
+}
+
+/// What the daemon answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Response {
+    /// It is done.
+    Done,
+    /// The IPCPs.
+    Ipcps(Vec<IpcpEntry>),
+    /// The names.
+    Names(Vec<NameEntry>),
+    /// A flow; its data path's descriptor comes with the datagram.
+    Flow(Box<FlowGrant>),
+    /// It cannot be done, and why.
+    Error(String),
+}
+
+/// One IPCP in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpcpEntry {
+    /// Its name.
+    pub name: String,
+    /// Its layer; empty if it is not bootstrapped.
+    pub layer: String,
+    /// What it is attached to.
+    pub attachment: String,
+}
+
+/// One name in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameEntry {
+    /// The name.
+    pub name: String,
+    /// Layers it is registered in.
+    pub layers: Vec<String>,
+    /// Programs bound to it.
+    pub programs: Vec<String>,
+    /// Processes bound to it.
+    pub processes: Vec<u32>,
+    /// What its server demands.
+    pub encryption: String,
+}
+
+/// How a flow's frames reach the application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum DataPath {
+    /// Through the daemon, in batches, as ciphertext.
+    Relay,
+}
+
+/// A flow handed to an application. Packets are sealed and opened there.
+#[derive(Serialize, Deserialize)]
+pub struct FlowGrant {
+    name: String,
+    peer: PeerAddress,
+    local: Eid,
+    remote: Eid,
+    qos: QosSpec,
+    suite: Option<SuiteNames>,
+    key: Option<[u8; 32]>,
+    /// Largest frame of the path in bytes.
+    pub(super) largest_frame: usize,
+    /// How frames arrive.
+    pub path: DataPath,
+}
+
+/// The daemon's grant makes no sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the daemon granted a flow that makes no sense")]
+pub struct BadGrant;
+
+impl FlowGrant {
+    pub(super) fn new(info: &FlowInfo, keys: Option<&FlowKeys>, largest_frame: usize) -> Self {
+        Self {
+            name: info.name.to_string(),
+            peer: info.peer,
+            local: info.local,
+            remote: info.remote,
+            qos: info.qos,
+            suite: info.suite.map(Into::into),
+            key: keys.map(|keys| *keys.key.as_bytes()),
+            largest_frame,
+            path: DataPath::Relay,
+        }
+    }
+
+    pub(super) fn open(&self) -> Result<(FlowInfo, Option<FlowKeys>), BadGrant> {
+        let name: Name = self.name.parse().map_err(|_| BadGrant)?;
+        let suite = self.suite.as_ref().map(Suite::try_from).transpose().map_err(|_| BadGrant)?;
+        let keys = match (suite, self.key) {
+            (None, None) => None,
+            (Some(suite), Some(key)) => {
+                Some(FlowKeys { cipher: suite.cipher, key: FlowKey::new(key) })
+            }
+            _ => return Err(BadGrant),
+        };
+        Ok((FlowInfo::new(name, self.peer, (self.local, self.remote), self.qos, suite), keys))
+    }
+}
+
+impl Drop for FlowGrant {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
+}
+
+impl std::fmt::Debug for FlowGrant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FlowGrant").field("name", &self.name).finish_non_exhaustive()
+    }
+}

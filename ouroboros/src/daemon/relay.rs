@@ -1,0 +1,217 @@
+//! A flow's frames through the daemon: a Unix seqpacket socket whose datagrams
+//! are batches, each frame behind its length in two bytes. Ciphertext only: the
+//! daemon relays what it cannot be asked to understand.
+
+use std::{
+    io,
+    os::fd::{BorrowedFd, OwnedFd, AsFd},
+    sync::Arc,
+    thread,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    net::{
+        AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send,
+        shutdown, socketpair, sockopt,
+    },
+};
+
+use super::protocol::FlowGrant;
+use crate::{
+    flow::RawFlow,
+    transport::{Path, ReceiveBatch, SendBatch},
+    wire::{Eid, PeerAddress},
+};
+
+const LENGTH: usize = 2;
+/// Largest datagram on the relay's socket, in bytes.
+const DATAGRAM: usize = 64 * 1024;
+const BUFFER: usize = 1 << 20;
+
+/// One end of the relay.
+pub(super) struct RelayPath {
+    socket: OwnedFd,
+    largest_frame: usize,
+}
+
+impl RelayPath {
+    pub(super) fn new(socket: OwnedFd, largest_frame: usize) -> Self {
+        Self { socket, largest_frame: largest_frame.min(DATAGRAM / 2) }
+    }
+}
+
+impl Path for RelayPath {
+    fn connect(&self, _remote: Eid, _peer: PeerAddress) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn send(&self, batch: &mut SendBatch) -> io::Result<()> {
+        while batch.sent() < batch.len() {
+            let first = batch.sent();
+            let start = batch.range(first).start;
+            let (mut end, mut count) = (start, 0);
+            while first + count < batch.len() {
+                let range = batch.range(first + count);
+                if range.end - start > DATAGRAM {
+                    break;
+                }
+                let length = u16::try_from(range.len() - LENGTH).unwrap_or(u16::MAX);
+                batch.bytes_mut()[range.start..range.start + LENGTH]
+                    .copy_from_slice(&length.to_be_bytes());
+                end = range.end;
+                count += 1;
+            }
+            if count == 0 {
+                batch.skip_oversize();
+                continue;
+            }
+            send(&self.socket, &batch.bytes()[start..end], SendFlags::NOSIGNAL)?;
+            batch.advance(count);
+        }
+        Ok(())
+    }
+
+    fn receive(&self, batch: &mut ReceiveBatch) -> io::Result<()> {
+        let (size, _) = recv(&self.socket, batch.buffer_mut(), RecvFlags::empty())?;
+        if size == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the flow's relay is gone"));
+        }
+        let mut at = 0;
+        while let Some(length) = batch.buffer_mut()[at..size].first_chunk::<LENGTH>() {
+            let start = at + LENGTH;
+            at = start + usize::from(u16::from_be_bytes(*length));
+            if at > size {
+                break;
+            }
+            batch.push(start..at);
+        }
+        Ok(())
+    }
+
+    fn send_management(&self, _message: &[u8]) -> Option<io::Result<()>> {
+        None
+    }
+
+    fn readiness(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn headroom(&self) -> usize {
+        LENGTH
+    }
+
+    fn largest_frame(&self) -> usize {
+        self.largest_frame
+    }
+
+    fn description(&self) -> String {
+        "relayed by irmd".to_owned()
+    }
+}
+
+/// Relays a flow's frames between its path and an application, on two threads,
+/// until either side ends. Returns what the application needs: the grant and
+/// its end of the relay.
+///
+/// # Errors
+///
+/// No sockets or threads can be had.
+pub fn relay(flow: RawFlow) -> io::Result<(FlowGrant, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (own, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    for end in [&own, &theirs] {
+        // Less is slower, no more.
+        let _ = sockopt::set_socket_send_buffer_size(end, BUFFER);
+    }
+    let largest_frame = flow.path.largest_frame();
+    let grant = FlowGrant::new(&flow.info, flow.keys.as_ref(), largest_frame);
+    let relay = Arc::new(RelayPath::new(own, largest_frame));
+    let flow = Arc::new(flow);
+    let (outward, outward_relay) = (flow.clone(), relay.clone());
+    thread::Builder::new().name("relay-out".to_owned()).spawn(move || {
+        let ended = pump(&*outward_relay, &*outward.path, &outward_relay.socket, &outward);
+        tracing::debug!(name = %outward.info.name, ?ended, "flow relayed no longer");
+        let _ = shutdown(&outward_relay.socket, Shutdown::Both);
+    })?;
+    thread::Builder::new().name("relay-in".to_owned()).spawn(move || {
+        let _ = early(&flow, &relay);
+        let _ = pump(&*flow.path, &*relay, &relay.socket, &flow);
+        let _ = shutdown(&relay.socket, Shutdown::Both);
+    })?;
+    Ok((grant, theirs))
+}
+
+/// Frames that came before there was a relay.
+fn early(flow: &RawFlow, relay: &RelayPath) -> io::Result<()> {
+    let mut batch = SendBatch::new(relay.headroom(), DATAGRAM);
+    for frame in &flow.early {
+        if let Some(room) = batch.push(frame.len()) {
+            room.copy_from_slice(frame);
+        }
+    }
+    relay.send(&mut batch)
+}
+
+/// Moves frames from one path to the other until one fails or the
+/// application's end, `relay`, hangs up.
+fn pump(from: &dyn Path, to: &dyn Path, relay: &OwnedFd, flow: &RawFlow) -> io::Result<()> {
+    let mut received = ReceiveBatch::new(4 * DATAGRAM);
+    let mut batch = SendBatch::new(to.headroom(), DATAGRAM);
+    loop {
+        let wanted = PollFlags::IN;
+        let mut fds = [
+            PollFd::from_borrowed_fd(from.readiness(), wanted),
+            PollFd::new(relay, PollFlags::empty()),
+        ];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if fds[1].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
+            return Ok(());
+        }
+        received.clear();
+        match from.receive(&mut received) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error),
+        }
+        if let Some(take) = &flow.strays {
+            received.strays().for_each(take);
+        }
+        for index in 0..received.len() {
+            let frame = received.frame(index);
+            if !batch.fits(frame.len()) {
+                forward(to, &mut batch, relay)?;
+            }
+            if let Some(room) = batch.push(frame.len()) {
+                room.copy_from_slice(frame);
+            }
+        }
+        forward(to, &mut batch, relay)?;
+    }
+}
+
+/// Sends a batch, waiting while the receiver is busy: backpressure reaches the
+/// sender instead of a drop in the middle.
+fn forward(to: &dyn Path, batch: &mut SendBatch, relay: &OwnedFd) -> io::Result<()> {
+    while let Err(error) = to.send(batch) {
+        if error.kind() != io::ErrorKind::WouldBlock {
+            return Err(error);
+        }
+        let mut fds = [
+            PollFd::from_borrowed_fd(to.readiness(), PollFlags::OUT),
+            PollFd::new(relay, PollFlags::empty()),
+        ];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if fds[1].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    batch.clear();
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! The daemon's Unix socket, both sides: datagrams of JSON, and a descriptor
+//! with one where a flow is handed over.
+
+use std::{
+    env, io,
+    io::{IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use async_io::Async;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    accept_with, bind, connect, listen, recvmsg, sendmsg, socket_with, sockopt,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use zeroize::Zeroizing;
+
+use super::protocol::LARGEST_DATAGRAM;
+
+/// Where the daemon listens: `OUROBOROS_SOCKET`, or
+/// `/run/ouroboros/irmd.sock`.
+pub fn socket_path() -> PathBuf {
+    env::var_os("OUROBOROS_SOCKET")
+        .filter(|path| !path.is_empty())
+        .map_or_else(|| PathBuf::from("/run/ouroboros/irmd.sock"), PathBuf::from)
+}
+
+const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
+
+fn seqpacket() -> io::Result<OwnedFd> {
+    Ok(socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, FLAGS, None)?)
+}
+
+/// The listening socket of a daemon.
+#[derive(Debug)]
+pub struct Listener(Async<OwnedFd>);
+
+impl Listener {
+    /// Listens at `path`, which must not exist.
+    ///
+    /// # Errors
+    ///
+    /// Those of bind(2) and listen(2).
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        let socket = seqpacket()?;
+        bind(&socket, &SocketAddrUnix::new(path)?)?;
+        listen(&socket, 64)?;
+        Ok(Self(Async::new_nonblocking(socket)?))
+    }
+
+    /// Waits for an application.
+    ///
+    /// # Errors
+    ///
+    /// Those of accept(2).
+    pub async fn accept(&self) -> io::Result<Connection> {
+        let socket = self.0.read_with(|socket| Ok(accept_with(socket, FLAGS)?)).await?;
+        Ok(Connection(Async::new_nonblocking(socket)?))
+    }
+}
+
+/// A connection between an application and a daemon.
+#[derive(Debug)]
+pub struct Connection(Async<OwnedFd>);
+
+impl Connection {
+    /// Connects to the daemon at `path`.
+    ///
+    /// # Errors
+    ///
+    /// Those of connect(2).
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let socket = seqpacket()?;
+        connect(&socket, &SocketAddrUnix::new(path)?)?;
+        Ok(Self(Async::new_nonblocking(socket)?))
+    }
+
+    /// The process at the other end, when it connected.
+    ///
+    /// # Errors
+    ///
+    /// Those of getsockopt(2).
+    pub fn peer_process(&self) -> io::Result<u32> {
+        let credentials = sockopt::socket_peercred(self.0.get_ref())?;
+        Ok(credentials.pid.as_raw_nonzero().get().cast_unsigned())
+    }
+
+    /// Sends one message, with a descriptor if there is one.
+    ///
+    /// # Errors
+    ///
+    /// The message is too long, or the other end is gone.
+    pub async fn send(
+        &self,
+        message: &impl Serialize,
+        descriptor: Option<&OwnedFd>,
+    ) -> io::Result<()> {
+        // It may hold a key.
+        let bytes = Zeroizing::new(serde_json::to_vec(message)?);
+        if bytes.len() > LARGEST_DATAGRAM {
+            return Err(io::Error::other("message too long"));
+        }
+        self.0
+            .write_with(|socket| {
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                let mut ancillary = SendAncillaryBuffer::new(&mut space);
+                let descriptors = descriptor.map(AsFd::as_fd);
+                let descriptors = descriptors.as_slice();
+                if !descriptors.is_empty() {
+                    ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+                }
+                let parts = [IoSlice::new(&bytes)];
+                Ok(sendmsg(socket, &parts, &mut ancillary, SendFlags::NOSIGNAL)?)
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// Receives one message, and the descriptor that came with it.
+    ///
+    /// # Errors
+    ///
+    /// The other end is gone (`UnexpectedEof`), or said no such message
+    /// (`InvalidData`).
+    pub async fn receive<T: DeserializeOwned>(&self) -> io::Result<(T, Option<OwnedFd>)> {
+        let mut bytes = Zeroizing::new(vec![0; LARGEST_DATAGRAM]);
+        let (size, whole, descriptor) = self
+            .0
+            .read_with(|socket| {
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+                let mut parts = [IoSliceMut::new(&mut bytes)];
+                let flags = RecvFlags::CMSG_CLOEXEC;
+                let message = recvmsg(socket, &mut parts, &mut ancillary, flags)?;
+                let descriptor = ancillary.drain().find_map(|message| match message {
+                    RecvAncillaryMessage::ScmRights(mut rights) => rights.next(),
+                    _ => None,
+                });
+                let whole = !message.flags.contains(ReturnFlags::TRUNC);
+                Ok((message.bytes, whole, descriptor))
+            })
+            .await?;
+        if size == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if !whole {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "message too long"));
+        }
+        Ok((serde_json::from_slice(&bytes[..size])?, descriptor))
+    }
+
+    /// Waits until the other end hangs up, or says something out of turn.
+    ///
+    /// # Errors
+    ///
+    /// The reactor fails.
+    pub async fn hung_up(&self) -> io::Result<()> {
+        self.0.readable().await
+    }
+}
