@@ -1,6 +1,6 @@
 //! eth-dix (WIRE.md, "eth-dix") on libpcap, for systems without packet sockets:
 //! a capture handle with a filter for management and one for each flow. One
-//! frame per call, so slower than [`EthDix`](super::EthDix).
+//! frame per call, so slower than [`EthDix`].
 
 use std::{
     io,
