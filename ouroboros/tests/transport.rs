@@ -230,3 +230,24 @@ fn eth_dix_says_what_is_missing() {
         assert!(error.to_string().contains("ip link"));
     });
 }
+
+#[cfg(feature = "pcap")]
+#[test]
+fn eth_dix_by_libpcap_talks_to_packet_sockets() {
+    use ouroboros::transport::pcap::PcapDix;
+    isolated(|| {
+        let here = PcapDix::on("lo").open().unwrap();
+        let there = EthDix::on("lo").open().unwrap();
+        let (ours, theirs) = (here.management().unwrap(), there.management().unwrap());
+        ours.send(Destination::Broadcast, b"query").unwrap();
+        let (query, lo) = message(&*theirs);
+        assert_eq!(query, b"query");
+        let asks = here.open_requester(Eid(7), None).unwrap();
+        let answers = there.open_responder(Eid(9), Eid(7), lo).unwrap();
+        asks.connect(Eid(9), lo).unwrap();
+        send(&*answers, &mixed());
+        assert_eq!(receive(&*here, &*asks, mixed().len()), mixed());
+        send(&*asks, &mixed());
+        assert_eq!(receive(&*there, &*answers, mixed().len()), mixed());
+    });
+}
