@@ -1,10 +1,7 @@
 //! `enc.conf`: the encryption of a name, as `irm name create` reads it. Lines
 //! of `kex=`, `kdf=` and `cipher=`, or `none`; `#` begins a comment.
 
-use ouroboros::{
-    crypto::Suite,
-    daemon::protocol::Security,
-};
+use ouroboros::{crypto::Suite, daemon::protocol::Security};
 
 /// A line of the file makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,7 +58,8 @@ mod tests {
 
     #[test]
     fn a_bad_line_is_named() {
-        for (text, line) in [("kex=rot13", 1), ("\ncipher=aes-256-ctr", 2), ("kex", 1), ("a=b", 1)] {
+        for (text, line) in [("kex=rot13", 1), ("\ncipher=aes-256-ctr", 2), ("kex", 1), ("a=b", 1)]
+        {
             assert_eq!(parse(text).expect_err(text).line, line, "{text}");
         }
     }

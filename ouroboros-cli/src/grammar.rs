@@ -156,8 +156,7 @@ fn ipcp(words: Words<'_>) -> Result<Command, UsageError> {
 const TYPES: &[&str] = &["eth-dix", "udp", "udp4", "udp6"];
 
 fn bootstrap(words: Words<'_>) -> Result<Command, UsageError> {
-    let keywords =
-        ["type", "name", "layer", "dev", "ip", "port", "sport", "ethertype", "hash"];
+    let keywords = ["type", "name", "layer", "dev", "ip", "port", "sport", "ethertype", "hash"];
     let mut pairs = Pairs::parse(words, &keywords)?;
     let name = pairs.need("name")?;
     let layer = pairs.need("layer")?;
@@ -242,15 +241,11 @@ fn matching(word: &str, candidates: &[&'static str]) -> Result<&'static str, Usa
     }
     let found: Vec<_> = candidates.iter().filter(|c| c.starts_with(word)).copied().collect();
     match (word, &found[..]) {
-        ("", _) | (_, []) => Err(UsageError::Unknown {
-            word: word.to_owned(),
-            expected: candidates.join(", "),
-        }),
+        ("", _) | (_, []) => {
+            Err(UsageError::Unknown { word: word.to_owned(), expected: candidates.join(", ") })
+        }
         (_, [one]) => Ok(one),
-        _ => Err(UsageError::Ambiguous {
-            word: word.to_owned(),
-            candidates: found.join(" or "),
-        }),
+        _ => Err(UsageError::Ambiguous { word: word.to_owned(), candidates: found.join(" or ") }),
     }
 }
 
@@ -365,7 +360,10 @@ mod tests {
         for (line, expected) in [
             ("ipcp bootstrap type eth-dix name dix layer my_layer dev lo", bootstrap("dix", dix)),
             ("i b t udp n udp l my_layer ip 10.0.0.1", bootstrap("udp", udp(None))),
-            ("i b l my_layer ip 10.0.0.1 sport 4000 n udp t udp4", bootstrap("udp", udp(Some(4000)))),
+            (
+                "i b l my_layer ip 10.0.0.1 sport 4000 n udp t udp4",
+                bootstrap("udp", udp(Some(4000))),
+            ),
             ("reg name my_vpn layer my_layer", register.clone()),
             ("reg n my_vpn l my_layer", register.clone()),
             ("name reg my_vpn layer my_layer", register.clone()),
@@ -383,14 +381,22 @@ mod tests {
             ("un program x name y", "un: may be unbind or unregister"),
             ("frob", "frob: expected ipcp, name, bind, unbind, register, unregister"),
             ("ipcp bootstrap type udp name a layer b", "expected ip and its value"),
-            ("ipcp bootstrap type udp6 name a layer b ip 1.2.3.4",
-             "ip 1.2.3.4: an address of the other family"),
-            ("ipcp bootstrap type udp name a layer b ip ::1 dev lo",
-             "dev: expected a keyword that goes with type udp"),
-            ("ipcp bootstrap type udp name a layer b ip ::1 port 65536",
-             "port 65536: not a number that fits"),
-            ("ipcp bootstrap type token-ring name a layer b",
-             "type token-ring: eth-dix, udp, udp4 or udp6 is known"),
+            (
+                "ipcp bootstrap type udp6 name a layer b ip 1.2.3.4",
+                "ip 1.2.3.4: an address of the other family",
+            ),
+            (
+                "ipcp bootstrap type udp name a layer b ip ::1 dev lo",
+                "dev: expected a keyword that goes with type udp",
+            ),
+            (
+                "ipcp bootstrap type udp name a layer b ip ::1 port 65536",
+                "port 65536: not a number that fits",
+            ),
+            (
+                "ipcp bootstrap type token-ring name a layer b",
+                "type token-ring: eth-dix, udp, udp4 or udp6 is known",
+            ),
             ("bind program a process 1 name n", "expected either program or process"),
             ("name create", "expected a name"),
             ("name list all", "all: expected the end of the command"),

@@ -75,7 +75,9 @@ impl Irm {
     /// [`socket_path`](crate::daemon::socket_path). Whether it runs shows when
     /// it is asked. Its layers are made with the `irm` tool.
     pub fn connect() -> Self {
-        Self(Arc::new(State { daemon: Some(Client::new()), ..State::default() }))
+        let mut state = State::default();
+        state.daemon = Some(Client::new());
+        Self(Arc::new(state))
     }
 
     /// Adds an IPCP over `transport` to the layer called `layer`, which comes

@@ -62,11 +62,7 @@ impl TryFrom<&SuiteNames> for Suite {
     type Error = crate::crypto::UnknownAlgorithm;
 
     fn try_from(names: &SuiteNames) -> Result<Self, Self::Error> {
-        Ok(Self {
-            kex: names.kex.parse()?,
-            kdf: names.kdf.parse()?,
-            cipher: names.cipher.parse()?,
-        })
+        Ok(Self { kex: names.kex.parse()?, kdf: names.kdf.parse()?, cipher: names.cipher.parse()? })
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    os::fd::{BorrowedFd, OwnedFd, AsFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
     thread,
 };

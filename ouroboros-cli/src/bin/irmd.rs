@@ -1,0 +1,43 @@
+//! The Ouroboros daemon.
+
+use std::{process::ExitCode, sync::Arc};
+
+use futures_lite::{StreamExt, future};
+use ouroboros::daemon::socket_path;
+use ouroboros_cli::{
+    irmd::{Place, State, serve},
+    signals,
+};
+use structopt::StructOpt;
+
+/// Hosts Ouroboros layers, keeps names and bindings, serves applications
+#[derive(StructOpt)]
+#[structopt(name = "irmd")]
+struct Arguments {
+    /// Logs to standard output (standard error otherwise)
+    #[structopt(long)]
+    stdout: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = ouroboros_cli::arguments::<Arguments>();
+    ouroboros_cli::log(arguments.stdout);
+    match async_std::task::block_on(run()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => ouroboros_cli::failed("irmd", error.as_ref()),
+    }
+}
+
+async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    let mut signals = signals()?;
+    let path = socket_path();
+    let place = Place::take(&path)?;
+    tracing::info!(socket = %path.display(), "irmd {} serves", env!("CARGO_PKG_VERSION"));
+    let state = Arc::new(State::default());
+    future::or(serve(state, &place.listener), async {
+        signals.next().await;
+    })
+    .await;
+    tracing::info!("irmd ends");
+    Ok(())
+}

@@ -1,0 +1,280 @@
+//! Names, bindings and IPCPs of the daemon, and what each request does to them.
+//! No sockets.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use event_listener::{Event, EventListener};
+use ouroboros::{
+    Irm, ServerSecurity,
+    crypto::Suite,
+    daemon::protocol::{IpcpEntry, NameEntry, Request, Response, Security, TransportSpec},
+    transport::{EthDix, IntoTransport, OpenError, Transport, Udp},
+    wire::{DirectoryHash, Name},
+};
+
+#[derive(Default)]
+struct NameState {
+    client: Option<Suite>,
+    encryption: Option<Suite>,
+    programs: BTreeSet<String>,
+    processes: BTreeSet<u32>,
+}
+
+#[derive(Default)]
+struct Tables {
+    /// IPCPs that are not bootstrapped, with their types.
+    created: BTreeMap<String, String>,
+    names: BTreeMap<Name, NameState>,
+}
+
+/// The daemon's state.
+#[derive(Default)]
+pub struct State {
+    /// The layers.
+    pub irm: Irm,
+    tables: Mutex<Tables>,
+    bindings_changed: Event,
+}
+
+struct Spec(TransportSpec);
+
+impl IntoTransport for Spec {
+    fn open(self) -> Result<std::sync::Arc<dyn Transport>, OpenError> {
+        match self.0 {
+            TransportSpec::EthDix { device, ethertype, hash } => {
+                let mut builder = EthDix::on(&device);
+                if let Some(ethertype) = ethertype {
+                    builder = builder.ethertype(ethertype);
+                }
+                if let Some(hash) = hash.as_deref().and_then(directory_hash) {
+                    builder = builder.directory_hash(hash);
+                }
+                builder.open()
+            }
+            TransportSpec::Udp { ip, port } => {
+                let builder = Udp::at(ip);
+                match port {
+                    Some(port) => builder.port(port).open(),
+                    None => builder.open(),
+                }
+            }
+        }
+    }
+}
+
+fn directory_hash(name: &str) -> Option<DirectoryHash> {
+    match name.to_ascii_lowercase().as_str() {
+        "sha3-224" => Some(DirectoryHash::Sha3_224),
+        "sha3-256" => Some(DirectoryHash::Sha3_256),
+        "sha3-384" => Some(DirectoryHash::Sha3_384),
+        "sha3-512" => Some(DirectoryHash::Sha3_512),
+        _ => None,
+    }
+}
+
+type Outcome = Result<Response, String>;
+
+fn text(error: impl Display) -> String {
+    error.to_string()
+}
+
+impl State {
+    /// Does what `request` says, except for flows.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be done, for the user to read.
+    pub async fn handle(&self, request: Request) -> Outcome {
+        match request {
+            Request::CreateIpcp { name, kind } => self.create_ipcp(name, kind),
+            Request::BootstrapIpcp { name, layer, transport } => {
+                self.bootstrap(name, &layer, transport).await
+            }
+            Request::DestroyIpcp { name } => {
+                let created = self.tables().created.remove(&name).is_some();
+                if created || self.irm.destroy(&name) {
+                    Ok(Response::Done)
+                } else {
+                    Err(format!("{name}: no such IPCP"))
+                }
+            }
+            Request::ListIpcps => Ok(Response::Ipcps(self.ipcps())),
+            Request::CreateName { name, server, client } => {
+                self.create_name(&name, server.as_ref(), client.as_ref())
+            }
+            Request::DestroyName { name } => self.destroy_name(&name).await,
+            Request::Register { name, layer } => {
+                let known = self.irm.layer(&layer).ok_or(format!("{layer}: no such layer"))?;
+                known.register(&name).await.map_err(text)?;
+                self.tables().names.entry(name.parse().map_err(text)?).or_default();
+                Ok(Response::Done)
+            }
+            Request::Unregister { name, layer } => {
+                let known = self.irm.layer(&layer).ok_or(format!("{layer}: no such layer"))?;
+                known.unregister(&name).await.map_err(text)?;
+                Ok(Response::Done)
+            }
+            Request::ListNames => Ok(Response::Names(self.names())),
+            Request::Program { path, name, bind } => {
+                self.bind(&name, bind, |state| &mut state.programs, path)
+            }
+            Request::Process { pid, name, bind } => {
+                self.bind(&name, bind, |state| &mut state.processes, pid)
+            }
+            _ => Err("a request that this irmd does not know".to_owned()),
+        }
+    }
+
+    fn create_ipcp(&self, name: String, kind: String) -> Outcome {
+        if self.ipcps().iter().any(|ipcp| ipcp.name == name) {
+            return Err(format!("{name}: there is such an IPCP already"));
+        }
+        self.tables().created.insert(name, kind);
+        Ok(Response::Done)
+    }
+
+    async fn bootstrap(&self, name: String, layer: &str, transport: TransportSpec) -> Outcome {
+        if self.ipcps().iter().any(|ipcp| ipcp.name == name && !ipcp.layer.is_empty()) {
+            return Err(format!("{name}: the IPCP is bootstrapped already"));
+        }
+        if let TransportSpec::EthDix { hash: Some(hash), .. } = &transport
+            && directory_hash(hash).is_none()
+        {
+            return Err(format!("{hash}: not a directory hash (sha3-224, -256, -384 or -512)"));
+        }
+        self.irm.bootstrap_named(&name, layer, Spec(transport)).await.map_err(text)?;
+        self.tables().created.remove(&name);
+        Ok(Response::Done)
+    }
+
+    fn ipcps(&self) -> Vec<IpcpEntry> {
+        let mut entries: Vec<_> = self
+            .tables()
+            .created
+            .iter()
+            .map(|(name, kind)| IpcpEntry {
+                name: name.clone(),
+                layer: String::new(),
+                attachment: format!("{kind}, not bootstrapped"),
+            })
+            .collect();
+        for layer in self.irm.layers() {
+            entries.extend(layer.ipcps().iter().map(|ipcp| IpcpEntry {
+                name: ipcp.name().to_owned(),
+                layer: layer.name().to_owned(),
+                attachment: ipcp.description(),
+            }));
+        }
+        entries
+    }
+
+    fn create_name(
+        &self,
+        name: &str,
+        server: Option<&Security>,
+        client: Option<&Security>,
+    ) -> Outcome {
+        let name: Name = name.parse().map_err(text)?;
+        let suite = |security: Option<&Security>| match security {
+            Some(Security::Suite(names)) => Suite::try_from(names).map(Some).map_err(text),
+            _ => Ok(None),
+        };
+        let (encryption, client) = (suite(server)?, suite(client)?);
+        let mut tables = self.tables();
+        if tables.names.contains_key(&name) {
+            return Err(format!("{name}: there is such a name already"));
+        }
+        let policy = ServerSecurity { suite: encryption, require_encryption: encryption.is_some() };
+        self.irm.set_policy(name.clone(), policy);
+        tables.names.insert(name, NameState { client, encryption, ..NameState::default() });
+        Ok(Response::Done)
+    }
+
+    async fn destroy_name(&self, name: &str) -> Outcome {
+        let parsed: Name = name.parse().map_err(text)?;
+        if self.tables().names.remove(&parsed).is_none() {
+            return Err(format!("{name}: no such name"));
+        }
+        for layer in self.irm.layers() {
+            // It may be registered in some layers only.
+            let _ = layer.unregister(name).await;
+        }
+        self.irm.set_policy(parsed, ServerSecurity::default());
+        self.bindings_changed.notify(usize::MAX);
+        Ok(Response::Done)
+    }
+
+    fn names(&self) -> Vec<NameEntry> {
+        let layers = self.irm.layers();
+        let tables = self.tables();
+        let entry = |(name, state): (&Name, &NameState)| NameEntry {
+            name: name.to_string(),
+            layers: layers
+                .iter()
+                .filter(|layer| layer.names().contains(name))
+                .map(|layer| layer.name().to_owned())
+                .collect(),
+            programs: state.programs.iter().cloned().collect(),
+            processes: state.processes.iter().copied().collect(),
+            encryption: match state.encryption {
+                Some(suite) => suite.to_string(),
+                None => "as the client asks".to_owned(),
+            },
+        };
+        tables.names.iter().map(entry).collect()
+    }
+
+    fn bind<T: Ord + Display>(
+        &self,
+        name: &str,
+        bind: bool,
+        set: impl Fn(&mut NameState) -> &mut BTreeSet<T>,
+        value: T,
+    ) -> Outcome {
+        let parsed: Name = name.parse().map_err(text)?;
+        let mut tables = self.tables();
+        let done = if bind {
+            set(tables.names.entry(parsed).or_default()).insert(value);
+            true
+        } else {
+            tables.names.get_mut(&parsed).is_some_and(|state| set(state).remove(&value))
+        };
+        drop(tables);
+        self.bindings_changed.notify(usize::MAX);
+        if done { Ok(Response::Done) } else { Err(format!("{name}: no such binding")) }
+    }
+
+    /// The names bound to process `pid` or to its program, `executable`.
+    pub fn bound(&self, pid: u32, executable: Option<&str>) -> Vec<Name> {
+        let tables = self.tables();
+        let bound = tables.names.iter().filter(|(_, state)| {
+            state.processes.contains(&pid)
+                || executable.is_some_and(|path| state.programs.contains(path))
+        });
+        bound.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Tells of the next change to bindings.
+    pub fn bindings_changed(&self) -> EventListener {
+        self.bindings_changed.listen()
+    }
+
+    /// The encryption that flows allocated to `name` get here.
+    pub fn client_suite(&self, name: &Name) -> Option<Suite> {
+        self.tables().names.get(name)?.client
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("irm", &self.irm).finish_non_exhaustive()
+    }
+}
