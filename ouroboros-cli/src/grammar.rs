@@ -157,7 +157,14 @@ const TYPES: &[&str] = &["eth-dix", "udp", "udp4", "udp6"];
 
 fn bootstrap(words: Words<'_>) -> Result<Command, UsageError> {
     let keywords = ["type", "name", "layer", "dev", "ip", "port", "sport", "ethertype", "hash"];
-    let mut pairs = Pairs::parse(words, &keywords)?;
+    // Names from before: whole only, so that they make no prefix ambiguous.
+    // `autobind` stands alone and means nothing here.
+    let words: Vec<String> = words
+        .iter()
+        .filter(|word| *word != "autobind")
+        .map(|word| if word == "dirhash" { "hash".to_owned() } else { word.clone() })
+        .collect();
+    let mut pairs = Pairs::parse(&words, &keywords)?;
     let name = pairs.need("name")?;
     let layer = pairs.need("layer")?;
     let kind = one_of("type", pairs.need("type")?, TYPES)?;

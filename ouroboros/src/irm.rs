@@ -75,8 +75,13 @@ impl Irm {
     /// [`socket_path`](crate::daemon::socket_path). Whether it runs shows when
     /// it is asked. Its layers are made with the `irm` tool.
     pub fn connect() -> Self {
+        Self::connect_to(crate::daemon::socket_path())
+    }
+
+    /// Like [`connect`](Self::connect), for the daemon whose socket is `path`.
+    pub fn connect_to(path: impl Into<std::path::PathBuf>) -> Self {
         let mut state = State::default();
-        state.daemon = Some(Client::new());
+        state.daemon = Some(Client::at(path.into()));
         Self(Arc::new(state))
     }
 

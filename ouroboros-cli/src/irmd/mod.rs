@@ -12,7 +12,10 @@ use std::{
 };
 
 use ouroboros::daemon::Listener;
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, Mode, flock},
+    process::umask,
+};
 
 pub use serve::serve;
 pub use state::State;
@@ -64,7 +67,11 @@ impl Place {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(path, error)),
             _ => {}
         }
-        let listener = Listener::bind(path).map_err(|error| at(path, error))?;
+        // Not for a moment may others connect.
+        let mask = umask(Mode::from_raw_mode(0o117));
+        let listener = Listener::bind(path);
+        umask(mask);
+        let listener = listener.map_err(|error| at(path, error))?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o660))
             .and_then(|()| match group("ouroboros") {
                 Some(group) => std::os::unix::fs::chown(path, None, Some(group)),

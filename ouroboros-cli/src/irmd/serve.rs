@@ -119,15 +119,24 @@ async fn accept(
         if names.is_empty() {
             tracing::info!(pid, ?executable, "accepts flows, but no name is bound to it yet");
         }
-        let flow =
-            async { Some(state.irm.accept_raw(&names).await.map_err(|error| error.to_string())) };
+        let flow = async {
+            loop {
+                match state.irm.accept_raw(&names).await {
+                    Ok(flow) => return Some(Ok(flow)),
+                    // One request is lost, such as one from an address without
+                    // a way back. It must not end whoever waits for others.
+                    Err(error) => tracing::debug!(%error, "flow request not accepted"),
+                }
+            }
+        };
         let changed = async {
             changed.await;
             None
         };
         let gone = async { hang_up(connection).await.map(Some) };
         let arrived = async { Ok(future::or(flow, changed).await) };
-        if let Some(outcome) = future::or(arrived, gone).await? {
+        // Whoever is gone gets no flow: the next one may.
+        if let Some(outcome) = future::or(gone, arrived).await? {
             return Ok(outcome);
         }
     }

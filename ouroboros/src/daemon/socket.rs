@@ -13,7 +13,7 @@ use async_io::Async;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
-    accept_with, bind, connect, listen, recvmsg, sendmsg, socket_with, sockopt,
+    accept_with, bind, connect, listen, recv, recvmsg, sendmsg, socket_with, sockopt,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
@@ -28,6 +28,8 @@ pub fn socket_path() -> PathBuf {
         .map_or_else(|| PathBuf::from("/run/ouroboros/irmd.sock"), PathBuf::from)
 }
 
+/// More bytes than a message with a key has.
+const FLOW_MESSAGE: usize = 4096;
 const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
 
 fn seqpacket() -> io::Result<OwnedFd> {
@@ -98,8 +100,10 @@ impl Connection {
         message: &impl Serialize,
         descriptor: Option<&OwnedFd>,
     ) -> io::Result<()> {
-        // It may hold a key.
-        let bytes = Zeroizing::new(serde_json::to_vec(message)?);
+        // It may hold a key: room for a flow from the start, since a buffer
+        // that grows leaves its contents behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(FLOW_MESSAGE));
+        serde_json::to_writer(&mut *bytes, message)?;
         if bytes.len() > LARGEST_DATAGRAM {
             return Err(io::Error::other("message too long"));
         }
@@ -158,6 +162,7 @@ impl Connection {
     ///
     /// The reactor fails.
     pub async fn hung_up(&self) -> io::Result<()> {
-        self.0.readable().await
+        let peek = |socket: &OwnedFd| Ok(recv(socket, &mut [0; 1], RecvFlags::PEEK)?);
+        self.0.read_with(peek).await.map(drop)
     }
 }
