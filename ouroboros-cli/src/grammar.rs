@@ -157,13 +157,7 @@ const TYPES: &[&str] = &["eth-dix", "udp", "udp4", "udp6"];
 
 fn bootstrap(words: Words<'_>) -> Result<Command, UsageError> {
     let keywords = ["type", "name", "layer", "dev", "ip", "port", "sport", "ethertype", "hash"];
-    // Names from before: whole only, so that they make no prefix ambiguous.
-    // `autobind` stands alone and means nothing here.
-    let words: Vec<String> = words
-        .iter()
-        .filter(|word| *word != "autobind")
-        .map(|word| if word == "dirhash" { "hash".to_owned() } else { word.clone() })
-        .collect();
+    let words = without_old_keywords(words);
     let mut pairs = Pairs::parse(&words, &keywords)?;
     let name = pairs.need("name")?;
     let layer = pairs.need("layer")?;
@@ -189,6 +183,22 @@ fn bootstrap(words: Words<'_>) -> Result<Command, UsageError> {
     };
     pairs.end(&format!("a keyword that goes with type {kind}"))?;
     Ok(Command::Bootstrap { name, layer, transport })
+}
+
+/// `dirhash` is `hash`, and `autobind`, which stands alone, means nothing here.
+/// Old names count as whole words only, so that they make no prefix ambiguous.
+fn without_old_keywords(words: Words<'_>) -> Vec<String> {
+    let mut known = Vec::with_capacity(words.len());
+    let mut words = words.iter();
+    while let Some(keyword) = words.next() {
+        match keyword.as_str() {
+            "autobind" => continue,
+            "dirhash" => known.push("hash".to_owned()),
+            _ => known.push(keyword.clone()),
+        }
+        known.extend(words.next().cloned());
+    }
+    known
 }
 
 fn name(words: Words<'_>) -> Result<Command, UsageError> {
@@ -412,6 +422,75 @@ mod tests {
         ] {
             let error = parsed(line).expect_err(line);
             assert_eq!(error.to_string(), message, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_command_has_its_meaning() {
+        use Command::*;
+        let (a, b) = || -> (String, String) { ("a".into(), "b".into()) }();
+        let text = |text: &str| Some(text.to_owned());
+        for (line, expected) in [
+            ("ipcp create type udp name a", CreateIpcp { name: a.clone(), kind: "udp".into() }),
+            ("i c n a t e", CreateIpcp { name: a.clone(), kind: "eth-dix".into() }),
+            ("ipcp destroy name a", DestroyIpcp { name: a.clone() }),
+            ("i l", ListIpcps),
+            ("n l", ListNames),
+            ("name create a", CreateName { name: a.clone(), server: None, client: None }),
+            (
+                "name create a cencpath /c sencpath /s",
+                CreateName { name: a.clone(), server: text("/s"), client: text("/c") },
+            ),
+            ("n d a", DestroyName { name: a.clone() }),
+            ("name unreg a layer b", Unregister { name: a.clone(), layer: b.clone() }),
+            ("unr layer b name a", Unregister { name: a.clone(), layer: b.clone() }),
+            ("name r layer layer layer", Register { name: "layer".into(), layer: "layer".into() }),
+            (
+                "unb prog /bin/a n b",
+                Program { program: "/bin/a".into(), name: b.clone(), bind: false },
+            ),
+            ("bind proc 17 name b", Process { pid: 17, name: b.clone(), bind: true }),
+            ("unbind n b process 17", Process { pid: 17, name: b.clone(), bind: false }),
+        ] {
+            assert_eq!(parsed(line), Ok(expected), "{line}");
+        }
+    }
+
+    #[test]
+    fn old_keywords_of_bootstrap_are_understood_where_keywords_stand() {
+        let dix = |name: &str| Command::Bootstrap {
+            name: name.into(),
+            layer: "autobind".into(),
+            transport: TransportSpec::EthDix {
+                device: "lo".into(),
+                ethertype: Some(0xa001),
+                hash: Some("sha3-512".into()),
+            },
+        };
+        for (line, name) in [
+            ("i b autobind t eth-dix n a l autobind d lo e 0xa001 dirhash sha3-512", "a"),
+            ("i b t e n dirhash l autobind dev lo ethertype 40961 h sha3-512 autobind", "dirhash"),
+        ] {
+            assert_eq!(parsed(line), Ok(dix(name)), "{line}");
+        }
+    }
+
+    #[test]
+    fn no_words_make_the_parser_fail_otherwise_than_by_an_error() {
+        let words = ["", "i", "b", "un", "name", "t", "udp", "ip", "::1", "0x", "autobind", "p"];
+        for a in words {
+            for b in words {
+                for c in words {
+                    for d in words {
+                        let line: Vec<String> = [a, b, c, d].map(str::to_owned).to_vec();
+                        for end in 0..=4 {
+                            if let Err(error) = parse(&line[..end]) {
+                                assert!(!error.to_string().contains('\n'));
+                            }
+                        }
+                    }
+                }
+            }
         }
     }
 }

@@ -283,3 +283,67 @@ impl std::fmt::Debug for FlowGrant {
         f.debug_struct("FlowGrant").field("name", &self.name).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::Cipher;
+
+    fn info(suite: Option<Suite>) -> FlowInfo {
+        let peer = PeerAddress::Udp(([10, 0, 0, 1], 3435).into());
+        let name = "my_vpn".parse().expect("a name");
+        FlowInfo::new(name, peer, (Eid(7), Eid(70_000)), QosSpec::RAW_NO_ERRORS, suite)
+    }
+
+    fn over_the_wire(grant: &FlowGrant) -> FlowGrant {
+        let bytes = serde_json::to_vec(grant).expect("encoded");
+        serde_json::from_slice(&bytes).expect("decoded")
+    }
+
+    #[test]
+    fn a_granted_flow_is_the_same_on_both_sides() {
+        let suite = Suite { cipher: Cipher::ChaCha20Poly1305, ..Suite::default() };
+        let keys = FlowKeys { cipher: suite.cipher, key: FlowKey::new([0xa5; 32]) };
+        for (suite, keys) in [(Some(suite), Some(keys)), (None, None)] {
+            let grant = over_the_wire(&FlowGrant::new(&info(suite), keys.as_ref(), 1468));
+            assert_eq!(grant.largest_frame, 1468);
+            let (opened, opened_keys) = grant.open().expect("a grant that makes sense");
+            let told = |i: &FlowInfo| (i.name.clone(), i.peer, i.local, i.remote, i.qos, i.suite);
+            assert_eq!(told(&opened), told(&info(suite)));
+            let bytes = |keys: Option<FlowKeys>| keys.map(|k| (k.cipher, *k.key.as_bytes()));
+            assert_eq!(bytes(opened_keys), bytes(keys));
+        }
+    }
+
+    #[test]
+    fn a_suite_without_a_key_is_no_flow_and_no_key_is_ever_printed() {
+        let grant = FlowGrant::new(&info(Some(Suite::default())), None, 1468);
+        assert_eq!(grant.open().err(), Some(BadGrant));
+        let keys = FlowKeys { cipher: Cipher::Aes256Gcm, key: FlowKey::new([0xa5; 32]) };
+        let grant = FlowGrant::new(&info(Some(Suite::default())), Some(&keys), 1468);
+        let printed = format!("{:?}", Response::Flow(Box::new(grant)));
+        assert!(!printed.contains("165") && !printed.contains("a5"), "{printed}");
+    }
+
+    #[test]
+    fn requests_survive_the_wire() {
+        let transport = TransportSpec::Udp { ip: [10, 0, 0, 1].into(), port: Some(3435) };
+        let security = Some(Security::Suite(Suite::default().into()));
+        for request in [
+            Request::ListIpcps,
+            Request::BootstrapIpcp { name: "n".into(), layer: "l".into(), transport },
+            Request::CreateName { name: "n".into(), server: security, client: None },
+            Request::Accept { name: None },
+            Request::Allocate {
+                name: "n".into(),
+                qos: QosSpec::RAW,
+                suite: Some(Suite::default().into()),
+                timeout: u64::MAX,
+            },
+        ] {
+            let bytes = serde_json::to_vec(&request).expect("encoded");
+            let decoded: Request = serde_json::from_slice(&bytes).expect("decoded");
+            assert_eq!(decoded, request);
+        }
+    }
+}

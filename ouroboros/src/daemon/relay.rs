@@ -215,3 +215,63 @@ fn forward(to: &dyn Path, batch: &mut SendBatch, relay: &OwnedFd) -> io::Result<
     batch.clear();
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (RelayPath, OwnedFd) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (own, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).expect("a pair");
+        (RelayPath::new(own, 1468), theirs)
+    }
+
+    #[test]
+    fn a_batch_larger_than_a_datagram_arrives_whole_and_in_order() {
+        let (near, far) = pair();
+        let far = RelayPath::new(far, 1468);
+        let sizes: Vec<usize> = (0..100).map(|i| [0, 1, 1468, 700][i % 4]).collect();
+        let mut batch = SendBatch::new(near.headroom(), 160 * 1024);
+        for (i, &size) in sizes.iter().enumerate() {
+            batch.push(size).expect("room").fill(i as u8);
+        }
+        near.send(&mut batch).expect("sent");
+        let (mut received, mut arrived) = (ReceiveBatch::new(DATAGRAM), Vec::new());
+        while arrived.len() < sizes.len() {
+            received.clear();
+            far.receive(&mut received).expect("more frames");
+            arrived.extend((0..received.len()).map(|i| received.frame(i).to_vec()));
+        }
+        let expected: Vec<_> = sizes.iter().enumerate().map(|(i, &s)| vec![i as u8; s]).collect();
+        assert_eq!(arrived, expected);
+    }
+
+    #[test]
+    fn lengths_beyond_the_datagram_are_dropped() {
+        let (path, far) = pair();
+        let mut batch = ReceiveBatch::new(DATAGRAM);
+        for (datagram, frames) in [
+            (&[0, 1, 9, 0xff, 0xff, 1, 2][..], 1),
+            (&[0][..], 0),
+            (&[0, 2, 1][..], 0),
+            (&[0, 0, 0, 0][..], 2),
+        ] {
+            send(&far, datagram, SendFlags::NOSIGNAL).expect("sent");
+            batch.clear();
+            path.receive(&mut batch).expect("a datagram");
+            assert_eq!(batch.len(), frames, "{datagram:?}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_the_other_side_is_an_error_and_no_empty_batch() {
+        let (path, far) = pair();
+        let mut batch = ReceiveBatch::new(DATAGRAM);
+        let error = path.receive(&mut batch).expect_err("nothing there");
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        drop(far);
+        let error = path.receive(&mut batch).expect_err("nobody there");
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

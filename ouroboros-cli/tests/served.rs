@@ -1,0 +1,245 @@
+//! Flows between applications that two daemons serve, over an in-memory
+//! network: the daemons run in this process, behind real sockets.
+
+use std::{
+    path::PathBuf,
+    process,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+};
+
+use async_std::task::{self, JoinHandle, block_on};
+use futures_lite::future;
+use ouroboros::{
+    Flow, FlowSpec, Irm,
+    crypto::{Cipher, Suite},
+    daemon::protocol::{Request, Security},
+    transport::memory::{Memory, Network},
+};
+use ouroboros_cli::irmd::{Place, State, serve};
+
+/// A daemon and an application's view of it.
+struct Host {
+    state: Arc<State>,
+    application: Irm,
+    folder: PathBuf,
+    serving: Option<JoinHandle<()>>,
+}
+
+impl Host {
+    async fn new(station: Memory) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("ouroboros-served-{}-{}", process::id(), COUNT.fetch_add(1, Relaxed));
+        let folder = std::env::temp_dir().join(name);
+        let path = folder.join("irmd.sock");
+        let place = Place::take(&path).expect("a place");
+        let state = Arc::new(State::default());
+        state.irm.bootstrap("my_layer", station).await.expect("a layer");
+        let served = state.clone();
+        let serving = Some(task::spawn(async move { serve(served, &place.listener).await }));
+        Self { state, application: Irm::connect_to(path), folder, serving }
+    }
+
+    async fn ask(&self, request: Request) {
+        self.state.handle(request).await.expect("done");
+    }
+
+    async fn register(&self) {
+        self.ask(Request::Register { name: "my_vpn".into(), layer: "my_layer".into() }).await;
+    }
+
+    async fn bind(&self) {
+        let (pid, name) = (process::id(), "my_vpn".into());
+        self.ask(Request::Process { pid, name, bind: true }).await;
+    }
+
+    async fn encrypt(&self, server: Option<Suite>, client: Option<Suite>) {
+        let security = |suite: Option<Suite>| suite.map(|suite| Security::Suite(suite.into()));
+        let (server, client) = (security(server), security(client));
+        self.ask(Request::CreateName { name: "my_vpn".into(), server, client }).await;
+    }
+
+    /// The daemon ends.
+    async fn end(&mut self) {
+        if let Some(serving) = self.serving.take() {
+            serving.cancel().await;
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        block_on(self.end());
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+async fn hosts() -> (Host, Host) {
+    let network = Network::new();
+    (Host::new(network.station()).await, Host::new(network.station()).await)
+}
+
+async fn pair(server: &Host, client: &Host, spec: FlowSpec) -> (Flow, Flow) {
+    let (accepted, allocated) =
+        future::zip(server.application.accept_any(), client.application.allocate("my_vpn", spec))
+            .await;
+    (accepted.expect("accepted"), allocated.expect("allocated"))
+}
+
+async fn exchange(a: &Flow, b: &Flow) {
+    for (from, to) in [(a, b), (b, a)] {
+        for size in [1, 64, 1000, from.largest_packet().min(to.largest_packet())] {
+            let packet: Vec<u8> = (0..size).map(|byte| byte as u8).collect();
+            from.send(&packet).await.expect("sent");
+            let mut buffer = vec![0; 65_536];
+            let size = to.recv(&mut buffer).await.expect("received");
+            assert_eq!(&buffer[..size], packet);
+        }
+    }
+}
+
+#[test]
+fn plain_and_encrypted_flows_pass_through_two_daemons() {
+    block_on(async {
+        let (server, client) = hosts().await;
+        server.register().await;
+        server.bind().await;
+        let suite = Suite { cipher: Cipher::ChaCha20Poly1305, ..Suite::default() };
+        let raw = FlowSpec::raw();
+        let specs = [raw, raw.without_errors(), raw.encrypted(), raw.suite(suite)];
+        let mut open = Vec::new();
+        for spec in specs {
+            let (accepted, allocated) = pair(&server, &client, spec).await;
+            assert_eq!(accepted.info().suite, spec.security());
+            assert_eq!(allocated.info().suite, spec.security());
+            exchange(&accepted, &allocated).await;
+            open.push((accepted, allocated));
+        }
+        // All of them at once, and they outlive the names and bindings.
+        server.ask(Request::DestroyName { name: "my_vpn".into() }).await;
+        for (accepted, allocated) in &open {
+            exchange(accepted, allocated).await;
+        }
+    });
+}
+
+#[test]
+fn a_program_is_known_by_its_executable() {
+    block_on(async {
+        let (server, client) = hosts().await;
+        server.register().await;
+        let path = std::env::current_exe().and_then(std::fs::canonicalize).expect("a program");
+        let path = path.to_str().expect("UTF-8").to_owned();
+        let name = "my_vpn".to_owned();
+        server
+            .ask(Request::Program { path: "/bin/false".into(), name: "other".into(), bind: true })
+            .await;
+        server.ask(Request::Program { path, name, bind: true }).await;
+        let (accepted, allocated) = pair(&server, &client, FlowSpec::raw()).await;
+        exchange(&accepted, &allocated).await;
+    });
+}
+
+#[test]
+fn a_binding_reaches_those_who_wait_already() {
+    block_on(async {
+        let (server, client) = hosts().await;
+        server.register().await;
+        let accepted = server.application.accept_any();
+        let allocated = async {
+            server.bind().await;
+            client.application.allocate("my_vpn", FlowSpec::raw()).await
+        };
+        let (accepted, allocated) = future::zip(accepted, allocated).await;
+        exchange(&accepted.expect("accepted"), &allocated.expect("allocated")).await;
+    });
+}
+
+#[test]
+fn whoever_hung_up_gets_no_flow_and_the_next_one_does() {
+    block_on(async {
+        let (server, client) = hosts().await;
+        server.register().await;
+        server.bind().await;
+        for _ in 0..5 {
+            // Asked, and dropped while the daemon waits for a flow.
+            future::poll_once(server.application.accept_any()).await;
+        }
+        let (accepted, allocated) = pair(&server, &client, FlowSpec::raw().encrypted()).await;
+        exchange(&accepted, &allocated).await;
+    });
+}
+
+#[test]
+fn a_server_name_with_encryption_refuses_plain_flows() {
+    block_on(async {
+        let (server, client) = hosts().await;
+        server.encrypt(Some(Suite::default()), None).await;
+        server.register().await;
+        server.bind().await;
+        let waiting = server.application.clone();
+        let accepting = task::spawn(async move { waiting.accept_any().await });
+        let refused = client.application.allocate("my_vpn", FlowSpec::raw()).await;
+        assert!(refused.is_err(), "a plain flow to a name that demands encryption");
+        // Whoever waited still does, and gets the flow that is as demanded.
+        let allocated = client.application.allocate("my_vpn", FlowSpec::raw().encrypted()).await;
+        exchange(&accepting.await.expect("accepted"), &allocated.expect("allocated")).await;
+    });
+}
+
+#[test]
+fn a_client_name_with_encryption_makes_its_flows_encrypted() {
+    block_on(async {
+        let (server, client) = hosts().await;
+        let suite = Suite { cipher: Cipher::Aes128Gcm, ..Suite::default() };
+        client.encrypt(None, Some(suite)).await;
+        server.register().await;
+        server.bind().await;
+        let (accepted, allocated) = pair(&server, &client, FlowSpec::raw()).await;
+        assert_eq!(allocated.info().suite, Some(suite));
+        assert_eq!(accepted.info().suite, Some(suite));
+        exchange(&accepted, &allocated).await;
+    });
+}
+
+#[test]
+fn a_name_that_nobody_registered_is_not_found() {
+    block_on(async {
+        let (_server, client) = hosts().await;
+        let error = client.application.allocate("nobody", FlowSpec::raw()).await;
+        let message = error.expect_err("nobody is there").to_string();
+        assert!(message.contains("not found") || message.contains("in time"), "{message}");
+    });
+}
+
+#[test]
+fn nothing_readable_of_an_encrypted_flow_passes_the_daemon() {
+    block_on(async {
+        let (server, client) = hosts().await;
+        server.register().await;
+        server.bind().await;
+        // The client's daemon as such: what it holds is what it could relay.
+        let name = "my_vpn".parse().expect("a name");
+        let (accepted, raw) = future::zip(
+            server.application.accept_any(),
+            client.state.irm.allocate_raw(&name, FlowSpec::raw().encrypted()),
+        )
+        .await;
+        let (accepted, raw) = (accepted.expect("accepted"), raw.expect("allocated"));
+        accepted.send(&[b'A'; 512]).await.expect("sent");
+        let mut batch = ouroboros::transport::ReceiveBatch::new(1 << 16);
+        loop {
+            match raw.path.receive(&mut batch) {
+                Ok(()) if !batch.is_empty() => break,
+                Ok(()) => {}
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+            }
+            task::yield_now().await;
+        }
+        let frame = batch.frame(0);
+        assert!(frame.len() > 512);
+        assert!(!frame.windows(8).any(|window| window == [b'A'; 8]));
+    });
+}

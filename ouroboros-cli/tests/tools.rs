@@ -1,0 +1,303 @@
+//! The tools as a user meets them: exit codes, messages, the daemon's life.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+};
+
+use rustix::{
+    net::{
+        AddressFamily, SendFlags, SocketAddrUnix, SocketType, connect, recv, send, shutdown, socket,
+    },
+    process::{Pid, Signal, kill_process},
+};
+
+/// A folder of its own, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name =
+            format!("ouroboros-tools-{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).expect("a folder");
+        Self(path)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.0.join("run/irmd.sock")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn tool(path: &str, socket: &Path) -> Command {
+    let mut command = Command::new(path);
+    command.env("OUROBOROS_SOCKET", socket).env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+fn irm(socket: &Path, line: &str) -> Output {
+    let words = line.split_whitespace();
+    tool(env!("CARGO_BIN_EXE_irm"), socket).args(words).output().expect("irm runs")
+}
+
+/// Standard output of a command that has to work.
+fn told(output: Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{:?}: {text}", output.status);
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// The one line that a command which has to fail says.
+fn complaint(output: Output, code: i32) -> String {
+    let text = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    text
+}
+
+struct Daemon {
+    child: Child,
+    log: BufReader<std::process::ChildStdout>,
+}
+
+impl Daemon {
+    /// Starts one and waits until it serves.
+    fn start(socket: &Path) -> Self {
+        let mut child = tool(env!("CARGO_BIN_EXE_irmd"), socket)
+            .arg("--stdout")
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("irmd starts");
+        let mut log = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        while !line.contains("serves") {
+            line.clear();
+            assert_ne!(log.read_line(&mut line).expect("a log"), 0, "irmd ended");
+        }
+        Self { child, log }
+    }
+
+    fn end(mut self, signal: Signal) -> (Option<i32>, String) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).expect("signalled");
+        let mut log = String::new();
+        self.log.read_to_string(&mut log).expect("a log");
+        (self.child.wait().expect("ended").code(), log)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_daemon_ends_cleanly_on_either_signal_and_removes_its_socket() {
+    let folder = Folder::new();
+    let socket = folder.socket();
+    for signal in [Signal::INT, Signal::TERM] {
+        let daemon = Daemon::start(&socket);
+        assert!(socket.exists());
+        let (code, log) = daemon.end(signal);
+        assert_eq!(code, Some(0), "{log}");
+        assert!(log.contains("irmd ends"), "{log}");
+        assert!(!socket.exists());
+    }
+}
+
+#[test]
+fn the_daemon_does_not_start_twice_but_again_after_a_forced_kill() {
+    let folder = Folder::new();
+    let socket = folder.socket();
+    let daemon = Daemon::start(&socket);
+    let second = tool(env!("CARGO_BIN_EXE_irmd"), &socket).output().expect("irmd runs");
+    assert!(complaint(second, 1).contains("another irmd is running"));
+    told(irm(&socket, "ipcp list"));
+    daemon.end(Signal::KILL);
+    assert!(socket.exists(), "a killed daemon leaves its socket");
+    assert!(complaint(irm(&socket, "ipcp list"), 1).contains("irmd is not running at"));
+    let daemon = Daemon::start(&socket);
+    told(irm(&socket, "ipcp list"));
+    assert_eq!(daemon.end(Signal::TERM).0, Some(0));
+}
+
+#[test]
+fn only_the_owner_and_the_group_may_connect() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new();
+    let socket = folder.socket();
+    let _daemon = Daemon::start(&socket);
+    let mode = std::fs::metadata(&socket).expect("a socket").permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+}
+
+#[test]
+fn garbage_on_the_socket_does_not_stop_the_daemon() {
+    let folder = Folder::new();
+    let path = folder.socket();
+    let _daemon = Daemon::start(&path);
+    let address = SocketAddrUnix::new(&path).expect("an address");
+    let dial = || {
+        let socket = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).expect("a socket");
+        connect(&socket, &address).expect("connected");
+        socket
+    };
+    let deep = "[".repeat(60_000);
+    let long = format!("{{\"destroy-name\":{{\"name\":\"{}\"}}}}", "x".repeat(60_000));
+    let beyond = vec![b' '; 100_000];
+    for garbage in [
+        &b"\0"[..],
+        b"not json",
+        b"{}",
+        b"{\"accept\":{\"name\":5}}",
+        b"{\"frobnicate\":null}",
+        b"{\"allocate\":{\"name\":\"\",\"qos\":null}}",
+        b"\xff\xfe\xfd",
+        deep.as_bytes(),
+        long.as_bytes(),
+        &beyond,
+    ] {
+        let socket = dial();
+        send(&socket, garbage, SendFlags::NOSIGNAL).expect("sent");
+        let mut answer = [0; 65_536];
+        let (size, _) = recv(&socket, &mut answer, rustix::net::RecvFlags::empty()).expect("heard");
+        let answer = String::from_utf8_lossy(&answer[..size]);
+        assert!(answer.starts_with("{\"error\":"), "{answer}");
+    }
+    // Those who say nothing, ask and leave, or close half of the connection.
+    let silent: Vec<_> = (0..50).map(|_| dial()).collect();
+    for request in ["{\"accept\":{\"name\":null}}", "\"list-names\""] {
+        send(&dial(), request.as_bytes(), SendFlags::NOSIGNAL).expect("sent");
+    }
+    shutdown(&dial(), rustix::net::Shutdown::Write).expect("shut down");
+    told(irm(&path, "name list"));
+    drop(silent);
+    told(irm(&path, "name list"));
+}
+
+#[test]
+fn names_and_bindings_are_kept_and_listed() {
+    let folder = Folder::new();
+    let socket = folder.socket();
+    let _daemon = Daemon::start(&socket);
+    assert_eq!(told(irm(&socket, "name list")), "NAME  LAYERS  BOUND TO  ENCRYPTION\n");
+    told(irm(&socket, "bind program /bin/sh name my_vpn"));
+    told(irm(&socket, "bind process 1 name my_vpn"));
+    let shell = std::fs::canonicalize("/bin/sh").expect("a shell");
+    let list = told(irm(&socket, "n l"));
+    assert!(list.contains(&format!("{}, 1", shell.display())), "{list}");
+    let json: serde_json::Value =
+        serde_json::from_str(&told(irm(&socket, "name list --json"))).expect("JSON");
+    assert_eq!(json[0]["name"], "my_vpn");
+    assert_eq!(json[0]["programs"][0], shell.to_str().expect("UTF-8"));
+    assert_eq!(json[0]["processes"][0], 1);
+    told(irm(&socket, "unbind process 1 name my_vpn"));
+    assert!(complaint(irm(&socket, "unbind process 1 name my_vpn"), 1).contains("no such binding"));
+    told(irm(&socket, "name destroy my_vpn"));
+    assert!(complaint(irm(&socket, "name destroy my_vpn"), 1).contains("no such name"));
+
+    let conf = folder.0.join("enc.conf");
+    std::fs::write(&conf, "kex=prime256v1\ncipher=aes-128-gcm\nkdf=sha512\n").expect("written");
+    told(irm(&socket, &format!("name create safe sencpath {}", conf.display())));
+    let list = told(irm(&socket, "name list"));
+    for part in ["prime256v1", "aes-128-gcm", "sha512"] {
+        assert!(list.contains(part), "{list}");
+    }
+    std::fs::write(&conf, "kex=rot13\n").expect("written");
+    let bad = irm(&socket, &format!("name create bad sencpath {}", conf.display()));
+    assert!(complaint(bad, 1).contains("line 1"));
+}
+
+#[test]
+fn ipcps_come_and_go_on_the_loopback_address() {
+    let folder = Folder::new();
+    let socket = folder.socket();
+    let _daemon = Daemon::start(&socket);
+    let port =
+        std::net::UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("bound");
+    told(irm(&socket, "ipcp create type udp name u"));
+    assert!(told(irm(&socket, "ipcp list")).contains("udp, not bootstrapped"));
+    let bootstrap = format!("i b t udp n u l my_layer ip 127.0.0.1 port {}", port.port());
+    told(irm(&socket, &bootstrap));
+    let list = told(irm(&socket, "ipcp list"));
+    assert!(list.contains("my_layer") && !list.contains("not bootstrapped"), "{list}");
+    assert!(complaint(irm(&socket, &bootstrap), 1).contains("bootstrapped already"));
+    told(irm(&socket, "reg name my_vpn layer my_layer"));
+    assert!(told(irm(&socket, "name list")).contains("my_layer"));
+    assert!(complaint(irm(&socket, "reg n my_vpn l other"), 1).contains("no such layer"));
+    told(irm(&socket, "name unreg my_vpn layer my_layer"));
+    told(irm(&socket, "ipcp destroy name u"));
+    assert_eq!(told(irm(&socket, "ipcp list")), "NAME  LAYER  ATTACHED TO\n");
+    assert!(complaint(irm(&socket, "ipcp destroy name u"), 1).contains("no such IPCP"));
+    // What it had is free again.
+    told(irm(&socket, &bootstrap));
+}
+
+#[test]
+fn wrong_usage_is_one_line_and_exit_code_two() {
+    let folder = Folder::new();
+    let socket = folder.socket();
+    let (irmd, irm, ovpn) =
+        (env!("CARGO_BIN_EXE_irmd"), env!("CARGO_BIN_EXE_irm"), env!("CARGO_BIN_EXE_ovpn"));
+    for (path, line) in [
+        (irmd, "--frobnicate"),
+        (irmd, "my_layer"),
+        (irm, ""),
+        (irm, "frobnicate"),
+        (irm, "--frobnicate"),
+        (irm, "ipcp bootstrap type udp name a layer b ip nonsense"),
+        (ovpn, ""),
+        (ovpn, "--ip 10.0.0.1"),
+        (ovpn, "--ip 10.0.0.1/33"),
+        (ovpn, "--ip nonsense --mask 255.255.255.0"),
+        (ovpn, "--ip 10.0.0.1 --mask 255.0.255.0"),
+        (ovpn, "--ip 10.0.0.1 --mask nonsense"),
+        (ovpn, "--ip 10.0.0.1/24 --frobnicate"),
+    ] {
+        let output = tool(path, &socket).args(line.split_whitespace()).output().expect("runs");
+        let name = Path::new(path).file_name().and_then(|name| name.to_str()).expect("a name");
+        let said = complaint(output, 2);
+        assert!(said.starts_with(&format!("{name}: ")), "{said}");
+    }
+}
+
+#[test]
+fn without_a_daemon_the_tools_say_how_to_start_it() {
+    let folder = Folder::new();
+    let socket = folder.socket();
+    let expected = format!("irmd is not running at {}: start it with `irmd`", socket.display());
+    assert!(complaint(irm(&socket, "name list"), 1).contains(&expected));
+    for line in ["-i 10.0.0.1/24", "-n my_vpn -i 10.0.0.1 -m 255.255.255.0 -C"] {
+        let words = line.split_whitespace();
+        let output = tool(env!("CARGO_BIN_EXE_ovpn"), &socket).args(words).output().expect("runs");
+        assert!(complaint(output, 1).contains(&expected));
+    }
+}
+
+#[test]
+fn each_tool_tells_its_version_and_its_man_page() {
+    let folder = Folder::new();
+    for (path, name) in [
+        (env!("CARGO_BIN_EXE_irmd"), "irmd"),
+        (env!("CARGO_BIN_EXE_irm"), "irm"),
+        (env!("CARGO_BIN_EXE_ovpn"), "ovpn"),
+    ] {
+        let run =
+            |option: &str| told(tool(path, &folder.socket()).arg(option).output().expect("runs"));
+        assert_eq!(run("--version").trim(), format!("{name} {}", env!("CARGO_PKG_VERSION")));
+        let page = run("--generate-man");
+        assert!(page.starts_with(&format!(".TH {} 1", name.to_uppercase())), "{page}");
+        assert!(page.contains(".SH USAGE"), "{page}");
+    }
+}
