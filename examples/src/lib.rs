@@ -1,1 +1,4 @@
-//! What the examples share.
+//! What the examples share, and the long part of one of them.
+
+pub mod demonstration;
+mod host;

@@ -42,3 +42,7 @@ pub use irm::Irm;
 pub use layer::Layer;
 pub use proto::endpoint::ServerSecurity;
 pub use tunnel::{Tunnel, TunnelBuilder, TunnelError, TunnelStatistics};
+
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

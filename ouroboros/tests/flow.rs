@@ -150,7 +150,7 @@ fn a_silent_peer_is_noticed_and_a_living_one_is_not() {
 }
 
 #[test]
-fn two_servers_policies_are_kept() {
+fn a_name_that_requires_encryption_refuses_plain_flows() {
     future::block_on(async {
         let (server, client) = in_memory().await;
         let policy = ouroboros::ServerSecurity { require_encryption: true, ..Default::default() };

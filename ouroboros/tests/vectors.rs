@@ -121,10 +121,14 @@ fn allocation_headers_read_and_write_as_given() {
         assert_eq!(u64::from(header.cipher), vector["cipher_nid"].as_u64().expect("an id"));
         assert_eq!(header.data, bytes(vector, "request_data"));
         assert_eq!(header.encode().expect("encodes"), request);
-        let reply = Allocation::parse(&response, 32).expect("a reply");
+        let (digest, field) = match header.md {
+            0 => (Hash::Sha384, "request_hash_sha384"),
+            id => (Hash::from_id(id).expect("a known hash"), "request_hash_sha256"),
+        };
+        let reply = Allocation::parse(&response, digest.size()).expect("a reply");
         assert_eq!(Some(reply.timestamp), vector["response_timestamp_ns"].as_u64());
-        assert_eq!(reply.request_hash, Hash::Sha256.digest(&request));
-        assert_eq!(reply.request_hash, bytes(vector, "request_hash_sha256"));
+        assert_eq!(reply.request_hash, digest.digest(&request));
+        assert_eq!(reply.request_hash, bytes(vector, field));
         assert_eq!(reply.encode().expect("encodes"), response);
     }
 }
