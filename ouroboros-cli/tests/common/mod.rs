@@ -13,7 +13,7 @@ use std::{
 };
 
 /// Runs a shell command that has to succeed.
-pub fn shell(command: &str) -> String {
+pub(crate) fn shell(command: &str) -> String {
     let output = Command::new("sh").args(["-c", command]).output().expect("a shell");
     assert!(
         output.status.success(),
@@ -24,7 +24,7 @@ pub fn shell(command: &str) -> String {
 }
 
 /// Waits until `done`, or fails.
-pub fn eventually(what: &str, done: impl Fn() -> bool) {
+pub(crate) fn eventually(what: &str, done: impl Fn() -> bool) {
     let start = Instant::now();
     while !done() {
         assert!(start.elapsed() < Duration::from_secs(15), "never: {what}");
@@ -33,13 +33,13 @@ pub fn eventually(what: &str, done: impl Fn() -> bool) {
 }
 
 /// A network namespace with a daemon's socket of its own.
-pub struct Host {
-    pub name: String,
+pub(crate) struct Host {
+    pub(crate) name: String,
     folder: PathBuf,
 }
 
 impl Host {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("o7s{}-{number}", std::process::id());
@@ -50,12 +50,12 @@ impl Host {
     }
 
     /// Gives this host's resolver a hosts file.
-    pub fn hosts(&self, text: &str) {
+    pub(crate) fn hosts(&self, text: &str) {
         shell(&format!("mkdir -p /etc/netns/{}", self.name));
         fs::write(format!("/etc/netns/{}/hosts", self.name), text).expect("written");
     }
 
-    pub fn ip(&self, arguments: &str) -> String {
+    pub(crate) fn ip(&self, arguments: &str) -> String {
         shell(&format!("ip -n {} {arguments}", self.name))
     }
 
@@ -73,12 +73,12 @@ impl Host {
     }
 
     /// Runs a tool to its end.
-    pub fn run(&self, program: &str, words: &str) -> Output {
+    pub(crate) fn run(&self, program: &str, words: &str) -> Output {
         self.command(program, words).output().expect("a process")
     }
 
     /// Runs a tool that has to succeed.
-    pub fn must(&self, program: &str, words: &str) -> String {
+    pub(crate) fn must(&self, program: &str, words: &str) -> String {
         let output = self.run(program, words);
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{program} {words}: {error}");
@@ -86,7 +86,7 @@ impl Host {
     }
 
     /// Starts a tool and waits until it says a line with `sign` in it.
-    pub fn start(&self, program: &str, words: &str, sign: &str) -> Running {
+    pub(crate) fn start(&self, program: &str, words: &str, sign: &str) -> Running {
         let mut child = self
             .command(program, words)
             .stdout(Stdio::piped())
@@ -104,11 +104,11 @@ impl Host {
         Running { child, said }
     }
 
-    pub fn irmd(&self) -> Running {
+    pub(crate) fn irmd(&self) -> Running {
         self.start("irmd", "--stdout", "serves")
     }
 
-    pub fn has_device(&self, device: &str) -> bool {
+    pub(crate) fn has_device(&self, device: &str) -> bool {
         self.ip("-o link").contains(&format!(" {device}:"))
     }
 }
@@ -124,7 +124,7 @@ impl Drop for Host {
 
 /// Two hosts with a cable between them, `eth0` on both: 10.66.0.1 and
 /// 10.66.0.2, fd66::1 and fd66::2.
-pub fn cable() -> (Host, Host) {
+pub(crate) fn cable() -> (Host, Host) {
     let (one, two) = (Host::new(), Host::new());
     let (a, b) = (&one.name, &two.name);
     shell(&format!("ip link add eth0 netns {a} type veth peer name eth0 netns {b}"));
@@ -138,18 +138,18 @@ pub fn cable() -> (Host, Host) {
 }
 
 /// A tool that runs; killed when dropped.
-pub struct Running {
+pub(crate) struct Running {
     child: Child,
-    pub said: String,
+    pub(crate) said: String,
 }
 
 impl Running {
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// Sends a signal and returns the exit code.
-    pub fn end(mut self, signal: &str) -> Option<i32> {
+    pub(crate) fn end(mut self, signal: &str) -> Option<i32> {
         shell(&format!("kill -{signal} {}", self.child.id()));
         self.child.wait().expect("it ends").code()
     }
