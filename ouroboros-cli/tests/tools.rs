@@ -178,9 +178,9 @@ fn garbage_on_the_socket_does_not_stop_the_daemon() {
     // Those who say nothing, ask and leave, or close half of the connection.
     let silent: Vec<_> = (0..50).map(|_| dial()).collect();
     for request in ["{\"accept\":{\"name\":null}}", "\"list-names\""] {
-        send(&dial(), request.as_bytes(), SendFlags::NOSIGNAL).expect("sent");
+        send(dial(), request.as_bytes(), SendFlags::NOSIGNAL).expect("sent");
     }
-    shutdown(&dial(), rustix::net::Shutdown::Write).expect("shut down");
+    shutdown(dial(), rustix::net::Shutdown::Write).expect("shut down");
     told(irm(&path, "name list"));
     drop(silent);
     told(irm(&path, "name list"));
