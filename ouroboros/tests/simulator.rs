@@ -218,3 +218,27 @@ fn a_flood_of_requests_leaves_a_bounded_state() {
     server.handle_timeout(at(limits.hold));
     assert_eq!(server.held().0, 0, "what is not accepted is let go");
 }
+
+#[test]
+fn a_request_for_another_process_on_the_interface_is_left_to_it() {
+    let random = &mut Random(11);
+    for (dialect, hash, answers) in [
+        (Dialect::EthDix, DirectoryHash::Sha3_256, false),
+        (Dialect::Udp, DirectoryHash::Md5, true),
+    ] {
+        let mut asking = Endpoint::new(dialect, hash, Limits::default());
+        let request = AllocationRequest {
+            name: "elsewhere".parse().expect("a name"),
+            qos: QosSpec::RAW,
+            security: None,
+            local: Eid(300),
+            peer: Some(SERVER),
+            timeout: Duration::from_secs(1),
+        };
+        asking.allocate(at(Duration::ZERO), random, request).expect("within limits");
+        let message = asking.poll_transmit().expect("a request").message;
+        let mut bystander = Endpoint::new(dialect, hash, Limits::default());
+        bystander.handle(at(Duration::ZERO), random, CLIENT, None, &message);
+        assert_eq!(bystander.poll_transmit().is_some(), answers, "{dialect:?}");
+    }
+}

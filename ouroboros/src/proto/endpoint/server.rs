@@ -13,7 +13,7 @@ use crate::{
         Now,
         negotiation::{ServerSecurity, answer, screen},
     },
-    wire::{Eid, NameHash, PeerAddress, QosSpec, management::Message, oap::Allocation},
+    wire::{Dialect, Eid, NameHash, PeerAddress, QosSpec, management::Message, oap::Allocation},
 };
 
 /// A request may be this old, in nanoseconds (WIRE.md, "Allocation header").
@@ -87,7 +87,12 @@ impl Endpoint {
         }
         let Some(name) = self.names.get(&name).cloned() else {
             self.counters.unknown_name += 1;
-            return self.refuse_request(now, from, remote, Refusal::NotAvailable);
+            // Several processes may share an Ethernet interface and its MAC:
+            // the request may be another's to answer. A UDP port has one owner.
+            if self.dialect == Dialect::Udp {
+                self.refuse_request(now, from, remote, Refusal::NotAvailable);
+            }
+            return;
         };
         let Ok(allocation) = Allocation::parse(header, 0) else {
             self.counters.malformed += 1;
