@@ -428,7 +428,7 @@ mod tests {
     #[test]
     fn every_command_has_its_meaning() {
         use Command::*;
-        let (a, b) = || -> (String, String) { ("a".into(), "b".into()) }();
+        let (a, b) = ("a".to_owned(), "b".to_owned());
         let text = |text: &str| Some(text.to_owned());
         for (line, expected) in [
             ("ipcp create type udp name a", CreateIpcp { name: a.clone(), kind: "udp".into() }),
