@@ -195,7 +195,9 @@ impl Irm {
                 let Some(ipcp) = requested.ipcp.upgrade() else { continue };
                 match ipcp.accept(requested, &policy.unwrap_or_default()) {
                     Some(Ok(flow)) => return Ok(flow),
-                    Some(Err(error)) => return Err(error.into()),
+                    // A request from where there is no way back: its sender's
+                    // trouble, not that of who waits here.
+                    Some(Err(error)) => tracing::debug!(%error, "no path to a requester"),
                     None => {}
                 }
             }

@@ -1,12 +1,15 @@
 //! Flows through the public API, over an in-memory network.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, UdpSocket},
+    time::Duration,
+};
 
 use futures_lite::future;
 use ouroboros::{
     AllocateError, Flow, FlowError, FlowSpec, Irm,
     crypto::{Cipher, Hash, KeyExchange, Suite},
-    transport::memory::Network,
+    transport::{Udp, memory::Network},
     wire::QosSpec,
 };
 
@@ -186,4 +189,56 @@ fn batches_go_through_the_blocking_pair() {
             next += 1;
         }
     }
+}
+
+#[test]
+fn udp_flows_go_over_both_families_and_share_a_port() {
+    for address in ["127.0.0.1", "::1"] {
+        block_on_udp(address.parse().expect("an address"));
+    }
+}
+
+fn block_on_udp(ip: IpAddr) {
+    // A port that is free, from the kernel.
+    let port = UdpSocket::bind((ip, 0)).and_then(|s| s.local_addr()).expect("loopback").port();
+    future::block_on(async {
+        let (server, client) = (Irm::new(), Irm::new());
+        let layer = server.bootstrap("layer", Udp::at(ip).port(port)).await.expect("bound");
+        layer.register("my_vpn").await.expect("registered");
+        let there = Udp::connect_only(ip).server((ip, port).into());
+        client.bootstrap("layer", there).await.expect("an address");
+        let first = pair(&server, &client, FlowSpec::raw().encrypted()).await;
+        let second = pair(&server, &client, FlowSpec::raw()).await;
+        for (accepted, allocated) in [&first, &second] {
+            exchange(accepted, allocated).await;
+        }
+    });
+}
+
+#[test]
+fn two_million_packets_pass_through_one_encrypted_flow() {
+    let (accepted, allocated) = future::block_on(async {
+        let (server, client) = in_memory().await;
+        pair(&server, &client, FlowSpec::raw().encrypted()).await
+    });
+    let (mut a, mut b) = (allocated.split(), accepted.split());
+    let mut count = 0_u32;
+    while count < 1_000_000 {
+        for (sender, receiver) in [(&mut a.0, &mut b.1), (&mut b.0, &mut a.1)] {
+            for number in 0..32 {
+                let packet = (count + number).to_be_bytes();
+                sender.push(packet.len()).expect("room").copy_from_slice(&packet);
+            }
+            sender.flush().expect("sent");
+            let mut next = count;
+            while next < count + 32 {
+                for index in 0..receiver.receive().expect("received") {
+                    assert_eq!(receiver.packet(index), next.to_be_bytes());
+                    next += 1;
+                }
+            }
+        }
+        count += 32;
+    }
+    assert_eq!(a.0.statistics().unopened + b.0.statistics().unopened, 0);
 }

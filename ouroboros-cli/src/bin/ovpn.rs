@@ -5,8 +5,9 @@ use std::{
     process::ExitCode,
 };
 
+use async_std::task::{self, JoinHandle};
 use futures_lite::{StreamExt, future};
-use ouroboros::{Flow, FlowSpec, Irm, Tunnel, TunnelError, tun::InterfaceAddress};
+use ouroboros::{Flow, FlowSpec, Irm, Tunnel, tun::InterfaceAddress, wire::PeerAddress};
 use ouroboros_cli::signals;
 use structopt::StructOpt;
 
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match async_std::task::block_on(run(&arguments, address)) {
+    match task::block_on(run(&arguments, address)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => ouroboros_cli::failed("ovpn", error.as_ref()),
     }
@@ -58,7 +59,7 @@ fn address(ip: &str, mask: Option<Ipv4Addr>) -> Result<InterfaceAddress, String>
     parsed.map_err(|error| format!("--ip {error}"))
 }
 
-type Outcome = Result<(), Box<dyn std::error::Error>>;
+type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 async fn run(arguments: &Arguments, address: InterfaceAddress) -> Outcome {
     let mut signals = signals()?;
@@ -71,17 +72,7 @@ async fn run(arguments: &Arguments, address: InterfaceAddress) -> Outcome {
                 let spec = if arguments.crypt { spec.encrypted() } else { spec };
                 carry(irm.allocate(name, spec).await?, address).await
             }
-            None => loop {
-                println!("Waiting for a flow.");
-                let flow = irm.accept_any().await?;
-                match carry(flow, address).await {
-                    // A client that went away is no reason to end.
-                    Err(error) if error.downcast_ref::<TunnelError>().is_some_and(ended) => {
-                        println!("The flow has ended: {error}.");
-                    }
-                    other => other?,
-                }
-            },
+            None => serve(&irm, address).await,
         }
     };
     future::or(tunnels, async {
@@ -92,8 +83,32 @@ async fn run(arguments: &Arguments, address: InterfaceAddress) -> Outcome {
     .await
 }
 
-fn ended(error: &TunnelError) -> bool {
-    matches!(error, TunnelError::Flow(_))
+/// Serves each client with a tunnel of its own. One that comes back takes the
+/// place of its former flow: the format has no message that ends one.
+async fn serve(irm: &Irm, address: InterfaceAddress) -> Outcome {
+    let mut tunnels: Vec<(String, JoinHandle<()>)> = Vec::new();
+    loop {
+        println!("Waiting for a flow.");
+        let flow = irm.accept_any().await?;
+        let host = host(&flow.info().peer);
+        while let Some(at) = tunnels.iter().position(|(known, _)| *known == host) {
+            tunnels.remove(at).1.cancel().await;
+        }
+        let tunnel = task::spawn(async move {
+            if let Err(error) = carry(flow, address).await {
+                println!("The flow has ended: {error}.");
+            }
+        });
+        tunnels.push((host, tunnel));
+    }
+}
+
+/// Which machine a peer is on: a UDP client has a port for each flow.
+fn host(peer: &PeerAddress) -> String {
+    match peer {
+        PeerAddress::Udp(address) => address.ip().to_string(),
+        other => other.to_string(),
+    }
 }
 
 async fn carry(flow: Flow, address: InterfaceAddress) -> Outcome {

@@ -42,6 +42,7 @@ pub struct Udp {
     address: IpAddr,
     port: Option<u16>,
     remote_port: Option<u16>,
+    server: Option<SocketAddr>,
 }
 
 impl Udp {
@@ -50,14 +51,14 @@ impl Udp {
 
     /// Listens on `address`, port 3435.
     pub fn at(address: IpAddr) -> Self {
-        Self { address, port: Some(Self::PORT), remote_port: None }
+        Self { address, port: Some(Self::PORT), remote_port: None, server: None }
     }
 
     /// Only connects, from `address` (which may be unspecified): there is no
     /// management socket and no fixed port, and nobody can allocate a flow to
     /// here.
     pub fn connect_only(address: IpAddr) -> Self {
-        Self { address, port: None, remote_port: None }
+        Self { address, port: None, remote_port: None, server: None }
     }
 
     /// Listens on `port` instead of 3435, and reaches peers there too unless
@@ -74,6 +75,13 @@ impl Udp {
     /// The port at which peers that the resolver finds listen.
     pub fn remote_port(mut self, port: u16) -> Self {
         self.remote_port = Some(port);
+        self
+    }
+
+    /// Looks for every name at `server`, and asks no resolver: for a program
+    /// that knows its server's address.
+    pub fn server(mut self, server: SocketAddr) -> Self {
+        self.server = Some(server);
         self
     }
 }
@@ -96,7 +104,7 @@ impl IntoTransport for Udp {
         };
         let shared =
             Arc::new(Shared { listener, own, routes: Mutex::default(), connected: Arc::default() });
-        Ok(Arc::new(Attachment { shared, remote_port }))
+        Ok(Arc::new(Attachment { shared, remote_port, server: self.server }))
     }
 }
 
@@ -202,6 +210,7 @@ impl Shared {
 struct Attachment {
     shared: Arc<Shared>,
     remote_port: u16,
+    server: Option<SocketAddr>,
 }
 
 impl Transport for Attachment {
@@ -227,6 +236,9 @@ impl Transport for Attachment {
     }
 
     fn resolve(&self, name: &Name) -> Option<io::Result<Vec<PeerAddress>>> {
+        if let Some(server) = self.server {
+            return Some(Ok(vec![PeerAddress::Udp(server)]));
+        }
         let host = DirectoryHash::Md5.of(name).to_string();
         let v6 = self.shared.own.is_ipv6();
         Some((host.as_str(), self.remote_port).to_socket_addrs().map(|found| {
