@@ -24,6 +24,9 @@ const DOUBT: Duration = Duration::from_secs(2);
 pub(super) struct Allocating {
     request: AllocationRequest,
     hash: NameHash,
+    /// When its whole time is up, query and request together.
+    until: Duration,
+    /// When the present stage ends.
     deadline: Duration,
     interval: Duration,
     retry: Duration,
@@ -66,8 +69,10 @@ impl Endpoint {
         let id = AllocationId(self.fresh_id());
         let hash = self.hash.of(&request.name);
         let peer = request.peer;
+        let until = now.monotonic.saturating_add(request.timeout);
         let allocating = Allocating {
-            deadline: now.monotonic + request.timeout.min(QUERY_TIMEOUT),
+            until,
+            deadline: until.min(now.monotonic + QUERY_TIMEOUT),
             interval: QUERY_INTERVAL,
             retry: now.monotonic + QUERY_INTERVAL,
             message: Message::NameQuery(hash).encode(self.dialect),
@@ -105,7 +110,7 @@ impl Endpoint {
             allocation: &offer.header,
         }
         .encode(self.dialect);
-        allocating.deadline = now.monotonic + request.timeout;
+        allocating.deadline = allocating.until;
         allocating.interval = REQUEST_INTERVAL;
         allocating.retry = now.monotonic + REQUEST_INTERVAL;
         allocating.stage = Stage::Requesting { peer, offer, sent: 0, refused: None };

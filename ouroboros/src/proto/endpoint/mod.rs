@@ -32,7 +32,7 @@ use crate::{
 pub struct Limits {
     /// Flow requests that wait to be accepted.
     pub pending_requests: usize,
-    /// The same from one address.
+    /// The same from one host, whatever its ports.
     pub pending_per_source: usize,
     /// Own allocations under way.
     pub allocations: usize,
@@ -83,7 +83,7 @@ pub struct AllocationRequest {
     pub local: Eid,
     /// Where the peer is; `None`: to be asked for with a name query.
     pub peer: Option<PeerAddress>,
-    /// How long it may take.
+    /// How long it may take, name query and all.
     pub timeout: Duration,
 }
 
@@ -206,7 +206,8 @@ pub enum Event {
 pub struct Counters {
     /// Truncated, too long, unknown code or algorithm.
     pub malformed: u64,
-    /// For a name that is not registered here.
+    /// For a name that is not registered here. On eth-dix these are often
+    /// meant for another IPCP on the same interface, and not answered.
     pub unknown_name: u64,
     /// Stale requests, requests from the future, replays.
     pub not_fresh: u64,

@@ -85,6 +85,7 @@ impl Endpoint {
             self.counters.malformed += 1;
             return;
         }
+        self.memory.forget(now);
         let Some(name) = self.names.get(&name).cloned() else {
             self.counters.unknown_name += 1;
             // Several processes may share an Ethernet interface and its MAC:
@@ -125,7 +126,8 @@ impl Endpoint {
             self.counters.malformed += 1;
             return self.refuse_request(now, from, remote, Refusal::Security);
         };
-        let of_source = self.pending.values().filter(|pending| pending.from == from).count();
+        let of_source =
+            self.pending.values().filter(|pending| same_host(pending.from, from)).count();
         if self.pending.len() >= self.limits.pending_requests
             || of_source >= self.limits.pending_per_source
             || self.memory.len() >= self.limits.remembered_requests
@@ -220,6 +222,14 @@ impl Endpoint {
             self.refuse(now, request, Refusal::NotAvailable);
             self.events.push_back(Event::Withdrawn { request });
         }
+    }
+}
+
+/// Ports cost a host nothing: they do not make it another source.
+fn same_host(one: PeerAddress, other: PeerAddress) -> bool {
+    match (one, other) {
+        (PeerAddress::Udp(one), PeerAddress::Udp(other)) => one.ip() == other.ip(),
+        _ => one == other,
     }
 }
 

@@ -1,0 +1,6 @@
+//! The rules of the allocation core, one by one.
+
+mod arbitrary;
+mod harness;
+mod requester;
+mod responder;
