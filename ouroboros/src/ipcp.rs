@@ -5,7 +5,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     time::Duration,
 };
 
@@ -25,12 +25,11 @@ use crate::{
         Refusal, RequestId, ServerSecurity,
     },
     proto::protection::FlowKeys,
-    transport::{Management, Path, ReceiveBatch, Stray, Transport},
+    sync::lock,
+    transport::{LARGEST_MANAGEMENT, Management, Path, ReceiveBatch, Stray, Transport},
     wire::{Dialect, Eid, Name, PeerAddress, QosSpec},
 };
 
-/// Largest management message taken, as for a 0.23 peer (WIRE.md, "UDP").
-const LARGEST_MESSAGE: usize = 2048;
 /// Management messages handled before the timers get their turn.
 const MESSAGES_PER_TURN: usize = 64;
 /// Frames kept that arrive before the flow they belong to is allocated.
@@ -460,7 +459,7 @@ async fn drive(core: Weak<Core>) {
             }
         }
     };
-    let mut buffer = [0; LARGEST_MESSAGE];
+    let mut buffer = [0; LARGEST_MANAGEMENT];
     loop {
         let (woken, due) = {
             let Some(core) = core.upgrade() else { return };
@@ -502,8 +501,4 @@ async fn drive(core: Weak<Core>) {
         };
         future::or(woken, future::or(timer, readable)).await;
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

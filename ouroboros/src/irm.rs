@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use event_listener::Event;
@@ -15,6 +15,7 @@ use crate::{
     ipcp::{Core, Ipcp, Notice, Requested},
     layer::{Layer, LayerState},
     proto::endpoint::ServerSecurity,
+    sync::lock,
     transport::IntoTransport,
     wire::Name,
 };
@@ -265,8 +266,4 @@ impl Drop for State {
             }
         }
     }
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,6 +6,7 @@ use crate::{
     error::{AllocateError, LayerError},
     flow::{Flow, FlowSpec, RawFlow},
     ipcp::Ipcp,
+    sync::lock,
     wire::Name,
 };
 
@@ -27,12 +28,12 @@ impl Layer {
 
     /// The IPCPs the layer lives on.
     pub fn ipcps(&self) -> Vec<Ipcp> {
-        super::irm::lock(&self.0.ipcps).clone()
+        lock(&self.0.ipcps).clone()
     }
 
     /// The names registered in the layer by this process.
     pub fn names(&self) -> Vec<Name> {
-        super::irm::lock(&self.0.names).clone()
+        lock(&self.0.names).clone()
     }
 
     /// Registers `name`, so that peers find it here.
@@ -42,7 +43,7 @@ impl Layer {
     /// The text is no name, or it is registered already.
     pub async fn register(&self, name: &str) -> Result<(), LayerError> {
         let name: Name = name.parse()?;
-        let mut names = super::irm::lock(&self.0.names);
+        let mut names = lock(&self.0.names);
         if names.contains(&name) {
             return Err(LayerError::AlreadyRegistered(name.to_string(), self.0.name.clone()));
         }
@@ -60,7 +61,7 @@ impl Layer {
     /// The text is no name, or it is not registered here.
     pub async fn unregister(&self, name: &str) -> Result<(), LayerError> {
         let name: Name = name.parse()?;
-        let mut names = super::irm::lock(&self.0.names);
+        let mut names = lock(&self.0.names);
         let Some(at) = names.iter().position(|known| *known == name) else {
             return Err(LayerError::NotRegistered(name.to_string(), self.0.name.clone()));
         };

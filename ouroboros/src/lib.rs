@@ -29,6 +29,7 @@ mod flow;
 mod ipcp;
 mod irm;
 mod layer;
+mod sync;
 #[allow(unsafe_code)]
 mod sys;
 mod tunnel;

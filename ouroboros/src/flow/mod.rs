@@ -11,7 +11,7 @@ use std::{
     future::Future,
     io,
     os::fd::{AsFd, BorrowedFd},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -26,6 +26,7 @@ use crate::{
     crypto::{AeadBackend, Suite, SystemEntropy},
     error::FlowError,
     proto::protection::protection,
+    sync::lock,
     transport::Path,
     wire::QosSpec,
 };
@@ -246,8 +247,4 @@ impl AsFd for PathSource {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.readiness()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

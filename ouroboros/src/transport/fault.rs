@@ -5,13 +5,14 @@
 use std::{
     io,
     os::fd::BorrowedFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use super::{
     Destination, IntoTransport, Management, OpenError, Path, ReceiveBatch, SendBatch, Stray,
     Transport,
 };
+use crate::sync::lock;
 use crate::wire::{Dialect, DirectoryHash, Eid, Name, PeerAddress};
 
 /// How often each fault happens, in frames out of 1000.
@@ -49,10 +50,6 @@ impl<T: IntoTransport> IntoTransport for Faulty<T> {
         let seeds = Mutex::new(Random(self.seed));
         Ok(Arc::new(FaultyTransport { inner, faults: self.faults, seeds }))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// SplitMix64: enough for dice.

@@ -6,13 +6,14 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     io,
     os::fd::BorrowedFd,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    sync::{Arc, Mutex, OnceLock, Weak},
 };
 
 use super::{
     Destination, IntoTransport, LARGEST_MANAGEMENT, Management, OpenError, Path, ReceiveBatch,
     SendBatch, Transport, queue::Queue,
 };
+use crate::sync::lock;
 use crate::wire::{Dialect, DirectoryHash, Eid, Name, PeerAddress};
 
 /// Frames that wait in one path, and messages in one station, at most; more
@@ -26,10 +27,6 @@ const LARGEST: usize = 1496;
 const FRAMES: usize = 1024;
 
 type Stations = Mutex<Vec<Weak<Station>>>;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A segment that stations are attached to.
 #[derive(Clone, Debug, Default)]

@@ -25,11 +25,11 @@ pub use batch::{ReceiveBatch, SendBatch, Stray};
 pub use eth_dix::EthDix;
 pub use udp::Udp;
 
-use crate::wire::{Dialect, DirectoryHash, Eid, Name, PeerAddress};
+use crate::wire::{Dialect, DirectoryHash, Eid, Name, PeerAddress, management::LARGEST_MESSAGE};
 
 /// Largest management message that is taken, in bytes; larger ones are dropped
 /// (WIRE.md, "UDP").
-pub const LARGEST_MANAGEMENT: usize = 2048;
+pub const LARGEST_MANAGEMENT: usize = LARGEST_MESSAGE;
 
 /// What a layer is bootstrapped over: a description that can be opened.
 pub trait IntoTransport: Send + 'static {

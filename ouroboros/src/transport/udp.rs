@@ -11,7 +11,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr, ToSocketAddrs},
     os::fd::{AsFd, BorrowedFd},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
 };
 
 use path::{ConnectedPath, SharedPath};
@@ -23,6 +23,7 @@ use super::{
     queue::Queue,
 };
 use crate::{
+    sync::lock,
     sys::socket,
     wire::{Dialect, DirectoryHash, Eid, Name, PeerAddress},
 };
@@ -114,10 +115,6 @@ fn unusable(error: io::Error, address: SocketAddr) -> OpenError {
         io::ErrorKind::AddrNotAvailable => OpenError::AddressNotAvailable(address.ip()),
         _ => OpenError::Io(error),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
