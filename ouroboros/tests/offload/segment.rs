@@ -5,7 +5,7 @@ use ouroboros::tun::offload::{
 };
 use proptest::prelude::*;
 
-use crate::packets::{ACK, CWR, FIN, PSH, Packet, Tcp, any_super_packet, is_right};
+use crate::packets::{CWR, FIN, PSH, Packet, Tcp, any_super_packet, is_right};
 
 /// All packets of a plan, each made in a slot of its own.
 pub(crate) fn cut(
@@ -58,9 +58,10 @@ proptest! {
         let (vnet, whole) = (packet.vnet(Some(size)), packet.build_partial());
         let full = cut(&vnet, &whole, 65535, Checksums::Full)?;
         let partial = cut(&vnet, &whole, 65535, Checksums::Partial)?;
-        prop_assert_eq!(full.len(), partial.len());
+        let expected: Vec<_> =
+            expected(&packet, size.into()).iter().map(Packet::build_partial).collect();
+        prop_assert_eq!(&partial, &expected);
         for (full, mut partial) in full.into_iter().zip(partial) {
-            prop_assert!(!is_right(&partial) || partial == full);
             let completed = complete_checksum(&mut partial, &packet.vnet(None), Checksums::Full);
             prop_assert_eq!(completed, Ok(false));
             prop_assert_eq!(partial, full);
@@ -268,5 +269,4 @@ fn a_udp_checksum_is_never_zero() {
     let mut single = packet.build_partial();
     assert_eq!(complete_checksum(&mut single, &packet.vnet(None), Checksums::Full), Ok(false));
     assert_eq!(single[26..28], [0xff, 0xff]);
-    assert_eq!(packet.tcp.as_ref().map(|tcp| tcp.flags & ACK), None);
 }
