@@ -188,7 +188,11 @@ impl State {
         if tables.names.contains_key(&name) {
             return Err(format!("{name}: there is such a name already"));
         }
-        let policy = ServerSecurity { suite: encryption, require_encryption: encryption.is_some() };
+        let policy = ServerSecurity {
+            suite: encryption,
+            require_encryption: encryption.is_some(),
+            ..ServerSecurity::default()
+        };
         self.irm.set_policy(name.clone(), policy);
         tables.names.insert(name, NameState { client, encryption, ..NameState::default() });
         Ok(Response::Done)

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
 use crate::{
-    crypto::{FlowKey, Suite},
+    crypto::Suite,
     flow::FlowInfo,
-    proto::protection::FlowKeys,
+    proto::protection::{FlowKeys, Profile},
     wire::{Eid, Name, PeerAddress, QosSpec},
 };
 
@@ -231,7 +231,9 @@ pub struct FlowGrant {
     remote: Eid,
     qos: QosSpec,
     suite: Option<SuiteNames>,
-    key: Option<[u8; 32]>,
+    /// Of the native profile, or of 0.23's.
+    native: bool,
+    keys: Option<Vec<u8>>,
     /// Largest frame of the path in bytes.
     pub(super) largest_frame: usize,
     /// How frames arrive.
@@ -244,7 +246,7 @@ pub struct FlowGrant {
 pub struct BadGrant;
 
 impl FlowGrant {
-    pub(super) fn new(info: &FlowInfo, keys: Option<&FlowKeys>, largest_frame: usize) -> Self {
+    pub(super) fn new(info: &FlowInfo, keys: Option<FlowKeys>, largest_frame: usize) -> Self {
         Self {
             name: info.name.to_string(),
             peer: info.peer,
@@ -252,7 +254,8 @@ impl FlowGrant {
             remote: info.remote,
             qos: info.qos,
             suite: info.suite.map(Into::into),
-            key: keys.map(|keys| *keys.key.as_bytes()),
+            native: keys.as_ref().is_some_and(|keys| keys.profile() == Profile::Native),
+            keys: keys.map(|keys| std::mem::take(&mut *keys.into_bytes())),
             largest_frame,
             path: DataPath::Relay,
         }
@@ -261,10 +264,11 @@ impl FlowGrant {
     pub(super) fn open(&self) -> Result<(FlowInfo, Option<FlowKeys>), BadGrant> {
         let name: Name = self.name.parse().map_err(|_| BadGrant)?;
         let suite = self.suite.as_ref().map(Suite::try_from).transpose().map_err(|_| BadGrant)?;
-        let keys = match (suite, self.key) {
+        let profile = if self.native { Profile::Native } else { Profile::Wire023 };
+        let keys = match (suite, &self.keys) {
             (None, None) => None,
-            (Some(suite), Some(key)) => {
-                Some(FlowKeys { cipher: suite.cipher, key: FlowKey::new(key) })
+            (Some(suite), Some(keys)) => {
+                Some(FlowKeys::from_bytes(profile, suite, keys).ok_or(BadGrant)?)
             }
             _ => return Err(BadGrant),
         };
@@ -274,7 +278,7 @@ impl FlowGrant {
 
 impl Drop for FlowGrant {
     fn drop(&mut self) {
-        self.key.zeroize();
+        self.keys.zeroize();
     }
 }
 
@@ -287,7 +291,10 @@ impl std::fmt::Debug for FlowGrant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::Cipher;
+    use crate::{
+        crypto::{Cipher, FlowKey},
+        proto::native::{Capabilities, NativeKeys, Role},
+    };
 
     fn info(suite: Option<Suite>) -> FlowInfo {
         let peer = PeerAddress::Udp(([10, 0, 0, 1], 3435).into());
@@ -300,18 +307,32 @@ mod tests {
         serde_json::from_slice(&bytes).expect("decoded")
     }
 
+    fn old(cipher: Cipher) -> FlowKeys {
+        FlowKeys::Wire023 { cipher, key: FlowKey::new([0xa5; 32]) }
+    }
+
+    fn native(suite: Suite, role: Role) -> FlowKeys {
+        let (flags, key) = (Capabilities::BUNDLES, FlowKey::new([0xa5; 32]));
+        FlowKeys::Native(NativeKeys::new(suite, role, flags, key, [7; 32]))
+    }
+
     #[test]
     fn a_granted_flow_is_the_same_on_both_sides() {
         let suite = Suite { cipher: Cipher::ChaCha20Poly1305, ..Suite::default() };
-        let keys = FlowKeys { cipher: suite.cipher, key: FlowKey::new([0xa5; 32]) };
-        for (suite, keys) in [(Some(suite), Some(keys)), (None, None)] {
-            let grant = over_the_wire(&FlowGrant::new(&info(suite), keys.as_ref(), 1468));
+        let same = (Some(old(suite.cipher)), Some(old(suite.cipher)));
+        let ends = (Some(native(suite, Role::Server)), Some(native(suite, Role::Client)));
+        for (suite, (keys, peer)) in
+            [(Some(suite), same), (Some(suite), ends), (None, (None, None))]
+        {
+            let grant = over_the_wire(&FlowGrant::new(&info(suite), keys, 1468));
             assert_eq!(grant.largest_frame, 1468);
             let (opened, opened_keys) = grant.open().expect("a grant that makes sense");
             let told = |i: &FlowInfo| (i.name.clone(), i.peer, i.local, i.remote, i.qos, i.suite);
             assert_eq!(told(&opened), told(&info(suite)));
-            let bytes = |keys: Option<FlowKeys>| keys.map(|k| (k.cipher, *k.key.as_bytes()));
-            assert_eq!(bytes(opened_keys), bytes(keys));
+            match (opened_keys, peer) {
+                (Some(keys), Some(peer)) => assert!(keys.is_counterpart(&peer)),
+                (keys, peer) => assert!(keys.is_none() && peer.is_none()),
+            }
         }
     }
 
@@ -319,8 +340,8 @@ mod tests {
     fn a_suite_without_a_key_is_no_flow_and_no_key_is_ever_printed() {
         let grant = FlowGrant::new(&info(Some(Suite::default())), None, 1468);
         assert_eq!(grant.open().err(), Some(BadGrant));
-        let keys = FlowKeys { cipher: Cipher::Aes256Gcm, key: FlowKey::new([0xa5; 32]) };
-        let grant = FlowGrant::new(&info(Some(Suite::default())), Some(&keys), 1468);
+        let keys = old(Cipher::Aes256Gcm);
+        let grant = FlowGrant::new(&info(Some(Suite::default())), Some(keys), 1468);
         let printed = format!("{:?}", Response::Flow(Box::new(grant)));
         assert!(!printed.contains("165") && !printed.contains("a5"), "{printed}");
     }

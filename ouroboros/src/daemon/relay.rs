@@ -117,7 +117,7 @@ impl Path for RelayPath {
 /// # Errors
 ///
 /// No sockets or threads can be had.
-pub fn relay(flow: RawFlow) -> io::Result<(FlowGrant, OwnedFd)> {
+pub fn relay(mut flow: RawFlow) -> io::Result<(FlowGrant, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (own, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     for end in [&own, &theirs] {
@@ -125,7 +125,7 @@ pub fn relay(flow: RawFlow) -> io::Result<(FlowGrant, OwnedFd)> {
         let _ = sockopt::set_socket_send_buffer_size(end, BUFFER);
     }
     let largest_frame = flow.path.largest_frame();
-    let grant = FlowGrant::new(&flow.info, flow.keys.as_ref(), largest_frame);
+    let grant = FlowGrant::new(&flow.info, flow.keys.take(), largest_frame);
     let relay = Arc::new(RelayPath::new(own, largest_frame));
     let flow = Arc::new(flow);
     let (outward, outward_relay) = (flow.clone(), relay.clone());

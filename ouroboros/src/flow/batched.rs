@@ -3,7 +3,6 @@
 
 use std::{
     io,
-    ops::Range,
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, atomic::Ordering::Relaxed},
 };
@@ -16,7 +15,7 @@ use super::{
 };
 use crate::{
     error::FlowError,
-    proto::protection::{Opener, Sealer},
+    proto::protection::{Content, Opened, Opener, Sealer},
     transport::{ReceiveBatch, SendBatch},
 };
 
@@ -96,10 +95,11 @@ impl FlowSender {
         if self.batch.is_empty() {
             return Ok(true);
         }
-        let headroom = self.shared.path.headroom();
-        for index in self.sealed..self.batch.len() {
-            let range = self.batch.range(index);
-            self.sealer.seal(&mut self.batch.bytes_mut()[range.start + headroom..range.end]);
+        let sealed = self.sealer.seal_batch(&mut self.batch, self.sealed, |_| Content::Packet);
+        if sealed.is_err() {
+            // Without the next key nothing may leave: it is lost.
+            self.clear();
+            return Ok(true);
         }
         self.sealed = self.batch.len();
         match self.shared.path.send(&mut self.batch) {
@@ -154,8 +154,7 @@ pub struct FlowReceiver {
     opener: Opener,
     batch: ReceiveBatch,
     early: Vec<Vec<u8>>,
-    /// Index of the frame in the batch, and the packet's place in it.
-    packets: Vec<(usize, Range<usize>)>,
+    packets: Vec<Opened>,
     /// Next packet for [`next_packet`](Self::next_packet).
     next: usize,
 }
@@ -214,31 +213,15 @@ impl FlowReceiver {
     }
 
     fn open(&mut self) {
-        let (mut bytes, mut unopened, mut heard) = (0, 0, false);
-        for index in 0..self.batch.len() {
-            let frame = self.batch.frame_mut(index);
-            if frame.is_empty() {
-                self.opener.heard_keepalive();
-                heard = true;
-                continue;
-            }
-            let start = frame.as_ptr() as usize;
-            match self.opener.open(frame) {
-                Ok([]) => heard = true,
-                Ok(packet) => {
-                    let at = packet.as_ptr() as usize - start;
-                    bytes += packet.len() as u64;
-                    self.packets.push((index, at..at + packet.len()));
-                    heard = true;
-                }
-                Err(_) => unopened += 1,
-            }
-        }
+        let tally = self.opener.open_batch(&mut self.batch, &mut self.packets);
+        let heard = tally.keepalives > 0 || !self.packets.is_empty();
+        self.packets.retain(|opened| opened.content == Content::Packet && !opened.body.is_empty());
+        let bytes = self.packets.iter().map(|opened| opened.body.len() as u64).sum();
         let counters = &self.shared.counters;
         counters.received_packets.fetch_add(self.packets.len() as u64, Relaxed);
         counters.received_bytes.fetch_add(bytes, Relaxed);
-        if unopened > 0 {
-            counters.unopened.fetch_add(unopened, Relaxed);
+        if tally.unopened > 0 {
+            counters.unopened.fetch_add(tally.unopened as u64, Relaxed);
         }
         if heard {
             self.shared.note_heard();
@@ -251,8 +234,8 @@ impl FlowReceiver {
     ///
     /// If the batch has no such packet.
     pub fn packet(&self, index: usize) -> &[u8] {
-        let (frame, range) = &self.packets[index];
-        &self.batch.frame(*frame)[range.clone()]
+        let opened = &self.packets[index];
+        &self.batch.frame(opened.index)[opened.body.clone()]
     }
 
     /// The next packet, from this batch or a new one; `None`: none there now.

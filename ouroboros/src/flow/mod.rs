@@ -25,7 +25,7 @@ pub use shared::{FlowCloser, FlowInfo, FlowStatistics, RawFlow};
 use crate::{
     crypto::{AeadBackend, Suite, SystemEntropy},
     error::FlowError,
-    proto::protection::protection,
+    proto::protection::{Protection, protection},
     sync::lock,
     transport::Path,
     wire::QosSpec,
@@ -124,9 +124,10 @@ impl Flow {
     /// Like [`new`](Self::new), with the AEAD implementation chosen.
     pub fn with_backend(raw: RawFlow, backend: AeadBackend) -> io::Result<Self> {
         let RawFlow { path, info, keys, early, strays, release } = raw;
-        let (sealer, opener) =
-            protection(keys.as_ref(), info.qos.checks_errors(), backend, &mut SystemEntropy);
-        let shared = Shared::start(path.clone(), info, strays, release)?;
+        let (ends, checks_errors) = ((info.local, info.remote), info.qos.checks_errors());
+        let Protection { sealer, opener, channel } =
+            protection(keys, ends, checks_errors, backend, &mut SystemEntropy);
+        let shared = Shared::start(path.clone(), info, strays, release, channel)?;
         Ok(Self {
             sender: Mutex::new(FlowSender::new(shared.clone(), sealer)),
             receiver: Mutex::new(FlowReceiver::new(shared.clone(), opener, early)),

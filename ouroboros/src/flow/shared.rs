@@ -21,7 +21,10 @@ use crate::{
     crypto::Suite,
     driver,
     error::FlowError,
-    proto::protection::FlowKeys,
+    proto::{
+        native::{self, Channel},
+        protection::{Content, FlowKeys},
+    },
     transport::{Path, SendBatch, Stray},
     wire::{Eid, Name, PeerAddress, QosSpec},
 };
@@ -134,6 +137,7 @@ impl Shared {
         info: FlowInfo,
         strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
         release: Option<Box<dyn Send + Sync>>,
+        channel: Option<Channel>,
     ) -> io::Result<Arc<Self>> {
         let now = milliseconds();
         let shared = Arc::new(Self {
@@ -149,8 +153,9 @@ impl Shared {
             release: Mutex::new(release),
         });
         if shared.info.qos.timeout > 0 {
-            driver::spawn(keep_alive(Arc::downgrade(&shared), u64::from(shared.info.qos.timeout)))
-                .detach();
+            let timeout = u64::from(shared.info.qos.timeout);
+            let sealer = channel.map(|channel| channel.sealer());
+            driver::spawn(keep_alive(Arc::downgrade(&shared), timeout, sealer)).detach();
         }
         Ok(shared)
     }
@@ -227,7 +232,7 @@ fn milliseconds() -> u64 {
 
 /// Sends a zero-length frame after a quarter of `timeout` (milliseconds)
 /// without traffic, and ends the flow after a whole one of silence.
-async fn keep_alive(flow: Weak<Shared>, timeout: u64) {
+async fn keep_alive(flow: Weak<Shared>, timeout: u64, mut sealer: Option<native::Sealer>) {
     let interval = (timeout / 4).max(1);
     loop {
         let (sleep, ended) = {
@@ -244,7 +249,17 @@ async fn keep_alive(flow: Weak<Shared>, timeout: u64) {
             }
             if now.saturating_sub(shared.last_sent.load(Relaxed)) >= interval {
                 let mut batch = SendBatch::new(shared.path.headroom(), 64);
-                batch.push(0);
+                match &mut sealer {
+                    None => {
+                        batch.push(0);
+                    }
+                    Some(sealer) => {
+                        let frame = batch.push(native::HEAD + native::TAIL);
+                        if let (Some(frame), Ok(mut number)) = (frame, sealer.reserve(1, false)) {
+                            number.seal(frame, Content::Control);
+                        }
+                    }
+                }
                 // A full socket buffer is traffic enough; other errors are the
                 // sender's to meet.
                 let _ = shared.path.send(&mut batch);

@@ -118,6 +118,12 @@ impl SendBatch {
         start..self.ends[index]
     }
 
+    /// Frame `index` without its headroom.
+    pub fn frame_mut(&mut self, index: usize) -> &mut [u8] {
+        let range = self.range(index);
+        &mut self.buffer[range.start + self.headroom..range.end]
+    }
+
     /// All frames with their headrooms. For paths.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.buffer
