@@ -36,13 +36,14 @@ mod tunnel;
 
 pub use error::{AllocateError, FlowError, LayerError};
 pub use flow::{
-    Flow, FlowCloser, FlowInfo, FlowReceiver, FlowSender, FlowSpec, FlowStatistics, RawFlow,
+    Flow, FlowCloser, FlowInfo, FlowReceiver, FlowSender, FlowSpec, FlowStatistics, FlowWatcher,
+    RawFlow,
 };
 pub use ipcp::Ipcp;
 pub use irm::Irm;
 pub use layer::Layer;
 pub use proto::endpoint::ServerSecurity;
-pub use tunnel::{Tunnel, TunnelBuilder, TunnelError, TunnelStatistics};
+pub use tunnel::{Offload, Tunnel, TunnelBuilder, TunnelError, TunnelStatistics, UnknownOffload};
 
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

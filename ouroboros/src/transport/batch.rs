@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::wire::PeerAddress;
+use crate::{tun::offload::Ecn, wire::PeerAddress};
 
 /// Frames on their way out, one behind the other in one buffer, each preceded
 /// by the transport's headroom, without gaps: equal frames can leave with one
@@ -13,10 +13,13 @@ pub struct SendBatch {
     buffer: Vec<u8>,
     /// Ends of the frames in `buffer`; a frame starts where the last ended.
     ends: Vec<usize>,
+    /// What each frame's outer IP header should say of congestion.
+    ecn: Vec<Ecn>,
     headroom: usize,
     capacity: usize,
     sent: usize,
     oversize: usize,
+    calls: u64,
 }
 
 impl SendBatch {
@@ -26,10 +29,12 @@ impl SendBatch {
         Self {
             buffer: Vec::with_capacity(capacity),
             ends: Vec::with_capacity(64),
+            ecn: Vec::with_capacity(64),
             headroom,
             capacity,
             sent: 0,
             oversize: 0,
+            calls: 0,
         }
     }
 
@@ -47,12 +52,37 @@ impl SendBatch {
         let start = self.buffer.len() + self.headroom;
         self.buffer.resize(start + size, 0);
         self.ends.push(start + size);
+        self.ecn.push(Ecn::NotEct);
         Some(&mut self.buffer[start..])
+    }
+
+    /// Says what the outer IP header of the frame pushed last should say of
+    /// congestion, where there is one.
+    pub fn mark(&mut self, ecn: Ecn) {
+        if let Some(last) = self.ecn.last_mut() {
+            *last = ecn;
+        }
+    }
+
+    /// What was said of frame `index`. For paths.
+    pub fn ecn(&self, index: usize) -> Ecn {
+        self.ecn[index]
+    }
+
+    /// Counts a system call. For paths.
+    pub fn count_call(&mut self) {
+        self.calls += 1;
+    }
+
+    /// System calls that the batch has taken so far.
+    pub fn calls(&self) -> u64 {
+        self.calls
     }
 
     /// Takes back the frame that was pushed last.
     pub fn pop(&mut self) {
         if self.ends.pop().is_some() {
+            self.ecn.pop();
             self.buffer.truncate(self.ends.last().copied().unwrap_or(0));
         }
     }
@@ -76,8 +106,10 @@ impl SendBatch {
     pub fn clear(&mut self) {
         self.buffer.clear();
         self.ends.clear();
+        self.ecn.clear();
         self.sent = 0;
         self.oversize = 0;
+        self.calls = 0;
     }
 
     /// Number of frames.
@@ -149,8 +181,9 @@ pub struct Stray {
 #[derive(Debug)]
 pub struct ReceiveBatch {
     buffer: Box<[u8]>,
-    frames: Vec<Range<usize>>,
+    frames: Vec<(Range<usize>, Ecn)>,
     strays: Vec<Stray>,
+    calls: u64,
 }
 
 impl ReceiveBatch {
@@ -163,6 +196,7 @@ impl ReceiveBatch {
             buffer: vec![0; capacity].into_boxed_slice(),
             frames: Vec::with_capacity(64),
             strays: Vec::new(),
+            calls: 0,
         }
     }
 
@@ -170,6 +204,7 @@ impl ReceiveBatch {
     pub fn clear(&mut self) {
         self.frames.clear();
         self.strays.clear();
+        self.calls = 0;
     }
 
     /// Number of frames.
@@ -184,18 +219,43 @@ impl ReceiveBatch {
 
     /// Frame `index`, to be opened in place.
     pub fn frame_mut(&mut self, index: usize) -> &mut [u8] {
-        let range = self.frames[index].clone();
+        let range = self.frames[index].0.clone();
         &mut self.buffer[range]
     }
 
     /// Frame `index`.
     pub fn frame(&self, index: usize) -> &[u8] {
-        &self.buffer[self.frames[index].clone()]
+        &self.buffer[self.frames[index].0.clone()]
+    }
+
+    /// Where frame `index` is in [`buffer_mut`](Self::buffer_mut).
+    pub fn range(&self, index: usize) -> Range<usize> {
+        self.frames[index].0.clone()
+    }
+
+    /// What the outer IP header of frame `index` said of congestion.
+    pub fn ecn(&self, index: usize) -> Ecn {
+        self.frames[index].1
+    }
+
+    /// Counts a system call. For paths.
+    pub fn count_call(&mut self) {
+        self.calls += 1;
+    }
+
+    /// System calls that the batch has taken.
+    pub fn calls(&self) -> u64 {
+        self.calls
     }
 
     /// Frames that are not the flow's own.
     pub fn strays(&mut self) -> std::vec::Drain<'_, Stray> {
         self.strays.drain(..)
+    }
+
+    /// The buffer, frames and all.
+    pub fn buffer(&self) -> &[u8] {
+        &self.buffer
     }
 
     /// The buffer for the kernel to fill. For paths.
@@ -205,8 +265,14 @@ impl ReceiveBatch {
 
     /// Marks a part of the buffer as a frame. For paths.
     pub fn push(&mut self, range: Range<usize>) {
+        self.push_marked(range, Ecn::NotEct);
+    }
+
+    /// Like [`push`](Self::push), with what its outer IP header said of
+    /// congestion.
+    pub fn push_marked(&mut self, range: Range<usize>, ecn: Ecn) {
         debug_assert!(range.end <= self.buffer.len());
-        self.frames.push(range);
+        self.frames.push((range, ecn));
     }
 
     /// Keeps a stray, or drops it if there are too many. For paths.

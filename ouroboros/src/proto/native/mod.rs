@@ -173,6 +173,11 @@ impl Channel {
         Self { keys, backend, limits, sending, receiving, epoch }
     }
 
+    /// What both ends do.
+    pub fn capabilities(&self) -> Capabilities {
+        self.keys.capabilities()
+    }
+
     /// A sealer, for one thread.
     pub fn sealer(&self) -> Sealer {
         Sealer::new(self.sending.clone())

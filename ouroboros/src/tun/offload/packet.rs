@@ -141,7 +141,7 @@ impl Layout {
 
     /// Where the checksum of a TCP or UDP packet of `length` bytes is, if this
     /// is all of one and it has room for it.
-    pub(super) fn checksum_place(&self, length: usize) -> Option<ChecksumPlace> {
+    pub fn checksum_place(&self, length: usize) -> Option<ChecksumPlace> {
         let offset = match self.protocol {
             TCP => TCP_CHECKSUM,
             UDP => UDP_CHECKSUM,
