@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     sys::socket,
-    transport::{Path, ReceiveBatch, SendBatch, Stray},
+    transport::{HandOver, Handed, Path, ReceiveBatch, SendBatch, Stray},
     wire::{Eid, PeerAddress},
 };
 
@@ -294,6 +294,12 @@ impl Path for ConnectedPath {
 
     fn description(&self) -> String {
         format!("udp {}", self.peer)
+    }
+
+    fn hand_over(&self) -> Option<io::Result<HandOver>> {
+        self.remote.get()?;
+        let socket = self.socket.as_fd().try_clone_to_owned();
+        Some(socket.map(|socket| HandOver { socket, kind: Handed::Udp }))
     }
 }
 
