@@ -3,12 +3,13 @@
 //! (`client`), what the daemon does.
 
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroize;
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::{
     crypto::{FlowKey, Suite},
-    flow::FlowInfo,
+    flow::{FlowInfo, RawFlow},
     proto::protection::FlowKeys,
+    transport::Handed,
     wire::{Eid, Name, PeerAddress, QosSpec},
 };
 
@@ -134,6 +135,8 @@ pub enum Request {
     },
     /// Lists the names.
     ListNames,
+    /// Lists the flows that applications have.
+    ListFlows,
     /// Binds a program, or takes the binding back.
     Program {
         /// The executable, as an absolute path.
@@ -181,6 +184,8 @@ pub enum Response {
     Ipcps(Vec<IpcpEntry>),
     /// The names.
     Names(Vec<NameEntry>),
+    /// The flows.
+    Flows(Vec<FlowEntry>),
     /// A flow; its data path's descriptor comes with the datagram.
     Flow(Box<FlowGrant>),
     /// It cannot be done, and why.
@@ -213,27 +218,72 @@ pub struct NameEntry {
     pub encryption: String,
 }
 
+/// One flow in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowEntry {
+    /// The name it was allocated to.
+    pub name: String,
+    /// The IPCP at the other end.
+    pub peer: String,
+    /// This side's endpoint.
+    pub local: Eid,
+    /// The peer's endpoint.
+    pub remote: Eid,
+    /// How its packets are encrypted.
+    pub encryption: String,
+    /// Whether its frames pass through the daemon; otherwise the application
+    /// has the flow's own socket.
+    pub relayed: bool,
+}
+
 /// How a flow's frames reach the application.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum DataPath {
-    /// Through the daemon, in batches, as ciphertext.
+    /// Through the daemon, in batches, as ciphertext: the descriptor is the
+    /// application's end of the relay.
     Relay,
+    /// By the flow's own socket, which is the descriptor. The connection stays
+    /// open as the flow's control channel (`control`).
+    Socket(Handed),
+}
+
+/// The keys of a flow on their way to the application. What they consist of is
+/// said here only.
+#[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+#[serde(rename_all = "kebab-case")]
+enum GrantedKeys {
+    /// The key of epoch 0 (WIRE.md, "Allocation header").
+    Agreed([u8; 32]),
+}
+
+impl GrantedKeys {
+    fn new(keys: &FlowKeys) -> Self {
+        Self::Agreed(*keys.key.as_bytes())
+    }
+
+    fn open(&self, suite: Suite) -> FlowKeys {
+        match self {
+            Self::Agreed(key) => FlowKeys { cipher: suite.cipher, key: FlowKey::new(*key) },
+        }
+    }
 }
 
 /// A flow handed to an application. Packets are sealed and opened there.
 #[derive(Serialize, Deserialize)]
 pub struct FlowGrant {
     name: String,
-    peer: PeerAddress,
+    pub(super) peer: PeerAddress,
     local: Eid,
     remote: Eid,
     qos: QosSpec,
     suite: Option<SuiteNames>,
-    key: Option<[u8; 32]>,
+    keys: Option<GrantedKeys>,
     /// Largest frame of the path in bytes.
     pub(super) largest_frame: usize,
+    /// Frames that came before the grant, and follow it on the control channel.
+    pub(super) early: usize,
     /// How frames arrive.
     pub path: DataPath,
 }
@@ -244,7 +294,8 @@ pub struct FlowGrant {
 pub struct BadGrant;
 
 impl FlowGrant {
-    pub(super) fn new(info: &FlowInfo, keys: Option<&FlowKeys>, largest_frame: usize) -> Self {
+    pub(super) fn new(flow: &RawFlow, path: DataPath) -> Self {
+        let info = &flow.info;
         Self {
             name: info.name.to_string(),
             peer: info.peer,
@@ -252,29 +303,22 @@ impl FlowGrant {
             remote: info.remote,
             qos: info.qos,
             suite: info.suite.map(Into::into),
-            key: keys.map(|keys| *keys.key.as_bytes()),
-            largest_frame,
-            path: DataPath::Relay,
+            keys: flow.keys.as_ref().map(GrantedKeys::new),
+            largest_frame: flow.path.largest_frame(),
+            early: 0,
+            path,
         }
     }
 
     pub(super) fn open(&self) -> Result<(FlowInfo, Option<FlowKeys>), BadGrant> {
         let name: Name = self.name.parse().map_err(|_| BadGrant)?;
         let suite = self.suite.as_ref().map(Suite::try_from).transpose().map_err(|_| BadGrant)?;
-        let keys = match (suite, self.key) {
+        let keys = match (suite, &self.keys) {
             (None, None) => None,
-            (Some(suite), Some(key)) => {
-                Some(FlowKeys { cipher: suite.cipher, key: FlowKey::new(key) })
-            }
+            (Some(suite), Some(keys)) => Some(keys.open(suite)),
             _ => return Err(BadGrant),
         };
         Ok((FlowInfo::new(name, self.peer, (self.local, self.remote), self.qos, suite), keys))
-    }
-}
-
-impl Drop for FlowGrant {
-    fn drop(&mut self) {
-        self.key.zeroize();
     }
 }
 
@@ -287,12 +331,20 @@ impl std::fmt::Debug for FlowGrant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::Cipher;
+    use crate::{crypto::Cipher, daemon::relay::RelayPath};
 
     fn info(suite: Option<Suite>) -> FlowInfo {
         let peer = PeerAddress::Udp(([10, 0, 0, 1], 3435).into());
         let name = "my_vpn".parse().expect("a name");
         FlowInfo::new(name, peer, (Eid(7), Eid(70_000)), QosSpec::RAW_NO_ERRORS, suite)
+    }
+
+    fn grant(suite: Option<Suite>, keys: Option<FlowKeys>) -> FlowGrant {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let path = std::sync::Arc::new(RelayPath::new(socket.into(), 1468));
+        let info = info(suite);
+        let flow = RawFlow { path, info, keys, early: Vec::new(), strays: None, release: None };
+        FlowGrant::new(&flow, DataPath::Socket(Handed::Udp))
     }
 
     fn over_the_wire(grant: &FlowGrant) -> FlowGrant {
@@ -305,7 +357,8 @@ mod tests {
         let suite = Suite { cipher: Cipher::ChaCha20Poly1305, ..Suite::default() };
         let keys = FlowKeys { cipher: suite.cipher, key: FlowKey::new([0xa5; 32]) };
         for (suite, keys) in [(Some(suite), Some(keys)), (None, None)] {
-            let grant = over_the_wire(&FlowGrant::new(&info(suite), keys.as_ref(), 1468));
+            let grant = over_the_wire(&grant(suite, keys.clone()));
+            assert_eq!(grant.path, DataPath::Socket(Handed::Udp));
             assert_eq!(grant.largest_frame, 1468);
             let (opened, opened_keys) = grant.open().expect("a grant that makes sense");
             let told = |i: &FlowInfo| (i.name.clone(), i.peer, i.local, i.remote, i.qos, i.suite);
@@ -317,10 +370,10 @@ mod tests {
 
     #[test]
     fn a_suite_without_a_key_is_no_flow_and_no_key_is_ever_printed() {
-        let grant = FlowGrant::new(&info(Some(Suite::default())), None, 1468);
-        assert_eq!(grant.open().err(), Some(BadGrant));
+        let keyless = grant(Some(Suite::default()), None);
+        assert_eq!(keyless.open().err(), Some(BadGrant));
         let keys = FlowKeys { cipher: Cipher::Aes256Gcm, key: FlowKey::new([0xa5; 32]) };
-        let grant = FlowGrant::new(&info(Some(Suite::default())), Some(&keys), 1468);
+        let grant = grant(Some(Suite::default()), Some(keys));
         let printed = format!("{:?}", Response::Flow(Box::new(grant)));
         assert!(!printed.contains("165") && !printed.contains("a5"), "{printed}");
     }
