@@ -7,6 +7,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use super::Flows;
 use event_listener::{Event, EventListener};
 use ouroboros::{
     Irm, ServerSecurity,
@@ -36,6 +37,8 @@ struct Tables {
 pub struct State {
     /// The layers.
     pub irm: Irm,
+    /// The flows that applications have.
+    pub flows: Flows,
     tables: Mutex<Tables>,
     bindings_changed: Event,
 }
@@ -102,6 +105,7 @@ impl State {
                     Err(format!("{name}: no such IPCP"))
                 }
             }
+            Request::ListFlows => Ok(Response::Flows(self.flows.list())),
             Request::ListIpcps => Ok(Response::Ipcps(self.ipcps())),
             Request::CreateName { name, server, client } => {
                 self.create_name(&name, server.as_ref(), client.as_ref())

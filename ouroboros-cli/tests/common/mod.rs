@@ -59,6 +59,12 @@ impl Host {
         shell(&format!("ip -n {} {arguments}", self.name))
     }
 
+    /// Where this host's daemon listens.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.join("irmd.sock")
+    }
+
+    /// A tool to be run.
     fn command(&self, program: &str, words: &str) -> Command {
         let tools = PathBuf::from(env!("CARGO_BIN_EXE_irm"));
         let tools = tools.parent().expect("a folder").display().to_string();
@@ -68,7 +74,7 @@ impl Host {
             .args(["netns", "exec", &self.name, program])
             .args(words.split_whitespace())
             .env("PATH", format!("{tools}:{path}"))
-            .env("OUROBOROS_SOCKET", self.folder.join("irmd.sock"));
+            .env("OUROBOROS_SOCKET", self.socket());
         command
     }
 

@@ -17,7 +17,7 @@ use rustix::{
     },
 };
 
-use super::protocol::FlowGrant;
+use super::protocol::{DataPath, FlowGrant};
 use crate::{
     flow::RawFlow,
     transport::{Path, ReceiveBatch, SendBatch},
@@ -124,9 +124,8 @@ pub fn relay(mut flow: RawFlow) -> io::Result<(FlowGrant, OwnedFd)> {
         // Less is slower, no more.
         let _ = sockopt::set_socket_send_buffer_size(end, BUFFER);
     }
-    let largest_frame = flow.path.largest_frame();
-    let grant = FlowGrant::new(&flow.info, flow.keys.take(), largest_frame);
-    let relay = Arc::new(RelayPath::new(own, largest_frame));
+    let grant = FlowGrant::new(&mut flow, DataPath::Relay);
+    let relay = Arc::new(RelayPath::new(own, grant.largest_frame));
     let flow = Arc::new(flow);
     let (outward, outward_relay) = (flow.clone(), relay.clone());
     thread::Builder::new().name("relay-out".to_owned()).spawn(move || {

@@ -73,6 +73,11 @@ pub(crate) fn mtu(socket: impl AsFd, name: &str) -> io::Result<usize> {
     Ok(usize::try_from(unsafe { it.ifr_ifru.ifru_mtu }).unwrap_or(0))
 }
 
+/// Locks the socket's filter: nobody can replace or remove it any more.
+pub(crate) fn lock_filter(socket: impl AsFd) -> io::Result<()> {
+    super::option::set(socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)
+}
+
 /// Binds a packet socket to an ethertype on an interface.
 pub(crate) fn bind_packet(socket: impl AsFd, ethertype: u16, index: i32) -> io::Result<()> {
     // SAFETY: sockaddr_ll is plain integers and arrays; zero is valid for each.

@@ -8,6 +8,7 @@
 mod batch;
 mod eth_dix;
 pub mod fault;
+mod handed;
 pub mod memory;
 #[cfg(feature = "pcap")]
 pub mod pcap;
@@ -23,6 +24,7 @@ use std::{
 
 pub use batch::{ReceiveBatch, SendBatch, Stray};
 pub use eth_dix::EthDix;
+pub use handed::{HandOver, Handed};
 pub use udp::Udp;
 
 use crate::wire::{Dialect, DirectoryHash, Eid, Name, PeerAddress, management::LARGEST_MESSAGE};
@@ -186,6 +188,13 @@ pub trait Path: Send + Sync {
 
     /// A short description for logs, such as `udp 10.0.0.1:3435`.
     fn description(&self) -> String;
+
+    /// The path's socket for another process, which knows the flow's endpoints
+    /// and peer; to be asked once the path is connected. `None`: the path
+    /// cannot leave this process.
+    fn hand_over(&self) -> Option<io::Result<HandOver>> {
+        None
+    }
 }
 
 /// What the kernel does for a path in super-packets.

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     sys::socket,
-    transport::{Path, PathOffload, ReceiveBatch, SendBatch, Stray},
+    transport::{HandOver, Handed, Path, PathOffload, ReceiveBatch, SendBatch, Stray},
     tun::offload::Ecn,
     wire::{Eid, PeerAddress},
 };
@@ -333,6 +333,12 @@ impl Path for ConnectedPath {
 
     fn description(&self) -> String {
         format!("udp {}", self.peer)
+    }
+
+    fn hand_over(&self) -> Option<io::Result<HandOver>> {
+        self.remote.get()?;
+        let socket = self.socket.as_fd().try_clone_to_owned();
+        Some(socket.map(|socket| HandOver { socket, kind: Handed::Udp }))
     }
 }
 
