@@ -3,7 +3,7 @@
 //! `endpoint`'s.
 
 use crate::{
-    crypto::{Cipher, Entropy, EphemeralSecret, Hash, KeyExchange, KeyExchangeError, Suite},
+    crypto::{self, Cipher, Entropy, EphemeralSecret, Hash, KeyExchange, KeyExchangeError, Suite},
     proto::protection::FlowKeys,
     wire::oap::Allocation,
 };
@@ -58,6 +58,7 @@ impl Offer {
             header.cipher = suite.cipher.id();
             header.kdf = suite.kdf.id();
             header.md = Hash::Sha256.id();
+            header.raw_key = suite.kex.is_raw();
             header.key = secret.public_key();
         }
         let header = header.encode().expect("a public key is shorter than its length field");
@@ -85,31 +86,32 @@ impl Offer {
             let plain = reply.cipher == 0 && reply.key.is_empty();
             return if plain { Ok(None) } else { Err(NegotiationError::Mismatch) };
         };
-        let (suite, key) = exchange(&reply)?.ok_or(NegotiationError::TooWeak)?;
-        if suite.cipher < asked.cipher || suite.kdf < asked.kdf || suite.kex != asked.kex {
+        let (kdf, cipher) = algorithms(&reply)?.ok_or(NegotiationError::TooWeak)?;
+        let suite = Suite { kex: asked.kex, kdf, cipher };
+        if suite.cipher < asked.cipher || suite.kdf < asked.kdf {
             return Err(NegotiationError::TooWeak);
         }
-        let key = secret.agree(key, suite.kdf)?;
+        let key = secret.agree(reply.key, suite.kdf)?;
         Ok(Some((FlowKeys { cipher: suite.cipher, key }, suite)))
     }
 }
 
-/// The suite and public key of a header; `None` if it is plain.
-fn exchange<'a>(header: &Allocation<'a>) -> Result<Option<(Suite, &'a [u8])>, NegotiationError> {
+/// The algorithms that a header names beside its key exchange; `None` if it is
+/// plain.
+fn algorithms(header: &Allocation<'_>) -> Result<Option<(Hash, Cipher)>, NegotiationError> {
     if header.cipher == 0 && header.kdf == 0 && header.key.is_empty() {
         return Ok(None);
     }
-    let suite = (|| {
-        Some(Suite {
-            kex: KeyExchange::of_public_key(header.key)?,
-            kdf: Hash::from_id(header.kdf)?,
-            cipher: Cipher::from_id(header.cipher)?,
-        })
-    })();
-    match suite {
-        Some(suite) if !header.raw_key && !header.kem_role => Ok(Some((suite, header.key))),
-        _ => Err(NegotiationError::Unsupported),
-    }
+    let known = Hash::from_id(header.kdf).zip(Cipher::from_id(header.cipher));
+    known.filter(|_| !header.kem_role).map(Some).ok_or(NegotiationError::Unsupported)
+}
+
+/// The suite of a request; `None` if it is plain.
+fn suite(request: &Allocation<'_>) -> Result<Option<Suite>, NegotiationError> {
+    let Some((kdf, cipher)) = algorithms(request)? else { return Ok(None) };
+    let kex = KeyExchange::of_public_key(request.key, request.raw_key)
+        .ok_or(NegotiationError::Unsupported)?;
+    Ok(Some(Suite { kex, kdf, cipher }))
 }
 
 /// Whether a request could be answered at all: the cheap checks, before any
@@ -122,7 +124,7 @@ pub fn screen(request: &Allocation<'_>) -> Result<bool, NegotiationError> {
     if request.md != 0 && Hash::from_id(request.md).is_none() {
         return Err(NegotiationError::Unsupported);
     }
-    Ok(exchange(request)?.is_some())
+    Ok(suite(request)?.is_some())
 }
 
 /// A server's reply header to the request with the bytes `request`, at UTC time
@@ -146,7 +148,7 @@ pub fn answer(
     let mut reply = Allocation::plain(header.id, timestamp);
     reply.md = header.md;
     reply.request_hash = &request_hash;
-    let Some((asked, key)) = exchange(&header)? else {
+    let Some(asked) = suite(&header)? else {
         if security.require_encryption {
             return Err(NegotiationError::TooWeak);
         }
@@ -158,11 +160,11 @@ pub fn answer(
     }
     let suite =
         Suite { kex: asked.kex, kdf: asked.kdf.max(own.kdf), cipher: asked.cipher.max(own.cipher) };
-    let secret = EphemeralSecret::generate(suite.kex, entropy);
-    let agreed = secret.agree(key, suite.kdf)?;
+    let (key, agreed) = crypto::answer(suite.kex, header.key, suite.kdf, entropy)?;
     reply.cipher = suite.cipher.id();
     reply.kdf = suite.kdf.id();
-    reply.key = secret.public_key();
+    reply.raw_key = suite.kex.is_raw();
+    reply.key = &key;
     Ok((encode(&reply), Some((FlowKeys { cipher: suite.cipher, key: agreed }, suite))))
 }
 
