@@ -1,7 +1,7 @@
 //! Every vector and capture of the 0.23 format, byte for byte.
 
 use ouroboros::{
-    crypto::{AeadBackend, Cipher, Entropy, EphemeralSecret, FlowKey, Hash, KeyExchange},
+    crypto::{AeadBackend, Cipher, Entropy, EphemeralSecret, FlowKey, Hash, KeyExchange, Secret},
     proto::protection::{FlowKeys, Opener, Protection, protection},
     wire::{Dialect, DirectoryHash, Eid, Name, QosSpec, management::Message, oap::Allocation},
 };
@@ -78,6 +78,22 @@ fn keys_are_agreed_and_rotated_as_given() {
         let next = agreed.next(&agreed);
         assert_eq!(next.as_bytes()[..], bytes(vector, "key_epoch1"));
         assert_eq!(next.next(&agreed).as_bytes()[..], bytes(vector, "key_epoch2"));
+    }
+}
+
+#[test]
+fn what_openssl_encapsulates_is_agreed_as_the_key_schedule_says() {
+    let vectors = include_str!("vectors/x25519mlkem768.json");
+    let vectors: Value = serde_json::from_str(vectors).expect("JSON");
+    for vector in list(&vectors, "x25519mlkem768") {
+        let kex = KeyExchange::X25519MlKem768;
+        let client = EphemeralSecret::from_bytes(kex, &bytes(vector, "secret")).expect("a secret");
+        let salt = Hash::Sha256.digest(client.public_key());
+        for kdf in [Hash::Sha256, Hash::Sha384, Hash::Sha512] {
+            let agreed = client.agree(&bytes(vector, "ciphertext"), kdf).expect("agreed");
+            let secret = Secret::extract(kdf, &salt, &bytes(vector, "shared_secret"));
+            assert_eq!(*agreed.as_bytes(), *secret.expand(b"o7s-ossl-encap"));
+        }
     }
 }
 

@@ -10,7 +10,7 @@ mod schedule;
 mod suite;
 
 pub use aead::{Aead, AeadBackend, NONCE, NotAuthentic, TAG};
-pub use kex::{EphemeralSecret, KeyExchangeError};
+pub use kex::{EphemeralSecret, KeyExchangeError, answer};
 pub use schedule::{FlowKey, Secret};
 pub use suite::{Cipher, Hash, KeyExchange, Suite, UnknownAlgorithm};
 

@@ -8,6 +8,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 use super::Hash;
 
 const AGREEMENT: &[u8] = b"o7s-ossl-dhe";
+const ENCAPSULATION: &[u8] = b"o7s-ossl-encap";
 const ROTATION: &[u8] = b"o7s-key-rotation";
 
 /// The key of one epoch of a flow: 32 bytes, zeroized when dropped.
@@ -101,6 +102,11 @@ pub(super) fn agreed_key(kdf: Hash, secret: &[u8], one: &[u8], other: &[u8]) -> 
     let (smaller, larger) = if one <= other { (one, other) } else { (other, one) };
     let salt = Sha256::new().chain_update(smaller).chain_update(larger).finalize();
     flow_key(kdf, secret, &salt, AGREEMENT)
+}
+
+/// The epoch-0 key from a secret encapsulated to `public_key`.
+pub(super) fn encapsulated_key(kdf: Hash, secret: &[u8], public_key: &[u8]) -> FlowKey {
+    flow_key(kdf, secret, &Sha256::digest(public_key), ENCAPSULATION)
 }
 
 fn flow_key(kdf: Hash, secret: &[u8], salt: &[u8], label: &[u8]) -> FlowKey {

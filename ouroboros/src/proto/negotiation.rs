@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 pub use super::protection::Profile;
 use crate::{
-    crypto::{Cipher, Entropy, EphemeralSecret, Hash, KeyExchange, KeyExchangeError, Suite},
+    crypto::{self, Cipher, Entropy, EphemeralSecret, Hash, KeyExchange, KeyExchangeError, Suite},
     proto::{
         native::{Capabilities, NativeKeys, Role},
         protection::FlowKeys,
@@ -27,7 +27,7 @@ pub enum ProfilePolicy {
     /// messages of a flow without certificates can take it away.
     #[default]
     PreferNative,
-    /// The native profile or no flow.
+    /// The native profile or no flow: no plain one either.
     RequireNative,
 }
 
@@ -141,14 +141,16 @@ impl Offer {
             header.cipher = security.suite.cipher.id();
             header.kdf = security.suite.kdf.id();
             header.md = Hash::Sha256.id();
+            header.raw_key = security.suite.kex.is_raw();
             header.key = secret.public_key();
             if security.profile != ProfilePolicy::Wire023 {
                 // As long as the reply, which has the request's hash: who sends
-                // requests in another's name gets no more out than in.
-                let padding = Hash::Sha256.size() - Extensions::OVERHEAD;
+                // requests in another's name gets no more out than in. The
+                // hybrid's key is longer than its answer as it is.
+                let padding = (Hash::Sha256.size() - Extensions::OVERHEAD) as u16;
                 let extensions = Extensions {
                     profile: Some(security.capabilities.bits()),
-                    padding: Some(padding as u16),
+                    padding: (!security.suite.kex.is_raw()).then_some(padding),
                     cookie: None,
                     lane: security.lane,
                 };
@@ -181,9 +183,10 @@ impl Offer {
             let plain = reply.cipher == 0 && reply.key.is_empty();
             return if plain { Ok(None) } else { Err(NegotiationError::Mismatch) };
         };
-        let (suite, key) = exchange(&reply)?.ok_or(NegotiationError::TooWeak)?;
+        let (kdf, cipher) = algorithms(&reply)?.ok_or(NegotiationError::TooWeak)?;
         let least = asked.suite;
-        if suite.cipher < least.cipher || suite.kdf < least.kdf || suite.kex != least.kex {
+        let suite = Suite { kex: least.kex, kdf, cipher };
+        if suite.cipher < least.cipher || suite.kdf < least.kdf {
             return Err(NegotiationError::TooWeak);
         }
         let accepted = match asked.profile {
@@ -197,7 +200,7 @@ impl Offer {
         if accepted.is_some_and(|flags| flags & !asked.capabilities.bits() != 0) {
             return Err(NegotiationError::Mismatch);
         }
-        let agreed = secret.agree(key, suite.kdf)?;
+        let agreed = secret.agree(reply.key, suite.kdf)?;
         let lane = accepted.and(asked.lane);
         let keys = match accepted.map(Capabilities::from_bits) {
             None => FlowKeys::Wire023 { cipher: suite.cipher, key: agreed },
@@ -240,22 +243,22 @@ fn extensions<'a>(header: &Allocation<'a>) -> Result<Extensions<'a>, Negotiation
     Extensions::parse(header.data).map_err(|_| NegotiationError::Malformed)
 }
 
-/// The suite and public key of a header; `None` if it is plain.
-fn exchange<'a>(header: &Allocation<'a>) -> Result<Option<(Suite, &'a [u8])>, NegotiationError> {
+/// The algorithms that a header names beside its key exchange; `None` if it is
+/// plain.
+fn algorithms(header: &Allocation<'_>) -> Result<Option<(Hash, Cipher)>, NegotiationError> {
     if header.cipher == 0 && header.kdf == 0 && header.key.is_empty() {
         return Ok(None);
     }
-    let suite = (|| {
-        Some(Suite {
-            kex: KeyExchange::of_public_key(header.key)?,
-            kdf: Hash::from_id(header.kdf)?,
-            cipher: Cipher::from_id(header.cipher)?,
-        })
-    })();
-    match suite {
-        Some(suite) if !header.raw_key && !header.kem_role => Ok(Some((suite, header.key))),
-        _ => Err(NegotiationError::Unsupported),
-    }
+    let known = Hash::from_id(header.kdf).zip(Cipher::from_id(header.cipher));
+    known.filter(|_| !header.kem_role).map(Some).ok_or(NegotiationError::Unsupported)
+}
+
+/// The suite of a request; `None` if it is plain.
+fn suite(request: &Allocation<'_>) -> Result<Option<Suite>, NegotiationError> {
+    let Some((kdf, cipher)) = algorithms(request)? else { return Ok(None) };
+    let kex = KeyExchange::of_public_key(request.key, request.raw_key)
+        .ok_or(NegotiationError::Unsupported)?;
+    Ok(Some(Suite { kex, kdf, cipher }))
 }
 
 /// Whether a request could be answered at all: the cheap checks, before any
@@ -269,7 +272,7 @@ pub fn screen(request: &Allocation<'_>) -> Result<bool, NegotiationError> {
         return Err(NegotiationError::Unsupported);
     }
     extensions(request)?;
-    Ok(exchange(request)?.is_some())
+    Ok(suite(request)?.is_some())
 }
 
 /// A server's reply header to the request with the bytes `request`, at UTC time
@@ -295,8 +298,8 @@ pub fn answer(
     let mut reply = Allocation::plain(header.id, timestamp);
     reply.md = header.md;
     reply.request_hash = &request_hash;
-    let Some((asked, key)) = exchange(&header)? else {
-        if security.require_encryption {
+    let Some(asked) = suite(&header)? else {
+        if security.require_encryption || security.profile == ProfilePolicy::RequireNative {
             return Err(NegotiationError::TooWeak);
         }
         return Ok((encode(&reply), None));
@@ -314,11 +317,11 @@ pub fn answer(
     }
     let suite =
         Suite { kex: asked.kex, kdf: asked.kdf.max(own.kdf), cipher: asked.cipher.max(own.cipher) };
-    let secret = EphemeralSecret::generate(suite.kex, entropy);
-    let agreed = secret.agree(key, suite.kdf)?;
+    let (key, agreed) = crypto::answer(suite.kex, header.key, suite.kdf, entropy)?;
     reply.cipher = suite.cipher.id();
     reply.kdf = suite.kdf.id();
-    reply.key = secret.public_key();
+    reply.raw_key = suite.kex.is_raw();
+    reply.key = &key;
     let Some(flags) = native else {
         let keys = FlowKeys::Wire023 { cipher: suite.cipher, key: agreed };
         return Ok((encode(&reply), Some(Agreed { suite, keys, lane: None })));
