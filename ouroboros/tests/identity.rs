@@ -316,10 +316,17 @@ fn a_certificate_in_the_store_is_trusted_itself_and_is_no_authority() {
         assert_eq!(trusting.verify_server(&certificate, &name("my_vpn"), UTC), Ok(()));
         assert!(trusting.verify_server(&certificate, &name("other"), UTC).is_err());
     }
-    // Another certificate of the same key, and one by a store's non-authority.
+    // Neither another certificate of the same key, nor one that the key's
+    // owner made out to somebody else.
     let renamed = certificate(&key.certificate(&name("other")));
     assert_eq!(
         trusting.verify_server(&renamed, &name("other"), UTC),
+        Err(CertificateError::UnknownIssuer)
+    );
+    let server = store(&[made!("ed25519.der")]);
+    let by_server = certificate(made!("by-server.der"));
+    assert_eq!(
+        server.verify_server(&by_server, &name("other"), UTC),
         Err(CertificateError::UnknownIssuer)
     );
 }

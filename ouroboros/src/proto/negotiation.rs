@@ -91,6 +91,8 @@ impl Offer {
         if suite.cipher < asked.cipher || suite.kdf < asked.kdf {
             return Err(NegotiationError::TooWeak);
         }
+        // Whether a 0.23 server marks its ciphertext as raw was not seen: its
+        // length says what it is.
         let key = secret.agree(reply.key, suite.kdf)?;
         Ok(Some((FlowKeys { cipher: suite.cipher, key }, suite)))
     }
