@@ -3,7 +3,7 @@
 //! The map of the house, from the wire up:
 //!
 //! - [`wire`]: one file per header: bytes to typed values and back. No I/O.
-//! - [`crypto`]: key exchanges, key schedule, AEAD backends. No I/O.
+//! - [`crypto`]: key exchanges, key schedule, AEAD backends, identities. No I/O.
 //! - [`proto`]: state machines without I/O: allocation, packet protection,
 //!   liveness. Time and randomness are arguments.
 //! - [`transport`]: what carries frames: eth-dix, UDP, memory; in batches.

@@ -5,6 +5,7 @@
 //! is trusted. No I/O; randomness is an argument.
 
 mod aead;
+pub mod identity;
 mod kex;
 mod schedule;
 mod suite;

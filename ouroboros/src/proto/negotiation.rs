@@ -200,6 +200,8 @@ impl Offer {
         if accepted.is_some_and(|flags| flags & !asked.capabilities.bits() != 0) {
             return Err(NegotiationError::Mismatch);
         }
+        // Whether a 0.23 server marks its ciphertext as raw was not seen: its
+        // length says what it is.
         let agreed = secret.agree(reply.key, suite.kdf)?;
         let lane = accepted.and(asked.lane);
         let keys = match accepted.map(Capabilities::from_bits) {

@@ -136,6 +136,7 @@ fn a_server_asks_for_its_least_and_takes_the_stronger() {
     let weak = Suite { kex: KeyExchange::P256, kdf: Hash::Sha256, cipher: Cipher::Aes128Gcm };
     let strong =
         Suite { kex: KeyExchange::X25519, kdf: Hash::Sha512, cipher: Cipher::ChaCha20Poly1305 };
+    let hybrid = Suite { kex: KeyExchange::X25519MlKem768, ..strong };
     let mixed = Suite { kex: KeyExchange::X25519, ..weak };
     let agreed = |asked: Option<Suite>, own: Option<Suite>, require_encryption: bool| {
         let mut pair = Pair::new(Dialect::Udp, asked);
@@ -166,6 +167,8 @@ fn a_server_asks_for_its_least_and_takes_the_stronger() {
     assert_eq!(agreed(Some(mixed), Some(strong), false), Some(Some(strong)));
     assert_eq!(agreed(Some(weak), None, true), Some(Some(weak)));
     assert_eq!(agreed(Some(weak), Some(strong), false), None, "a weaker key exchange");
+    assert_eq!(agreed(Some(hybrid), Some(strong), false), Some(Some(hybrid)));
+    assert_eq!(agreed(Some(strong), Some(hybrid), false), None, "no post-quantum exchange");
     assert_eq!(agreed(None, Some(strong), false), Some(None));
     assert_eq!(agreed(None, None, true), None, "plain where encryption is required");
 }
