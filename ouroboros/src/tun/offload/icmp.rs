@@ -28,7 +28,7 @@ const HOPS: u8 = 64;
 ///
 /// # Panics
 ///
-/// `answer` has less than 1280 bytes.
+/// `answer` has less room than it takes; 1280 bytes are enough.
 pub fn packet_too_big(packet: &[u8], mtu: usize, answer: &mut [u8]) -> Option<usize> {
     let layout = Layout::of(packet)?;
     let quoted = &packet[..packet.len().min(layout.total)];

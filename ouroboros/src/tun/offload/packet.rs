@@ -114,26 +114,21 @@ impl Layout {
             fragment: Fragment::Whole,
         };
         for _ in 0..MOST_EXTENSIONS {
-            let extension = packet.get(layout.transport..)?.first_chunk::<8>();
-            layout.transport += match (layout.protocol, extension) {
-                (0 | 43 | 60, Some(extension)) => (usize::from(extension[1]) + 1) * 8,
-                (44, Some(extension)) => {
-                    match word(extension, 2) & 0xfff9 {
-                        0 => {}
-                        1 => layout.fragment = Fragment::First,
-                        _ => {
-                            layout.fragment = Fragment::Later;
-                            layout.protocol = extension[0];
-                            layout.transport += 8;
-                            return Some(layout);
-                        }
-                    }
-                    8
-                }
-                (0 | 43 | 44 | 60, None) => return None,
-                _ => return Some(layout),
-            };
-            layout.protocol = extension?[0];
+            if layout.fragment == Fragment::Later || !matches!(layout.protocol, 0 | 43 | 44 | 60) {
+                return Some(layout);
+            }
+            let extension = packet.get(layout.transport..)?.first_chunk::<8>()?;
+            if layout.protocol == 44 {
+                layout.fragment = match word(extension, 2) & 0xfff9 {
+                    0 => layout.fragment,
+                    1 => Fragment::First,
+                    _ => Fragment::Later,
+                };
+                layout.transport += 8;
+            } else {
+                layout.transport += (usize::from(extension[1]) + 1) * 8;
+            }
+            layout.protocol = extension[0];
         }
         None
     }
@@ -152,9 +147,10 @@ impl Layout {
             UDP => UDP_CHECKSUM,
             _ => return None,
         };
+        let start = u16::try_from(self.transport).ok()?;
         let room = self.transport + offset + 2 <= length;
         (room && self.is_whole(length, self.protocol))
-            .then_some(ChecksumPlace { start: self.transport as u16, offset: offset as u16 })
+            .then_some(ChecksumPlace { start, offset: offset as u16 })
     }
 }
 

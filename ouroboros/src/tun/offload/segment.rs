@@ -142,22 +142,12 @@ impl<'a> Segments<'a> {
             (GsoKind::Tcp4 | GsoKind::Tcp6, _) => return Err(Inconsistent),
         };
         let (protocol, field) = if udp { (UDP, UDP_CHECKSUM) } else { (TCP, TCP_CHECKSUM) };
+        let at = layout.transport;
+        let length = transport_length(&headers[at..], udp).ok_or(Inconsistent)?;
         if !layout.is_whole(total, protocol) {
             return Err(Inconsistent);
         }
-        let at = layout.transport;
-        let transport = &headers[at..];
-        let length = match transport {
-            _ if udp => 8,
-            [_, _, _, _, _, _, _, _, _, _, _, _, offset, ..] => usize::from(offset >> 4) * 4,
-            _ => return Err(Inconsistent),
-        };
-        if length < if udp { 8 } else { 20 } {
-            return Err(Inconsistent);
-        }
-        let transport = transport.get(..length).ok_or(Inconsistent)?;
-        let headers = &headers[..at + length];
-        let payload = total - headers.len();
+        let (headers, payload) = (&headers[..at + length], total - at - length);
         let mut size = usize::from(gso.size).min(payload.max(1));
         let room = largest.saturating_sub(headers.len());
         if room == 0 || udp && room < size {
@@ -171,46 +161,18 @@ impl<'a> Segments<'a> {
                 if usize::from(start) == at && usize::from(offset) == field =>
             {
                 let length = u16::try_from(total - at).map_err(|_| Inconsistent)?;
-                Sum::default().word(word(transport, field)).without(length)
+                Sum::default().word(word(headers, at + field)).without(length)
             }
             Some(_) => return Err(Inconsistent),
             None => Sum::pseudo_header(layout.version.addresses(headers), protocol, 0),
         };
-        let mut template = Template {
-            version: layout.version,
-            udp,
-            transport: at,
-            ip: Sum::default(),
-            pseudo,
-            fixed: pseudo,
-            id: 0,
-            sequence: 0,
-            flags: 0,
-        };
-        if udp {
-            template.fixed = template.fixed.bytes(&transport[..4]);
-        } else {
-            template.sequence = u32::from(word(transport, 4)) << 16 | u32::from(word(transport, 6));
-            template.flags = word(transport, 12);
-            template.fixed = template
-                .fixed
-                .bytes(&transport[..4])
-                .bytes(&transport[8..12])
-                .bytes(&transport[14..16])
-                .bytes(&transport[18..]);
-        }
-        if layout.version == Version::V4 {
-            template.id = word(headers, 4);
-            template.ip =
-                Sum::default().bytes(&headers[..2]).bytes(&headers[6..10]).bytes(&headers[12..at]);
-        }
         Ok(Self {
             headers,
             total,
             size,
             count: payload.div_ceil(size).max(1),
             partial: checksums == Checksums::Partial,
-            what: What::Several(template),
+            what: What::Several(Template::new(layout.version, udp, headers, at, pseudo)),
         })
     }
 
@@ -274,6 +236,35 @@ impl<'a> Segments<'a> {
 }
 
 impl Template {
+    /// `at` is where in the headers the transport header begins.
+    fn new(version: Version, udp: bool, headers: &[u8], at: usize, pseudo: Sum) -> Self {
+        let (ip, transport) = headers.split_at(at);
+        let mut template = Self {
+            version,
+            udp,
+            transport: at,
+            ip: Sum::default(),
+            pseudo,
+            fixed: pseudo.bytes(&transport[..4]),
+            id: 0,
+            sequence: 0,
+            flags: 0,
+        };
+        if version == Version::V4 {
+            template.id = word(ip, 4);
+            template.ip = Sum::default().bytes(&ip[..2]).bytes(&ip[6..10]).bytes(&ip[12..]);
+        }
+        if !udp {
+            template.sequence = u32::from(word(transport, 4)) << 16 | u32::from(word(transport, 6));
+            template.flags = word(transport, 12);
+            let fixed = template.fixed.bytes(&transport[8..12]).bytes(&transport[14..16]);
+            template.fixed = fixed.bytes(&transport[18..]);
+        }
+        template
+    }
+
+    /// Makes the headers in `slot`, which are those of all, the ones of packet
+    /// `index`.
     #[inline]
     fn apply(&self, segments: &Segments<'_>, index: usize, slot: &mut [u8]) {
         let total = slot.len();
@@ -341,6 +332,13 @@ pub fn complete_checksum(
     }
     complete(place, packet);
     Ok(false)
+}
+
+/// Length of a transport header, if all of it is there.
+fn transport_length(transport: &[u8], udp: bool) -> Option<usize> {
+    let length = if udp { 8 } else { usize::from(*transport.get(12)? >> 4) * 4 };
+    let least = if udp { 8 } else { 20 };
+    (least..=transport.len()).contains(&length).then_some(length)
 }
 
 /// That the field is in a packet of `total` bytes.
