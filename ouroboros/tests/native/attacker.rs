@@ -17,8 +17,8 @@ use crate::harness::{CLIENT, End, Random, SERVER, pair, suite};
 
 const SEEDS: u64 = 2_000;
 /// After the attacker has stopped: what may take a while, then what must work.
-const RECOVERY: Duration = Duration::from_secs(15);
-const PROOF: Duration = Duration::from_secs(10);
+const RECOVERY: Duration = Duration::from_secs(12);
+const PROOF: Duration = Duration::from_secs(4);
 
 struct Frame {
     to: usize,
@@ -170,7 +170,8 @@ impl World {
                 match event {
                     Event::Moved(address) => {
                         self.believed[end] = address;
-                        self.unproved[end].clear();
+                        // Proved once, and so for good.
+                        self.unproved[end].insert(address, (usize::MAX / 4, 0));
                     }
                     Event::Closed | Event::Down => panic!("the flow has ended: {event:?}"),
                     _ => {}
@@ -242,16 +243,17 @@ fn run(seed: u64) {
     let quiet = seed.is_multiple_of(4);
     // Epochs by number of packets, or now and then by time.
     let slow = seed % 16 == 3 || seed % 16 == 4;
-    let hybrid = seed.is_multiple_of(5);
+    // Seldom: without optimization a hybrid exchange takes milliseconds.
+    let hybrid = seed.is_multiple_of(25);
     let mut security =
         suite(if hybrid { KeyExchange::X25519MlKem768 } else { KeyExchange::X25519 });
-    if seed.is_multiple_of(7) {
+    if seed.is_multiple_of(27) {
         security.capabilities = Capabilities::HYBRID_FIRST;
     }
     let limits = if slow {
         KeyLimits::default()
     } else {
-        KeyLimits { due: 60, data: 400, all: 4000, failures: 1 << 36 }
+        KeyLimits { due: 40, data: 400, all: 4000, failures: 1 << 36 }
     };
     // Small enough for the hybrid's messages to be cut.
     let config = SessionConfig { largest_frame: 600, ..SessionConfig::default() };
@@ -273,7 +275,7 @@ fn run(seed: u64) {
         unproved: Default::default(),
         paused: 0,
     };
-    let (length, pace) = if slow { (400, 4_000) } else { (20, 60) };
+    let (length, pace) = if slow { (400, 6_000) } else { (10, 50) };
     let attacked = Duration::from_secs(length);
     world.run(attacked, pace);
     world.attacked = false;
@@ -285,7 +287,7 @@ fn run(seed: u64) {
         assert!(waits || world.paused == 0, "data had to wait");
     }
     let start = if quiet { Duration::ZERO } else { attacked + RECOVERY };
-    world.run(attacked + RECOVERY, pace);
+    world.run(attacked + RECOVERY, pace.max(200));
     let paused = world.paused;
     let end = attacked + RECOVERY + PROOF;
     world.run(end, pace.min(60));

@@ -103,9 +103,10 @@ pub(crate) fn allocate(
         None => None,
         other => panic!("{other:?}"),
     };
-    let reply = responder.poll_transmit().expect("an answer").message;
-    let (reply, _) = altered(&reply, |reply| on_reply(&header, reply));
-    requester.handle(start, random, SERVER, None, &reply);
+    if let Some(reply) = responder.poll_transmit() {
+        let (reply, _) = altered(&reply.message, |reply| on_reply(&header, reply));
+        requester.handle(start, random, SERVER, None, &reply);
+    }
     let allocated = match requester.poll() {
         Some(Event::Allocated { keys, .. }) => Some(keys),
         None | Some(Event::Failed { .. }) => None,
@@ -134,10 +135,10 @@ fn altered(message: &[u8], alter: impl FnOnce(&[u8]) -> Vec<u8>) -> (Vec<u8>, Ve
 }
 
 /// The header with `change` made to it; `hash`: bytes of request hash in it.
-pub(crate) fn changed(
-    header: &[u8],
+pub(crate) fn changed<'a>(
+    header: &'a [u8],
     hash: usize,
-    change: impl FnOnce(&mut Allocation<'_>),
+    change: impl FnOnce(&mut Allocation<'a>),
 ) -> Vec<u8> {
     let mut header = Allocation::parse(header, hash).expect("a header");
     change(&mut header);

@@ -1,6 +1,6 @@
-//! A peer whose address changed (PROTOCOL.md, "Movement"): an authentic packet
+//! A client whose address changed (PROTOCOL.md, "Movement"): an authentic packet
 //! from elsewhere makes a candidate, the answer to a challenge sent there makes
-//! it the peer's address. Until then no more than three times the bytes that
+//! it the client's address. Until then no more than three times the bytes that
 //! came from there go there.
 
 use std::time::Duration;

@@ -310,6 +310,9 @@ impl Session {
     /// a higher number came before. `from`: where it came from, if that is not
     /// the peer's address. To be told of every packet from elsewhere, and while
     /// there are such, of the others.
+    ///
+    /// A server follows its client; a client finds its server by name. Were
+    /// both to follow, who can relay a challenge could part them for good.
     pub fn heard_from(
         &mut self,
         now: Now,
@@ -319,7 +322,7 @@ impl Session {
         leads: bool,
     ) {
         match from {
-            _ if self.ended || !leads => {}
+            _ if self.ended || !leads || self.channel.keys.role() == Role::Client => {}
             Some(address) => {
                 self.paths.heard_from(now.monotonic, entropy, address, size);
                 self.challenge(now.monotonic);
