@@ -13,6 +13,8 @@ const OFFER: u8 = 6;
 const ANSWER: u8 = 7;
 const CONFIRM: u8 = 8;
 const CONFIRMED: u8 = 9;
+const ANNOUNCE: u8 = 10;
+const ANNOUNCED: u8 = 11;
 
 /// A control message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,10 @@ pub(super) enum Message<'a> {
     Confirm(u32),
     /// The same from the responder, who repeats no more than it is asked.
     Confirmed(u32),
+    /// What the program at this end takes: capabilities.
+    Announce(u8),
+    /// That was heard.
+    Announced(u8),
 }
 
 /// A part of a message about the epoch `epoch`.
@@ -68,6 +74,8 @@ impl<'a> Message<'a> {
             ANSWER => Self::Answer(part(fields)?),
             CONFIRM => Self::Confirm(u32::from_be_bytes(fields.try_into().ok()?)),
             CONFIRMED => Self::Confirmed(u32::from_be_bytes(fields.try_into().ok()?)),
+            ANNOUNCE => Self::Announce(u8::from_be_bytes(fields.try_into().ok()?)),
+            ANNOUNCED => Self::Announced(u8::from_be_bytes(fields.try_into().ok()?)),
             _ => return None,
         })
     }
@@ -83,6 +91,8 @@ impl<'a> Message<'a> {
             Self::Answer(part) => part.encode(ANSWER),
             Self::Confirm(epoch) => [&[CONFIRM][..], &epoch.to_be_bytes()].concat(),
             Self::Confirmed(epoch) => [&[CONFIRMED][..], &epoch.to_be_bytes()].concat(),
+            Self::Announce(flags) => vec![ANNOUNCE, *flags],
+            Self::Announced(flags) => vec![ANNOUNCED, *flags],
         }
     }
 }
@@ -168,6 +178,8 @@ mod tests {
             Message::Answer(part),
             Message::Confirm(5),
             Message::Confirmed(6),
+            Message::Announce(7),
+            Message::Announced(8),
         ] {
             let body = message.encode();
             assert_eq!(Message::parse(&body), Some(message));

@@ -70,6 +70,8 @@ pub enum Event {
     },
     /// The peer did not answer to [`Session::probe`] in time.
     Unresponsive,
+    /// What the program at the other end takes beyond packets as they are.
+    Announced(Capabilities),
     /// The peer is at this address from now on.
     Moved(PeerAddress),
     /// The peer closed the flow.
@@ -97,6 +99,12 @@ struct Probe {
     asked: bool,
 }
 
+struct Announcement {
+    capabilities: Capabilities,
+    next: Duration,
+    interval: Duration,
+}
+
 /// The session of one native flow.
 pub struct Session {
     channel: Channel,
@@ -118,6 +126,7 @@ pub struct Session {
     heard: Duration,
     confirmed: bool,
     probe: Option<Probe>,
+    announcement: Option<Announcement>,
     paths: Paths,
     queue: VecDeque<(Option<PeerAddress>, Vec<u8>)>,
     events: VecDeque<Event>,
@@ -149,6 +158,7 @@ impl Session {
             heard: now,
             confirmed: false,
             probe: None,
+            announcement: None,
             paths: Paths::default(),
             queue: VecDeque::new(),
             events: VecDeque::new(),
@@ -202,6 +212,13 @@ impl Session {
             }
             // That it was heard in its epoch is what it says.
             Some(Message::Confirmed(_)) => {}
+            Some(Message::Announce(flags)) => {
+                self.send(now, &Message::Announced(flags));
+                self.events.push_back(Event::Announced(Capabilities::from_bits(flags)));
+            }
+            Some(Message::Announced(flags)) => {
+                self.announcement.take_if(|announced| announced.capabilities.bits() == flags);
+            }
             None => {}
         }
     }
@@ -366,6 +383,24 @@ impl Session {
         self.probe = None;
     }
 
+    /// Tells the peer, until it has heard it, what the program at this end takes
+    /// beyond packets as they are.
+    pub fn announce(&mut self, now: Now, capabilities: Capabilities) {
+        let now = now.monotonic;
+        self.announcement = Some(Announcement { capabilities, next: now + RETRY, interval: RETRY });
+        self.send(now, &Message::Announce(capabilities.bits()));
+    }
+
+    fn announce_again(&mut self, now: Duration) {
+        let Some(announcement) = &mut self.announcement else { return };
+        if now >= announcement.next {
+            announcement.interval = (announcement.interval * 2).min(SLOWEST_RETRY);
+            announcement.next = now + announcement.interval;
+            let flags = announcement.capabilities.bits();
+            self.send(now, &Message::Announce(flags));
+        }
+    }
+
     /// Ends the flow and tells the peer, once.
     pub fn close(&mut self, now: Now) {
         if !self.ended {
@@ -416,6 +451,7 @@ impl Session {
         due.extend(self.retry.map(|(at, _)| at));
         due.extend(self.retiring.front().map(|(at, _)| *at));
         due.extend(self.probe.as_ref().map(|probe| probe.next.min(probe.until)));
+        due.extend(self.announcement.as_ref().map(|announcement| announcement.next));
         due.extend(self.paths.poll_timeout());
         if self.config.timeout > Duration::ZERO {
             due.push(self.sent + self.config.timeout / 4);
@@ -469,6 +505,7 @@ impl Session {
             self.exchange(now);
         }
         self.probe_timeout(now);
+        self.announce_again(now);
         self.challenge(now);
         if self.config.timeout > Duration::ZERO && now >= self.sent + self.config.timeout / 4 {
             self.ping(now);
