@@ -243,7 +243,8 @@ impl Shared {
 
     /// Largest frame of the path, in bytes.
     pub(super) fn largest_frame(&self) -> usize {
-        self.path.largest_frame()
+        let found = self.control.as_ref().map_or(usize::MAX, Control::largest_frame);
+        self.path.largest_frame().min(found)
     }
 
     /// Whether the far end takes packets whose transport checksums are partial.

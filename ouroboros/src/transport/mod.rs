@@ -213,6 +213,12 @@ pub trait Path: Send + Sync {
         PathOffload::NONE
     }
 
+    /// Whether there may be routers on the way that carry less than this end
+    /// knows.
+    fn is_routed(&self) -> bool {
+        false
+    }
+
     /// A short description for logs, such as `udp 10.0.0.1:3435`.
     fn description(&self) -> String;
 
