@@ -88,6 +88,24 @@ pub struct FlowStatistics {
     pub epoch: u64,
 }
 
+/// Over several flows.
+impl std::iter::Sum for FlowStatistics {
+    fn sum<I: Iterator<Item = Self>>(flows: I) -> Self {
+        flows.fold(Self::default(), |sum, flow| Self {
+            sent_packets: sum.sent_packets + flow.sent_packets,
+            sent_bytes: sum.sent_bytes + flow.sent_bytes,
+            received_packets: sum.received_packets + flow.received_packets,
+            received_bytes: sum.received_bytes + flow.received_bytes,
+            unopened: sum.unopened + flow.unopened,
+            oversize: sum.oversize + flow.oversize,
+            unsealed: sum.unsealed + flow.unsealed,
+            send_calls: sum.send_calls + flow.send_calls,
+            receive_calls: sum.receive_calls + flow.receive_calls,
+            epoch: sum.epoch.max(flow.epoch),
+        })
+    }
+}
+
 /// An allocated flow before its packets are protected: what the daemon relays
 /// and [`Flow::new`](crate::Flow::new) takes.
 pub struct RawFlow {
