@@ -195,14 +195,11 @@ impl Session {
                 let progress = self.rekey.answered(&mut self.channel, part);
                 self.progress(now, entropy, progress);
             }
-            Some(Message::Confirm(epoch)) => {
-                if epoch == self.channel.epoch.number as u32 {
-                    self.send(now, &Message::Confirmed(epoch));
-                }
+            Some(Message::Confirm(epoch)) if epoch == self.channel.epoch.number as u32 => {
+                self.send(now, &Message::Confirmed(epoch));
             }
-            // That it was heard in its epoch is what it says.
-            Some(Message::Confirmed(_)) => {}
-            None => {}
+            // That it was heard in its epoch is what a confirmation says.
+            Some(Message::Confirm(_) | Message::Confirmed(_)) | None => {}
         }
     }
 
