@@ -3,7 +3,7 @@
 
 use std::io;
 
-use crate::{transport::OpenError, wire::InvalidName};
+use crate::{proto::negotiation::NegotiationError, transport::OpenError, wire::InvalidName};
 
 /// A layer or name operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +45,10 @@ pub enum AllocateError {
     /// Peer: the flow was refused with this response code (negative).
     #[error("the peer refused the flow (response {0})")]
     Refused(i32),
-    /// Peer: no valid answer came in time.
+    /// Peer: what it answered, or what somebody made of it, cannot be accepted.
+    #[error("the answer to the flow request cannot be accepted: {0}")]
+    Rejected(#[from] NegotiationError),
+    /// Peer: no answer came in time.
     #[error("no answer to the flow request in time")]
     TimedOut,
     /// Misuse: too many allocations are under way in this IPCP.

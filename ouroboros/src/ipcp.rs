@@ -207,6 +207,7 @@ impl Core {
                 local: reserved.eid,
                 peer,
                 timeout: spec.timeout,
+                largest_message: path.largest_frame(),
             };
             let mut endpoint = self.endpoint();
             let allocation = endpoint
@@ -232,6 +233,7 @@ impl Core {
         let agreed = agreed.map_err(|failure| match failure {
             AllocationFailure::NameNotFound => AllocateError::NameNotFound,
             AllocationFailure::Refused(code) => AllocateError::Refused(code),
+            AllocationFailure::Rejected(error) => AllocateError::Rejected(error),
             _ => AllocateError::TimedOut,
         })?;
         let info = FlowInfo::new(

@@ -34,11 +34,12 @@ pub enum ProfilePolicy {
 /// What a client asks of an encrypted flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientSecurity {
-    /// The key exchange, and the least cipher and hash.
+    /// The key exchange, and the least cipher and hash. A hybrid exchange that
+    /// does not fit the request is done inside the flow, before data.
     pub suite: Suite,
     /// Whether it is to have the native profile.
     pub profile: ProfilePolicy,
-    /// What this side can do in a native flow.
+    /// What this side can do in a native flow, besides.
     pub capabilities: Capabilities,
     /// The flow's place in a tunnel of several.
     pub lane: Option<Lane>,
@@ -60,7 +61,8 @@ pub struct ServerSecurity {
     pub require_encryption: bool,
     /// Whether encrypted flows are to have the native profile.
     pub profile: ProfilePolicy,
-    /// What this side can do in a native flow.
+    /// What this side can do in a native flow; an exchange before data is a
+    /// matter of course.
     pub capabilities: Capabilities,
 }
 
@@ -119,47 +121,45 @@ pub struct Offer {
     pub header: Vec<u8>,
     id: [u8; 16],
     terms: Terms,
-    exchange: Option<(EphemeralSecret, ClientSecurity)>,
+    exchange: Option<Exchange>,
+}
+
+struct Exchange {
+    secret: EphemeralSecret,
+    /// That of the header.
+    kex: KeyExchange,
+    asked: ClientSecurity,
 }
 
 impl Offer {
     /// A request at UTC time `timestamp` (nanoseconds), encrypted if `security`
-    /// says how.
+    /// says how, in a header of at most `largest` bytes if that can be.
     pub fn new(
         timestamp: u64,
         terms: Terms,
         security: Option<ClientSecurity>,
+        largest: usize,
         entropy: &mut dyn Entropy,
     ) -> Self {
         let mut id = [0; 16];
         entropy.fill(&mut id);
-        let exchange = security
-            .map(|security| (EphemeralSecret::generate(security.suite.kex, entropy), security));
-        let mut header = Allocation::plain(id, timestamp);
-        let data;
-        if let Some((secret, security)) = &exchange {
-            header.cipher = security.suite.cipher.id();
-            header.kdf = security.suite.kdf.id();
-            header.md = Hash::Sha256.id();
-            header.raw_key = security.suite.kex.is_raw();
-            header.key = secret.public_key();
-            if security.profile != ProfilePolicy::Wire023 {
-                // As long as the reply, which has the request's hash: who sends
-                // requests in another's name gets no more out than in. The
-                // hybrid's key is longer than its answer as it is.
-                let padding = (Hash::Sha256.size() - Extensions::OVERHEAD) as u16;
-                let extensions = Extensions {
-                    profile: Some(security.capabilities.bits()),
-                    padding: (!security.suite.kex.is_raw()).then_some(padding),
-                    cookie: None,
-                    lane: security.lane,
-                };
-                data = extensions.encode();
-                header.data = &data;
-            }
+        let offer = |kex, security, entropy: &mut dyn Entropy| {
+            let secret = EphemeralSecret::generate(kex, entropy);
+            let header = encrypted(id, timestamp, &secret, kex, &security);
+            Self { header, id, terms, exchange: Some(Exchange { secret, kex, asked: security }) }
+        };
+        let Some(security) = security else {
+            let header = encode(&Allocation::plain(id, timestamp));
+            return Self { header, id, terms, exchange: None };
+        };
+        let kex = security.suite.kex;
+        let whole = offer(kex, security, entropy);
+        let hybrid = kex == KeyExchange::X25519MlKem768;
+        if whole.header.len() <= largest || !hybrid || security.profile == ProfilePolicy::Wire023 {
+            return whole;
         }
-        let header = header.encode().expect("a public key is shorter than its length field");
-        Self { header, id, terms, exchange }
+        let capabilities = security.capabilities.and(Capabilities::HYBRID_FIRST);
+        offer(KeyExchange::X25519, ClientSecurity { capabilities, ..security }, entropy)
     }
 
     fn digest(&self) -> Hash {
@@ -179,16 +179,11 @@ impl Offer {
         if reply.id != self.id || reply.request_hash != digest.digest(&self.header) {
             return Err(NegotiationError::Mismatch);
         }
-        let Some((secret, asked)) = &self.exchange else {
+        let Some(Exchange { secret, kex, asked }) = &self.exchange else {
             let plain = reply.cipher == 0 && reply.key.is_empty();
             return if plain { Ok(None) } else { Err(NegotiationError::Mismatch) };
         };
         let (kdf, cipher) = algorithms(&reply)?.ok_or(NegotiationError::TooWeak)?;
-        let least = asked.suite;
-        let suite = Suite { kex: least.kex, kdf, cipher };
-        if suite.cipher < least.cipher || suite.kdf < least.kdf {
-            return Err(NegotiationError::TooWeak);
-        }
         let accepted = match asked.profile {
             ProfilePolicy::Wire023 => None,
             _ => extensions(&reply)?.profile,
@@ -200,11 +195,17 @@ impl Offer {
         if accepted.is_some_and(|flags| flags & !asked.capabilities.bits() != 0) {
             return Err(NegotiationError::Mismatch);
         }
+        let accepted = accepted.map(Capabilities::from_bits);
+        let suite = Suite { kex: strength(*kex, accepted), kdf, cipher };
+        let least = asked.suite;
+        if suite.cipher < least.cipher || suite.kdf < least.kdf || suite.kex < least.kex {
+            return Err(NegotiationError::TooWeak);
+        }
         // Whether a 0.23 server marks its ciphertext as raw was not seen: its
         // length says what it is.
         let agreed = secret.agree(reply.key, suite.kdf)?;
         let lane = accepted.and(asked.lane);
-        let keys = match accepted.map(Capabilities::from_bits) {
+        let keys = match accepted {
             None => FlowKeys::Wire023 { cipher: suite.cipher, key: agreed },
             Some(capabilities) => {
                 let transcript = transcript(&self.terms, &self.header, bytes);
@@ -215,6 +216,38 @@ impl Offer {
         };
         Ok(Some(Agreed { suite, keys, lane }))
     }
+}
+
+/// The header of a request whose key exchange is `kex`.
+fn encrypted(
+    id: [u8; 16],
+    timestamp: u64,
+    secret: &EphemeralSecret,
+    kex: KeyExchange,
+    security: &ClientSecurity,
+) -> Vec<u8> {
+    let mut header = Allocation::plain(id, timestamp);
+    header.cipher = security.suite.cipher.id();
+    header.kdf = security.suite.kdf.id();
+    header.md = Hash::Sha256.id();
+    header.raw_key = kex.is_raw();
+    header.key = secret.public_key();
+    if security.profile == ProfilePolicy::Wire023 {
+        return encode(&header);
+    }
+    // As long as the reply, which has the request's hash: who sends requests in
+    // another's name gets no more out than in. The hybrid's key is longer than
+    // its answer as it is.
+    let padding = (Hash::Sha256.size() - Extensions::OVERHEAD) as u16;
+    let extensions = Extensions {
+        profile: Some(security.capabilities.bits()),
+        padding: (!kex.is_raw()).then_some(padding),
+        cookie: None,
+        lane: security.lane,
+    };
+    let data = extensions.encode();
+    header.data = &data;
+    encode(&header)
 }
 
 /// The hash that binds a native flow's keys to all that was said before them
@@ -243,6 +276,15 @@ fn transcript(terms: &Terms, request: &[u8], reply: &[u8]) -> [u8; 32] {
 
 fn extensions<'a>(header: &Allocation<'a>) -> Result<Extensions<'a>, NegotiationError> {
     Extensions::parse(header.data).map_err(|_| NegotiationError::Malformed)
+}
+
+/// The key exchange of what data will be sealed with, if that of the headers is
+/// `kex`.
+fn strength(kex: KeyExchange, native: Option<Capabilities>) -> KeyExchange {
+    match native {
+        Some(flags) if flags.has(Capabilities::HYBRID_FIRST) => KeyExchange::X25519MlKem768,
+        _ => kex,
+    }
 }
 
 /// The algorithms that a header names beside its key exchange; `None` if it is
@@ -306,29 +348,31 @@ pub fn answer(
         }
         return Ok((encode(&reply), None));
     };
-    let own = security.suite.unwrap_or(asked);
-    if asked.kex < own.kex {
-        return Err(NegotiationError::TooWeak);
-    }
     let native = match security.profile {
         ProfilePolicy::Wire023 => None,
-        _ => offered.profile,
+        _ => offered.profile.map(Capabilities::from_bits),
     };
     if native.is_none() && security.profile == ProfilePolicy::RequireNative {
         return Err(NegotiationError::NotNative);
     }
-    let suite =
-        Suite { kex: asked.kex, kdf: asked.kdf.max(own.kdf), cipher: asked.cipher.max(own.cipher) };
-    let (key, agreed) = crypto::answer(suite.kex, header.key, suite.kdf, entropy)?;
+    let own = security.suite.unwrap_or(asked);
+    let kex = strength(asked.kex, native);
+    if kex < own.kex {
+        return Err(NegotiationError::TooWeak);
+    }
+    let (kdf, cipher) = (asked.kdf.max(own.kdf), asked.cipher.max(own.cipher));
+    let suite = Suite { kex, kdf, cipher };
+    let (key, agreed) = crypto::answer(asked.kex, header.key, suite.kdf, entropy)?;
     reply.cipher = suite.cipher.id();
     reply.kdf = suite.kdf.id();
-    reply.raw_key = suite.kex.is_raw();
+    reply.raw_key = asked.kex.is_raw();
     reply.key = &key;
     let Some(flags) = native else {
         let keys = FlowKeys::Wire023 { cipher: suite.cipher, key: agreed };
         return Ok((encode(&reply), Some(Agreed { suite, keys, lane: None })));
     };
-    let capabilities = Capabilities::from_bits(flags).shared_with(security.capabilities);
+    let able = security.capabilities.and(Capabilities::HYBRID_FIRST);
+    let capabilities = flags.shared_with(able);
     let extensions = Extensions { profile: Some(capabilities.bits()), ..Extensions::default() };
     let data = extensions.encode();
     reply.data = &data;
@@ -339,6 +383,6 @@ pub fn answer(
     Ok((reply, Some(Agreed { suite, keys, lane: offered.lane })))
 }
 
-fn encode(reply: &Allocation<'_>) -> Vec<u8> {
-    reply.encode().expect("keys and hashes are shorter than their length fields")
+fn encode(header: &Allocation<'_>) -> Vec<u8> {
+    header.encode().expect("keys, hashes and extensions are shorter than their lengths can say")
 }

@@ -14,7 +14,8 @@ use ouroboros::{
     },
     transport::Destination,
     wire::{
-        Dialect, DirectoryHash, Eid, Name, PeerAddress, QosSpec, management::Message,
+        Dialect, DirectoryHash, Eid, Name, PeerAddress, QosSpec,
+        management::{LARGEST_MESSAGE, Message},
         oap::Allocation,
     },
 };
@@ -84,6 +85,7 @@ impl Pair {
             local: LOCAL,
             peer: Some(SERVER),
             timeout: TIMEOUT,
+            largest_message: LARGEST_MESSAGE,
         };
         let allocation = client.allocate(at(0), &mut entropy, request).expect("within limits");
         Self { dialect, server, client, allocation, entropy }

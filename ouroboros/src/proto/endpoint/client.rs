@@ -10,7 +10,7 @@ use crate::{
     crypto::Entropy,
     proto::{
         Now,
-        negotiation::{Offer, Terms},
+        negotiation::{NegotiationError, Offer, Terms},
     },
     transport::Destination,
     wire::{Dialect, Eid, NameHash, PeerAddress, management::Message},
@@ -41,10 +41,13 @@ enum Stage {
     Querying,
     Requesting {
         peer: PeerAddress,
-        offer: Offer,
+        offer: Box<Offer>,
         sent: u32,
         /// A refusal that may be of a copy.
         refused: Option<i32>,
+        /// What was wrong with a reply. It may be anybody's: the right one may
+        /// still come.
+        rejected: Option<NegotiationError>,
     },
 }
 
@@ -106,18 +109,23 @@ impl Endpoint {
         let Some(allocating) = self.allocating.get_mut(&id) else { return };
         let request = &allocating.request;
         let terms = Terms { name: allocating.hash, qos: request.qos };
-        let offer = Offer::new(now.utc, terms, request.security, entropy);
-        allocating.message = Message::FlowRequest {
-            source: request.local,
-            qos: request.qos,
-            name: allocating.hash,
-            allocation: &offer.header,
-        }
-        .encode(self.dialect);
+        let (source, qos, name) = (request.local, request.qos, allocating.hash);
+        let message = |allocation: &[u8]| {
+            Message::FlowRequest { source, qos, name, allocation }.encode(self.dialect)
+        };
+        let largest = request.largest_message.saturating_sub(message(&[]).len());
+        let offer = Offer::new(now.utc, terms, request.security, largest, entropy);
+        allocating.message = message(&offer.header);
         allocating.deadline = allocating.until;
         allocating.interval = REQUEST_INTERVAL;
         allocating.retry = now.monotonic + REQUEST_INTERVAL;
-        allocating.stage = Stage::Requesting { peer, offer, sent: 0, refused: None };
+        allocating.stage = Stage::Requesting {
+            peer,
+            offer: Box::new(offer),
+            sent: 0,
+            refused: None,
+            rejected: None,
+        };
         self.transmit_allocation(id);
     }
 
@@ -166,7 +174,8 @@ impl Endpoint {
     ) {
         let by_path = self.dialect == Dialect::Udp;
         let found = self.allocating.iter_mut().find_map(|(id, allocating)| {
-            let Stage::Requesting { peer, offer, sent, refused } = &mut allocating.stage else {
+            let Stage::Requesting { peer, offer, sent, refused, rejected } = &mut allocating.stage
+            else {
                 return None;
             };
             let here = if by_path { via == Some(*id) } else { true };
@@ -174,12 +183,12 @@ impl Endpoint {
                 *id,
                 offer,
                 *sent,
-                refused,
+                (refused, rejected),
                 &mut allocating.retry,
                 &mut allocating.deadline,
             ))
         });
-        let Some((id, offer, sent, refused, retry, deadline)) = found else {
+        let Some((id, offer, sent, (refused, rejected), retry, deadline)) = found else {
             self.counters.unexpected += 1;
             return;
         };
@@ -196,13 +205,17 @@ impl Endpoint {
             return;
         }
         let agreed = if response == 0 && responder != Eid::MANAGEMENT {
-            offer.check(header).ok()
+            offer.check(header)
         } else {
-            None
+            Err(NegotiationError::Malformed)
         };
-        let Some(agreed) = agreed else {
-            self.counters.bad_replies += 1;
-            return;
+        let agreed = match agreed {
+            Ok(agreed) => agreed,
+            Err(error) => {
+                *rejected = Some(error);
+                self.counters.bad_replies += 1;
+                return;
+            }
         };
         self.allocating.remove(&id);
         let (keys, suite) = agreed.map(|agreed| (agreed.keys, agreed.suite)).unzip();
@@ -234,6 +247,9 @@ impl Endpoint {
                     Stage::Querying => AllocationFailure::NameNotFound,
                     Stage::Requesting { refused: Some(code), .. } => {
                         AllocationFailure::Refused(*code)
+                    }
+                    Stage::Requesting { rejected: Some(error), .. } => {
+                        AllocationFailure::Rejected(*error)
                     }
                     Stage::Requesting { .. } => AllocationFailure::TimedOut,
                 };

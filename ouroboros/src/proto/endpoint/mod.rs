@@ -86,6 +86,8 @@ pub struct AllocationRequest {
     pub peer: Option<PeerAddress>,
     /// How long it may take, name query and all.
     pub timeout: Duration,
+    /// Largest message that reaches the peer, in bytes.
+    pub largest_message: usize,
 }
 
 /// Why there is no flow.
@@ -96,7 +98,9 @@ pub enum AllocationFailure {
     NameNotFound,
     /// The peer refused, with this response code.
     Refused(i32),
-    /// No valid reply in time.
+    /// No reply in time that could be accepted; the last one, for this reason.
+    Rejected(NegotiationError),
+    /// No reply in time.
     TimedOut,
 }
 

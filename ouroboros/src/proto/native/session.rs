@@ -212,13 +212,9 @@ impl Session {
                 let progress = self.rekey.answered(&mut self.channel, part);
                 self.progress(now, entropy, progress);
             }
-            Some(Message::Confirm(epoch)) => {
-                if epoch == self.channel.epoch.number as u32 {
-                    self.send(now, &Message::Confirmed(epoch));
-                }
+            Some(Message::Confirm(epoch)) if epoch == self.channel.epoch.number as u32 => {
+                self.send(now, &Message::Confirmed(epoch));
             }
-            // That it was heard in its epoch is what it says.
-            Some(Message::Confirmed(_)) => {}
             Some(Message::Announce(flags)) => {
                 self.send(now, &Message::Announced(flags));
                 self.events.push_back(Event::Announced(Capabilities::from_bits(flags)));
@@ -233,7 +229,8 @@ impl Session {
                 }
                 self.tell_largest();
             }
-            None => {}
+            // That it was heard in its epoch is what a confirmation says.
+            Some(Message::Confirm(_) | Message::Confirmed(_)) | None => {}
         }
     }
 
