@@ -1,14 +1,12 @@
 //! The transports over real sockets, each test in a network namespace of its
 //! own.
 
-mod netns;
-
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
+    process::ExitCode,
     sync::Arc,
 };
 
-use netns::isolated;
 use ouroboros::{
     transport::{
         Destination, EthDix, IntoTransport, Management, OpenError, Path, ReceiveBatch, SendBatch,
@@ -16,7 +14,21 @@ use ouroboros::{
     },
     wire::{Eid, MacAddress, PeerAddress},
 };
+use ouroboros_testing::{Needs, isolated};
 use rustix::event::{PollFd, PollFlags, poll};
+
+fn main() -> ExitCode {
+    let tests = ouroboros_testing::tests![
+        Needs::Namespaces: udp_over_ipv4, udp_over_ipv6, udp_flows_from_one_port_do_not_mix, udp_drops_what_is_too_large_for_management, udp_flow_survives_an_unreachable_port_and_a_new_listener, eth_dix_on_loopback, eth_dix_says_what_is_missing
+    ];
+    #[cfg(feature = "pcap")]
+    let tests = tests.with(
+        Needs::Namespaces,
+        "eth_dix_by_libpcap_talks_to_packet_sockets",
+        eth_dix_by_libpcap_talks_to_packet_sockets,
+    );
+    tests.run()
+}
 
 fn wait(fd: std::os::fd::BorrowedFd<'_>) {
     let ready = poll(&mut [PollFd::new(&fd, PollFlags::IN)], None);
@@ -110,17 +122,14 @@ fn udp_both_ways(ip: &'static str) {
     });
 }
 
-#[test]
 fn udp_over_ipv4() {
     udp_both_ways("127.0.0.1");
 }
 
-#[test]
 fn udp_over_ipv6() {
     udp_both_ways("::1");
 }
 
-#[test]
 fn udp_flows_from_one_port_do_not_mix() {
     isolated(|| {
         let (server, _, listens) = udp_pair("127.0.0.1");
@@ -150,7 +159,6 @@ fn udp_flows_from_one_port_do_not_mix() {
     });
 }
 
-#[test]
 fn udp_drops_what_is_too_large_for_management() {
     isolated(|| {
         let (server, _, listens) = udp_pair("127.0.0.1");
@@ -162,7 +170,6 @@ fn udp_drops_what_is_too_large_for_management() {
     });
 }
 
-#[test]
 fn udp_flow_survives_an_unreachable_port_and_a_new_listener() {
     isolated(|| {
         let (server, client, listens) = udp_pair("127.0.0.1");
@@ -189,7 +196,6 @@ fn udp_flow_survives_an_unreachable_port_and_a_new_listener() {
     });
 }
 
-#[test]
 fn eth_dix_on_loopback() {
     isolated(|| {
         let here = EthDix::on("lo").open().unwrap();
@@ -222,7 +228,6 @@ fn eth_dix_on_loopback() {
     });
 }
 
-#[test]
 fn eth_dix_says_what_is_missing() {
     isolated(|| {
         let error = EthDix::on("nowhere0").open().err().unwrap();
@@ -232,7 +237,6 @@ fn eth_dix_says_what_is_missing() {
 }
 
 #[cfg(feature = "pcap")]
-#[test]
 fn eth_dix_by_libpcap_talks_to_packet_sockets() {
     use ouroboros::transport::pcap::PcapDix;
     isolated(|| {
