@@ -18,6 +18,8 @@ use ouroboros::{
 
 #[derive(Default)]
 struct NameState {
+    /// By `name create`, not only by what else was said of it.
+    created: bool,
     client: Option<Suite>,
     encryption: Option<Suite>,
     programs: BTreeSet<String>,
@@ -185,12 +187,13 @@ impl State {
         };
         let (encryption, client) = (suite(server)?, suite(client)?);
         let mut tables = self.tables();
-        if tables.names.contains_key(&name) {
+        let known = tables.names.entry(name.clone()).or_default();
+        if known.created {
             return Err(format!("{name}: there is such a name already"));
         }
+        (known.created, known.client, known.encryption) = (true, client, encryption);
         let policy = ServerSecurity { suite: encryption, require_encryption: encryption.is_some() };
-        self.irm.set_policy(name.clone(), policy);
-        tables.names.insert(name, NameState { client, encryption, ..NameState::default() });
+        self.irm.set_policy(name, policy);
         Ok(Response::Done)
     }
 
