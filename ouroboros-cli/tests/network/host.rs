@@ -1,0 +1,201 @@
+//! Hosts: network namespaces with the tools of this crate running in them, and
+//! pairs of hosts with a cable and a tunnel between them.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use ouroboros_testing::{Folder, Namespace};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Only ends a test that has failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Waits until `done`, or fails.
+pub(crate) fn eventually(what: &str, done: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "never: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A network namespace with a daemon's socket of its own.
+pub(crate) struct Host {
+    pub(crate) namespace: Namespace,
+    pub(crate) folder: Folder,
+    hosts: Option<PathBuf>,
+}
+
+impl Host {
+    pub(crate) fn new() -> Self {
+        Self { namespace: Namespace::new(), folder: Folder::new(), hosts: None }
+    }
+
+    pub(crate) fn ip(&self, arguments: &str) -> String {
+        self.namespace.shell(&format!("ip {arguments}"))
+    }
+
+    pub(crate) fn has_device(&self, device: &str) -> bool {
+        self.ip("-o link").contains(&format!(" {device}:"))
+    }
+
+    fn command(&self, program: &str, words: &str) -> Command {
+        let tools = Path::new(env!("CARGO_BIN_EXE_irm")).parent().expect("a folder");
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut command = match &self.hosts {
+            None => Command::new(tools.join(program)),
+            Some(hosts) => {
+                // In a mount namespace of its own; the process id stays.
+                let instead = r#"mount --bind "$0" /etc/hosts && exec "$@""#;
+                let mut command = Command::new("unshare");
+                command.args(["--mount", "sh", "-c", instead]).arg(hosts).arg(tools.join(program));
+                command
+            }
+        };
+        command
+            .args(words.split_whitespace())
+            .env("PATH", format!("{}:{path}", tools.display()))
+            .env("OUROBOROS_SOCKET", self.folder.path().join("irmd.sock"));
+        command
+    }
+
+    /// Runs a tool to its end.
+    pub(crate) fn run(&self, program: &str, words: &str) -> Output {
+        let mut command = self.command(program, words);
+        self.namespace.inside(|| command.output()).expect("a process")
+    }
+
+    /// Runs a tool that has to succeed.
+    pub(crate) fn must(&self, program: &str, words: &str) -> String {
+        let output = self.run(program, words);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{program} {words}: {error}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Starts a tool and waits until it says a line with `sign` in it.
+    pub(crate) fn start(&self, program: &str, words: &str, sign: &str) -> Running {
+        let mut command = self.command(program, words);
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = self.namespace.inside(|| command.spawn()).expect("a process");
+        let mut output = BufReader::new(child.stdout.take().expect("piped"));
+        let mut said = String::new();
+        while !said.contains(sign) {
+            let read = output.read_line(&mut said).expect("text");
+            assert!(read > 0, "{program} {words} ended without saying {sign}: {said}");
+        }
+        // Drained, so that it never blocks on what nobody reads.
+        thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
+        Running { child, said }
+    }
+
+    pub(crate) fn irmd(&self) -> Running {
+        self.start("irmd", "--stdout", "serves")
+    }
+}
+
+/// A tool that runs; killed when dropped.
+pub(crate) struct Running {
+    child: Child,
+    pub(crate) said: String,
+}
+
+impl Running {
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal and returns the exit code.
+    pub(crate) fn end(mut self, signal: Signal) -> Option<i32> {
+        kill_process(Pid::from_child(&self.child), signal).expect("signalled");
+        self.child.wait().expect("it ends").code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// How the IPCPs of two hosts are bootstrapped, and where the second one's
+/// hosts file says that `my_vpn` is.
+pub(crate) struct Layer {
+    pub(crate) first: &'static str,
+    second: &'static str,
+    resolved: &'static str,
+}
+
+pub(crate) const UDP4: Layer = Layer {
+    first: "i b t udp n udp l my_layer ip 10.66.0.1",
+    second: "i b t udp n udp l my_layer ip 10.66.0.2",
+    resolved: "10.66.0.1",
+};
+pub(crate) const UDP6: Layer = Layer {
+    first: "i b t udp6 n udp l my_layer ip fd66::1 port 4000",
+    second: "i b t udp6 n udp l my_layer ip fd66::2 sport 4000",
+    resolved: "fd66::1",
+};
+pub(crate) const ETH: Layer = Layer {
+    first: "i b t eth-dix n dix l my_layer dev eth0",
+    second: "i b t eth-dix n dix l my_layer dev eth0",
+    resolved: "127.0.0.1",
+};
+
+/// Two hosts with a cable between them, `eth0` on both: 10.66.0.1 and
+/// 10.66.0.2, fd66::1 and fd66::2. The first serves `my_vpn`.
+pub(crate) struct Pair {
+    pub(crate) one: Host,
+    pub(crate) two: Host,
+    layer: Layer,
+    pub(crate) daemons: [Option<Running>; 2],
+}
+
+impl Pair {
+    pub(crate) fn new(layer: Layer) -> Self {
+        let (one, mut two) = (Host::new(), Host::new());
+        one.namespace.connect(&two.namespace);
+        for (host, number) in [(&one, 1), (&two, 2)] {
+            host.ip(&format!("addr add 10.66.0.{number}/24 dev eth0"));
+            host.ip(&format!("addr add fd66::{number}/64 dev eth0 nodad"));
+            host.ip("link set eth0 up");
+        }
+        eventually("the link is up", || one.ip("link show eth0").contains("LOWER_UP"));
+        let hosts = format!("{} 2694581a473adbf3d988f56c79953cae\n", layer.resolved);
+        two.hosts = Some(two.folder.write("hosts", &hosts));
+        let daemons = [Some(one.irmd()), Some(two.irmd())];
+        let pair = Self { one, two, layer, daemons };
+        pair.serve();
+        pair.two.must("irm", pair.layer.second);
+        pair
+    }
+
+    /// Has the first host's daemon, if it is new, serve `my_vpn`.
+    pub(crate) fn serve(&self) {
+        self.one.must("irm", self.layer.first);
+        self.one.must("irm", "reg name my_vpn layer my_layer");
+        self.one.must("irm", "bind program ovpn name my_vpn");
+    }
+
+    /// A tunnel from the second host to the first: 10.9.0.2 and 10.9.0.1.
+    pub(crate) fn tunnel(&self, crypt: &str) -> (Running, Running) {
+        let server = self.one.start("ovpn", "--ip 10.9.0.1 --mask 255.255.255.0", "Waiting");
+        let client = self.two.start("ovpn", &format!("-n my_vpn -i 10.9.0.2/24 {crypt}"), "is up");
+        assert_eq!(client.said.contains("NOT encrypted"), crypt.is_empty());
+        eventually("the server's device", || self.one.has_device("tun0"));
+        (server, client)
+    }
+
+    /// Whether the first host's daemon still does what it is asked.
+    pub(crate) fn must_obey(&self) {
+        assert!(self.one.must("irm", "ipcp list").contains("my_layer"));
+        assert!(fs::exists(self.one.folder.path().join("irmd.sock")).expect("a folder"));
+    }
+}
