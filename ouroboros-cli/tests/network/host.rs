@@ -6,6 +6,7 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
@@ -90,9 +91,17 @@ impl Host {
             let read = output.read_line(&mut said).expect("text");
             assert!(read > 0, "{program} {words} ended without saying {sign}: {said}");
         }
-        // Drained, so that it never blocks on what nobody reads.
-        thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
-        Running { child, said }
+        // Read on, so that it never blocks.
+        let log = Arc::new(Mutex::new(String::new()));
+        let written = log.clone();
+        thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                let mut log = written.lock().expect("whole lines");
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        Running { child, said, log }
     }
 
     pub(crate) fn irmd(&self) -> Running {
@@ -103,12 +112,19 @@ impl Host {
 /// A tool that runs; killed when dropped.
 pub(crate) struct Running {
     child: Child,
+    /// What it said until it was ready.
     pub(crate) said: String,
+    log: Arc<Mutex<String>>,
 }
 
 impl Running {
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// How many lines with `sign` in them it has written since it was ready.
+    pub(crate) fn lines_with(&self, sign: &str) -> usize {
+        self.log.lock().expect("whole lines").lines().filter(|line| line.contains(sign)).count()
     }
 
     /// Sends a signal and returns the exit code.

@@ -1,13 +1,13 @@
 //! What anyone on the wire can send to a daemon and to a live, encrypted flow:
 //! both go on, as do new flows.
 
-use std::net::UdpSocket;
+use std::{net::UdpSocket, time::Instant};
 
 use rustix::process::Signal;
 use socket2::{SockAddr, Socket};
 
 use crate::{
-    host::{ETH, Layer, Pair, UDP4},
+    host::{ETH, Layer, Pair, Running, UDP4, eventually},
     probe::{INSIDE, ping, seen_from, transfer, watch},
 };
 
@@ -88,7 +88,7 @@ fn received(pair: &Pair) -> u64 {
 }
 
 /// All of it still works: the flow, the daemon, and new flows.
-fn goes_on(pair: &Pair, (server, client): (crate::host::Running, crate::host::Running)) {
+fn goes_on(pair: &Pair, (server, client): (Running, Running)) {
     transfer(&pair.two, &pair.one, "10.9.0.1:4242", 1 << 20);
     pair.must_obey();
     assert_eq!(client.end(Signal::INT), Some(0));
@@ -133,6 +133,7 @@ pub(crate) fn garbage_under_every_eid_does_not_disturb_a_live_flow() {
 const LENGTHS: [usize; 13] = [0, 1, 4, 46, 47, 100, 2047, 2048, 2049, 2052, 9000, 60_000, 65_507];
 
 pub(crate) fn malformed_and_oversized_management_does_not_disturb_a_daemon() {
+    let start = Instant::now();
     let pair = Pair::new(UDP4);
     let ends = pair.tunnel("--crypt");
     pair.two.namespace.inside(|| {
@@ -160,4 +161,9 @@ pub(crate) fn malformed_and_oversized_management_does_not_disturb_a_daemon() {
         }
     });
     goes_on(&pair, ends);
+    // It is told of, in one line for many.
+    let daemon = pair.daemons[0].as_ref().expect("it runs");
+    let lines = || daemon.lines_with("management messages dropped");
+    eventually("a line about it", || lines() > 0);
+    assert!(lines() as u64 <= 1 + start.elapsed().as_secs() / 10, "one line in ten seconds");
 }
