@@ -201,12 +201,52 @@ fn names_and_bindings_are_kept_and_listed() {
 }
 
 #[test]
+fn a_binding_goes_with_its_process() {
+    let folder = Folder::new();
+    let socket = socket_in(&folder);
+    let _daemon = Daemon::start(&socket);
+    let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().expect("a process");
+    let bind = format!("bind process {} name my_vpn", process.id());
+    told(irm(&socket, &bind));
+    assert!(told(irm(&socket, "name list")).contains(&process.id().to_string()));
+    drop(process.stdin.take());
+    process.wait().expect("ended");
+    // The name was there for the binding alone.
+    assert_eq!(told(irm(&socket, "name list")).lines().count(), 1);
+    assert!(complaint(irm(&socket, &format!("un{bind}")), 1).contains("no such binding"));
+    assert!(complaint(irm(&socket, &bind), 1).contains("no such process"));
+}
+
+#[test]
+fn a_name_is_created_once_and_may_be_in_use_before() {
+    let folder = Folder::new();
+    let socket = socket_in(&folder);
+    let _daemon = Daemon::start(&socket);
+    let conf = folder.write("enc.conf", "cipher=aes-128-gcm\n");
+    let create = format!("name create my_vpn sencpath {}", conf.display());
+    told(irm(&socket, "bind program /bin/sh name my_vpn"));
+    told(irm(&socket, &create));
+    let list = told(irm(&socket, "name list"));
+    assert!(list.contains("aes-128-gcm") && list.contains("/bin/"), "{list}");
+    assert!(complaint(irm(&socket, &create), 1).contains("there is such a name already"));
+    // Created, it stays without any use.
+    told(irm(&socket, "unbind program /bin/sh name my_vpn"));
+    assert!(told(irm(&socket, "name list")).contains("my_vpn"));
+    told(irm(&socket, "name destroy my_vpn"));
+    assert_eq!(told(irm(&socket, "name list")).lines().count(), 1);
+}
+
+#[test]
 fn ipcps_come_and_go_on_the_loopback_address() {
     let folder = Folder::new();
     let socket = socket_in(&folder);
     let _daemon = Daemon::start(&socket);
     let port =
         std::net::UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("bound");
+    told(irm(&socket, "ipcp create type udp6 name u"));
+    let other = format!("i b t udp n u l my_layer ip 127.0.0.1 port {}", port.port());
+    assert!(complaint(irm(&socket, &other), 1).contains("created with type udp6"));
+    told(irm(&socket, "ipcp destroy name u"));
     told(irm(&socket, "ipcp create type udp name u"));
     assert!(told(irm(&socket, "ipcp list")).contains("udp, not bootstrapped"));
     let bootstrap = format!("i b t udp n u l my_layer ip 127.0.0.1 port {}", port.port());
