@@ -278,6 +278,8 @@ fn wrong_usage_is_one_line_and_exit_code_two() {
         (irm, "frobnicate"),
         (irm, "--frobnicate"),
         (irm, "ipcp bootstrap type udp name a layer b ip nonsense"),
+        (irm, "ipcp bootstrap type eth-dix name a layer b dev lo hash md5"),
+        (irm, "name create"),
         (ovpn, ""),
         (ovpn, "--ip 10.0.0.1"),
         (ovpn, "--ip 10.0.0.1/33"),

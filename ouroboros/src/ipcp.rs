@@ -81,6 +81,29 @@ impl std::fmt::Debug for Ipcp {
     }
 }
 
+/// Allocates a flow to `name` by the first of `ipcps` that finds it.
+pub(crate) async fn allocate_in(
+    ipcps: Vec<Ipcp>,
+    name: &Name,
+    spec: FlowSpec,
+) -> Result<RawFlow, AllocateError> {
+    let mut failure = AllocateError::NoLayer;
+    for ipcp in ipcps {
+        match ipcp.0.allocate(name, spec).await {
+            // The trouble of one, such as a resolver out of reach, must not
+            // hide that another one knows the name.
+            Err(error @ AllocateError::Transport(_)) => failure = error,
+            Err(AllocateError::NameNotFound) => {
+                if matches!(failure, AllocateError::NoLayer) {
+                    failure = AllocateError::NameNotFound;
+                }
+            }
+            other => return other,
+        }
+    }
+    Err(failure)
+}
+
 type Outcome = Result<Agreed, AllocationFailure>;
 
 struct Agreed {

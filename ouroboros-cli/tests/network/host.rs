@@ -141,28 +141,27 @@ impl Drop for Running {
     }
 }
 
-/// How the IPCPs of two hosts are bootstrapped, and where the second one's
-/// hosts file says that `my_vpn` is.
+/// How the IPCPs of two hosts are bootstrapped, and the second one's hosts file.
 pub(crate) struct Layer {
     pub(crate) first: &'static str,
-    second: &'static str,
-    resolved: &'static str,
+    pub(crate) second: &'static str,
+    hosts: &'static str,
 }
 
 pub(crate) const UDP4: Layer = Layer {
     first: "i b t udp n udp l my_layer ip 10.66.0.1",
     second: "i b t udp n udp l my_layer ip 10.66.0.2",
-    resolved: "10.66.0.1",
+    hosts: "10.66.0.1 2694581a473adbf3d988f56c79953cae\n",
 };
 pub(crate) const UDP6: Layer = Layer {
     first: "i b t udp6 n udp l my_layer ip fd66::1 port 4000",
     second: "i b t udp6 n udp l my_layer ip fd66::2 sport 4000",
-    resolved: "fd66::1",
+    hosts: "fd66::1 2694581a473adbf3d988f56c79953cae\n",
 };
 pub(crate) const ETH: Layer = Layer {
     first: "i b t eth-dix n dix l my_layer dev eth0",
     second: "i b t eth-dix n dix l my_layer dev eth0",
-    resolved: "127.0.0.1",
+    hosts: "127.0.0.1 localhost\n",
 };
 
 /// Two hosts with a cable between them, `eth0` on both: 10.66.0.1 and
@@ -184,8 +183,7 @@ impl Pair {
             host.ip("link set eth0 up");
         }
         eventually("the link is up", || one.ip("link show eth0").contains("LOWER_UP"));
-        let hosts = format!("{} 2694581a473adbf3d988f56c79953cae\n", layer.resolved);
-        two.hosts = Some(two.folder.write("hosts", &hosts));
+        two.hosts = Some(two.folder.write("hosts", layer.hosts));
         let daemons = [Some(one.irmd()), Some(two.irmd())];
         let pair = Self { one, two, layer, daemons };
         pair.serve();

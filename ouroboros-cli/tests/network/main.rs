@@ -23,6 +23,7 @@ fn main() -> ExitCode {
             the_tutorial_over_the_loopback_interface,
             a_tunnel_carries_tcp_over_every_layer_plain_and_encrypted,
             a_name_with_encryption_set_refuses_plain_flows,
+            a_name_is_found_past_a_layer_that_cannot_look_it_up,
             a_process_is_bound_by_its_id,
             an_eavesdropper_reads_pings_of_a_plain_tunnel_only,
             ipv6_passes_inside_the_tunnel,

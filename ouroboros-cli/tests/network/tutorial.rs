@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 
 use crate::{
-    host::{ETH, Host, Pair, UDP4, UDP6, eventually},
+    host::{ETH, Host, Pair, UDP4, UDP6},
     probe::{MARK, contains, seen, send_datagram, transfer, watch},
 };
 
@@ -17,13 +17,14 @@ pub(crate) fn the_tutorial_over_the_loopback_interface() {
     let words = "-n my_vpn -i 127.0.0.8 -m 255.255.255.0 --crypt";
     let client = host.start("ovpn", words, "is up");
     assert!(client.said.contains("X25519") && client.said.contains("aes-256-gcm"));
-    eventually("two devices", || host.has_device("tun0") && host.has_device("tun1"));
-    let devices = host.ip("addr");
-    assert!(devices.contains("inet 127.0.0.3/24") && devices.contains("inet 127.0.0.8/24"));
-    assert!(devices.contains("POINTOPOINT"));
+    for (device, address) in [("tun0", "inet 127.0.0.3/24"), ("tun1", "inet 127.0.0.8/24")] {
+        let shown = host.ip(&format!("addr show {device}"));
+        assert!(shown.contains("<POINTOPOINT,MULTICAST,NOARP,UP,LOWER_UP>"), "{shown}");
+        assert!(shown.contains(address), "{shown}");
+    }
 
     let wire = watch(&host);
-    // Into the client's device; it comes out of the server's.
+    // Into the server's device; it comes out of the client's.
     host.ip("route add 10.10.10.0/24 dev tun0");
     send_datagram(&host, "10.10.10.1:9");
     let mut sent_in = false;
@@ -73,6 +74,15 @@ pub(crate) fn a_name_with_encryption_set_refuses_plain_flows() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("refused"));
     let client = pair.two.start("ovpn", "-n my_vpn -i 10.9.0.2/24 -C", "is up");
     assert!(client.said.contains("chacha20-poly1305"), "the stronger cipher: {}", client.said);
+}
+
+pub(crate) fn a_name_is_found_past_a_layer_that_cannot_look_it_up() {
+    let pair = Pair::new(ETH);
+    pair.two.must("irm", "ipcp destroy name dix");
+    // Its names are the resolver's, and there is none to be reached.
+    pair.two.must("irm", "i b t udp n udp l other ip 10.66.0.2");
+    pair.two.must("irm", ETH.second);
+    let _ends = pair.tunnel("--crypt");
 }
 
 pub(crate) fn a_process_is_bound_by_its_id() {
