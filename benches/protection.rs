@@ -4,23 +4,32 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ouroboros::{
-    crypto::{AeadBackend, Cipher, FlowKey, SystemEntropy},
-    proto::protection::{FlowKeys, protection},
+    crypto::{AeadBackend, Cipher, FlowKey, Suite, SystemEntropy},
+    proto::{
+        native::{Capabilities, Channel, HEAD, KeyLimits, NativeKeys, Role, TAIL},
+        protection::{Content, FlowKeys, Protection, protection},
+    },
+    wire::Eid,
 };
 
-fn packets(criterion: &mut Criterion) {
-    let keys = FlowKeys { cipher: Cipher::Aes256Gcm, key: FlowKey::new([7; 32]) };
-    for (name, backend) in [("ring", AeadBackend::Ring), ("aes-gcm", AeadBackend::RustCrypto)] {
-        let mut group = criterion.benchmark_group(format!("seal and open, {name}"));
-        for size in [64, 576, 1400, 8000] {
-            group.throughput(Throughput::Bytes(size));
+const BACKENDS: [(&str, AeadBackend); 2] =
+    [("ring", AeadBackend::Ring), ("aes-gcm", AeadBackend::RustCrypto)];
+const SIZES: [usize; 4] = [64, 576, 1400, 8000];
+const ENDS: (Eid, Eid) = (Eid(1), Eid(1));
+
+fn wire_023(criterion: &mut Criterion) {
+    for (name, backend) in BACKENDS {
+        let mut group = criterion.benchmark_group(format!("seal and open, 0.23, {name}"));
+        for size in SIZES {
+            group.throughput(Throughput::Bytes(size as u64));
             group.bench_with_input(BenchmarkId::from_parameter(size), &size, |bencher, &size| {
-                let (mut sealer, mut opener) =
-                    protection(Some(&keys), false, backend, &mut SystemEntropy);
-                let overhead = sealer.headroom() + sealer.tailroom();
-                let mut frame = vec![0; size as usize + overhead];
+                let key = FlowKey::new([7; 32]);
+                let keys = FlowKeys::Wire023 { cipher: Cipher::Aes256Gcm, key };
+                let Protection { mut sealer, mut opener, .. } =
+                    protection(Some(keys), ENDS, false, backend, &mut SystemEntropy);
+                let mut frame = vec![0; sealer.headroom() + size + sealer.tailroom()];
                 bencher.iter(|| {
-                    sealer.seal(&mut frame);
+                    sealer.seal(&mut frame, Content::Packet).expect("0.23 always seals");
                     black_box(opener.open(&mut frame).expect("authentic"));
                 });
             });
@@ -29,5 +38,33 @@ fn packets(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, packets);
+fn native(criterion: &mut Criterion) {
+    // A bench outlives the packets that one key may seal.
+    let endless = 1 << 62;
+    let limits = KeyLimits { due: endless, data: endless, all: endless, failures: endless };
+    for (name, backend) in BACKENDS {
+        let mut group = criterion.benchmark_group(format!("seal and open, native, {name}"));
+        for size in SIZES {
+            group.throughput(Throughput::Bytes(size as u64));
+            group.bench_with_input(BenchmarkId::from_parameter(size), &size, |bencher, &size| {
+                let channel = |role| {
+                    let (suite, key) = (Suite::default(), FlowKey::new([7; 32]));
+                    let keys = NativeKeys::new(suite, role, Capabilities::NONE, key, [7; 32]);
+                    Channel::new(keys, ENDS, backend, limits)
+                };
+                let mut sealer = channel(Role::Client).sealer();
+                let mut opener = channel(Role::Server).opener();
+                let mut frame = vec![0; HEAD + size + TAIL];
+                bencher.iter(|| {
+                    let mut number = sealer.reserve(1, true).expect("numbers");
+                    number.seal(&mut frame, Content::Packet);
+                    black_box(opener.open(&mut frame).expect("authentic"));
+                });
+            });
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, wire_023, native);
 criterion_main!(benches);

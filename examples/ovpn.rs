@@ -2,10 +2,11 @@
 //! namespaces and an encrypted tunnel between them, with the library alone.
 //! With arguments, an `ovpn` that needs no daemon.
 
-use std::{error::Error, net::IpAddr, process::ExitCode, str::FromStr};
+use std::{error::Error, net::IpAddr, process::ExitCode, str::FromStr, time::Duration};
 
+use futures_lite::future;
 use ouroboros::{
-    Flow, FlowSpec, Irm, Tunnel,
+    Flow, FlowSpec, Irm, Offload, Tunnel,
     transport::{EthDix, Udp},
     tun::InterfaceAddress,
 };
@@ -51,6 +52,12 @@ struct Arguments {
     /// Encrypts the tunnel
     #[structopt(long)]
     crypt: bool,
+    /// Says every second what went through
+    #[structopt(long)]
+    stats: bool,
+    /// Does without offloads: a list of tcp, udp, checksums, segments, coalesces, or all
+    #[structopt(long, value_name = "LIST")]
+    no_offload: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -69,6 +76,9 @@ fn main() -> ExitCode {
 }
 
 async fn tunnel(arguments: Arguments) -> Outcome {
+    let offload = Offload::from_environment()?;
+    let offload = offload.without(arguments.no_offload.as_deref().unwrap_or_default())?;
+    let settings = Settings { address: arguments.ip, offload, stats: arguments.stats };
     let irm = Irm::new();
     let layer = match (&arguments.layer, &arguments.serve) {
         (LayerChoice::EthDix(interface), _) => irm.bootstrap("layer", EthDix::on(interface)).await,
@@ -79,24 +89,39 @@ async fn tunnel(arguments: Arguments) -> Outcome {
         println!("Allocating a flow to {name}.");
         let spec = FlowSpec::raw();
         let spec = if arguments.crypt { spec.encrypted() } else { spec };
-        return carry(layer.allocate(name, spec).await?, arguments.ip).await;
+        return carry(layer.allocate(name, spec).await?, settings).await;
     }
     let name = arguments.serve.unwrap_or_default();
     layer.register(&name).await?;
     loop {
         println!("Waiting for a flow to {name}.");
-        if let Err(error) = carry(irm.accept(&name).await?, arguments.ip).await {
+        if let Err(error) = carry(irm.accept(&name).await?, settings).await {
             println!("The flow has ended: {error}.");
         }
     }
 }
 
-async fn carry(flow: Flow, address: InterfaceAddress) -> Outcome {
+#[derive(Clone, Copy)]
+struct Settings {
+    address: InterfaceAddress,
+    offload: Offload,
+    stats: bool,
+}
+
+async fn carry(flow: Flow, settings: Settings) -> Outcome {
     match flow.info().suite {
         Some(suite) => println!("Flow allocated, encrypted: {suite}."),
         None => println!("Flow allocated. Warning: this tunnel is NOT encrypted."),
     }
-    let tunnel = Tunnel::builder().address(address).build()?;
+    let Settings { address, offload, stats } = settings;
+    let tunnel = Tunnel::builder().address(address).offload(offload).build()?;
     println!("Tunnel device {} with {address} is up.", tunnel.interface_name());
-    Ok(tunnel.run(flow).await?)
+    let watch = async {
+        while stats {
+            async_std::task::sleep(Duration::from_secs(1)).await;
+            println!("{}", tunnel.statistics());
+        }
+        future::pending().await
+    };
+    Ok(future::or(tunnel.run(flow), watch).await?)
 }

@@ -142,7 +142,7 @@ fn obey(irm: &Irm, watch: &mut Option<Socket>, number: u8, line: &str) -> Outcom
             Ok(Vec::new())
         }
         "look-tunnel" => look(watch, &|packet| packet.first() == Some(&0x45) && packet[9] == 1),
-        "look-wire" => look(watch, &|frame| frame.len() == 18 + 12 + 84 + 16),
+        "look-wire" => look(watch, &|frame| frame.len() == 18 + 6 + 84 + 16),
         "ping" => ping(address(3 - number)),
         "receive" => {
             let listener = TcpListener::bind((address(number), PORT))?;

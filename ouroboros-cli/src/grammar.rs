@@ -62,6 +62,8 @@ pub enum Command {
     },
     /// `name list`
     ListNames,
+    /// `flow list`
+    ListFlows,
     /// `bind program`, `unbind program`
     Program {
         /// The program, as given.
@@ -127,11 +129,16 @@ type Words<'a> = &'a [String];
 ///
 /// As [`UsageError`] says.
 pub fn parse(words: Words<'_>) -> Result<Command, UsageError> {
-    const COMMANDS: [&str; 6] = ["ipcp", "name", "bind", "unbind", "register", "unregister"];
+    const COMMANDS: [&str; 7] =
+        ["ipcp", "name", "flow", "bind", "unbind", "register", "unregister"];
     let (command, rest) = take(words, &COMMANDS)?;
     match command {
         "ipcp" => ipcp(rest),
         "name" => name(rest),
+        "flow" => {
+            let (_, rest) = take(rest, &["list"])?;
+            nothing_more(rest).map(|()| Command::ListFlows)
+        }
         "register" => registration(rest, true),
         "unregister" => registration(rest, false),
         _ => binding(rest, command == "bind"),
@@ -416,9 +423,9 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         for (line, message) in [
-            ("", "expected ipcp, name, bind, unbind, register, unregister"),
+            ("", "expected ipcp, name, flow, bind, unbind, register, unregister"),
             ("un program x name y", "un: may be unbind or unregister"),
-            ("frob", "frob: expected ipcp, name, bind, unbind, register, unregister"),
+            ("frob", "frob: expected ipcp, name, flow, bind, unbind, register, unregister"),
             ("ipcp bootstrap type udp name a layer b", "expected ip and its value"),
             (
                 "ipcp bootstrap type udp6 name a layer b ip 1.2.3.4",
@@ -458,6 +465,8 @@ mod tests {
             ("ipcp destroy name a", DestroyIpcp { name: a.clone() }),
             ("i l", ListIpcps),
             ("n l", ListNames),
+            ("f l", ListFlows),
+            ("flow list", ListFlows),
             ("name create a", CreateName { name: a.clone(), server: None, client: None }),
             (
                 "name create a cencpath /c sencpath /s",

@@ -226,7 +226,7 @@ impl Core {
             let request = AllocationRequest {
                 name: name.clone(),
                 qos: spec.qos,
-                security: spec.security,
+                security: spec.security.map(Into::into),
                 local: reserved.eid,
                 peer,
                 timeout: spec.timeout,

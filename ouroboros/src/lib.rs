@@ -3,7 +3,7 @@
 //! The map of the house, from the wire up:
 //!
 //! - [`wire`]: one file per header: bytes to typed values and back. No I/O.
-//! - [`crypto`]: key exchanges, key schedule, AEAD backends. No I/O.
+//! - [`crypto`]: key exchanges, key schedule, AEAD backends, identities. No I/O.
 //! - [`proto`]: state machines without I/O: allocation, packet protection,
 //!   liveness. Time and randomness are arguments.
 //! - [`transport`]: what carries frames: eth-dix, UDP, memory; in batches.
@@ -36,13 +36,14 @@ mod tunnel;
 
 pub use error::{AllocateError, FlowError, LayerError};
 pub use flow::{
-    Flow, FlowCloser, FlowInfo, FlowReceiver, FlowSender, FlowSpec, FlowStatistics, RawFlow,
+    Flow, FlowCloser, FlowInfo, FlowReceiver, FlowSender, FlowSpec, FlowStatistics, FlowWatcher,
+    RawFlow,
 };
 pub use ipcp::Ipcp;
 pub use irm::Irm;
 pub use layer::Layer;
 pub use proto::endpoint::ServerSecurity;
-pub use tunnel::{Tunnel, TunnelBuilder, TunnelError, TunnelStatistics};
+pub use tunnel::{Offload, Tunnel, TunnelBuilder, TunnelError, TunnelStatistics, UnknownOffload};
 
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

@@ -45,7 +45,7 @@ fn every_suite_and_qos_carries_packets_both_ways() {
     future::block_on(async {
         let (server, client) = in_memory().await;
         let mut specs = vec![FlowSpec::raw(), FlowSpec::raw().without_errors()];
-        for kex in [KeyExchange::X25519, KeyExchange::P256] {
+        for kex in [KeyExchange::X25519, KeyExchange::P256, KeyExchange::X25519MlKem768] {
             for kdf in [Hash::Sha256, Hash::Sha384, Hash::Sha512] {
                 for cipher in [Cipher::Aes128Gcm, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305] {
                     let spec = FlowSpec::raw().suite(Suite { kex, kdf, cipher });

@@ -69,7 +69,7 @@ fn run(seed: u64, dialect: Dialect) {
         let request = AllocationRequest {
             name: name.clone(),
             qos: QosSpec::RAW,
-            security: (number != 0).then(Suite::default),
+            security: (number != 0).then(|| Suite::default().into()),
             local: Eid(100 + number),
             peer: (dialect == Dialect::Udp).then_some(SERVER),
             timeout,
@@ -181,7 +181,10 @@ fn run(seed: u64, dialect: Dialect) {
     for (local, (remote, keys)) in &allocated {
         let flows = accepted.get(local).expect("what is allocated was accepted");
         let other = flows.iter().find(|(eid, _)| eid == remote).expect("at that endpoint");
-        assert!(other.1 == *keys, "both ends have the same keys");
+        match (&other.1, keys) {
+            (Some(keys), Some(other)) => assert!(keys.is_counterpart(other), "of one flow"),
+            (keys, other) => assert!(keys.is_none() && other.is_none(), "both are plain"),
+        }
     }
     if unaltered {
         // A request whose id was altered on its way is another request.

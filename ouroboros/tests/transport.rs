@@ -16,11 +16,13 @@ use ouroboros::{
 };
 use ouroboros_testing::{Needs, isolated};
 use rustix::event::{PollFd, PollFlags, poll};
+use socket2::{SockFilter, Socket};
 
 fn main() -> ExitCode {
     let tests = ouroboros_testing::tests![
-        Needs::Namespaces: udp_over_ipv4, udp_over_ipv6, udp_flows_from_one_port_do_not_mix, udp_drops_what_is_too_large_for_management, udp_flow_survives_an_unreachable_port_and_a_new_listener, eth_dix_on_loopback, eth_dix_says_what_is_missing
-    ];
+           Needs::Namespaces: udp_over_ipv4, udp_over_ipv6, udp_flows_from_one_port_do_not_mix, udp_drops_what_is_too_large_for_management, udp_flow_survives_an_unreachable_port_and_a_new_listener, eth_dix_on_loopback,
+    a_udp_path_that_was_handed_over_carries_on, an_eth_dix_path_that_was_handed_over_carries_on_and_nobody_can_widen_its_filter, eth_dix_says_what_is_missing
+       ];
     #[cfg(feature = "pcap")]
     let tests = tests.with(
         Needs::Namespaces,
@@ -225,6 +227,64 @@ fn eth_dix_on_loopback() {
         let mut batch = ReceiveBatch::new(1 << 16);
         assert!(stranger.receive(&mut batch).is_err());
         assert!(batch.is_empty());
+    });
+}
+
+/// The other end of a path that was handed over: what another process has.
+fn handed(path: &dyn Path, ends: (Eid, Eid), peer: PeerAddress) -> Arc<dyn Path> {
+    let hand_over = path.hand_over().unwrap().unwrap();
+    let path = hand_over.open(ends, peer).unwrap();
+    // Whoever has it may pass it on.
+    path.hand_over().unwrap().unwrap().open(ends, peer).unwrap()
+}
+
+fn a_udp_path_that_was_handed_over_carries_on() {
+    isolated(|| {
+        let (server, client, listens) = udp_pair("127.0.0.1");
+        let listens = PeerAddress::Udp(listens);
+        let asks = client.open_requester(Eid(7), Some(listens)).unwrap();
+        assert!(asks.hand_over().is_none(), "the peer's endpoint is not known yet");
+        asks.send_management(b"request").unwrap().unwrap();
+        let (_, from) = message(&*server.management().unwrap());
+        let answers = server.open_responder(Eid(9), Eid(7), from).unwrap();
+        asks.connect(Eid(9), listens).unwrap();
+        // Queued when the socket moves.
+        send(&*asks, &[b"first".to_vec()]);
+        let (asked, answered) =
+            (handed(&*asks, (Eid(7), Eid(9)), listens), handed(&*answers, (Eid(9), Eid(7)), from));
+        drop((asks, client));
+        send(&*asked, &mixed());
+        assert_eq!(receive(&*server, &*answered, 1 + mixed().len())[1..], mixed());
+        send(&*answered, &mixed());
+        assert_eq!(receive(&*server, &*asked, mixed().len()), mixed());
+        assert_eq!(asked.largest_frame(), 8976);
+
+        let shared = server.open_responder(Eid(10), Eid(8), from).unwrap();
+        assert!(shared.hand_over().is_none(), "a path on the listening socket");
+    });
+}
+
+fn an_eth_dix_path_that_was_handed_over_carries_on_and_nobody_can_widen_its_filter() {
+    isolated(|| {
+        let here = EthDix::on("lo").open().unwrap();
+        let lo = PeerAddress::Mac(MacAddress([0; 6]));
+        let asks = here.open_requester(Eid(7), None).unwrap();
+        assert!(asks.hand_over().is_none(), "the filter knows no peer yet");
+        let answers = here.open_responder(Eid(9), Eid(7), lo).unwrap();
+        asks.connect(Eid(9), lo).unwrap();
+        let (asked, answered) =
+            (handed(&*asks, (Eid(7), Eid(9)), lo), handed(&*answers, (Eid(9), Eid(7)), lo));
+        send(&*asked, &mixed());
+        assert_eq!(receive(&*here, &*answered, mixed().len()), mixed());
+        send(&*answered, &mixed());
+        assert_eq!(receive(&*here, &*asked, mixed().len()), mixed());
+        assert_eq!(asked.largest_frame(), 8996);
+
+        let socket: Socket = asked.hand_over().unwrap().unwrap().socket.into();
+        const TAKE_ALL: SockFilter = SockFilter::new(0x06, 0, 0, u32::MAX);
+        for error in [socket.attach_filter(&[TAKE_ALL]), socket.detach_filter()] {
+            assert_eq!(error.unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
+        }
     });
 }
 

@@ -1,8 +1,8 @@
 //! Every vector and capture of the 0.23 format, byte for byte.
 
 use ouroboros::{
-    crypto::{AeadBackend, Cipher, Entropy, EphemeralSecret, FlowKey, Hash, KeyExchange},
-    proto::protection::{FlowKeys, protection},
+    crypto::{AeadBackend, Cipher, Entropy, EphemeralSecret, FlowKey, Hash, KeyExchange, Secret},
+    proto::protection::{FlowKeys, Opener, Protection, protection},
     wire::{Dialect, DirectoryHash, Eid, Name, QosSpec, management::Message, oap::Allocation},
 };
 use serde_json::Value;
@@ -37,6 +37,13 @@ impl Entropy for Zeros {
     fn fill(&mut self, bytes: &mut [u8]) {
         bytes.fill(0);
     }
+}
+
+/// The opener of a flow with a 0.23 peer.
+fn opener(key: Option<FlowKey>, backend: AeadBackend) -> Opener {
+    let keys = key.map(|key| FlowKeys::Wire023 { cipher: Cipher::Aes256Gcm, key });
+    let Protection { opener, .. } = protection(keys, (Eid(1), Eid(2)), false, backend, &mut Zeros);
+    opener
 }
 
 #[test]
@@ -75,6 +82,22 @@ fn keys_are_agreed_and_rotated_as_given() {
 }
 
 #[test]
+fn what_openssl_encapsulates_is_agreed_as_the_key_schedule_says() {
+    let vectors = include_str!("vectors/x25519mlkem768.json");
+    let vectors: Value = serde_json::from_str(vectors).expect("JSON");
+    for vector in list(&vectors, "x25519mlkem768") {
+        let kex = KeyExchange::X25519MlKem768;
+        let client = EphemeralSecret::from_bytes(kex, &bytes(vector, "secret")).expect("a secret");
+        let salt = Hash::Sha256.digest(client.public_key());
+        for kdf in [Hash::Sha256, Hash::Sha384, Hash::Sha512] {
+            let agreed = client.agree(&bytes(vector, "ciphertext"), kdf).expect("agreed");
+            let secret = Secret::extract(kdf, &salt, &bytes(vector, "shared_secret"));
+            assert_eq!(*agreed.as_bytes(), *secret.expand(b"o7s-ossl-encap"));
+        }
+    }
+}
+
+#[test]
 fn packets_are_sealed_and_opened_as_given_by_both_backends() {
     for vector in list(&vectors(), "packet_aes_256_gcm") {
         let wire = bytes(vector, "wire");
@@ -87,9 +110,10 @@ fn packets_are_sealed_and_opened_as_given_by_both_backends() {
             let mut data = plaintext.clone();
             let tag = aead.seal_in_place(&iv, &[], &mut data);
             assert_eq!([&iv[..], &data, &tag].concat(), wire);
-            let keys = FlowKeys { cipher: Cipher::Aes256Gcm, key: FlowKey::new(key_bytes) };
-            let (_, mut opener) = protection(Some(&keys), false, backend, &mut Zeros);
-            assert_eq!(opener.open(&mut wire.clone()).expect("authentic"), plaintext);
+            let mut opener = opener(Some(FlowKey::new(key_bytes)), backend);
+            let mut frame = wire.clone();
+            let opened = opener.open(&mut frame).expect("authentic");
+            assert_eq!(frame[opened.body], plaintext);
         }
     }
 }
@@ -205,9 +229,9 @@ fn replay(file: &[u8], dialect: Dialect, key_text: Option<&str>) {
         Dialect::EthDix => DirectoryHash::Sha3_256,
         Dialect::Udp => DirectoryHash::Md5,
     };
-    let keys =
-        key_text.map(|text| FlowKeys { cipher: Cipher::Aes256Gcm, key: key(&hex(text.trim())) });
-    let (_, mut opener) = protection(keys.as_ref(), false, AeadBackend::Ring, &mut Zeros);
+    let keys = key_text.map(|text| key(&hex(text.trim())));
+    let encrypted = keys.is_some();
+    let mut opener = opener(keys, AeadBackend::Ring);
     let (mut requests, mut replies, mut echoes) = (0, 0, 0);
     let mut request_header = Vec::new();
     for (eid, payload) in capture(file) {
@@ -225,7 +249,7 @@ fn replay(file: &[u8], dialect: Dialect, key_text: Option<&str>) {
                 Message::FlowReply { allocation, response, .. } => {
                     replies += 1;
                     assert_eq!(response, 0);
-                    let digest = if keys.is_some() { Hash::Sha256 } else { Hash::Sha384 };
+                    let digest = if encrypted { Hash::Sha256 } else { Hash::Sha384 };
                     let header = Allocation::parse(allocation, digest.size()).expect("a reply");
                     assert_eq!(header.request_hash, digest.digest(&request_header));
                     assert_eq!(header.encode().expect("encodes"), allocation);
@@ -234,7 +258,8 @@ fn replay(file: &[u8], dialect: Dialect, key_text: Option<&str>) {
             }
         } else {
             let mut frame = payload;
-            let packet = opener.open(&mut frame).expect("authentic");
+            let opened = opener.open(&mut frame).expect("authentic");
+            let packet = &frame[opened.body];
             assert!(matches!(packet[0] >> 4, 4 | 6), "an IP packet");
             if packet[0] >> 4 == 4 {
                 echoes += 1;

@@ -17,7 +17,7 @@ use structopt::StructOpt;
 ///
 /// irm ipcp create|destroy|bootstrap|list,
 /// irm name create|destroy|register|unregister|list,
-/// irm bind|unbind program P name N, irm bind|unbind process PID name N,
+/// irm flow list, irm bind|unbind program P name N, irm bind|unbind process PID name N,
 /// irm register|unregister name N layer L.
 /// Words may be cut to any unambiguous prefix; keyword pairs come in any order.
 #[derive(StructOpt)]
@@ -62,6 +62,7 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn std::error::Error>> {
         Command::Register { name, layer } => Request::Register { name, layer },
         Command::Unregister { name, layer } => Request::Unregister { name, layer },
         Command::ListNames => Request::ListNames,
+        Command::ListFlows => Request::ListFlows,
         Command::Program { program, name, bind } => {
             Request::Program { path: ouroboros_cli::find_program(&program)?, name, bind }
         }
@@ -70,6 +71,7 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn std::error::Error>> {
     match async_std::task::block_on(Client::new().ask(&request))? {
         Response::Ipcps(ipcps) if json => println!("{}", serde_json::to_string_pretty(&ipcps)?),
         Response::Names(names) if json => println!("{}", serde_json::to_string_pretty(&names)?),
+        Response::Flows(flows) if json => println!("{}", serde_json::to_string_pretty(&flows)?),
         Response::Ipcps(ipcps) => {
             let row = |ipcp: ouroboros::daemon::protocol::IpcpEntry| {
                 vec![ipcp.name, ipcp.layer, ipcp.attachment]
@@ -85,6 +87,14 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn std::error::Error>> {
             };
             let rows: Vec<_> = names.into_iter().map(row).collect();
             print!("{}", table(&["NAME", "LAYERS", "BOUND TO", "ENCRYPTION"], &rows));
+        }
+        Response::Flows(flows) => {
+            let row = |flow: ouroboros::daemon::protocol::FlowEntry| {
+                let way = if flow.relayed { "relayed" } else { "handed over" };
+                vec![flow.name, flow.peer, flow.encryption, way.to_owned()]
+            };
+            let rows: Vec<_> = flows.into_iter().map(row).collect();
+            print!("{}", table(&["NAME", "PEER", "ENCRYPTION", "PACKETS"], &rows));
         }
         _ => {}
     }

@@ -5,7 +5,7 @@ use std::{process::ExitCode, sync::Arc};
 use futures_lite::{StreamExt, future};
 use ouroboros::daemon::socket_path;
 use ouroboros_cli::{
-    irmd::{Place, State, serve},
+    irmd::{Place, State, raise_descriptor_limit, serve},
     signals,
 };
 use structopt::StructOpt;
@@ -22,6 +22,7 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = ouroboros_cli::arguments::<Arguments>();
     ouroboros_cli::log(arguments.stdout);
+    raise_descriptor_limit();
     match async_std::task::block_on(run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => ouroboros_cli::failed("irmd", error.as_ref()),

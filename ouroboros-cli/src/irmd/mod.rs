@@ -1,6 +1,7 @@
 //! The daemon: hosts layers, keeps names and bindings, serves applications.
 //! The layers themselves are the library's.
 
+mod flows;
 mod serve;
 mod state;
 
@@ -14,9 +15,10 @@ use std::{
 use ouroboros::daemon::Listener;
 use rustix::{
     fs::{FlockOperation, Mode, flock},
-    process::umask,
+    process::{Resource, Rlimit, getrlimit, setrlimit, umask},
 };
 
+pub use flows::Flows;
 pub use serve::serve;
 pub use state::State;
 
@@ -86,6 +88,14 @@ impl Drop for Place {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Lets this process have as many descriptors as it may: flows that are handed
+/// over take two each.
+pub fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // A lower limit means fewer flows, which are refused then; no more.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// The id of the group called `name`, if there is one.

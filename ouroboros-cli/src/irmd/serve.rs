@@ -1,8 +1,10 @@
 //! Serves applications: a task for each connection, one request each. A
-//! connection that fails ends its task, never the daemon.
+//! connection that fails ends its task, never the daemon. That of a flow whose
+//! socket the application has lasts as long as the flow.
 
 use std::{
     fs, io,
+    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -15,8 +17,8 @@ use ouroboros::{
     FlowSpec, RawFlow,
     crypto::Suite,
     daemon::{
-        Connection, Listener,
-        protocol::{Request, Response},
+        Connection, Listener, attend, hand_over,
+        protocol::{FlowEntry, FlowGrant, Request, Response},
         relay,
     },
     wire::Name,
@@ -24,10 +26,19 @@ use ouroboros::{
 
 use super::State;
 
-/// Connections served at once.
+/// Connections served at once, without those of flows.
 const LARGEST_CROWD: usize = 1024;
 /// A connection that has not asked by then is closed.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A place in the crowd.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
 
 /// Serves whoever connects, for ever.
 pub async fn serve(state: Arc<State>, listener: &Listener) {
@@ -47,17 +58,16 @@ pub async fn serve(state: Arc<State>, listener: &Listener) {
             continue;
         }
         crowd.fetch_add(1, Relaxed);
-        let (state, crowd) = (state.clone(), crowd.clone());
+        let (state, place) = (state.clone(), Place(crowd.clone()));
         async_std::task::spawn(async move {
-            if let Err(error) = answer(&state, &connection).await {
+            if let Err(error) = answer(&state, &connection, place).await {
                 tracing::debug!(%error, "connection ended");
             }
-            crowd.fetch_sub(1, Relaxed);
         });
     }
 }
 
-async fn answer(state: &State, connection: &Connection) -> io::Result<()> {
+async fn answer(state: &State, connection: &Connection, place: Place) -> io::Result<()> {
     let late = async {
         async_io::Timer::after(PATIENCE).await;
         Err(io::ErrorKind::TimedOut.into())
@@ -70,59 +80,117 @@ async fn answer(state: &State, connection: &Connection) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     tracing::debug!(?request);
-    let outcome = match request {
-        Request::Accept { name } => accept(state, connection, name).await?,
+    let flow = match request {
+        Request::Accept { name } => loop {
+            let flow = accept(state, connection, name.as_deref()).await?;
+            match Given::admit(state, connection, flow) {
+                // Its peer learns of it by silence; whoever waits goes on.
+                Err(reason) => tracing::warn!(reason, "a flow that was accepted is dropped"),
+                Ok(given) => break Ok(given),
+            }
+        },
         Request::Allocate { name, qos, suite, timeout } => {
             let spec = FlowSpec::with_qos(qos).timeout(Duration::from_millis(timeout));
             let suite = suite.as_ref().map(Suite::try_from).transpose();
-            match (name.parse::<Name>(), suite) {
+            let flow = match (name.parse::<Name>(), suite) {
                 (Ok(name), Ok(suite)) => allocate(state, connection, &name, spec, suite).await?,
                 (Err(error), _) => Err(error.to_string()),
                 (_, Err(error)) => Err(error.to_string()),
-            }
+            };
+            flow.and_then(|flow| Given::admit(state, connection, flow))
         }
         request => {
             let response = state.handle(request).await.unwrap_or_else(Response::Error);
             return connection.send(&response, None).await;
         }
     };
-    match outcome {
-        Ok(flow) => hand_over(connection, flow).await,
+    match flow {
+        Ok(given) => given.send(connection, place).await,
         Err(reason) => connection.send(&Response::Error(reason), None).await,
     }
 }
 
-async fn hand_over(connection: &Connection, flow: RawFlow) -> io::Result<()> {
-    tracing::info!(name = %flow.info.name, peer = %flow.info.peer, "flow allocated");
-    let (grant, descriptor) = relay(flow)?;
-    connection.send(&Response::Flow(Box::new(grant)), Some(&descriptor)).await
+/// A flow that an application gets.
+struct Given {
+    flow: RawFlow,
+    /// The grant and the flow's own socket; `None` if it is relayed.
+    handed: Option<(FlowGrant, OwnedFd)>,
+}
+
+impl Given {
+    /// Decides how the application gets the flow, if it may have one more; why
+    /// not otherwise.
+    fn admit(state: &State, connection: &Connection, mut flow: RawFlow) -> Result<Self, String> {
+        let handed = hand_over(&mut flow, may_have_packet_socket(connection))
+            .map_err(|error| format!("the flow's socket cannot be handed over: {error}"))?;
+        let info = &flow.info;
+        let entry = FlowEntry {
+            name: info.name.to_string(),
+            peer: info.peer.to_string(),
+            local: info.local,
+            remote: info.remote,
+            encryption: info.suite.map_or_else(|| "none".to_owned(), |suite| suite.to_string()),
+            relayed: handed.is_none(),
+        };
+        tracing::info!(entry.name, entry.peer, entry.relayed, "flow allocated");
+        let admitted = state.flows.admit(entry).map_err(|error| error.to_string())?;
+        flow.release = Some(Box::new((flow.release.take(), admitted)));
+        Ok(Self { flow, handed })
+    }
+
+    /// Sends the flow to the application, and attends to it if its packets do
+    /// not pass here.
+    async fn send(self, connection: &Connection, place: Place) -> io::Result<()> {
+        match self.handed {
+            Some((grant, socket)) => {
+                connection.send(&Response::Flow(Box::new(grant)), Some(&socket)).await?;
+                drop((socket, place));
+                attend(self.flow, connection).await
+            }
+            None => {
+                let (grant, end) = relay(self.flow)?;
+                connection.send(&Response::Flow(Box::new(grant)), Some(&end)).await
+            }
+        }
+    }
+}
+
+/// Whether the application may have a packet socket: root's may, unless it has
+/// been denied CAP_NET_RAW. The capability alone does not count: a process can
+/// pass its connection on and then run a program that has it, but who it was
+/// when it connected the kernel has kept.
+fn may_have_packet_socket(connection: &Connection) -> bool {
+    const NET_RAW: u64 = 1 << 13;
+    let capabilities = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", connection.peer_process()?))?;
+        let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+        u64::from_str_radix(effective.unwrap_or_default().trim(), 16).map_err(io::Error::other)
+    };
+    let root = connection.peer_user().is_ok_and(|user| user == 0);
+    root && capabilities().is_ok_and(|set| set & NET_RAW != 0)
 }
 
 /// Ends with an error when the application hangs up.
-async fn hang_up(connection: &Connection) -> io::Result<Result<RawFlow, String>> {
+async fn hang_up<T>(connection: &Connection) -> io::Result<T> {
     connection.hung_up().await?;
     Err(io::ErrorKind::UnexpectedEof.into())
 }
 
-async fn accept(
-    state: &State,
-    connection: &Connection,
-    only: Option<String>,
-) -> io::Result<Result<RawFlow, String>> {
+async fn accept(state: &State, connection: &Connection, only: Option<&str>) -> io::Result<RawFlow> {
     let pid = connection.peer_process()?;
     let executable = fs::read_link(format!("/proc/{pid}/exe")).ok();
     let executable = executable.as_ref().and_then(|path| path.to_str());
     loop {
         let changed = state.bindings_changed();
         let mut names = state.bound(pid, executable);
-        names.retain(|name| only.as_ref().is_none_or(|only| name.as_str() == only));
+        names.retain(|name| only.is_none_or(|only| name.as_str() == only));
         if names.is_empty() {
             tracing::info!(pid, ?executable, "accepts flows, but no name is bound to it yet");
         }
         let flow = async {
             loop {
                 match state.irm.accept_raw(&names).await {
-                    Ok(flow) => return Some(Ok(flow)),
+                    Ok(flow) => return Some(flow),
                     // One request is lost, such as one from an address without
                     // a way back. It must not end whoever waits for others.
                     Err(error) => tracing::debug!(%error, "flow request not accepted"),
@@ -133,11 +201,10 @@ async fn accept(
             changed.await;
             None
         };
-        let gone = async { hang_up(connection).await.map(Some) };
         let arrived = async { Ok(future::or(flow, changed).await) };
         // Whoever is gone gets no flow: the next one may.
-        if let Some(outcome) = future::or(gone, arrived).await? {
-            return Ok(outcome);
+        if let Some(flow) = future::or(hang_up(connection), arrived).await? {
+            return Ok(flow);
         }
     }
 }

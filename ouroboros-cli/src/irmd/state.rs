@@ -8,6 +8,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use super::Flows;
 use event_listener::{Event, EventListener};
 use ouroboros::{
     Irm, ServerSecurity,
@@ -60,6 +61,8 @@ struct Tables {
 pub struct State {
     /// The layers.
     pub irm: Irm,
+    /// The flows that applications have.
+    pub flows: Flows,
     tables: Mutex<Tables>,
     bindings_changed: Event,
 }
@@ -136,6 +139,7 @@ impl State {
                     Err(format!("{name}: no such IPCP"))
                 }
             }
+            Request::ListFlows => Ok(Response::Flows(self.flows.list())),
             Request::ListIpcps => Ok(Response::Ipcps(self.ipcps())),
             Request::CreateName { name, server, client } => {
                 self.create_name(&name, server.as_ref(), client.as_ref())
@@ -237,7 +241,11 @@ impl State {
             return Err(format!("{name}: there is such a name already"));
         }
         (known.created, known.client, known.encryption) = (true, client, encryption);
-        let policy = ServerSecurity { suite: encryption, require_encryption: encryption.is_some() };
+        let policy = ServerSecurity {
+            suite: encryption,
+            require_encryption: encryption.is_some(),
+            ..ServerSecurity::default()
+        };
         self.irm.set_policy(name, policy);
         Ok(Response::Done)
     }

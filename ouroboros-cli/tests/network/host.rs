@@ -2,7 +2,6 @@
 //! pairs of hosts with a cable and a tunnel between them.
 
 use std::{
-    fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -38,6 +37,11 @@ impl Host {
         Self { namespace: Namespace::new(), folder: Folder::new(), hosts: None }
     }
 
+    /// Where this host's daemon listens.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("irmd.sock")
+    }
+
     pub(crate) fn ip(&self, arguments: &str) -> String {
         self.namespace.shell(&format!("ip {arguments}"))
     }
@@ -50,19 +54,19 @@ impl Host {
         let tools = Path::new(env!("CARGO_BIN_EXE_irm")).parent().expect("a folder");
         let path = std::env::var("PATH").unwrap_or_default();
         let mut command = match &self.hosts {
-            None => Command::new(tools.join(program)),
+            None => Command::new(program),
             Some(hosts) => {
                 // In a mount namespace of its own; the process id stays.
                 let instead = r#"mount --bind "$0" /etc/hosts && exec "$@""#;
                 let mut command = Command::new("unshare");
-                command.args(["--mount", "sh", "-c", instead]).arg(hosts).arg(tools.join(program));
+                command.args(["--mount", "sh", "-c", instead]).arg(hosts).arg(program);
                 command
             }
         };
         command
             .args(words.split_whitespace())
             .env("PATH", format!("{}:{path}", tools.display()))
-            .env("OUROBOROS_SOCKET", self.folder.path().join("irmd.sock"));
+            .env("OUROBOROS_SOCKET", self.socket());
         command
     }
 
@@ -151,7 +155,8 @@ pub(crate) struct Layer {
 pub(crate) const UDP4: Layer = Layer {
     first: "i b t udp n udp l my_layer ip 10.66.0.1",
     second: "i b t udp n udp l my_layer ip 10.66.0.2",
-    hosts: "10.66.0.1 2694581a473adbf3d988f56c79953cae\n",
+    // `my_vpn` and `other`.
+    hosts: "10.66.0.1 2694581a473adbf3d988f56c79953cae 795f3202b17cb6bc3d4b771d8c6c9eaf\n",
 };
 pub(crate) const UDP6: Layer = Layer {
     first: "i b t udp6 n udp l my_layer ip fd66::1 port 4000",
@@ -184,32 +189,46 @@ impl Pair {
         }
         eventually("the link is up", || one.ip("link show eth0").contains("LOWER_UP"));
         two.hosts = Some(two.folder.write("hosts", layer.hosts));
-        let daemons = [Some(one.irmd()), Some(two.irmd())];
-        let pair = Self { one, two, layer, daemons };
-        pair.serve();
-        pair.two.must("irm", pair.layer.second);
+        let mut pair = Self { one, two, layer, daemons: [None, None] };
+        pair.start();
         pair
     }
 
-    /// Has the first host's daemon, if it is new, serve `my_vpn`.
+    /// Starts both daemons and tells them what they have to know.
+    pub(crate) fn start(&mut self) {
+        self.daemons = [Some(self.one.irmd()), Some(self.two.irmd())];
+        self.two.must("irm", self.layer.second);
+        self.serve();
+    }
+
+    /// Has the first host's daemon serve `my_vpn`.
     pub(crate) fn serve(&self) {
         self.one.must("irm", self.layer.first);
         self.one.must("irm", "reg name my_vpn layer my_layer");
         self.one.must("irm", "bind program ovpn name my_vpn");
     }
 
+    /// Kills both daemons.
+    pub(crate) fn kill(&mut self) {
+        for daemon in self.daemons.iter_mut().filter_map(Option::take) {
+            assert_eq!(daemon.end(Signal::KILL), None);
+        }
+    }
+
     /// A tunnel from the second host to the first: 10.9.0.2 and 10.9.0.1.
     pub(crate) fn tunnel(&self, crypt: &str) -> (Running, Running) {
         let server = self.one.start("ovpn", "--ip 10.9.0.1 --mask 255.255.255.0", "Waiting");
+        (server, self.client(crypt))
+    }
+
+    pub(crate) fn client(&self, crypt: &str) -> Running {
         let client = self.two.start("ovpn", &format!("-n my_vpn -i 10.9.0.2/24 {crypt}"), "is up");
         assert_eq!(client.said.contains("NOT encrypted"), crypt.is_empty());
-        eventually("the server's device", || self.one.has_device("tun0"));
-        (server, client)
+        client
     }
 
     /// Whether the first host's daemon still does what it is asked.
     pub(crate) fn must_obey(&self) {
         assert!(self.one.must("irm", "ipcp list").contains("my_layer"));
-        assert!(fs::exists(self.one.folder.path().join("irmd.sock")).expect("a folder"));
     }
 }

@@ -41,6 +41,7 @@ struct Forger {
     /// Where its endpoint id begins; it has 2 bytes on eth-dix, 4 over UDP.
     eid: usize,
     payload: usize,
+    first: u8,
     noise: Noise,
 }
 
@@ -62,13 +63,16 @@ impl Forger {
             // No UDP checksum: it is not looked at then.
             frame[40..42].fill(0);
         }
-        Self { socket, cable, frame, eid, payload, noise: Noise(0x6f37) }
+        let first = frame[payload];
+        Self { socket, cable, frame, eid, payload, first, noise: Noise(0x6f37) }
     }
 
-    /// Sends garbage with the phase bit set, in place of the IV and all behind.
+    /// Sends garbage in place of the payload: with the 0.23 phase bit set, and
+    /// every other time with the first byte that the flow's own packets have.
     fn send(&mut self) {
         self.noise.fill(&mut self.frame[self.payload..]);
-        self.frame[self.payload] |= 0x80;
+        let first = &mut self.frame[self.payload];
+        *first = if *first & 1 == 0 { *first | 0x80 } else { self.first };
         self.socket.send_to(&self.frame, &self.cable).expect("sent");
     }
 

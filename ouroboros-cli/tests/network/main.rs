@@ -6,6 +6,7 @@ mod host;
 mod hostile;
 mod killed;
 mod probe;
+mod survival;
 mod tutorial;
 
 use std::process::ExitCode;
@@ -14,6 +15,7 @@ use eavesdropper::*;
 use hostile::*;
 use killed::*;
 use ouroboros_testing::Needs;
+use survival::*;
 use tutorial::*;
 
 fn main() -> ExitCode {
@@ -29,11 +31,15 @@ fn main() -> ExitCode {
             ipv6_passes_inside_the_tunnel,
             the_server_outlives_a_client_that_was_killed,
             a_client_outlives_a_server_that_was_killed,
-            a_killed_daemon_ends_its_tunnels_and_starts_again,
+            the_tunnel_of_a_killed_daemon_goes_on_and_a_new_one_takes_its_place,
+            tunnels_outlive_both_daemons_and_the_next_ones_serve_more,
+            a_server_that_waits_meets_the_next_daemon,
+            root_without_the_right_to_packet_sockets_is_given_none,
             killed_applications_leave_nothing_and_the_next_ones_connect,
             malformed_and_oversized_management_does_not_disturb_a_daemon,
             garbage_in_the_peer_s_name_does_not_disturb_a_live_flow,
-            garbage_under_every_eid_does_not_disturb_a_live_flow
+            garbage_under_every_eid_does_not_disturb_a_live_flow;
+        Needs::Root: an_application_without_privilege_has_its_ethernet_flows_relayed_and_its_udp_flows_not
     ]
     .run()
 }

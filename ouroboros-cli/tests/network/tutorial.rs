@@ -29,7 +29,8 @@ pub(crate) fn the_tutorial_over_the_loopback_interface() {
     send_datagram(&host, "10.10.10.1:9");
     let mut sent_in = false;
     // The kernel has packets of its own for a new device, of other lengths.
-    let length = 18 + 12 + 28 + MARK.len() + 16;
+    // Behind Ethernet: a native header and content type in front, a tag behind.
+    let length = 18 + 6 + 28 + MARK.len() + 16;
     let ciphertext = seen(&wire, |frame| {
         // The TUN devices are seen by this socket, too: IP without Ethernet.
         sent_in |= frame.first() == Some(&0x45) && contains(frame, MARK);

@@ -1,7 +1,15 @@
-//! Key exchanges: an ephemeral secret, its public key as the wire carries it
-//! (X.509 SubjectPublicKeyInfo DER), and agreement with a peer's.
+//! Key exchanges: the client's ephemeral secret and public key, the server's
+//! answer, and the key that both derive (WIRE.md, "Allocation header", key
+//! schedule).
+//!
+//! Diffie-Hellman public keys travel as X.509 SubjectPublicKeyInfo DER, those
+//! of the hybrid raw. Not here: which exchange is strong enough
+//! (`proto::negotiation`).
+
+mod hybrid;
 
 use p256::pkcs8::{DecodePublicKey, EncodePublicKey};
+use x25519_dalek::StaticSecret;
 use zeroize::Zeroizing;
 
 use super::{Entropy, FlowKey, Hash, KeyExchange, schedule};
@@ -16,12 +24,14 @@ const P256_PREFIX: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
     0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
+const X25519_SIZE: usize = X25519_PREFIX.len() + 32;
+const P256_SIZE: usize = P256_PREFIX.len() + 65;
 
-/// The peer's public key cannot be agreed with.
+/// The peer's key exchange data cannot be agreed with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyExchangeError {
-    /// It is no key of the exchange that is under way.
+    /// It is nothing of the exchange that is under way.
     #[error("the peer's public key is malformed, or of another key exchange")]
     Malformed,
     /// It makes the shared secret the same for everyone (RFC 7748, section 6.1).
@@ -30,24 +40,38 @@ pub enum KeyExchangeError {
 }
 
 impl KeyExchange {
-    /// Which exchange a public key is for, by its shape alone.
-    pub fn of_public_key(spki: &[u8]) -> Option<Self> {
-        if spki.len() == X25519_PREFIX.len() + 32 && spki.starts_with(&X25519_PREFIX) {
-            Some(Self::X25519)
-        } else if spki.len() == P256_PREFIX.len() + 65 && spki.starts_with(&P256_PREFIX) {
-            Some(Self::P256)
-        } else {
-            None
+    /// Which exchange a client's public key is for, by its shape alone; `raw`
+    /// says whether it is marked as a raw key.
+    pub fn of_public_key(key: &[u8], raw: bool) -> Option<Self> {
+        match (raw, key.len()) {
+            (false, X25519_SIZE) if key.starts_with(&X25519_PREFIX) => Some(Self::X25519),
+            (false, P256_SIZE) if key.starts_with(&P256_PREFIX) => Some(Self::P256),
+            (true, hybrid::PUBLIC_KEY) => Some(Self::X25519MlKem768),
+            _ => None,
+        }
+    }
+
+    /// Whether its public keys travel raw, not as SubjectPublicKeyInfo.
+    pub const fn is_raw(self) -> bool {
+        matches!(self, Self::X25519MlKem768)
+    }
+
+    /// Bytes of randomness that a secret is made of.
+    const fn secret_size(self) -> usize {
+        match self {
+            Self::P256 | Self::X25519 => 32,
+            Self::X25519MlKem768 => hybrid::SECRET,
         }
     }
 }
 
 enum Secret {
     P256(p256::SecretKey),
-    X25519(x25519_dalek::StaticSecret),
+    X25519(StaticSecret),
+    X25519MlKem768(Box<hybrid::Secret>),
 }
 
-/// One side's secret for one flow. Used once, zeroized when dropped.
+/// The client's secret for one flow. Zeroized when dropped.
 pub struct EphemeralSecret {
     secret: Secret,
     public_key: Vec<u8>,
@@ -56,9 +80,9 @@ pub struct EphemeralSecret {
 impl EphemeralSecret {
     /// A fresh secret.
     pub fn generate(kex: KeyExchange, entropy: &mut dyn Entropy) -> Self {
-        let mut bytes = Zeroizing::new([0; 32]);
+        let mut bytes = Zeroizing::new(vec![0; kex.secret_size()]);
         loop {
-            entropy.fill(bytes.as_mut());
+            entropy.fill(&mut bytes);
             // One in 2^32 strings is no P-256 scalar.
             if let Some(secret) = Self::from_bytes(kex, &bytes) {
                 return secret;
@@ -66,59 +90,98 @@ impl EphemeralSecret {
         }
     }
 
-    /// A secret from its 32 bytes, for test vectors; `None` if they are no
-    /// scalar of the curve.
-    pub fn from_bytes(kex: KeyExchange, bytes: &[u8; 32]) -> Option<Self> {
-        match kex {
+    /// A secret from its bytes, for test vectors: 32 bytes of scalar; for the
+    /// hybrid 64 of ML-KEM seed (FIPS 203: d, z) and 32 of X25519 scalar.
+    /// `None` if their number is another, or they are no scalar of the curve.
+    pub fn from_bytes(kex: KeyExchange, bytes: &[u8]) -> Option<Self> {
+        let (secret, public_key) = match kex {
             KeyExchange::X25519 => {
-                let secret = x25519_dalek::StaticSecret::from(*bytes);
-                let mut public_key = X25519_PREFIX.to_vec();
-                public_key.extend_from_slice(x25519_dalek::PublicKey::from(&secret).as_bytes());
-                Some(Self { secret: Secret::X25519(secret), public_key })
+                let secret = StaticSecret::from(<[u8; 32]>::try_from(bytes).ok()?);
+                let public_key = x25519_dalek::PublicKey::from(&secret);
+                (Secret::X25519(secret), [&X25519_PREFIX[..], public_key.as_bytes()].concat())
             }
             KeyExchange::P256 => {
                 let secret = p256::SecretKey::from_slice(bytes).ok()?;
                 let public_key = secret.public_key().to_public_key_der().ok()?.into_vec();
-                Some(Self { secret: Secret::P256(secret), public_key })
+                (Secret::P256(secret), public_key)
             }
-        }
+            KeyExchange::X25519MlKem768 => {
+                let secret = Box::new(hybrid::Secret::from_bytes(bytes.try_into().ok()?));
+                let public_key = secret.public_key();
+                (Secret::X25519MlKem768(secret), public_key)
+            }
+        };
+        Some(Self { secret, public_key })
     }
 
-    /// The public key to send, as SubjectPublicKeyInfo DER.
+    /// The public key to send.
     pub fn public_key(&self) -> &[u8] {
         &self.public_key
     }
 
-    /// The epoch-0 key agreed with the owner of `peer`, a
-    /// SubjectPublicKeyInfo DER.
+    /// The epoch-0 key agreed with the server whose answer is `answer`.
     ///
     /// # Errors
     ///
-    /// The peer's key is malformed, of another exchange, or degenerate.
-    pub fn agree(&self, peer: &[u8], kdf: Hash) -> Result<FlowKey, KeyExchangeError> {
-        let kex = KeyExchange::of_public_key(peer).ok_or(KeyExchangeError::Malformed)?;
-        match (&self.secret, kex) {
-            (Secret::X25519(secret), KeyExchange::X25519) => {
-                let key: [u8; 32] = peer[X25519_PREFIX.len()..]
-                    .try_into()
-                    .map_err(|_| KeyExchangeError::Malformed)?;
-                let shared = secret.diffie_hellman(&x25519_dalek::PublicKey::from(key));
-                if !shared.was_contributory() {
-                    return Err(KeyExchangeError::Degenerate);
+    /// The answer is malformed, of another exchange, or degenerate. An answer
+    /// to another key than this one is no error where the exchange cannot tell
+    /// (FIPS 203, implicit rejection): the keys then differ.
+    pub fn agree(&self, answer: &[u8], kdf: Hash) -> Result<FlowKey, KeyExchangeError> {
+        match &self.secret {
+            Secret::P256(secret) => {
+                if answer.len() != P256_SIZE {
+                    return Err(KeyExchangeError::Malformed);
                 }
-                Ok(schedule::agreed_key(kdf, shared.as_bytes(), &self.public_key, peer))
-            }
-            (Secret::P256(secret), KeyExchange::P256) => {
-                let key = p256::PublicKey::from_public_key_der(peer)
+                let key = p256::PublicKey::from_public_key_der(answer)
                     .map_err(|_| KeyExchangeError::Malformed)?;
                 let shared =
                     p256::ecdh::diffie_hellman(secret.to_nonzero_scalar(), key.as_affine());
-                let shared = shared.raw_secret_bytes();
-                Ok(schedule::agreed_key(kdf, shared, &self.public_key, peer))
+                Ok(schedule::agreed_key(kdf, shared.raw_secret_bytes(), &self.public_key, answer))
             }
-            _ => Err(KeyExchangeError::Malformed),
+            Secret::X25519(secret) => {
+                let key = answer
+                    .strip_prefix(&X25519_PREFIX)
+                    .and_then(|key| key.try_into().ok())
+                    .ok_or(KeyExchangeError::Malformed)?;
+                let shared = x25519(secret, key)?;
+                Ok(schedule::agreed_key(kdf, shared.as_bytes(), &self.public_key, answer))
+            }
+            Secret::X25519MlKem768(secret) => {
+                let shared = secret.decapsulate(answer)?;
+                Ok(schedule::encapsulated_key(kdf, shared.as_slice(), &self.public_key))
+            }
         }
     }
+}
+
+/// The server's answer to a client's public key `key` of the exchange `kex`:
+/// the key exchange data to send, and the epoch-0 key.
+///
+/// # Errors
+///
+/// The client's key is malformed, of another exchange, or degenerate.
+pub fn answer(
+    kex: KeyExchange,
+    key: &[u8],
+    kdf: Hash,
+    entropy: &mut dyn Entropy,
+) -> Result<(Vec<u8>, FlowKey), KeyExchangeError> {
+    if kex == KeyExchange::X25519MlKem768 {
+        let (ciphertext, shared) = hybrid::encapsulate(key, entropy)?;
+        return Ok((ciphertext, schedule::encapsulated_key(kdf, shared.as_slice(), key)));
+    }
+    let secret = EphemeralSecret::generate(kex, entropy);
+    let agreed = secret.agree(key, kdf)?;
+    Ok((secret.public_key, agreed))
+}
+
+/// The shared secret of X25519, unless it is all zeros: the same for everyone.
+fn x25519(
+    secret: &StaticSecret,
+    peer: [u8; 32],
+) -> Result<x25519_dalek::SharedSecret, KeyExchangeError> {
+    let shared = secret.diffie_hellman(&x25519_dalek::PublicKey::from(peer));
+    if shared.was_contributory() { Ok(shared) } else { Err(KeyExchangeError::Degenerate) }
 }
 
 impl std::fmt::Debug for EphemeralSecret {
@@ -126,3 +189,7 @@ impl std::fmt::Debug for EphemeralSecret {
         f.write_str("EphemeralSecret")
     }
 }
+
+#[cfg(test)]
+#[path = "kex_tests.rs"]
+mod tests;

@@ -33,6 +33,9 @@ pub enum KeyExchange {
     P256,
     /// X25519 (RFC 7748).
     X25519,
+    /// X25519 with ML-KEM-768, against an eavesdropper with a quantum computer
+    /// in the future (draft-ietf-tls-ecdhe-mlkem).
+    X25519MlKem768,
 }
 
 /// What one side asks of, or offers to, an encrypted flow.
@@ -147,8 +150,11 @@ impl Named for Hash {
 }
 
 impl Named for KeyExchange {
-    const NAMES: &'static [(Self, &'static [&'static str])] =
-        &[(Self::P256, &["prime256v1", "p256"]), (Self::X25519, &["X25519"])];
+    const NAMES: &'static [(Self, &'static [&'static str])] = &[
+        (Self::P256, &["prime256v1", "p256"]),
+        (Self::X25519, &["X25519"]),
+        (Self::X25519MlKem768, &["X25519MLKEM768"]),
+    ];
 }
 
 fn parse<T: Named>(text: &str) -> Result<T, UnknownAlgorithm> {

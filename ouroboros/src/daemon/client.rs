@@ -1,14 +1,24 @@
-//! Asks `irmd`: one connection a request.
+//! Asks `irmd`: one connection a request. A flow that comes with its own socket
+//! keeps its connection as the control channel.
 
-use std::{io, path::PathBuf};
+use std::{io, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
+
+use async_io::Timer;
 
 use super::{
     Connection, DaemonError,
-    protocol::{Request, Response},
+    control::{LARGEST_MESSAGE, Message},
+    protocol::{DataPath, Request, Response},
     relay::RelayPath,
     socket_path,
 };
-use crate::flow::{FlowSpec, RawFlow};
+use crate::{
+    flow::{FlowSpec, RawFlow},
+    transport::{HandOver, Stray},
+};
+
+/// How often to look whether the daemon is back.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// A daemon that can be asked.
 #[derive(Clone, Debug)]
@@ -34,13 +44,13 @@ impl Client {
     /// As [`DaemonError`] says; [`Response::Error`] becomes
     /// [`DaemonError::Refused`].
     pub async fn ask(&self, request: &Request) -> Result<Response, DaemonError> {
-        self.exchange(request).await.map(|(response, _)| response)
+        self.exchange(request).await.map(|(response, ..)| response)
     }
 
     async fn exchange(
         &self,
         request: &Request,
-    ) -> Result<(Response, Option<std::os::fd::OwnedFd>), DaemonError> {
+    ) -> Result<(Response, Option<OwnedFd>, Connection), DaemonError> {
         let at = || self.path.display().to_string();
         let connection = Connection::open(&self.path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
@@ -52,18 +62,31 @@ impl Client {
         connection.send(request, None).await?;
         match connection.receive().await? {
             (Response::Error(reason), _) => Err(DaemonError::Refused(reason)),
-            answer => Ok(answer),
+            (response, descriptor) => Ok((response, descriptor, connection)),
         }
     }
 
     /// Waits for a flow to a name that is bound to this process or its
-    /// program; only to `name` if there is one.
+    /// program; only to `name` if there is one. If the daemon goes away
+    /// meanwhile, waits for the next one, too.
     ///
     /// # Errors
     ///
     /// As [`DaemonError`] says.
     pub async fn accept(&self, name: Option<&str>) -> Result<RawFlow, DaemonError> {
-        self.flow(&Request::Accept { name: name.map(str::to_owned) }).await
+        let request = Request::Accept { name: name.map(str::to_owned) };
+        let mut waited = false;
+        loop {
+            match self.flow(&request).await {
+                Err(DaemonError::Lost(error)) if is_hang_up(&error) => {
+                    tracing::info!("irmd has ended: waiting for it to come back");
+                    waited = true;
+                }
+                Err(DaemonError::NotRunning(_)) if waited => {}
+                outcome => return outcome,
+            }
+            Timer::after(RETRY).await;
+        }
     }
 
     /// Allocates a flow to `name`.
@@ -82,22 +105,56 @@ impl Client {
     }
 
     async fn flow(&self, request: &Request) -> Result<RawFlow, DaemonError> {
-        match self.exchange(request).await? {
-            (Response::Flow(grant), Some(descriptor)) => {
-                let (info, keys) = grant.open().map_err(io::Error::other)?;
-                let path = RelayPath::new(descriptor, grant.largest_frame);
-                Ok(RawFlow {
-                    path: std::sync::Arc::new(path),
-                    info,
-                    keys,
-                    early: Vec::new(),
-                    strays: None,
-                    release: None,
-                })
+        let (Response::Flow(grant), Some(descriptor), connection) = self.exchange(request).await?
+        else {
+            return Err(io::Error::other("not the answer to the question").into());
+        };
+        let (info, keys) = grant.open().map_err(io::Error::other)?;
+        let kind = match &grant.path {
+            DataPath::Relay => {
+                let path = Arc::new(RelayPath::new(descriptor, grant.largest_frame));
+                let early = Vec::new();
+                return Ok(RawFlow { path, info, keys, early, strays: None, release: None });
             }
-            _ => Err(io::Error::other("not the answer to the question").into()),
+            DataPath::Socket(kind) => kind.clone(),
+        };
+        let handed = HandOver { socket: descriptor, kind };
+        let path = handed.open((info.local, info.remote), info.peer)?;
+        let mut early = Vec::new();
+        let mut buffer = vec![0; LARGEST_MESSAGE];
+        for _ in 0..grant.early {
+            // If the daemon has ended, the flow has not.
+            let Ok(size) = connection.receive_datagram(&mut buffer).await else { break };
+            if let Some(Message::Frame(_, frame)) = buffer.get(..size).and_then(Message::parse) {
+                early.push(frame.to_vec());
+            }
         }
+        let control = Arc::new(connection);
+        let held = Held(control.clone());
+        let strays = move |stray: Stray| {
+            if let Some((head, frame)) = Message::Stray(&stray.frame).encode() {
+                // Lost if the channel is full or the daemon has ended: nothing
+                // here may hold up the flow's own packets.
+                let _ = control.try_send_datagram(&[&head, frame]);
+            }
+        };
+        let (strays, release) = (Some(Box::new(strays) as _), Some(Box::new(held) as _));
+        Ok(RawFlow { path, info, keys, early, strays, release })
     }
+}
+
+/// The flow's place at the daemon: given back when dropped.
+struct Held(Arc<Connection>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+fn is_hang_up(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 impl Default for Client {

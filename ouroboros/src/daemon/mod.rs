@@ -1,15 +1,19 @@
 //! Flows served by `irmd`: control and key agreement are the daemon's, packets
 //! are sealed and opened in the application.
 //!
-//! [`Client`] asks, [`relay`] is how the daemon's side carries frames. Not
-//! here: the daemon's state and policy (`ouroboros-cli`).
+//! [`Client`] asks. The daemon's side gives a flow's own socket away with
+//! [`hand_over`] and then [`attend`]s to the flow, or carries its frames with
+//! [`relay`]. Not here: the daemon's state and policy (`ouroboros-cli`).
 
 mod client;
+mod control;
+mod handed;
 pub mod protocol;
 mod relay;
 mod socket;
 
 pub use client::Client;
+pub use handed::{attend, hand_over};
 pub use relay::relay;
 pub use socket::{Connection, Listener, socket_path};
 

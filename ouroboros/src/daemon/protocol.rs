@@ -3,12 +3,13 @@
 //! (`client`), what the daemon does.
 
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroize;
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::{
-    crypto::{FlowKey, Suite},
-    flow::FlowInfo,
-    proto::protection::FlowKeys,
+    crypto::Suite,
+    flow::{FlowInfo, RawFlow},
+    proto::protection::{FlowKeys, Profile},
+    transport::Handed,
     wire::{Eid, Name, PeerAddress, QosSpec},
 };
 
@@ -134,6 +135,8 @@ pub enum Request {
     },
     /// Lists the names.
     ListNames,
+    /// Lists the flows that applications have.
+    ListFlows,
     /// Binds a program, or takes the binding back.
     Program {
         /// The executable, as an absolute path.
@@ -181,6 +184,8 @@ pub enum Response {
     Ipcps(Vec<IpcpEntry>),
     /// The names.
     Names(Vec<NameEntry>),
+    /// The flows.
+    Flows(Vec<FlowEntry>),
     /// A flow; its data path's descriptor comes with the datagram.
     Flow(Box<FlowGrant>),
     /// It cannot be done, and why.
@@ -213,27 +218,72 @@ pub struct NameEntry {
     pub encryption: String,
 }
 
+/// One flow in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowEntry {
+    /// The name it was allocated to.
+    pub name: String,
+    /// The IPCP at the other end.
+    pub peer: String,
+    /// This side's endpoint.
+    pub local: Eid,
+    /// The peer's endpoint.
+    pub remote: Eid,
+    /// How its packets are encrypted.
+    pub encryption: String,
+    /// Whether its frames pass through the daemon; otherwise the application
+    /// has the flow's own socket.
+    pub relayed: bool,
+}
+
 /// How a flow's frames reach the application.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum DataPath {
-    /// Through the daemon, in batches, as ciphertext.
+    /// Through the daemon, in batches, as ciphertext: the descriptor is the
+    /// application's end of the relay.
     Relay,
+    /// By the flow's own socket, which is the descriptor. The connection stays
+    /// open as the flow's control channel (`control`).
+    Socket(Handed),
+}
+
+/// The keys of a flow on their way to the application, as
+/// [`FlowKeys::into_bytes`] has them.
+#[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+struct GrantedKeys {
+    /// Of the native profile, or of 0.23's.
+    native: bool,
+    bytes: Vec<u8>,
+}
+
+impl GrantedKeys {
+    fn new(keys: FlowKeys) -> Self {
+        let native = keys.profile() == Profile::Native;
+        Self { native, bytes: std::mem::take(&mut *keys.into_bytes()) }
+    }
+
+    fn open(&self, suite: Suite) -> Result<FlowKeys, BadGrant> {
+        let profile = if self.native { Profile::Native } else { Profile::Wire023 };
+        FlowKeys::from_bytes(profile, suite, &self.bytes).ok_or(BadGrant)
+    }
 }
 
 /// A flow handed to an application. Packets are sealed and opened there.
 #[derive(Serialize, Deserialize)]
 pub struct FlowGrant {
     name: String,
-    peer: PeerAddress,
+    pub(super) peer: PeerAddress,
     local: Eid,
     remote: Eid,
     qos: QosSpec,
     suite: Option<SuiteNames>,
-    key: Option<[u8; 32]>,
+    keys: Option<GrantedKeys>,
     /// Largest frame of the path in bytes.
     pub(super) largest_frame: usize,
+    /// Frames that came before the grant, and follow it on the control channel.
+    pub(super) early: usize,
     /// How frames arrive.
     pub path: DataPath,
 }
@@ -244,7 +294,9 @@ pub struct FlowGrant {
 pub struct BadGrant;
 
 impl FlowGrant {
-    pub(super) fn new(info: &FlowInfo, keys: Option<&FlowKeys>, largest_frame: usize) -> Self {
+    pub(super) fn new(flow: &mut RawFlow, path: DataPath) -> Self {
+        let keys = flow.keys.take().map(GrantedKeys::new);
+        let info = &flow.info;
         Self {
             name: info.name.to_string(),
             peer: info.peer,
@@ -252,29 +304,22 @@ impl FlowGrant {
             remote: info.remote,
             qos: info.qos,
             suite: info.suite.map(Into::into),
-            key: keys.map(|keys| *keys.key.as_bytes()),
-            largest_frame,
-            path: DataPath::Relay,
+            keys,
+            largest_frame: flow.path.largest_frame(),
+            early: 0,
+            path,
         }
     }
 
     pub(super) fn open(&self) -> Result<(FlowInfo, Option<FlowKeys>), BadGrant> {
         let name: Name = self.name.parse().map_err(|_| BadGrant)?;
         let suite = self.suite.as_ref().map(Suite::try_from).transpose().map_err(|_| BadGrant)?;
-        let keys = match (suite, self.key) {
+        let keys = match (suite, &self.keys) {
             (None, None) => None,
-            (Some(suite), Some(key)) => {
-                Some(FlowKeys { cipher: suite.cipher, key: FlowKey::new(key) })
-            }
+            (Some(suite), Some(keys)) => Some(keys.open(suite)?),
             _ => return Err(BadGrant),
         };
         Ok((FlowInfo::new(name, self.peer, (self.local, self.remote), self.qos, suite), keys))
-    }
-}
-
-impl Drop for FlowGrant {
-    fn drop(&mut self) {
-        self.key.zeroize();
     }
 }
 
@@ -287,7 +332,11 @@ impl std::fmt::Debug for FlowGrant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::Cipher;
+    use crate::{
+        crypto::{Cipher, FlowKey},
+        daemon::relay::RelayPath,
+        proto::native::{Capabilities, NativeKeys, Role},
+    };
 
     fn info(suite: Option<Suite>) -> FlowInfo {
         let peer = PeerAddress::Udp(([10, 0, 0, 1], 3435).into());
@@ -295,32 +344,56 @@ mod tests {
         FlowInfo::new(name, peer, (Eid(7), Eid(70_000)), QosSpec::RAW_NO_ERRORS, suite)
     }
 
+    fn grant(suite: Option<Suite>, keys: Option<FlowKeys>) -> FlowGrant {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let path = std::sync::Arc::new(RelayPath::new(socket.into(), 1468));
+        let info = info(suite);
+        let (early, strays, release) = (Vec::new(), None, None);
+        let mut flow = RawFlow { path, info, keys, early, strays, release };
+        FlowGrant::new(&mut flow, DataPath::Socket(Handed::Udp))
+    }
+
     fn over_the_wire(grant: &FlowGrant) -> FlowGrant {
         let bytes = serde_json::to_vec(grant).expect("encoded");
         serde_json::from_slice(&bytes).expect("decoded")
     }
 
+    fn old(cipher: Cipher) -> FlowKeys {
+        FlowKeys::Wire023 { cipher, key: FlowKey::new([0xa5; 32]) }
+    }
+
+    fn native(suite: Suite, role: Role) -> FlowKeys {
+        let (flags, key) = (Capabilities::BUNDLES, FlowKey::new([0xa5; 32]));
+        FlowKeys::Native(NativeKeys::new(suite, role, flags, key, [7; 32]))
+    }
+
     #[test]
     fn a_granted_flow_is_the_same_on_both_sides() {
         let suite = Suite { cipher: Cipher::ChaCha20Poly1305, ..Suite::default() };
-        let keys = FlowKeys { cipher: suite.cipher, key: FlowKey::new([0xa5; 32]) };
-        for (suite, keys) in [(Some(suite), Some(keys)), (None, None)] {
-            let grant = over_the_wire(&FlowGrant::new(&info(suite), keys.as_ref(), 1468));
+        let same = (Some(old(suite.cipher)), Some(old(suite.cipher)));
+        let ends = (Some(native(suite, Role::Server)), Some(native(suite, Role::Client)));
+        for (suite, (keys, peer)) in
+            [(Some(suite), same), (Some(suite), ends), (None, (None, None))]
+        {
+            let grant = over_the_wire(&grant(suite, keys));
+            assert_eq!(grant.path, DataPath::Socket(Handed::Udp));
             assert_eq!(grant.largest_frame, 1468);
             let (opened, opened_keys) = grant.open().expect("a grant that makes sense");
             let told = |i: &FlowInfo| (i.name.clone(), i.peer, i.local, i.remote, i.qos, i.suite);
             assert_eq!(told(&opened), told(&info(suite)));
-            let bytes = |keys: Option<FlowKeys>| keys.map(|k| (k.cipher, *k.key.as_bytes()));
-            assert_eq!(bytes(opened_keys), bytes(keys));
+            match (opened_keys, peer) {
+                (Some(keys), Some(peer)) => assert!(keys.is_counterpart(&peer)),
+                (keys, peer) => assert!(keys.is_none() && peer.is_none()),
+            }
         }
     }
 
     #[test]
     fn a_suite_without_a_key_is_no_flow_and_no_key_is_ever_printed() {
-        let grant = FlowGrant::new(&info(Some(Suite::default())), None, 1468);
-        assert_eq!(grant.open().err(), Some(BadGrant));
-        let keys = FlowKeys { cipher: Cipher::Aes256Gcm, key: FlowKey::new([0xa5; 32]) };
-        let grant = FlowGrant::new(&info(Some(Suite::default())), Some(&keys), 1468);
+        let keyless = grant(Some(Suite::default()), None);
+        assert_eq!(keyless.open().err(), Some(BadGrant));
+        let keys = old(Cipher::Aes256Gcm);
+        let grant = grant(Some(Suite::default()), Some(keys));
         let printed = format!("{:?}", Response::Flow(Box::new(grant)));
         assert!(!printed.contains("165") && !printed.contains("a5"), "{printed}");
     }

@@ -17,7 +17,7 @@ use rustix::{
     },
 };
 
-use super::protocol::FlowGrant;
+use super::protocol::{DataPath, FlowGrant};
 use crate::{
     flow::RawFlow,
     transport::{Path, ReceiveBatch, SendBatch},
@@ -117,16 +117,15 @@ impl Path for RelayPath {
 /// # Errors
 ///
 /// No sockets or threads can be had.
-pub fn relay(flow: RawFlow) -> io::Result<(FlowGrant, OwnedFd)> {
+pub fn relay(mut flow: RawFlow) -> io::Result<(FlowGrant, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (own, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     for end in [&own, &theirs] {
         // Less is slower, no more.
         let _ = sockopt::set_socket_send_buffer_size(end, BUFFER);
     }
-    let largest_frame = flow.path.largest_frame();
-    let grant = FlowGrant::new(&flow.info, flow.keys.as_ref(), largest_frame);
-    let relay = Arc::new(RelayPath::new(own, largest_frame));
+    let grant = FlowGrant::new(&mut flow, DataPath::Relay);
+    let relay = Arc::new(RelayPath::new(own, grant.largest_frame));
     let flow = Arc::new(flow);
     let (outward, outward_relay) = (flow.clone(), relay.clone());
     thread::Builder::new().name("relay-out".to_owned()).spawn(move || {

@@ -12,8 +12,9 @@ use std::{
 use async_io::Async;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
-    accept_with, bind, connect, listen, recv, recvmsg, sendmsg, socket_with, sockopt,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
+    SocketType, accept_with, bind, connect, listen, recv, recvmsg, sendmsg, shutdown, socket_with,
+    sockopt,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
@@ -90,6 +91,16 @@ impl Connection {
         Ok(credentials.pid.as_raw_nonzero().get().cast_unsigned())
     }
 
+    /// The user of the process at the other end, when it connected: nothing
+    /// that it does or runs later changes this.
+    ///
+    /// # Errors
+    ///
+    /// Those of getsockopt(2).
+    pub fn peer_user(&self) -> io::Result<u32> {
+        Ok(sockopt::socket_peercred(self.0.get_ref())?.uid.as_raw())
+    }
+
     /// Sends one message, with a descriptor if there is one.
     ///
     /// # Errors
@@ -156,6 +167,29 @@ impl Connection {
         Ok((serde_json::from_slice(&bytes[..size])?, descriptor))
     }
 
+    /// Sends a datagram as it is, of the parts in order, if there is room for it
+    /// now.
+    pub(super) fn try_send_datagram(&self, parts: &[&[u8]]) -> io::Result<()> {
+        send_parts(self.0.get_ref(), parts)
+    }
+
+    /// Sends a datagram as it is, of the parts in order.
+    pub(super) async fn send_datagram(&self, parts: &[&[u8]]) -> io::Result<()> {
+        self.0.write_with(|socket| send_parts(socket, parts)).await
+    }
+
+    /// Receives a datagram as it is. Says how long it was, which may be more
+    /// than the buffer holds; 0 if the other end is gone.
+    pub(super) async fn receive_datagram(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read_with(|socket| Ok(recv(socket, &mut *buffer, RecvFlags::TRUNC)?.1)).await
+    }
+
+    /// Ends the connection, whoever else holds it.
+    pub(super) fn end(&self) {
+        // It fails if the connection has ended.
+        let _ = shutdown(self.0.get_ref(), Shutdown::Both);
+    }
+
     /// Waits until the other end hangs up, or says something out of turn.
     ///
     /// # Errors
@@ -165,4 +199,10 @@ impl Connection {
         let peek = |socket: &OwnedFd| Ok(recv(socket, &mut [0; 1], RecvFlags::PEEK)?);
         self.0.read_with(peek).await.map(drop)
     }
+}
+
+fn send_parts(socket: &OwnedFd, parts: &[&[u8]]) -> io::Result<()> {
+    let parts: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
+    sendmsg(socket, &parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)?;
+    Ok(())
 }

@@ -16,14 +16,15 @@ use super::{
 };
 use crate::{
     error::FlowError,
-    proto::protection::{Opener, Sealer},
+    proto::protection::{Content, Opened, Opener, Sealer},
     transport::{ReceiveBatch, SendBatch},
+    tun::offload::{Checksums, Ecn},
 };
 
-/// Room for one 64 KiB super-packet cut into frames, twice over.
-const BATCH: usize = 160 * 1024;
-/// Four receive-coalesced datagrams of 64 KiB.
-const RECEIVE_BATCH: usize = 256 * 1024;
+/// Room for one 64 KiB super-packet cut into frames, more than twice over.
+const BATCH: usize = 192 * 1024;
+/// Eight receive-coalesced datagrams of 64 KiB, with room between them.
+const RECEIVE_BATCH: usize = 8 * (64 * 1024 + 192);
 
 /// The sending end: packets are pushed into a batch, then sealed and sent at
 /// once.
@@ -31,34 +32,61 @@ pub struct FlowSender {
     shared: Arc<Shared>,
     sealer: Sealer,
     batch: SendBatch,
+    /// What each frame of the batch carries.
+    contents: Vec<Content>,
     /// Frames of the batch that are sealed.
     sealed: usize,
     /// Plaintext bytes in the batch.
     bytes: u64,
+    met_oversize: bool,
 }
 
 impl FlowSender {
     pub(super) fn new(shared: Arc<Shared>, sealer: Sealer) -> Self {
         let batch = SendBatch::new(shared.path.headroom(), BATCH);
-        Self { shared, sealer, batch, sealed: 0, bytes: 0 }
+        let contents = Vec::with_capacity(64);
+        Self { shared, sealer, batch, contents, sealed: 0, bytes: 0, met_oversize: false }
+    }
+
+    fn overhead(&self) -> usize {
+        self.sealer.headroom() + self.sealer.tailroom()
+    }
+
+    /// Whether the current batch has room for a packet of `size` bytes.
+    pub fn fits(&self, size: usize) -> bool {
+        self.batch.fits(self.overhead() + size)
     }
 
     /// Room for a packet of `size` bytes in the current batch, for the caller
     /// to fill before the next call; `None` if the batch is full: flush it.
     pub fn push(&mut self, size: usize) -> Option<&mut [u8]> {
-        let (head, tail) = (self.sealer.headroom(), self.sealer.tailroom());
-        let frame = self.batch.push(head + size + tail)?;
+        self.push_content(size, Content::Packet, Ecn::NotEct)
+    }
+
+    /// Like [`push`](Self::push), for one with a partial checksum, or with a
+    /// say in what the outer header says of congestion.
+    pub(crate) fn push_content(
+        &mut self,
+        size: usize,
+        content: Content,
+        ecn: Ecn,
+    ) -> Option<&mut [u8]> {
+        let head = self.sealer.headroom();
+        self.batch.push(self.overhead() + size)?;
+        self.batch.mark(ecn);
+        self.contents.push(content);
         self.bytes += size as u64;
-        frame.get_mut(head..head + size)
+        let last = self.batch.len() - 1;
+        self.batch.frame_mut(last).get_mut(head..head + size)
     }
 
     /// Takes back the packet pushed last, if it has not been sealed yet.
     pub fn pop(&mut self) {
         if self.batch.len() > self.sealed {
-            let frame = self.batch.range(self.batch.len() - 1).len() - self.shared.path.headroom();
-            let overhead = self.sealer.headroom() + self.sealer.tailroom();
-            self.bytes -= (frame - overhead) as u64;
+            let last = self.batch.frame_mut(self.batch.len() - 1).len();
+            self.bytes -= (last - self.overhead()) as u64;
             self.batch.pop();
+            self.contents.pop();
         }
     }
 
@@ -69,16 +97,35 @@ impl FlowSender {
     /// If it is shorter than that, or was sealed.
     pub fn shrink(&mut self, size: usize) {
         assert!(self.batch.len() > self.sealed, "only an unsealed packet can shrink");
-        let frame = self.batch.range(self.batch.len() - 1).len() - self.shared.path.headroom();
-        let overhead = self.sealer.headroom() + self.sealer.tailroom();
-        assert!(size + overhead <= frame, "a packet cannot shrink to more than it is");
-        self.bytes -= (frame - overhead - size) as u64;
+        let last = self.batch.frame_mut(self.batch.len() - 1).len();
+        let overhead = self.overhead();
+        assert!(size + overhead <= last, "a packet cannot shrink to more than it is");
+        self.bytes -= (last - overhead - size) as u64;
         self.batch.shrink(size + overhead);
+    }
+
+    /// Whether the far end takes packets with partial checksums.
+    pub(crate) fn checksums(&self) -> Checksums {
+        if self.shared.takes_partial_checksums() { Checksums::Partial } else { Checksums::Full }
+    }
+
+    /// What to poll for writing. Poll [`end`](Self::end) with it.
+    pub fn readiness(&self) -> BorrowedFd<'_> {
+        self.shared.path.readiness()
     }
 
     /// Readable once the flow has ended.
     pub fn end(&self) -> BorrowedFd<'_> {
         self.shared.wake.as_fd()
+    }
+
+    /// Whether the flow is still there.
+    ///
+    /// # Errors
+    ///
+    /// It is not, and why.
+    pub fn check(&self) -> Result<(), FlowError> {
+        self.shared.check()
     }
 
     /// Seals and sends the batch; blocks while the transport is full.
@@ -96,10 +143,17 @@ impl FlowSender {
         if self.batch.is_empty() {
             return Ok(true);
         }
-        let headroom = self.shared.path.headroom();
-        for index in self.sealed..self.batch.len() {
-            let range = self.batch.range(index);
-            self.sealer.seal(&mut self.batch.bytes_mut()[range.start + headroom..range.end]);
+        let contents = &self.contents;
+        let sealed = self.sealer.seal_batch(&mut self.batch, self.sealed, |index| contents[index]);
+        if self.sealer.wants_attention() {
+            self.shared.attend();
+        }
+        if sealed.is_err() {
+            // Lost, as on a link that is down for a moment: nothing may be
+            // sealed before the next key is agreed.
+            self.shared.counters.unsealed.fetch_add(self.batch.len() as u64, Relaxed);
+            self.clear();
+            return Ok(true);
         }
         self.sealed = self.batch.len();
         match self.shared.path.send(&mut self.batch) {
@@ -114,7 +168,11 @@ impl FlowSender {
         let oversize = self.batch.oversize() as u64;
         counters.sent_packets.fetch_add(self.batch.len() as u64 - oversize, Relaxed);
         counters.sent_bytes.fetch_add(self.bytes, Relaxed);
-        counters.oversize.fetch_add(oversize, Relaxed);
+        counters.send_calls.fetch_add(self.batch.calls(), Relaxed);
+        if oversize > 0 {
+            self.met_oversize = true;
+            counters.oversize.fetch_add(oversize, Relaxed);
+        }
         self.shared.note_sent();
         self.clear();
         Ok(true)
@@ -122,14 +180,19 @@ impl FlowSender {
 
     fn clear(&mut self) {
         self.batch.clear();
+        self.contents.clear();
         self.sealed = 0;
         self.bytes = 0;
     }
 
     /// Largest packet that can be sent now, in bytes.
     pub fn largest_packet(&self) -> usize {
-        let overhead = self.sealer.headroom() + self.sealer.tailroom();
-        self.shared.path.largest_frame().saturating_sub(overhead)
+        self.shared.largest_frame().saturating_sub(self.overhead())
+    }
+
+    /// Whether packets have been too large for the path since the last call.
+    pub(crate) fn take_oversize(&mut self) -> bool {
+        std::mem::take(&mut self.met_oversize)
     }
 
     /// What was agreed.
@@ -139,7 +202,7 @@ impl FlowSender {
 
     /// What went over the flow so far.
     pub fn statistics(&self) -> FlowStatistics {
-        self.shared.statistics()
+        self.shared.counters.statistics()
     }
 
     /// A handle that closes the flow from elsewhere.
@@ -148,14 +211,22 @@ impl FlowSender {
     }
 }
 
+/// A packet of a batch, and what is known of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Received {
+    /// Where it is in the batch's buffer.
+    pub(crate) range: Range<usize>,
+    pub(crate) content: Content,
+    pub(crate) ecn: Ecn,
+}
+
 /// The receiving end: a batch of packets at a time, opened in place.
 pub struct FlowReceiver {
     shared: Arc<Shared>,
     opener: Opener,
     batch: ReceiveBatch,
     early: Vec<Vec<u8>>,
-    /// Index of the frame in the batch, and the packet's place in it.
-    packets: Vec<(usize, Range<usize>)>,
+    packets: Vec<Opened>,
     /// Next packet for [`next_packet`](Self::next_packet).
     next: usize,
 }
@@ -214,34 +285,33 @@ impl FlowReceiver {
     }
 
     fn open(&mut self) {
-        let (mut bytes, mut unopened, mut heard) = (0, 0, false);
-        for index in 0..self.batch.len() {
-            let frame = self.batch.frame_mut(index);
-            if frame.is_empty() {
-                self.opener.heard_keepalive();
-                heard = true;
-                continue;
+        let tally = self.opener.open_batch(&mut self.batch, &mut self.packets);
+        let heard = tally.keepalives > 0 || !self.packets.is_empty();
+        let shared = &self.shared;
+        let batch = &self.batch;
+        let mut bytes = 0;
+        self.packets.retain(|opened| match opened.content {
+            Content::Control => {
+                shared.handle_control(opened, &batch.frame(opened.index)[opened.body.clone()]);
+                false
             }
-            let start = frame.as_ptr() as usize;
-            match self.opener.open(frame) {
-                Ok([]) => heard = true,
-                Ok(packet) => {
-                    let at = packet.as_ptr() as usize - start;
-                    bytes += packet.len() as u64;
-                    self.packets.push((index, at..at + packet.len()));
-                    heard = true;
-                }
-                Err(_) => unopened += 1,
+            _ => {
+                bytes += opened.body.len() as u64;
+                !opened.body.is_empty()
             }
+        });
+        if self.opener.wants_attention() {
+            shared.attend();
         }
-        let counters = &self.shared.counters;
+        let counters = &shared.counters;
         counters.received_packets.fetch_add(self.packets.len() as u64, Relaxed);
         counters.received_bytes.fetch_add(bytes, Relaxed);
-        if unopened > 0 {
-            counters.unopened.fetch_add(unopened, Relaxed);
+        counters.receive_calls.fetch_add(batch.calls(), Relaxed);
+        if tally.unopened > 0 {
+            counters.unopened.fetch_add(tally.unopened as u64, Relaxed);
         }
         if heard {
-            self.shared.note_heard();
+            shared.note_heard();
         }
     }
 
@@ -251,8 +321,29 @@ impl FlowReceiver {
     ///
     /// If the batch has no such packet.
     pub fn packet(&self, index: usize) -> &[u8] {
-        let (frame, range) = &self.packets[index];
-        &self.batch.frame(*frame)[range.clone()]
+        let opened = &self.packets[index];
+        &self.batch.frame(opened.index)[opened.body.clone()]
+    }
+
+    /// Packet `index` of the last batch, and what is known of it.
+    pub(crate) fn received(&self, index: usize) -> Received {
+        let opened = &self.packets[index];
+        let start = self.batch.range(opened.index).start;
+        Received {
+            range: start + opened.body.start..start + opened.body.end,
+            content: opened.content,
+            ecn: self.batch.ecn(opened.index),
+        }
+    }
+
+    /// The batch's buffer, for what moves packets on in place.
+    pub(crate) fn buffer_mut(&mut self) -> &mut [u8] {
+        self.batch.buffer_mut()
+    }
+
+    /// The batch's buffer.
+    pub(crate) fn buffer(&self) -> &[u8] {
+        self.batch.buffer()
     }
 
     /// The next packet, from this batch or a new one; `None`: none there now.

@@ -20,14 +20,14 @@ use futures_lite::future;
 
 pub use batched::{FlowReceiver, FlowSender};
 use shared::Shared;
-pub use shared::{FlowCloser, FlowInfo, FlowStatistics, RawFlow};
+pub use shared::{FlowCloser, FlowInfo, FlowStatistics, FlowWatcher, RawFlow};
 
 use crate::{
     crypto::{AeadBackend, Suite, SystemEntropy},
     error::FlowError,
-    proto::protection::protection,
+    proto::protection::{Protection, protection},
     sync::lock,
-    transport::Path,
+    transport::{Path, PathOffload},
     wire::QosSpec,
 };
 
@@ -124,9 +124,10 @@ impl Flow {
     /// Like [`new`](Self::new), with the AEAD implementation chosen.
     pub fn with_backend(raw: RawFlow, backend: AeadBackend) -> io::Result<Self> {
         let RawFlow { path, info, keys, early, strays, release } = raw;
-        let (sealer, opener) =
-            protection(keys.as_ref(), info.qos.checks_errors(), backend, &mut SystemEntropy);
-        let shared = Shared::start(path.clone(), info, strays, release)?;
+        let (ends, checks_errors) = ((info.local, info.remote), info.qos.checks_errors());
+        let Protection { sealer, opener, channel } =
+            protection(keys, ends, checks_errors, backend, &mut SystemEntropy);
+        let shared = Shared::start(path.clone(), info, strays, release, channel)?;
         Ok(Self {
             sender: Mutex::new(FlowSender::new(shared.clone(), sealer)),
             receiver: Mutex::new(FlowReceiver::new(shared.clone(), opener, early)),
@@ -201,12 +202,27 @@ impl Flow {
 
     /// What went over the flow so far.
     pub fn statistics(&self) -> FlowStatistics {
-        self.shared.statistics()
+        self.shared.counters.statistics()
+    }
+
+    /// A handle that watches the flow from elsewhere.
+    pub fn watcher(&self) -> FlowWatcher {
+        FlowWatcher::new(&self.shared)
     }
 
     /// A handle that closes the flow from elsewhere.
     pub fn closer(&self) -> FlowCloser {
         FlowCloser::new(&self.shared)
+    }
+
+    /// Leaves no more than this to the kernel; all that it has by default.
+    pub(crate) fn limit_offload(&self, offload: PathOffload) {
+        self.shared.path.limit_offload(offload);
+    }
+
+    /// What the kernel does in super-packets at the flow's socket now.
+    pub fn offload(&self) -> PathOffload {
+        self.shared.path.offload()
     }
 
     /// The blocking, batched pair of ends for two threads. The flow ends when

@@ -21,8 +21,11 @@ use crate::{
     crypto::Suite,
     driver,
     error::FlowError,
-    proto::protection::FlowKeys,
-    transport::{Path, SendBatch, Stray},
+    proto::{
+        native::{self, Capabilities, Channel},
+        protection::{Content, FlowKeys, Opened},
+    },
+    transport::{Path, PathOffload, SendBatch, Stray},
     wire::{Eid, Name, PeerAddress, QosSpec},
 };
 
@@ -74,6 +77,12 @@ pub struct FlowStatistics {
     pub unopened: u64,
     /// Packets dropped because the path could not carry their size.
     pub oversize: u64,
+    /// Packets dropped because no key may seal them now.
+    pub unsealed: u64,
+    /// System calls that sent.
+    pub send_calls: u64,
+    /// System calls that received.
+    pub receive_calls: u64,
 }
 
 /// An allocated flow before its packets are protected: what the daemon relays
@@ -111,13 +120,34 @@ pub(super) struct Counters {
     pub(super) received_bytes: AtomicU64,
     pub(super) unopened: AtomicU64,
     pub(super) oversize: AtomicU64,
+    pub(super) unsealed: AtomicU64,
+    pub(super) send_calls: AtomicU64,
+    pub(super) receive_calls: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn statistics(&self) -> FlowStatistics {
+        let of = |counter: &AtomicU64| counter.load(Relaxed);
+        FlowStatistics {
+            sent_packets: of(&self.sent_packets),
+            sent_bytes: of(&self.sent_bytes),
+            received_packets: of(&self.received_packets),
+            received_bytes: of(&self.received_bytes),
+            unopened: of(&self.unopened),
+            oversize: of(&self.oversize),
+            unsealed: of(&self.unsealed),
+            send_calls: of(&self.send_calls),
+            receive_calls: of(&self.receive_calls),
+        }
+    }
 }
 
 pub(super) struct Shared {
     pub(super) path: Arc<dyn Path>,
     pub(super) info: FlowInfo,
+    capabilities: Capabilities,
     pub(super) strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
-    pub(super) counters: Counters,
+    pub(super) counters: Arc<Counters>,
     /// Readable once the flow has ended; wakes blocked threads.
     pub(super) wake: OwnedFd,
     state: AtomicU8,
@@ -134,13 +164,15 @@ impl Shared {
         info: FlowInfo,
         strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
         release: Option<Box<dyn Send + Sync>>,
+        channel: Option<Channel>,
     ) -> io::Result<Arc<Self>> {
         let now = milliseconds();
         let shared = Arc::new(Self {
+            capabilities: channel.as_ref().map_or(Capabilities::NONE, Channel::capabilities),
             path,
             info,
             strays,
-            counters: Counters::default(),
+            counters: Arc::default(),
             wake: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
             state: AtomicU8::new(OPEN),
             end: Event::new(),
@@ -149,8 +181,9 @@ impl Shared {
             release: Mutex::new(release),
         });
         if shared.info.qos.timeout > 0 {
-            driver::spawn(keep_alive(Arc::downgrade(&shared), u64::from(shared.info.qos.timeout)))
-                .detach();
+            let timeout = u64::from(shared.info.qos.timeout);
+            let sealer = channel.map(|channel| channel.sealer());
+            driver::spawn(keep_alive(Arc::downgrade(&shared), timeout, sealer)).detach();
         }
         Ok(shared)
     }
@@ -176,24 +209,28 @@ impl Shared {
         }
     }
 
+    /// Largest frame of the path, in bytes.
+    pub(super) fn largest_frame(&self) -> usize {
+        self.path.largest_frame()
+    }
+
+    /// Whether the far end takes packets whose transport checksums are partial.
+    pub(super) fn takes_partial_checksums(&self) -> bool {
+        self.capabilities.has(Capabilities::PARTIAL_CHECKSUMS)
+    }
+
+    /// Has the flow's session look after its keys.
+    pub(super) fn attend(&self) {}
+
+    /// Gives the flow's session what the peer's says.
+    pub(super) fn handle_control(&self, _opened: &Opened, _body: &[u8]) {}
+
     pub(super) fn note_sent(&self) {
         self.last_sent.store(milliseconds(), Relaxed);
     }
 
     pub(super) fn note_heard(&self) {
         self.last_heard.store(milliseconds(), Relaxed);
-    }
-
-    pub(super) fn statistics(&self) -> FlowStatistics {
-        let of = |counter: &AtomicU64| counter.load(Relaxed);
-        FlowStatistics {
-            sent_packets: of(&self.counters.sent_packets),
-            sent_bytes: of(&self.counters.sent_bytes),
-            received_packets: of(&self.counters.received_packets),
-            received_bytes: of(&self.counters.received_bytes),
-            unopened: of(&self.counters.unopened),
-            oversize: of(&self.counters.oversize),
-        }
     }
 }
 
@@ -221,13 +258,42 @@ impl std::fmt::Debug for FlowCloser {
     }
 }
 
+/// Watches a flow that somebody else uses.
+#[derive(Clone)]
+pub struct FlowWatcher {
+    counters: Arc<Counters>,
+    flow: Weak<Shared>,
+}
+
+impl FlowWatcher {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self { counters: shared.counters.clone(), flow: Arc::downgrade(shared) }
+    }
+
+    /// What went over the flow so far.
+    pub fn statistics(&self) -> FlowStatistics {
+        self.counters.statistics()
+    }
+
+    /// What the kernel does in super-packets at the flow's socket.
+    pub fn offload(&self) -> PathOffload {
+        self.flow.upgrade().map_or(PathOffload::NONE, |flow| flow.path.offload())
+    }
+}
+
+impl std::fmt::Debug for FlowWatcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FlowWatcher")
+    }
+}
+
 fn milliseconds() -> u64 {
     u64::try_from(driver::now().monotonic.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Sends a zero-length frame after a quarter of `timeout` (milliseconds)
 /// without traffic, and ends the flow after a whole one of silence.
-async fn keep_alive(flow: Weak<Shared>, timeout: u64) {
+async fn keep_alive(flow: Weak<Shared>, timeout: u64, mut sealer: Option<native::Sealer>) {
     let interval = (timeout / 4).max(1);
     loop {
         let (sleep, ended) = {
@@ -244,7 +310,17 @@ async fn keep_alive(flow: Weak<Shared>, timeout: u64) {
             }
             if now.saturating_sub(shared.last_sent.load(Relaxed)) >= interval {
                 let mut batch = SendBatch::new(shared.path.headroom(), 64);
-                batch.push(0);
+                match &mut sealer {
+                    None => {
+                        batch.push(0);
+                    }
+                    Some(sealer) => {
+                        let frame = batch.push(native::HEAD + native::TAIL);
+                        if let (Some(frame), Ok(mut number)) = (frame, sealer.reserve(1, false)) {
+                            number.seal(frame, Content::Control);
+                        }
+                    }
+                }
                 // A full socket buffer is traffic enough; other errors are the
                 // sender's to meet.
                 let _ = shared.path.send(&mut batch);

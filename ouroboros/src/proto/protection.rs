@@ -1,35 +1,99 @@
-//! Protection of a flow's packets in the 0.23 format (WIRE.md, "Packets of a
-//! flow"): sealing, opening, and the rotation of keys.
+//! Protection of a flow's packets: none, that of the 0.23 format (`rotation`),
+//! or that of the native profile (`native`).
 //!
 //! A [`Sealer`] and an [`Opener`] belong to one flow and may be used from two
 //! threads. Not here: sockets, keepalives, any decision about the flow's end.
-//!
-//! The phase bit of a packet says when to look for another key, not which: the
-//! opener tries the few keys around the current one and believes only what
-//! authenticates. So an unauthenticated packet changes nothing.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+use std::ops::Range;
+
+use zeroize::Zeroizing;
+
+pub use super::native::{Content, Opened, SealError};
+use super::{
+    native::{self, Channel, KeyLimits, NativeKeys},
+    rotation::{Opening, PERIOD, Sealing, rotating},
+};
+use crate::{
+    crypto::{AeadBackend, Cipher, Entropy, FlowKey, NONCE, Suite, TAG},
+    transport::{ReceiveBatch, SendBatch},
+    wire::Eid,
 };
 
-use crate::crypto::{Aead, AeadBackend, Cipher, Entropy, FlowKey, NONCE, TAG};
-
-/// Packets, sent and received, after which the key rotates.
-const PERIOD: u64 = 1 << 20;
-/// Packets opened with care for stragglers of the old key after a rotation.
-const SETTLING: u32 = 1024;
 /// Length of the CRC in bytes.
 const CRC: usize = 4;
-const PHASE: u8 = 0x80;
 
-/// The agreed keys of an encrypted flow.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FlowKeys {
+/// Which format the packets of an encrypted flow have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Profile {
+    /// That of 0.23: one key for both directions, no protection from replay.
+    Wire023,
+    /// The native profile (PROTOCOL.md).
+    Native,
+}
+
+/// The agreed keys of an encrypted flow. Not to be copied: see [`NativeKeys`].
+#[derive(Debug)]
+pub enum FlowKeys {
+    /// For packets in the 0.23 format.
+    Wire023 {
+        /// The cipher that seals packets.
+        cipher: Cipher,
+        /// The key of epoch 0.
+        key: FlowKey,
+    },
+    /// For packets of the native profile.
+    Native(NativeKeys),
+}
+
+impl FlowKeys {
+    /// Which format they are for.
+    pub fn profile(&self) -> Profile {
+        match self {
+            Self::Wire023 { .. } => Profile::Wire023,
+            Self::Native(_) => Profile::Native,
+        }
+    }
+
     /// The cipher that seals packets.
-    pub cipher: Cipher,
-    /// The key of epoch 0.
-    pub key: FlowKey,
+    pub fn cipher(&self) -> Cipher {
+        match self {
+            Self::Wire023 { cipher, .. } => *cipher,
+            Self::Native(keys) => keys.suite().cipher,
+        }
+    }
+
+    /// Whether `other` are the keys of the flow's other end.
+    pub fn is_counterpart(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Wire023 { cipher, key },
+                Self::Wire023 { cipher: other_cipher, key: other_key },
+            ) => cipher == other_cipher && key == other_key,
+            (Self::Native(keys), Self::Native(other)) => keys.is_counterpart(other),
+            _ => false,
+        }
+    }
+
+    /// The keys as bytes, to hand the flow to another process of this machine.
+    /// The suite goes beside them.
+    pub fn into_bytes(self) -> Zeroizing<Vec<u8>> {
+        match self {
+            Self::Wire023 { key, .. } => Zeroizing::new(key.as_bytes().to_vec()),
+            Self::Native(keys) => keys.into_bytes(),
+        }
+    }
+
+    /// Keys from their bytes, for a flow with `suite`; `None` if they make no
+    /// sense.
+    pub fn from_bytes(profile: Profile, suite: Suite, bytes: &[u8]) -> Option<Self> {
+        match profile {
+            Profile::Wire023 => {
+                let key = FlowKey::new(bytes.try_into().ok()?);
+                Some(Self::Wire023 { cipher: suite.cipher, key })
+            }
+            Profile::Native => NativeKeys::from_bytes(suite, bytes).map(Self::Native),
+        }
+    }
 }
 
 /// A frame is dropped: it is not a packet of the flow.
@@ -45,190 +109,248 @@ pub enum OpenError {
     /// It authenticates under no key of the flow.
     #[error("frame not authentic")]
     NotAuthentic,
+    /// It was opened before, or is too old to tell.
+    #[error("packet replayed")]
+    Replayed,
+    /// It is authentic, and of a kind that is unknown or not awaited.
+    #[error("content not understood")]
+    UnknownContent,
 }
 
-/// The two ends of a flow's packet protection. `keys` is `None` for a plain
-/// flow; `checks_errors` puts a CRC-32 behind every packet.
+/// The protection of one flow.
+#[derive(Debug)]
+pub struct Protection {
+    /// Seals what leaves.
+    pub sealer: Sealer,
+    /// Opens what comes.
+    pub opener: Opener,
+    /// For the session of a native flow.
+    pub channel: Option<Channel>,
+}
+
+/// The protection of the flow between the endpoints `local` and `remote`.
+/// `keys` is `None` for a plain flow. `checks_errors` puts a CRC-32 behind every
+/// packet; the native profile needs none, for its tags do more.
 pub fn protection(
-    keys: Option<&FlowKeys>,
+    keys: Option<FlowKeys>,
+    ends: (Eid, Eid),
     checks_errors: bool,
     backend: AeadBackend,
     entropy: &mut dyn Entropy,
-) -> (Sealer, Opener) {
-    with_period(keys, checks_errors, backend, entropy, PERIOD)
-}
-
-fn with_period(
-    keys: Option<&FlowKeys>,
-    checks_errors: bool,
-    backend: AeadBackend,
-    entropy: &mut dyn Entropy,
-    period: u64,
-) -> (Sealer, Opener) {
-    let sealing = keys.map(|keys| {
-        let rotation = Arc::new(Rotation { period, ..Rotation::default() });
-        let mut counter = [0; 16];
-        entropy.fill(&mut counter[4..]);
-        let chain = KeyChain { keys: keys.clone(), backend, latest: keys.key.clone() };
-        let sealing = Sealing {
-            aead: chain.aead(),
-            chain: chain.clone(),
-            rotation: rotation.clone(),
-            epoch: 0,
-            counter: u128::from_be_bytes(counter),
-        };
-        (sealing, Opening::new(chain, rotation))
-    });
-    let (sealing, opening) = sealing.unzip();
-    (Sealer { sealing, checks_errors }, Opener { opening, checks_errors })
-}
-
-/// What both directions know of the rotation: the 0.23 format counts packets
-/// of both, and one key serves both.
-#[derive(Default)]
-struct Rotation {
-    period: u64,
-    /// Packets sent and authenticated.
-    count: AtomicU64,
-    /// The epoch packets are sealed in.
-    send_epoch: AtomicU64,
-    /// The newest epoch the peer has been authenticated under.
-    peer_epoch: AtomicU64,
-    /// `send_epoch` when the peer was last heard.
-    heard_epoch: AtomicU64,
-    /// The peer has used an older key since `send_epoch` began.
-    peer_lags: AtomicBool,
-}
-
-impl Rotation {
-    /// Whether the sealer may go one epoch on: not before the peer has had a
-    /// chance to follow, or a blackout would part the two for good.
-    fn may_advance(&self, epoch: u64) -> bool {
-        self.heard_epoch.load(Relaxed) >= epoch
-            && (self.peer_epoch.load(Relaxed) >= epoch || !self.peer_lags.load(Relaxed))
+) -> Protection {
+    match keys {
+        Some(FlowKeys::Native(keys)) => {
+            let channel = Channel::new(keys, ends, backend, KeyLimits::default());
+            Protection {
+                sealer: Sealer { kind: SealerKind::Native(channel.sealer()), checks_errors: false },
+                opener: Opener { kind: OpenerKind::Native(channel.opener()), checks_errors: false },
+                channel: Some(channel),
+            }
+        }
+        Some(FlowKeys::Wire023 { cipher, key }) => {
+            let rotating = rotating((cipher, key), backend, entropy, PERIOD);
+            wire_023(Some(rotating), checks_errors)
+        }
+        None => wire_023(None, checks_errors),
     }
 }
 
-#[derive(Clone)]
-struct KeyChain {
-    keys: FlowKeys,
-    backend: AeadBackend,
-    latest: FlowKey,
-}
-
-impl KeyChain {
-    fn aead(&self) -> Box<dyn Aead> {
-        self.backend.with_key(self.keys.cipher, self.latest.as_bytes())
-    }
-
-    fn advance(&mut self) -> Box<dyn Aead> {
-        self.latest = self.latest.next(&self.keys.key);
-        self.aead()
+/// Packets in the 0.23 format, plain or sealed.
+fn wire_023(sealed: Option<(Sealing, Opening)>, checks_errors: bool) -> Protection {
+    let (sealer, opener) = match sealed {
+        None => (SealerKind::Plain, OpenerKind::Plain),
+        Some((sealing, opening)) => {
+            (SealerKind::Wire023(Box::new(sealing)), OpenerKind::Wire023(Box::new(opening)))
+        }
+    };
+    Protection {
+        sealer: Sealer { kind: sealer, checks_errors },
+        opener: Opener { kind: opener, checks_errors },
+        channel: None,
     }
 }
 
 /// Seals outgoing packets.
 pub struct Sealer {
-    sealing: Option<Sealing>,
+    kind: SealerKind,
     checks_errors: bool,
 }
 
-struct Sealing {
-    chain: KeyChain,
-    aead: Box<dyn Aead>,
-    rotation: Arc<Rotation>,
-    epoch: u64,
-    /// The low 95 bits are the next IV. One key serves both directions, so
-    /// uniqueness against the peer rests on the random start: two runs of 2^20
-    /// out of 2^95 meet with a probability below 2^-73.
-    counter: u128,
+enum SealerKind {
+    Plain,
+    Wire023(Box<Sealing>),
+    Native(native::Sealer),
 }
 
 impl Sealer {
     /// Bytes in front of a packet in its frame.
     pub fn headroom(&self) -> usize {
-        if self.sealing.is_some() { NONCE } else { 0 }
+        match &self.kind {
+            SealerKind::Plain => 0,
+            SealerKind::Wire023(_) => NONCE,
+            SealerKind::Native(_) => native::HEAD,
+        }
     }
 
     /// Bytes behind a packet in its frame.
     pub fn tailroom(&self) -> usize {
-        let tag = if self.sealing.is_some() { TAG } else { 0 };
+        let tag = match &self.kind {
+            SealerKind::Plain => 0,
+            SealerKind::Wire023(_) | SealerKind::Native(_) => TAG,
+        };
         tag + if self.checks_errors { CRC } else { 0 }
     }
 
     /// Seals the packet in `frame` in place: headroom, packet, tailroom.
     ///
+    /// # Errors
+    ///
+    /// Native flows: nothing may be sealed now; `frame` is as it was.
+    ///
     /// # Panics
     ///
-    /// If `frame` is shorter than headroom and tailroom.
-    pub fn seal(&mut self, frame: &mut [u8]) {
+    /// If `frame` is shorter than headroom and tailroom, or if `content` is
+    /// other than [`Content::Packet`] and the flow is not native.
+    pub fn seal(&mut self, frame: &mut [u8], content: Content) -> Result<(), SealError> {
+        if let SealerKind::Native(sealer) = &mut self.kind {
+            sealer.reserve(1, content != Content::Control)?.seal(frame, content);
+        } else {
+            self.seal_023(frame, content);
+        }
+        Ok(())
+    }
+
+    /// Seals the frames of `batch` from `first` on, in place; `content` says
+    /// what each is. All are data.
+    ///
+    /// # Errors
+    ///
+    /// Native flows: nothing may be sealed now; the frames are as they were.
+    ///
+    /// # Panics
+    ///
+    /// As for [`seal`](Self::seal).
+    pub fn seal_batch(
+        &mut self,
+        batch: &mut SendBatch,
+        first: usize,
+        content: impl Fn(usize) -> Content,
+    ) -> Result<(), SealError> {
+        let last = batch.len();
+        if let SealerKind::Native(sealer) = &mut self.kind {
+            let mut reserved = sealer.reserve(last.saturating_sub(first) as u64, true)?;
+            for index in first..last {
+                reserved.seal(batch.frame_mut(index), content(index));
+            }
+        } else {
+            for index in first..last {
+                self.seal_023(batch.frame_mut(index), content(index));
+            }
+        }
+        Ok(())
+    }
+
+    fn seal_023(&mut self, frame: &mut [u8], content: Content) {
+        assert_eq!(content, Content::Packet, "only native flows carry anything else");
         let end = frame.len() - if self.checks_errors { CRC } else { 0 };
         let (sealed, crc) = frame.split_at_mut(end);
-        if let Some(sealing) = &mut self.sealing {
+        if let SealerKind::Wire023(sealing) = &mut self.kind {
             sealing.seal(sealed);
         }
         if self.checks_errors {
             crc.copy_from_slice(&crc32fast::hash(sealed).to_be_bytes());
         }
     }
-}
 
-impl Sealing {
-    fn seal(&mut self, frame: &mut [u8]) {
-        let rotation = &self.rotation;
-        let count = rotation.count.fetch_add(1, Relaxed);
-        let behind = self.epoch < rotation.peer_epoch.load(Relaxed);
-        let due = count / rotation.period > self.epoch && rotation.may_advance(self.epoch);
-        if behind || due {
-            self.aead = self.chain.advance();
-            self.epoch += 1;
-            rotation.peer_lags.store(false, Relaxed);
-            rotation.send_epoch.store(self.epoch, Relaxed);
+    /// A sealer of the same flow for another thread; `None` if the flow's
+    /// format has no packet numbers to share.
+    pub fn another(&self) -> Option<Self> {
+        match &self.kind {
+            SealerKind::Native(sealer) => {
+                let kind = SealerKind::Native(sealer.another());
+                Some(Self { kind, checks_errors: self.checks_errors })
+            }
+            SealerKind::Plain => Some(Self { kind: SealerKind::Plain, ..*self }),
+            SealerKind::Wire023(_) => None,
         }
-        let mut nonce = [0; NONCE];
-        nonce.copy_from_slice(&self.counter.to_be_bytes()[4..]);
-        nonce[0] &= !PHASE;
-        if self.epoch % 2 == 1 {
-            nonce[0] |= PHASE;
-        }
-        self.counter = self.counter.wrapping_add(1);
-        let (iv, rest) = frame.split_at_mut(NONCE);
-        let (packet, tag) = rest.split_at_mut(rest.len() - TAG);
-        iv.copy_from_slice(&nonce);
-        tag.copy_from_slice(&self.aead.seal_in_place(&nonce, &[], packet));
+    }
+
+    /// Whether the session of a native flow should be polled now; once.
+    pub fn wants_attention(&self) -> bool {
+        matches!(&self.kind, SealerKind::Native(sealer) if sealer.wants_attention())
     }
 }
 
 /// Opens incoming frames.
 pub struct Opener {
-    opening: Option<Opening>,
+    kind: OpenerKind,
     checks_errors: bool,
 }
 
-struct Opening {
-    chain: KeyChain,
-    rotation: Arc<Rotation>,
-    /// Keys that may be in use, oldest first, the last one a step ahead of
-    /// both sides: at most four.
-    keys: Vec<(u64, Box<dyn Aead>)>,
-    /// Epoch of the newest authentic packet; its key is among `keys`.
-    epoch: u64,
-    /// Phase bit of the last authentic packet.
-    phase: u8,
-    settling: u32,
-    /// A copy of the ciphertext while more than one key may fit: a failed
-    /// attempt leaves nothing to try the next key on.
-    copy: Vec<u8>,
+enum OpenerKind {
+    Plain,
+    Wire023(Box<Opening>),
+    Native(native::Opener),
+}
+
+/// How the frames of a batch fared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Frames that are no new packets of the flow.
+    pub unopened: usize,
+    /// Keepalives: empty frames, where the format has them.
+    pub keepalives: usize,
 }
 
 impl Opener {
-    /// Opens `frame` in place and returns the packet in it.
+    /// Opens `frame` in place.
     ///
     /// # Errors
     ///
     /// The frame is not a packet of the flow; nothing has changed, but what
     /// `frame` holds is undefined.
-    pub fn open<'a>(&mut self, frame: &'a mut [u8]) -> Result<&'a mut [u8], OpenError> {
+    pub fn open(&mut self, frame: &mut [u8]) -> Result<Opened, OpenError> {
+        match &mut self.kind {
+            OpenerKind::Native(opener) => opener.open(frame),
+            _ => Ok(Opened::packet(0, self.open_023(frame)?)),
+        }
+    }
+
+    /// Opens the frames of `batch` in place and adds to `opened` the packets
+    /// that are in them, in order.
+    pub fn open_batch(&mut self, batch: &mut ReceiveBatch, opened: &mut Vec<Opened>) -> Tally {
+        let mut tally = Tally::default();
+        let first = opened.len();
+        if let OpenerKind::Native(opener) = &mut self.kind {
+            opener.begin();
+        }
+        for index in 0..batch.len() {
+            let frame = batch.frame_mut(index);
+            let result = match &mut self.kind {
+                OpenerKind::Native(opener) => opener.authenticate(index, frame),
+                _ if frame.is_empty() => {
+                    tally.keepalives += 1;
+                    continue;
+                }
+                _ => self.open_023(frame).map(|body| Opened::packet(index, body)),
+            };
+            match result {
+                Ok(packet) => opened.push(packet),
+                Err(_) => tally.unopened += 1,
+            }
+        }
+        if let OpenerKind::Native(opener) = &mut self.kind {
+            let before = opened.len();
+            opener.finish(opened, first);
+            tally.unopened += before - opened.len();
+        }
+        if tally.keepalives > 0 {
+            self.heard_keepalive();
+        }
+        tally
+    }
+
+    fn open_023(&mut self, frame: &mut [u8]) -> Result<Range<usize>, OpenError> {
         let sealed = if self.checks_errors {
             let at = frame.len().checked_sub(CRC).ok_or(OpenError::TooShort)?;
             let (sealed, crc) = frame.split_at_mut(at);
@@ -239,89 +361,36 @@ impl Opener {
         } else {
             frame
         };
-        match &mut self.opening {
-            Some(opening) => opening.open(sealed),
-            None => Ok(sealed),
+        match &mut self.kind {
+            OpenerKind::Wire023(opening) => {
+                opening.open(sealed)?;
+                Ok(NONCE..sealed.len() - TAG)
+            }
+            _ => Ok(0..sealed.len()),
         }
     }
 
     /// A keepalive was heard: a sign of life, though not an authentic one.
     pub fn heard_keepalive(&mut self) {
-        if let Some(opening) = &self.opening {
+        if let OpenerKind::Wire023(opening) = &self.kind {
             opening.heard();
         }
     }
-}
 
-impl Opening {
-    fn new(chain: KeyChain, rotation: Arc<Rotation>) -> Self {
-        let keys = vec![(0, chain.aead())];
-        let mut opening =
-            Self { chain, rotation, keys, epoch: 0, phase: 0, settling: 0, copy: Vec::new() };
-        opening.follow(0);
-        opening
-    }
-
-    /// Keeps the keys around `epoch`, the newest that either side has used.
-    fn follow(&mut self, epoch: u64) {
-        while self.keys.last().is_some_and(|(newest, _)| *newest <= epoch) {
-            let newest = self.keys[self.keys.len() - 1].0;
-            let aead = self.chain.advance();
-            self.keys.push((newest + 1, aead));
-        }
-        let heard = self.epoch;
-        self.keys.retain(|(known, _)| *known + 1 >= epoch || *known == heard);
-    }
-
-    fn open<'a>(&mut self, frame: &'a mut [u8]) -> Result<&'a mut [u8], OpenError> {
-        let (iv, rest) = frame.split_first_chunk_mut::<NONCE>().ok_or(OpenError::TooShort)?;
-        let (packet, tag) = rest.split_last_chunk_mut::<TAG>().ok_or(OpenError::TooShort)?;
-        let phase = iv[0] & PHASE;
-        let sending = self.rotation.send_epoch.load(Relaxed);
-        let alone = phase == self.phase && self.settling == 0 && sending <= self.epoch;
-        let used = if alone {
-            let key = self.keys.iter().find(|(epoch, _)| *epoch == self.epoch);
-            key.filter(|(_, key)| key.open_in_place(iv, &[], packet, tag).is_ok())
-                .map(|(epoch, _)| *epoch)
-        } else {
-            self.follow(sending.max(self.epoch));
-            self.try_keys(iv, packet, tag)
+    /// An opener of the same flow for another thread; `None` if the flow's
+    /// format has no packet numbers to share.
+    pub fn another(&self) -> Option<Self> {
+        let kind = match &self.kind {
+            OpenerKind::Native(opener) => OpenerKind::Native(opener.another()),
+            OpenerKind::Plain => OpenerKind::Plain,
+            OpenerKind::Wire023(_) => return None,
         };
-        let epoch = used.ok_or(OpenError::NotAuthentic)?;
-        self.phase = phase;
-        self.settling = self.settling.saturating_sub(1);
-        if epoch > self.epoch {
-            self.epoch = epoch;
-            self.follow(sending.max(epoch));
-            self.settling = SETTLING;
-            self.rotation.peer_epoch.store(epoch, Relaxed);
-        }
-        if epoch < sending {
-            self.rotation.peer_lags.store(true, Relaxed);
-        }
-        self.rotation.count.fetch_add(1, Relaxed);
-        self.heard();
-        Ok(packet)
+        Some(Self { kind, checks_errors: self.checks_errors })
     }
 
-    /// The epoch of the key that opens the packet: the last one heard is tried
-    /// first, then the others from the newest.
-    fn try_keys(&mut self, iv: &[u8; NONCE], packet: &mut [u8], tag: &[u8; TAG]) -> Option<u64> {
-        self.copy.clear();
-        self.copy.extend_from_slice(packet);
-        let heard = self.keys.iter().filter(|(epoch, _)| *epoch == self.epoch);
-        let others = self.keys.iter().rev().filter(|(epoch, _)| *epoch != self.epoch);
-        for (epoch, key) in heard.chain(others) {
-            packet.copy_from_slice(&self.copy);
-            if key.open_in_place(iv, &[], packet, tag).is_ok() {
-                return Some(*epoch);
-            }
-        }
-        None
-    }
-
-    fn heard(&self) {
-        self.rotation.heard_epoch.store(self.rotation.send_epoch.load(Relaxed), Relaxed);
+    /// Whether the session of a native flow should be polled now; once.
+    pub fn wants_attention(&self) -> bool {
+        matches!(&self.kind, OpenerKind::Native(opener) if opener.wants_attention())
     }
 }
 

@@ -6,6 +6,8 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
+use super::option;
+
 /// What the kernel says about a network interface.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Link {
@@ -17,7 +19,7 @@ pub(crate) struct Link {
     pub(crate) ethernet: bool,
 }
 
-fn request(name: &str) -> io::Result<libc::ifreq> {
+pub(super) fn request(name: &str) -> io::Result<libc::ifreq> {
     if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains('\0') {
         return Err(io::Error::from_raw_os_error(libc::ENODEV));
     }
@@ -29,7 +31,11 @@ fn request(name: &str) -> io::Result<libc::ifreq> {
     Ok(request)
 }
 
-fn ioctl(socket: impl AsFd, code: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
+pub(super) fn ioctl(
+    socket: impl AsFd,
+    code: libc::Ioctl,
+    request: &mut libc::ifreq,
+) -> io::Result<()> {
     // SAFETY: the codes used here read and write one ifreq, which lives on for
     // the call; the descriptor is open as long as it is borrowed.
     let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), code as _, request) };
@@ -67,6 +73,11 @@ pub(crate) fn mtu(socket: impl AsFd, name: &str) -> io::Result<usize> {
     Ok(usize::try_from(unsafe { it.ifr_ifru.ifru_mtu }).unwrap_or(0))
 }
 
+/// Locks the socket's filter: nobody can replace or remove it any more.
+pub(crate) fn lock_filter(socket: impl AsFd) -> io::Result<()> {
+    super::option::set(socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)
+}
+
 /// Binds a packet socket to an ethertype on an interface.
 pub(crate) fn bind_packet(socket: impl AsFd, ethertype: u16, index: i32) -> io::Result<()> {
     // SAFETY: sockaddr_ll is plain integers and arrays; zero is valid for each.
@@ -89,17 +100,5 @@ pub(crate) fn bind_packet(socket: impl AsFd, ethertype: u16, index: i32) -> io::
 /// Asks a packet socket not to deliver what this machine sends, so that a
 /// frame on `lo` comes once (as received) and elsewhere never.
 pub(crate) fn ignore_outgoing(socket: impl AsFd) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    // SAFETY: the value is one int that lives on for the call, and its size is
-    // given.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_PACKET,
-            libc::PACKET_IGNORE_OUTGOING,
-            (&raw const on).cast(),
-            size_of::<libc::c_int>() as _,
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    option::set(socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)
 }

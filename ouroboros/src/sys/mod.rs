@@ -3,5 +3,6 @@
 
 pub(crate) mod batched;
 pub(crate) mod link;
+pub(crate) mod option;
 pub(crate) mod socket;
 pub(crate) mod tun;

@@ -5,6 +5,8 @@ use std::{fs, io, net::IpAddr, os::fd::AsFd};
 
 use rustix::net::sockopt;
 
+use super::option;
+
 /// Bytes of each socket buffer: some milliseconds of a fast link.
 const SOCKET_BUFFER: usize = 4 << 20;
 
@@ -19,6 +21,26 @@ pub(crate) fn enlarge_buffers(socket: impl AsFd) {
     if sockopt::set_socket_send_buffer_size_force(fd, SOCKET_BUFFER).is_err() {
         let _ = sockopt::set_socket_send_buffer_size(fd, SOCKET_BUFFER);
     }
+}
+
+/// Asks for no receive times and no local addresses, which quinn does ask for:
+/// each costs every packet of the machine a little.
+pub(crate) fn spare_stamps(socket: impl AsFd) {
+    let fd = socket.as_fd();
+    for (level, name) in [
+        (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS),
+        (libc::IPPROTO_IP, libc::IP_PKTINFO),
+        (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+    ] {
+        // The option of the other family cannot be set: it is not there.
+        let _ = option::set(fd, level, name, 0);
+    }
+}
+
+/// Has datagrams delivered one by one (no UDP GRO).
+pub(crate) fn split_received(socket: impl AsFd) {
+    // A kernel that has no such option does nothing else.
+    let _ = option::set(socket, libc::SOL_UDP, libc::UDP_GRO, 0);
 }
 
 /// Forbids fragments, so that packets that are too large are told (`EMSGSIZE`).

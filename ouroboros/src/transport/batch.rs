@@ -3,20 +3,23 @@
 
 use std::ops::Range;
 
-use crate::wire::PeerAddress;
+use crate::{tun::offload::Ecn, wire::PeerAddress};
 
 /// Frames on their way out, one behind the other in one buffer, each preceded
 /// by the transport's headroom, without gaps: equal frames can leave with one
 /// segmented send.
 #[derive(Debug)]
 pub struct SendBatch {
-    buffer: Vec<u8>,
+    /// Written over and over, cleared never: that would cost as much as a copy.
+    buffer: Box<[u8]>,
     /// Ends of the frames in `buffer`; a frame starts where the last ended.
     ends: Vec<usize>,
+    /// What each frame's outer IP header should say of congestion.
+    ecn: Vec<Ecn>,
     headroom: usize,
-    capacity: usize,
     sent: usize,
     oversize: usize,
+    calls: u64,
 }
 
 impl SendBatch {
@@ -24,18 +27,24 @@ impl SendBatch {
     /// `capacity` bytes with headers.
     pub fn new(headroom: usize, capacity: usize) -> Self {
         Self {
-            buffer: Vec::with_capacity(capacity),
+            buffer: vec![0; capacity].into_boxed_slice(),
             ends: Vec::with_capacity(64),
+            ecn: Vec::with_capacity(64),
             headroom,
-            capacity,
             sent: 0,
             oversize: 0,
+            calls: 0,
         }
     }
 
     /// Whether a frame of `size` bytes still fits.
     pub fn fits(&self, size: usize) -> bool {
-        self.buffer.len() + self.headroom + size <= self.capacity
+        self.used() + self.headroom + size <= self.buffer.len()
+    }
+
+    /// Bytes of the buffer that frames take.
+    fn used(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
     }
 
     /// Adds a frame of `size` bytes for the caller to fill, or `None` if the
@@ -44,16 +53,39 @@ impl SendBatch {
         if !self.fits(size) {
             return None;
         }
-        let start = self.buffer.len() + self.headroom;
-        self.buffer.resize(start + size, 0);
+        let start = self.used() + self.headroom;
         self.ends.push(start + size);
-        Some(&mut self.buffer[start..])
+        self.ecn.push(Ecn::NotEct);
+        Some(&mut self.buffer[start..start + size])
+    }
+
+    /// Says what the outer IP header of the frame pushed last should say of
+    /// congestion, where there is one.
+    pub fn mark(&mut self, ecn: Ecn) {
+        if let Some(last) = self.ecn.last_mut() {
+            *last = ecn;
+        }
+    }
+
+    /// What was said of frame `index`. For paths.
+    pub fn ecn(&self, index: usize) -> Ecn {
+        self.ecn[index]
+    }
+
+    /// Counts a system call. For paths.
+    pub fn count_call(&mut self) {
+        self.calls += 1;
+    }
+
+    /// System calls that the batch has taken so far.
+    pub fn calls(&self) -> u64 {
+        self.calls
     }
 
     /// Takes back the frame that was pushed last.
     pub fn pop(&mut self) {
         if self.ends.pop().is_some() {
-            self.buffer.truncate(self.ends.last().copied().unwrap_or(0));
+            self.ecn.pop();
         }
     }
 
@@ -65,19 +97,18 @@ impl SendBatch {
             1 => 0,
             count => self.ends[count - 2],
         };
-        let end = (start + self.headroom + size).min(self.buffer.len());
-        self.buffer.truncate(end);
         if let Some(last) = self.ends.last_mut() {
-            *last = end;
+            *last = (start + self.headroom + size).min(*last);
         }
     }
 
     /// Empties the batch and keeps its memory.
     pub fn clear(&mut self) {
-        self.buffer.clear();
         self.ends.clear();
+        self.ecn.clear();
         self.sent = 0;
         self.oversize = 0;
+        self.calls = 0;
     }
 
     /// Number of frames.
@@ -118,6 +149,12 @@ impl SendBatch {
         start..self.ends[index]
     }
 
+    /// Frame `index` without its headroom.
+    pub fn frame_mut(&mut self, index: usize) -> &mut [u8] {
+        let range = self.range(index);
+        &mut self.buffer[range.start + self.headroom..range.end]
+    }
+
     /// All frames with their headrooms. For paths.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.buffer
@@ -143,8 +180,9 @@ pub struct Stray {
 #[derive(Debug)]
 pub struct ReceiveBatch {
     buffer: Box<[u8]>,
-    frames: Vec<Range<usize>>,
+    frames: Vec<(Range<usize>, Ecn)>,
     strays: Vec<Stray>,
+    calls: u64,
 }
 
 impl ReceiveBatch {
@@ -157,6 +195,7 @@ impl ReceiveBatch {
             buffer: vec![0; capacity].into_boxed_slice(),
             frames: Vec::with_capacity(64),
             strays: Vec::new(),
+            calls: 0,
         }
     }
 
@@ -164,6 +203,7 @@ impl ReceiveBatch {
     pub fn clear(&mut self) {
         self.frames.clear();
         self.strays.clear();
+        self.calls = 0;
     }
 
     /// Number of frames.
@@ -178,18 +218,43 @@ impl ReceiveBatch {
 
     /// Frame `index`, to be opened in place.
     pub fn frame_mut(&mut self, index: usize) -> &mut [u8] {
-        let range = self.frames[index].clone();
+        let range = self.frames[index].0.clone();
         &mut self.buffer[range]
     }
 
     /// Frame `index`.
     pub fn frame(&self, index: usize) -> &[u8] {
-        &self.buffer[self.frames[index].clone()]
+        &self.buffer[self.frames[index].0.clone()]
+    }
+
+    /// Where frame `index` is in [`buffer_mut`](Self::buffer_mut).
+    pub fn range(&self, index: usize) -> Range<usize> {
+        self.frames[index].0.clone()
+    }
+
+    /// What the outer IP header of frame `index` said of congestion.
+    pub fn ecn(&self, index: usize) -> Ecn {
+        self.frames[index].1
+    }
+
+    /// Counts a system call. For paths.
+    pub fn count_call(&mut self) {
+        self.calls += 1;
+    }
+
+    /// System calls that the batch has taken.
+    pub fn calls(&self) -> u64 {
+        self.calls
     }
 
     /// Frames that are not the flow's own.
     pub fn strays(&mut self) -> std::vec::Drain<'_, Stray> {
         self.strays.drain(..)
+    }
+
+    /// The buffer, frames and all.
+    pub fn buffer(&self) -> &[u8] {
+        &self.buffer
     }
 
     /// The buffer for the kernel to fill. For paths.
@@ -199,8 +264,14 @@ impl ReceiveBatch {
 
     /// Marks a part of the buffer as a frame. For paths.
     pub fn push(&mut self, range: Range<usize>) {
+        self.push_marked(range, Ecn::NotEct);
+    }
+
+    /// Like [`push`](Self::push), with what its outer IP header said of
+    /// congestion.
+    pub fn push_marked(&mut self, range: Range<usize>, ecn: Ecn) {
         debug_assert!(range.end <= self.buffer.len());
-        self.frames.push(range);
+        self.frames.push((range, ecn));
     }
 
     /// Keeps a stray, or drops it if there are too many. For paths.

@@ -18,8 +18,8 @@ use rustix::{io::Errno, net::RecvFlags};
 use socket2::{Domain, SockFilter, Socket, Type};
 
 use super::{
-    Destination, IntoTransport, LARGEST_MANAGEMENT, Management, OpenError, Path, ReceiveBatch,
-    SendBatch, Transport,
+    Destination, HandOver, Handed, IntoTransport, LARGEST_MANAGEMENT, Management, OpenError, Path,
+    ReceiveBatch, SendBatch, Transport, handed::HandedInterface,
 };
 use crate::{
     sys::{
@@ -130,6 +130,23 @@ pub(super) fn header(
     header[14..16].copy_from_slice(&(eid.0 as u16).to_be_bytes());
     header[16..].copy_from_slice(&length.to_be_bytes());
     header
+}
+
+/// The path over a socket from another process; see [`Path::hand_over`].
+pub(super) fn from_handed(
+    socket: Socket,
+    interface: &HandedInterface,
+    local: Eid,
+    remote: Eid,
+    peer: PeerAddress,
+) -> io::Result<Arc<dyn Path>> {
+    check_eid(local)?;
+    check_eid(remote)?;
+    let HandedInterface { name, index, mac: MacAddress(own), mtu, loopback, ethertype } = interface;
+    let link = Link { index: *index, mtu: *mtu, mac: *own, loopback: *loopback, ethernet: true };
+    let station = Station { interface: name.clone(), ethertype: *ethertype, link };
+    let remote = (remote, mac(peer)?).into();
+    Ok(Arc::new(EthPath::new(&Arc::new(station), socket, local, remote)))
 }
 
 /// A received frame: who sent it, the endpoint it is for, and its payload
@@ -427,5 +444,21 @@ impl Path for EthPath {
             Some((_, peer)) => format!("eth-dix {peer} on {}", self.station.interface),
             None => format!("eth-dix on {}", self.station.interface),
         }
+    }
+
+    fn hand_over(&self) -> Option<io::Result<HandOver>> {
+        self.remote.get()?;
+        let Station { interface, ethertype, link } = &*self.station;
+        let interface = HandedInterface {
+            name: interface.clone(),
+            index: link.index,
+            mac: self.station.mac(),
+            mtu: link.mtu,
+            loopback: link.loopback,
+            ethertype: *ethertype,
+        };
+        let locked = link::lock_filter(&self.socket);
+        let socket = locked.and_then(|()| self.socket.as_fd().try_clone_to_owned());
+        Some(socket.map(|socket| HandOver { socket, kind: Handed::EthDix(interface) }))
     }
 }

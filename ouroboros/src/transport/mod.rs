@@ -8,6 +8,7 @@
 mod batch;
 mod eth_dix;
 pub mod fault;
+mod handed;
 pub mod memory;
 #[cfg(feature = "pcap")]
 pub mod pcap;
@@ -23,6 +24,7 @@ use std::{
 
 pub use batch::{ReceiveBatch, SendBatch, Stray};
 pub use eth_dix::EthDix;
+pub use handed::{HandOver, Handed};
 pub use udp::Udp;
 
 use crate::wire::{Dialect, DirectoryHash, Eid, Name, PeerAddress, management::LARGEST_MESSAGE};
@@ -172,6 +174,39 @@ pub trait Path: Send + Sync {
     /// now, in bytes. May change as the path's MTU is discovered.
     fn largest_frame(&self) -> usize;
 
+    /// Switches the kernel's segmenting of what is sent and its coalescing of
+    /// what is received off, where there is such a thing; whichever the kernel
+    /// hasn't got falls back by itself.
+    fn limit_offload(&self, offload: PathOffload) {
+        let _ = offload;
+    }
+
+    /// What the kernel does in super-packets now.
+    fn offload(&self) -> PathOffload {
+        PathOffload::NONE
+    }
+
     /// A short description for logs, such as `udp 10.0.0.1:3435`.
     fn description(&self) -> String;
+
+    /// The path's socket for another process, which knows the flow's endpoints
+    /// and peer; to be asked once the path is connected. `None`: the path
+    /// cannot leave this process.
+    fn hand_over(&self) -> Option<io::Result<HandOver>> {
+        None
+    }
+}
+
+/// What the kernel does for a path in super-packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathOffload {
+    /// It cuts what is sent into frames (UDP GSO).
+    pub segments: bool,
+    /// It joins frames that were received (UDP GRO).
+    pub coalesces: bool,
+}
+
+impl PathOffload {
+    /// Frame by frame.
+    pub const NONE: Self = Self { segments: false, coalesces: false };
 }

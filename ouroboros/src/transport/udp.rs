@@ -167,6 +167,18 @@ fn udp_address(peer: PeerAddress) -> io::Result<SocketAddr> {
     }
 }
 
+/// The path over a socket from another process; see [`Path::hand_over`].
+pub(super) fn from_handed(
+    socket: Socket,
+    local: Eid,
+    remote: Eid,
+    peer: PeerAddress,
+) -> io::Result<Arc<dyn Path>> {
+    let path = ConnectedPath::requester(socket, local, udp_address(peer)?)?;
+    path.connect(remote, peer)?;
+    Ok(Arc::new(path))
+}
+
 fn split_eid(frame: &[u8]) -> Option<(Eid, &[u8])> {
     let (eid, rest) = frame.split_first_chunk::<EID>()?;
     Some((Eid(u32::from_be_bytes(*eid)), rest))

@@ -1,99 +1,32 @@
 //! Opens and configures a TUN device, through the `tun` crate and what `sys`
-//! adds to it.
+//! adds to it: queues, the vnet header, offloads. Not here: what packets look
+//! like (`offload`), threads (`tunnel`).
 
 use std::{
-    fmt, io,
-    net::{IpAddr, Ipv4Addr, UdpSocket},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-    str::FromStr,
-    sync::Mutex,
+    fmt,
+    io::{self, IoSlice, IoSliceMut},
+    net::{IpAddr, UdpSocket},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
 use tun::AbstractDevice;
 
-use crate::sys;
+use super::{
+    InterfaceAddress,
+    offload::{GsoKind, VnetHeader},
+};
+use crate::{
+    sync::lock,
+    sys::tun::{self as kernel, Shape},
+};
 
-/// An address and how many of its leading bits name the network.
-///
-/// ```
-/// use ouroboros::tun::InterfaceAddress;
-/// let address: InterfaceAddress = "10.0.0.1/24".parse()?;
-/// assert_eq!(address.prefix(), 24);
-/// let masked = InterfaceAddress::with_mask("10.0.0.1".parse()?, "255.255.255.0".parse()?)?;
-/// assert_eq!(masked, address);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InterfaceAddress {
-    address: IpAddr,
-    prefix: u8,
-}
-
-/// The text is no address and prefix, or the mask no mask.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}: not an address with a prefix or mask, such as 10.0.0.1/24")]
-pub struct InvalidAddress(String);
-
-impl InterfaceAddress {
-    /// An address with a prefix of at most 32 (IPv4) or 128 (IPv6) bits.
-    ///
-    /// # Errors
-    ///
-    /// The prefix is longer than the address.
-    pub fn new(address: IpAddr, prefix: u8) -> Result<Self, InvalidAddress> {
-        let longest = if address.is_ipv4() { 32 } else { 128 };
-        if prefix > longest {
-            return Err(InvalidAddress(format!("{address}/{prefix}")));
-        }
-        Ok(Self { address, prefix })
-    }
-
-    /// An IPv4 address with a mask.
-    ///
-    /// # Errors
-    ///
-    /// The mask's ones are not all in front.
-    pub fn with_mask(address: Ipv4Addr, mask: Ipv4Addr) -> Result<Self, InvalidAddress> {
-        let bits = mask.to_bits();
-        if bits.leading_ones() + bits.trailing_zeros() < 32 {
-            return Err(InvalidAddress(mask.to_string()));
-        }
-        Ok(Self { address: address.into(), prefix: bits.leading_ones() as u8 })
-    }
-
-    /// The address.
-    pub const fn address(&self) -> IpAddr {
-        self.address
-    }
-
-    /// The length of the network's part in bits.
-    pub const fn prefix(&self) -> u8 {
-        self.prefix
-    }
-
-    fn mask(&self) -> Ipv4Addr {
-        let host = 32_u32.saturating_sub(self.prefix.into());
-        Ipv4Addr::from_bits(u32::MAX.checked_shl(host).unwrap_or(0))
-    }
-}
-
-impl FromStr for InterfaceAddress {
-    type Err = InvalidAddress;
-
-    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
-        let invalid = || InvalidAddress(text.to_owned());
-        let (address, prefix) = text.split_once('/').ok_or_else(invalid)?;
-        let address = address.parse().map_err(|_| invalid())?;
-        Self::new(address, prefix.parse().map_err(|_| invalid())?)
-    }
-}
-
-impl fmt::Display for InterfaceAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
-    }
-}
+/// Pieces of one packet that is written, at most, without its vnet header.
+pub(crate) const PIECES: usize = 64;
 
 /// The TUN device cannot be had or changed.
 #[derive(Debug, thiserror::Error)]
@@ -113,59 +46,119 @@ pub enum DeviceError {
     Failed(&'static str, io::Error),
 }
 
+/// What the kernel does in super-packets at a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceOffload {
+    /// Transport checksums may be partial, both ways.
+    pub checksums: bool,
+    /// Runs of a TCP stream.
+    pub tcp: bool,
+    /// Runs of UDP datagrams (from Linux 6.2 on).
+    pub udp: bool,
+}
+
+impl DeviceOffload {
+    /// All that a kernel may have.
+    pub const ALL: Self = Self { checksums: true, tcp: true, udp: true };
+    /// Packet by packet.
+    pub const NONE: Self = Self { checksums: false, tcp: false, udp: false };
+
+    const fn flags(self) -> u32 {
+        let mut flags = 0;
+        if self.checksums {
+            flags |= kernel::CHECKSUM;
+        }
+        if self.tcp {
+            flags |= kernel::TSO4 | kernel::TSO6 | kernel::TSO_ECN;
+        }
+        if self.udp {
+            flags |= kernel::USO;
+        }
+        flags
+    }
+}
+
 /// A TUN device that is up. It goes away when dropped.
 pub struct Device {
     control: Mutex<tun::Device>,
-    packets: OwnedFd,
+    queues: Vec<Queue>,
     name: String,
 }
 
+/// What a device will be.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceSettings<'a> {
+    /// Its name; the kernel picks `tun0`, `tun1`, … otherwise.
+    pub name: Option<&'a str>,
+    /// Its addresses.
+    pub addresses: &'a [InterfaceAddress],
+    /// Its MTU in bytes.
+    pub mtu: u16,
+    /// How many queues it has. The kernel keeps each connection to one.
+    pub queues: usize,
+    /// What the kernel may do in super-packets.
+    pub offload: DeviceOffload,
+    /// Packets that wait in each queue, at most.
+    pub queue_length: u16,
+}
+
 impl Device {
-    /// Opens a device, called `name` or as the kernel chooses, with these
-    /// addresses and an MTU in bytes.
+    /// Opens a device.
     ///
     /// # Errors
     ///
     /// As [`DeviceError`] says.
-    pub fn open(
-        name: Option<&str>,
-        addresses: &[InterfaceAddress],
-        mtu: u16,
-    ) -> Result<Self, DeviceError> {
+    pub fn open(settings: &DeviceSettings<'_>) -> Result<Self, DeviceError> {
+        let wanted = settings.name.unwrap_or("tun%d");
+        let vnet = settings.offload != DeviceOffload::NONE;
+        let shape = Shape { vnet, several: settings.queues > 1 };
+        let (packets, name) =
+            kernel::open(wanted, shape).map_err(|error| opening(error, settings.name))?;
+        let mut queues = vec![Queue::new(packets, settings.offload, vnet)];
+        while queues.len() < settings.queues {
+            let (packets, _) =
+                kernel::open(&name, shape).map_err(|error| failed("queue", error))?;
+            queues.push(Queue::new(packets, settings.offload, vnet));
+        }
         let mut configuration = tun::Configuration::default();
-        configuration.tun_name(name.unwrap_or("tun%d"));
+        configuration.tun_name(&name);
+        configuration.raw_fd(queues[0].packets.as_raw_fd()).close_fd_on_drop(false);
         // Configured below, step by step, so that an error names its step.
         configuration.platform_config(|platform| {
             platform.ensure_root_privileges(false);
         });
         let mut control =
-            tun::create(&configuration).map_err(|error| opening(error.into(), name))?;
-        let name = control.tun_name().map_err(|error| failed("name", error.into()))?;
-        let packets = sys::tun::descriptor(&control).map_err(|e| failed("descriptor", e))?;
-        let flags = fcntl_getfl(&packets).map_err(|e| failed("flags", e.into()))?;
-        fcntl_setfl(&packets, flags | OFlags::NONBLOCK).map_err(|e| failed("flags", e.into()))?;
-        control.set_mtu(mtu).map_err(|error| failed("MTU", error.into()))?;
-        for address in addresses.iter().filter(|address| address.address.is_ipv4()) {
-            control.set_address(address.address).map_err(|e| failed("address", e.into()))?;
+            tun::create(&configuration).map_err(|error| opening(error.into(), settings.name))?;
+        control.set_mtu(settings.mtu).map_err(|error| failed("MTU", error.into()))?;
+        for address in settings.addresses.iter().filter(|address| address.address().is_ipv4()) {
+            control.set_address(address.address()).map_err(|e| failed("address", e.into()))?;
             control.set_netmask(address.mask().into()).map_err(|e| failed("mask", e.into()))?;
         }
+        let socket = UdpSocket::bind("0.0.0.0:0").map_err(|error| failed("socket", error))?;
+        // A longer queue is slower under load, no more: nothing to report.
+        let _ = kernel::set_queue_length(&socket, &name, settings.queue_length.into());
         control.enabled(true).map_err(|error| failed("up", error.into()))?;
-        for address in addresses {
-            if let IpAddr::V6(v6) = address.address {
+        for address in settings.addresses {
+            if let IpAddr::V6(v6) = address.address() {
                 let add = || {
                     let index = control.tun_index()?.cast_unsigned();
                     let socket = UdpSocket::bind("[::]:0")?;
-                    sys::tun::add_ipv6(&socket, index, v6, address.prefix)
+                    kernel::add_ipv6(&socket, index, v6, address.prefix())
                 };
                 add().map_err(|error| failed("IPv6 address", error))?;
             }
         }
-        Ok(Self { control: Mutex::new(control), packets, name })
+        Ok(Self { control: Mutex::new(control), queues, name })
     }
 
     /// The device's name, such as `tun0`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The queues, at least one.
+    pub fn queues(&self) -> &[Queue] {
+        &self.queues
     }
 
     /// Changes the MTU, in bytes.
@@ -174,33 +167,7 @@ impl Device {
     ///
     /// The kernel does not take it.
     pub fn set_mtu(&self, mtu: u16) -> Result<(), DeviceError> {
-        let mut control = self.control.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        control.set_mtu(mtu).map_err(|error| failed("MTU", error.into()))
-    }
-
-    /// Reads one packet; `WouldBlock` if there is none.
-    ///
-    /// # Errors
-    ///
-    /// Those of read(2).
-    pub fn read(&self, packet: &mut [u8]) -> io::Result<usize> {
-        Ok(rustix::io::read(&self.packets, packet)?)
-    }
-
-    /// Writes one packet.
-    ///
-    /// # Errors
-    ///
-    /// Those of write(2): `InvalidInput` if it is no IP packet.
-    pub fn write(&self, packet: &[u8]) -> io::Result<()> {
-        rustix::io::write(&self.packets, packet)?;
-        Ok(())
-    }
-}
-
-impl AsFd for Device {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.packets.as_fd()
+        lock(&self.control).set_mtu(mtu).map_err(|error| failed("MTU", error.into()))
     }
 }
 
@@ -210,11 +177,110 @@ impl fmt::Debug for Device {
     }
 }
 
+/// One queue of a device: packets of the connections that the kernel has
+/// assigned to it.
+pub struct Queue {
+    packets: OwnedFd,
+    vnet: bool,
+    checksums: AtomicBool,
+    tcp: AtomicBool,
+    udp: AtomicBool,
+}
+
+impl Queue {
+    /// Asks for offloads, less and less until the kernel agrees.
+    fn new(packets: OwnedFd, wanted: DeviceOffload, vnet: bool) -> Self {
+        let lesser = [
+            wanted,
+            DeviceOffload { udp: false, ..wanted },
+            DeviceOffload { udp: false, tcp: false, ..wanted },
+        ];
+        let taken = lesser.into_iter().filter(|offload| vnet && offload.checksums);
+        let taken = taken
+            .into_iter()
+            .find(|offload| kernel::set_offload(&packets, offload.flags()).is_ok())
+            .unwrap_or(DeviceOffload::NONE);
+        Self {
+            packets,
+            vnet,
+            checksums: AtomicBool::new(taken.checksums),
+            tcp: AtomicBool::new(taken.tcp),
+            udp: AtomicBool::new(taken.udp),
+        }
+    }
+
+    /// What the kernel does in super-packets here.
+    pub fn offload(&self) -> DeviceOffload {
+        DeviceOffload {
+            checksums: self.checksums.load(Relaxed),
+            tcp: self.tcp.load(Relaxed),
+            udp: self.udp.load(Relaxed),
+        }
+    }
+
+    /// Does without super-packets of TCP, or of UDP: the kernel refused one.
+    pub fn refused(&self, kind: GsoKind) {
+        let kind = if kind == GsoKind::Udp { &self.udp } else { &self.tcp };
+        kind.store(false, Relaxed);
+    }
+
+    /// Reads one packet, or a super-packet as its header says; `WouldBlock` if
+    /// there is none.
+    ///
+    /// # Errors
+    ///
+    /// Those of readv(2), `InvalidData` for a header that makes no sense.
+    pub fn read(&self, packet: &mut [u8]) -> io::Result<(VnetHeader, usize)> {
+        if !self.vnet {
+            return Ok((VnetHeader::default(), rustix::io::read(&self.packets, packet)?));
+        }
+        let mut header = [0; VnetHeader::LENGTH];
+        let mut pieces = [IoSliceMut::new(&mut header), IoSliceMut::new(packet)];
+        let size = rustix::io::readv(&self.packets, &mut pieces)?;
+        let size = size.checked_sub(VnetHeader::LENGTH).ok_or(io::ErrorKind::InvalidData)?;
+        let header = VnetHeader::parse(&header)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        Ok((header, size))
+    }
+
+    /// Writes one packet, or a super-packet as `header` says, from at most
+    /// [`PIECES`] pieces.
+    ///
+    /// # Errors
+    ///
+    /// Those of writev(2): `InvalidInput` if the kernel does not take such a
+    /// packet.
+    pub fn write<'a>(
+        &self,
+        header: &[u8; VnetHeader::LENGTH],
+        pieces: impl Iterator<Item = &'a [u8]>,
+    ) -> io::Result<()> {
+        let mut vector: [IoSlice<'_>; PIECES + 1] = std::array::from_fn(|_| IoSlice::new(&[]));
+        let mut count = 0;
+        if self.vnet {
+            vector[0] = IoSlice::new(header);
+            count = 1;
+        }
+        for piece in pieces.take(PIECES) {
+            vector[count] = IoSlice::new(piece);
+            count += 1;
+        }
+        rustix::io::writev(&self.packets, &vector[..count])?;
+        Ok(())
+    }
+}
+
+impl AsFd for Queue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.packets.as_fd()
+    }
+}
+
 fn opening(error: io::Error, name: Option<&str>) -> DeviceError {
-    match (error.raw_os_error().map(rustix::io::Errno::from_raw_os_error), error.kind()) {
+    match (error.raw_os_error().map(Errno::from_raw_os_error), error.kind()) {
         (_, io::ErrorKind::NotFound) => DeviceError::Missing,
         (_, io::ErrorKind::PermissionDenied) => DeviceError::NotPermitted,
-        (Some(rustix::io::Errno::BUSY), _) => DeviceError::InUse(name.unwrap_or("?").to_owned()),
+        (Some(Errno::BUSY), _) => DeviceError::InUse(name.unwrap_or("?").to_owned()),
         _ => DeviceError::Failed("open", error),
     }
 }

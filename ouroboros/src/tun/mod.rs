@@ -1,6 +1,9 @@
-//! The TUN device of a tunnel: opened, configured, read and written packet by
-//! packet. Not here: flows, threads (`tunnel`).
+//! The TUN device of a tunnel: opened, configured, read and written in packets
+//! and super-packets. Not here: flows, threads (`tunnel`).
 
+mod address;
 mod device;
+pub mod offload;
 
-pub use device::{Device, DeviceError, InterfaceAddress, InvalidAddress};
+pub use address::{InterfaceAddress, InvalidAddress};
+pub use device::{Device, DeviceError, DeviceOffload, DeviceSettings, Queue};

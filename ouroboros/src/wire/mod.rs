@@ -5,6 +5,7 @@
 //! integers are big-endian.
 
 mod address;
+pub mod extension;
 pub mod management;
 mod name;
 pub mod oap;

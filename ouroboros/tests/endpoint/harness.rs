@@ -8,8 +8,9 @@ use ouroboros::{
         Now,
         endpoint::{
             AcceptError, Accepted, AllocationId, AllocationRequest, Endpoint, Event, Limits,
-            RequestId, ServerSecurity, Transmit,
+            ProfilePolicy, RequestId, ServerSecurity, Transmit,
         },
+        native::Capabilities,
     },
     transport::Destination,
     wire::{
@@ -36,7 +37,12 @@ pub(crate) const STRANGER: PeerAddress = PeerAddress::Memory(3);
 pub(crate) const LOCAL: Eid = Eid(300);
 pub(crate) const REMOTE: Eid = Eid(400);
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
-pub(crate) const PLAIN: ServerSecurity = ServerSecurity { suite: None, require_encryption: false };
+pub(crate) const PLAIN: ServerSecurity = ServerSecurity {
+    suite: None,
+    require_encryption: false,
+    profile: ProfilePolicy::PreferNative,
+    capabilities: Capabilities::NONE,
+};
 
 pub(crate) fn at(milliseconds: u64) -> Now {
     // A start that leaves room for timestamps in the past.
@@ -74,7 +80,7 @@ impl Pair {
         let request = AllocationRequest {
             name: name(),
             qos: QosSpec::RAW,
-            security,
+            security: security.map(Into::into),
             local: LOCAL,
             peer: Some(SERVER),
             timeout: TIMEOUT,

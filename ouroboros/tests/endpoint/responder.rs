@@ -136,20 +136,24 @@ fn a_server_asks_for_its_least_and_takes_the_stronger() {
     let weak = Suite { kex: KeyExchange::P256, kdf: Hash::Sha256, cipher: Cipher::Aes128Gcm };
     let strong =
         Suite { kex: KeyExchange::X25519, kdf: Hash::Sha512, cipher: Cipher::ChaCha20Poly1305 };
+    let hybrid = Suite { kex: KeyExchange::X25519MlKem768, ..strong };
     let mixed = Suite { kex: KeyExchange::X25519, ..weak };
     let agreed = |asked: Option<Suite>, own: Option<Suite>, require_encryption: bool| {
         let mut pair = Pair::new(Dialect::Udp, asked);
         let message = pair.sent_by_client();
         pair.give_server(at(1), CLIENT, &message);
         let request = pair.requested();
-        let accepted =
-            pair.accept(at(1), request, &ServerSecurity { suite: own, require_encryption });
+        let policy = ServerSecurity { suite: own, require_encryption, ..PLAIN };
+        let accepted = pair.accept(at(1), request, &policy);
         let reply = pair.sent_by_server();
         pair.give_client(at(2), SERVER, &reply);
         match (accepted, pair.client.poll()) {
             (Ok(accepted), Some(Event::Allocated { keys, suite, .. })) => {
-                assert!(accepted.keys == keys, "both ends have the same keys");
                 assert_eq!(accepted.suite, suite);
+                match (accepted.keys, keys) {
+                    (Some(keys), Some(other)) => assert!(keys.is_counterpart(&other)),
+                    (keys, other) => assert!(keys.is_none() && other.is_none()),
+                }
                 Some(suite)
             }
             (Err(AcceptError::Refused(_)), Some(Event::Failed { reason, .. })) => {
@@ -163,6 +167,8 @@ fn a_server_asks_for_its_least_and_takes_the_stronger() {
     assert_eq!(agreed(Some(mixed), Some(strong), false), Some(Some(strong)));
     assert_eq!(agreed(Some(weak), None, true), Some(Some(weak)));
     assert_eq!(agreed(Some(weak), Some(strong), false), None, "a weaker key exchange");
+    assert_eq!(agreed(Some(hybrid), Some(strong), false), Some(Some(hybrid)));
+    assert_eq!(agreed(Some(strong), Some(hybrid), false), None, "no post-quantum exchange");
     assert_eq!(agreed(None, Some(strong), false), Some(None));
     assert_eq!(agreed(None, None, true), None, "plain where encryption is required");
 }

@@ -8,7 +8,10 @@ use super::{
 };
 use crate::{
     crypto::Entropy,
-    proto::{Now, negotiation::Offer},
+    proto::{
+        Now,
+        negotiation::{Offer, Terms},
+    },
     transport::Destination,
     wire::{Dialect, Eid, NameHash, PeerAddress, management::Message},
 };
@@ -102,7 +105,8 @@ impl Endpoint {
     ) {
         let Some(allocating) = self.allocating.get_mut(&id) else { return };
         let request = &allocating.request;
-        let offer = Offer::new(now.utc, request.security, entropy);
+        let terms = Terms { name: allocating.hash, qos: request.qos };
+        let offer = Offer::new(now.utc, terms, request.security, entropy);
         allocating.message = Message::FlowRequest {
             source: request.local,
             qos: request.qos,
@@ -201,7 +205,7 @@ impl Endpoint {
             return;
         };
         self.allocating.remove(&id);
-        let (keys, suite) = agreed.unzip();
+        let (keys, suite) = agreed.map(|agreed| (agreed.keys, agreed.suite)).unzip();
         self.events.push_back(Event::Allocated {
             allocation: id,
             peer: from,

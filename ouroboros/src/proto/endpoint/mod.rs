@@ -17,13 +17,14 @@ use self::{
     client::Allocating,
     server::{Memory, Pending},
 };
-pub use super::negotiation::{NegotiationError, ServerSecurity};
+pub use super::negotiation::{ClientSecurity, NegotiationError, ProfilePolicy, ServerSecurity};
 use super::{Now, protection::FlowKeys};
 use crate::{
     crypto::{Entropy, Suite},
     transport::Destination,
     wire::{
-        Dialect, DirectoryHash, Eid, Name, NameHash, PeerAddress, QosSpec, management::Message,
+        Dialect, DirectoryHash, Eid, Name, NameHash, PeerAddress, QosSpec, extension::Lane,
+        management::Message,
     },
 };
 
@@ -77,8 +78,8 @@ pub struct AllocationRequest {
     pub name: Name,
     /// What it should be like.
     pub qos: QosSpec,
-    /// The least it must be encrypted with; `None`: plain.
-    pub security: Option<Suite>,
+    /// How it must be encrypted; `None`: plain.
+    pub security: Option<ClientSecurity>,
     /// The endpoint chosen for it.
     pub local: Eid,
     /// Where the peer is; `None`: to be asked for with a name query.
@@ -129,6 +130,8 @@ pub struct Accepted {
     pub keys: Option<FlowKeys>,
     /// The agreed suite; `None` for a plain flow.
     pub suite: Option<Suite>,
+    /// The flow's place in the client's tunnel, if it has one.
+    pub lane: Option<Lane>,
 }
 
 /// A request was not accepted.

@@ -11,7 +11,7 @@ use crate::{
     crypto::Entropy,
     proto::{
         Now,
-        negotiation::{ServerSecurity, answer, screen},
+        negotiation::{ServerSecurity, Terms, answer, screen},
     },
     wire::{Dialect, Eid, NameHash, PeerAddress, QosSpec, management::Message, oap::Allocation},
 };
@@ -28,6 +28,7 @@ pub(super) struct Pending {
     from: PeerAddress,
     remote: Eid,
     header: Vec<u8>,
+    terms: Terms,
     key: Key,
     pub(super) until: Duration,
 }
@@ -86,6 +87,7 @@ impl Endpoint {
             return;
         }
         self.memory.forget(now);
+        let terms = Terms { name, qos };
         let Some(name) = self.names.get(&name).cloned() else {
             self.counters.unknown_name += 1;
             // Several processes may share an Ethernet interface and its MAC:
@@ -138,7 +140,7 @@ impl Endpoint {
         let request = RequestId(self.fresh_id());
         self.memory.remember(now, key);
         let until = now.monotonic + self.limits.hold;
-        let pending = Pending { from, remote, header: header.to_vec(), key, until };
+        let pending = Pending { from, remote, header: header.to_vec(), terms, key, until };
         self.pending.insert(request, pending);
         self.events.push_back(Event::Requested { request, name, from, remote, qos, encrypted });
     }
@@ -171,14 +173,15 @@ impl Endpoint {
         security: &ServerSecurity,
     ) -> Result<Accepted, AcceptError> {
         let pending = self.pending.remove(&request).ok_or(AcceptError::Gone)?;
-        let (header, agreed) = match answer(&pending.header, now.utc, security, entropy) {
-            Ok(answer) => answer,
-            Err(error) => {
-                self.memory.known.insert(pending.key, Known::Gone);
-                self.send(pending.from, &refused(pending.remote, Refusal::Security));
-                return Err(error.into());
-            }
-        };
+        let (header, agreed) =
+            match answer(&pending.header, now.utc, &pending.terms, security, entropy) {
+                Ok(answer) => answer,
+                Err(error) => {
+                    self.memory.known.insert(pending.key, Known::Gone);
+                    self.send(pending.from, &refused(pending.remote, Refusal::Security));
+                    return Err(error.into());
+                }
+            };
         let reply = Message::FlowReply {
             requester: pending.remote,
             responder: local,
@@ -189,8 +192,9 @@ impl Endpoint {
         self.send(pending.from, &reply);
         self.memory.known.insert(pending.key, Known::Accepted(pending.from, message));
         self.memory.accepted.insert(request, pending.key);
-        let (keys, suite) = agreed.unzip();
-        Ok(Accepted { keys, suite })
+        let lane = agreed.as_ref().and_then(|agreed| agreed.lane);
+        let (keys, suite) = agreed.map(|agreed| (agreed.keys, agreed.suite)).unzip();
+        Ok(Accepted { keys, suite, lane })
     }
 
     /// Refuses a pending request.

@@ -7,11 +7,11 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
-use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
+use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
 use rustix::{io::Errno, net::SendFlags};
 use socket2::{SockAddr, Socket};
 
@@ -20,14 +20,17 @@ use super::{
 };
 use crate::{
     sys::socket,
-    transport::{Path, ReceiveBatch, SendBatch, Stray},
+    transport::{HandOver, Handed, Path, PathOffload, ReceiveBatch, SendBatch, Stray},
+    tun::offload::Ecn,
     wire::{Eid, PeerAddress},
 };
 
 /// Largest UDP payload, in bytes: that of one segmented send, and of what one
 /// receive coalesces.
 const LARGEST_RUN: usize = 65507;
-const RECEIVED_RUN: usize = 1 << 16;
+/// More than the largest by what keeps pieces from meeting in the same lines of
+/// a cache.
+const RECEIVED_RUN: usize = (1 << 16) + 192;
 const SEGMENTS: usize = 64;
 /// Pieces of a batch's buffer that one call fills.
 const PIECES: usize = 32;
@@ -61,9 +64,11 @@ fn is_of_the_network(error: &io::Error) -> bool {
 }
 
 /// How many equal frames from `batch.sent()` on, the last possibly shorter,
-/// can leave as one segmented send, and how many bytes they are.
+/// can leave as one segmented send, and how many bytes they are. One send has
+/// one traffic class.
 fn run(batch: &SendBatch, segments: usize, largest: usize) -> (usize, usize) {
     let first = batch.range(batch.sent()).len();
+    let ecn = batch.ecn(batch.sent());
     let (mut count, mut bytes) = (1, first);
     if first > largest {
         return (count, bytes);
@@ -71,6 +76,9 @@ fn run(batch: &SendBatch, segments: usize, largest: usize) -> (usize, usize) {
     for i in batch.sent() + 1..batch.len() {
         let length = batch.range(i).len();
         if count == segments || length > first || bytes + length > LARGEST_RUN {
+            break;
+        }
+        if batch.ecn(i) != ecn {
             break;
         }
         count += 1;
@@ -86,6 +94,8 @@ fn run(batch: &SendBatch, segments: usize, largest: usize) -> (usize, usize) {
 pub(super) struct ConnectedPath {
     socket: Socket,
     offload: UdpSocketState,
+    segments: AtomicBool,
+    coalesces: AtomicBool,
     local: Eid,
     remote: OnceLock<Eid>,
     peer: SocketAddr,
@@ -104,7 +114,18 @@ impl ConnectedPath {
         socket.connect(&SockAddr::from(peer))?;
         let largest = AtomicUsize::new(0);
         let remote = OnceLock::new();
-        let path = Self { socket, offload, local, remote, peer, largest, responder_of: None };
+        socket::spare_stamps(&socket);
+        let path = Self {
+            socket,
+            segments: AtomicBool::new(offload.max_gso_segments() > 1),
+            coalesces: AtomicBool::new(offload.gro_segments() > 1),
+            offload,
+            local,
+            remote,
+            peer,
+            largest,
+            responder_of: None,
+        };
         path.largest_frame();
         Ok(path)
     }
@@ -122,9 +143,9 @@ impl ConnectedPath {
         Ok(path)
     }
 
-    fn transmit(&self, contents: &[u8], segment_size: Option<usize>) -> io::Result<()> {
-        let destination = self.peer;
-        let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip: None };
+    fn transmit(&self, contents: &[u8], segment_size: Option<usize>, ecn: Ecn) -> io::Result<()> {
+        let (destination, ecn) = (self.peer, EcnCodepoint::from_bits(ecn.bits()));
+        let transmit = Transmit { destination, ecn, contents, segment_size, src_ip: None };
         self.offload.try_send((&self.socket).into(), &transmit)
     }
 
@@ -135,9 +156,10 @@ impl ConnectedPath {
             batch.skip_oversize();
             return Ok(());
         }
-        let mut tries = 1;
+        let (mut tries, ecn) = (1, batch.ecn(batch.sent()));
         loop {
-            let error = match self.transmit(&batch.bytes()[range.clone()], None) {
+            batch.count_call();
+            let error = match self.transmit(&batch.bytes()[range.clone()], None, ecn) {
                 Ok(()) => break,
                 Err(error) => error,
             };
@@ -187,13 +209,14 @@ impl Path for ConnectedPath {
         let &remote = self.remote.get().ok_or(io::ErrorKind::NotConnected)?;
         write_eids(batch, remote);
         while batch.sent() < batch.len() {
-            let segments = self.offload.max_gso_segments().min(SEGMENTS);
+            let segments = if self.offload().segments { SEGMENTS } else { 1 };
             let largest = self.largest.load(Ordering::Relaxed);
             let (count, bytes) = run(batch, segments, largest);
             if count > 1 {
                 let first = batch.range(batch.sent());
+                batch.count_call();
                 let contents = &batch.bytes()[first.start..first.start + bytes];
-                match self.transmit(contents, Some(first.len())) {
+                match self.transmit(contents, Some(first.len()), batch.ecn(batch.sent())) {
                     Ok(()) => {
                         batch.advance(count);
                         continue;
@@ -217,13 +240,12 @@ impl Path for ConnectedPath {
         let piece = room.clamp(1, RECEIVED_RUN);
         let mut tries = 1;
         let count = loop {
-            let mut pieces: Vec<IoSliceMut<'_>> = batch
-                .buffer_mut()
-                .chunks_exact_mut(piece)
-                .take(PIECES)
-                .map(IoSliceMut::new)
-                .collect();
-            match self.offload.recv((&self.socket).into(), &mut pieces, &mut metas) {
+            batch.count_call();
+            let mut chunks = batch.buffer_mut().chunks_exact_mut(piece);
+            let mut pieces: [IoSliceMut<'_>; PIECES] =
+                std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+            let pieces = &mut pieces[..(room / piece).min(PIECES)];
+            match self.offload.recv((&self.socket).into(), pieces, &mut metas) {
                 Ok(count) => break count,
                 Err(error)
                     if tries < TRIES
@@ -242,12 +264,13 @@ impl Path for ConnectedPath {
         let mut strays = false;
         for (i, meta) in metas.iter().enumerate().take(count) {
             let (start, length) = (i * piece, meta.len.min(piece));
+            let ecn = Ecn::from_bits(meta.ecn.map_or(0, |ecn| ecn as u8));
             for offset in (0..length).step_by(meta.stride.max(1)) {
                 let end = start + length.min(offset + meta.stride);
                 let frame = start + offset..end;
                 let bytes = &batch.buffer_mut()[frame.clone()];
                 if bytes.starts_with(&local) && same_peer(meta.addr, self.peer) {
-                    batch.push(frame.start + EID..frame.end);
+                    batch.push_marked(frame.start + EID..frame.end, ecn);
                 } else if bytes.len() >= EID {
                     let stray = Stray { from: PeerAddress::Udp(meta.addr), frame: bytes.to_vec() };
                     batch.push_stray(stray);
@@ -265,7 +288,7 @@ impl Path for ConnectedPath {
         let frame = with_eid(Eid::MANAGEMENT, message);
         let mut result = Ok(());
         for _ in 0..TRIES {
-            result = self.transmit(&frame, None);
+            result = self.transmit(&frame, None, Ecn::NotEct);
             match &result {
                 // Somebody says that nobody listens; a repetition may tell.
                 Err(error) if is(error, Errno::CONNREFUSED) => result = Ok(()),
@@ -292,8 +315,30 @@ impl Path for ConnectedPath {
         datagram.saturating_sub(EID)
     }
 
+    fn limit_offload(&self, offload: PathOffload) {
+        if !offload.segments {
+            self.segments.store(false, Ordering::Relaxed);
+        }
+        if !offload.coalesces && self.coalesces.swap(false, Ordering::Relaxed) {
+            socket::split_received(&self.socket);
+        }
+    }
+
+    fn offload(&self) -> PathOffload {
+        PathOffload {
+            segments: self.segments.load(Ordering::Relaxed) && self.offload.max_gso_segments() > 1,
+            coalesces: self.coalesces.load(Ordering::Relaxed),
+        }
+    }
+
     fn description(&self) -> String {
         format!("udp {}", self.peer)
+    }
+
+    fn hand_over(&self) -> Option<io::Result<HandOver>> {
+        self.remote.get()?;
+        let socket = self.socket.as_fd().try_clone_to_owned();
+        Some(socket.map(|socket| HandOver { socket, kind: Handed::Udp }))
     }
 }
 

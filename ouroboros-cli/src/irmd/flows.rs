@@ -1,0 +1,92 @@
+//! The flows that applications have from this daemon: the list of them, and
+//! how many there may be. No sockets.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ouroboros::daemon::protocol::FlowEntry;
+
+/// A relayed flow costs two threads and their buffers.
+const RELAYED: usize = 128;
+/// A flow that was handed over costs two descriptors.
+const HANDED_OVER: usize = 4096;
+
+/// The daemon carries as many flows as it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum TooManyFlows {
+    /// Those whose frames pass through it.
+    #[error("irmd relays {0} flows already, which is as many as it may")]
+    Relayed(usize),
+    /// Those whose sockets applications have.
+    #[error("applications have {0} flows of irmd already, which is as many as they may")]
+    HandedOver(usize),
+}
+
+/// The flows that applications have.
+#[derive(Debug)]
+pub struct Flows {
+    table: Arc<Mutex<Table>>,
+    relayed: usize,
+    handed_over: usize,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    entries: BTreeMap<u64, FlowEntry>,
+    next: u64,
+}
+
+impl Default for Flows {
+    fn default() -> Self {
+        Self::limited(RELAYED, HANDED_OVER)
+    }
+}
+
+impl Flows {
+    /// None yet, and at most as many relayed and handed over at once.
+    pub fn limited(relayed: usize, handed_over: usize) -> Self {
+        Self { table: Arc::default(), relayed, handed_over }
+    }
+
+    /// Takes a flow in, until what is returned is dropped.
+    ///
+    /// # Errors
+    ///
+    /// There are too many of its kind.
+    pub(super) fn admit(&self, entry: FlowEntry) -> Result<Admitted, TooManyFlows> {
+        let mut table = lock(&self.table);
+        let count = table.entries.values().filter(|e| e.relayed == entry.relayed).count();
+        match entry.relayed {
+            true if count >= self.relayed => return Err(TooManyFlows::Relayed(count)),
+            false if count >= self.handed_over => return Err(TooManyFlows::HandedOver(count)),
+            _ => {}
+        }
+        let id = table.next;
+        table.next += 1;
+        table.entries.insert(id, entry);
+        Ok(Admitted { table: self.table.clone(), id })
+    }
+
+    /// The flows there are, oldest first.
+    pub fn list(&self) -> Vec<FlowEntry> {
+        lock(&self.table).entries.values().cloned().collect()
+    }
+}
+
+/// A flow that was taken in.
+pub(super) struct Admitted {
+    table: Arc<Mutex<Table>>,
+    id: u64,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        lock(&self.table).entries.remove(&self.id);
+    }
+}
+
+fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
+}

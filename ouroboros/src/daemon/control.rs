@@ -1,0 +1,125 @@
+//! What the daemon and an application that has a flow's own socket tell each
+//! other, in datagrams on the connection that the flow was granted on. Each
+//! side reads what it understands and skips the rest. No sockets here.
+//!
+//! The channel carries no promise: a frame that finds it full is lost, as on
+//! any network. It ends with the flow; that the daemon's end is gone ends
+//! nothing.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::wire::{MacAddress, PeerAddress};
+
+/// Largest frame in bytes: more than a 0.23 peer sends over UDP (WIRE.md,
+/// "UDP"), and than management has anywhere.
+pub(super) const LARGEST_FRAME: usize = 9216;
+/// More bytes than a message has.
+pub(super) const LARGEST_MESSAGE: usize = LARGEST_FRAME + 32;
+
+const STRAY: u8 = 1;
+const FRAME: u8 = 2;
+const MAC: u8 = 1;
+const V4: u8 = 4;
+const V6: u8 = 6;
+
+/// One message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Message<'a> {
+    /// To the daemon: a frame of the flow's peer that reached the flow's socket
+    /// and is not the flow's, with the endpoint id in front as UDP carries it.
+    Stray(&'a [u8]),
+    /// To the application: a frame for the flow's endpoint, without the endpoint
+    /// id, that reached the daemon: early, or from an address that is not the
+    /// peer's. Nobody has authenticated it.
+    Frame(PeerAddress, &'a [u8]),
+}
+
+impl<'a> Message<'a> {
+    /// The message in `datagram`; `None` if it is of another kind, or cut.
+    pub(super) fn parse(datagram: &'a [u8]) -> Option<Self> {
+        match datagram.split_first()? {
+            (&STRAY, frame) => Some(Self::Stray(frame)),
+            (&FRAME, rest) => {
+                let (from, frame) = parse_address(rest)?;
+                Some(Self::Frame(from, frame))
+            }
+            _ => None,
+        }
+    }
+
+    /// What stands in front of the frame, and the frame. An address that no
+    /// daemon serves leaves nothing to say.
+    pub(super) fn encode(&self) -> Option<(Vec<u8>, &'a [u8])> {
+        match *self {
+            Self::Stray(frame) => Some((vec![STRAY], frame)),
+            Self::Frame(from, frame) => {
+                let mut head = vec![FRAME];
+                match from {
+                    PeerAddress::Mac(MacAddress(mac)) => {
+                        head.push(MAC);
+                        head.extend_from_slice(&mac);
+                    }
+                    PeerAddress::Udp(address) => {
+                        match address.ip() {
+                            IpAddr::V4(ip) => {
+                                head.push(V4);
+                                head.extend_from_slice(&ip.octets());
+                            }
+                            IpAddr::V6(ip) => {
+                                head.push(V6);
+                                head.extend_from_slice(&ip.octets());
+                            }
+                        }
+                        head.extend_from_slice(&address.port().to_be_bytes());
+                    }
+                    _ => return None,
+                }
+                Some((head, frame))
+            }
+        }
+    }
+}
+
+fn parse_address(bytes: &[u8]) -> Option<(PeerAddress, &[u8])> {
+    let (&kind, rest) = bytes.split_first()?;
+    if kind == MAC {
+        let (mac, rest) = rest.split_first_chunk()?;
+        return Some((PeerAddress::Mac(MacAddress(*mac)), rest));
+    }
+    let (ip, rest): (IpAddr, _) = match kind {
+        V4 => rest.split_first_chunk::<4>().map(|(ip, rest)| ((*ip).into(), rest))?,
+        V6 => rest.split_first_chunk::<16>().map(|(ip, rest)| ((*ip).into(), rest))?,
+        _ => return None,
+    };
+    let (port, rest) = rest.split_first_chunk()?;
+    let address = SocketAddr::new(ip, u16::from_be_bytes(*port));
+    Some((PeerAddress::Udp(address), rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_and_whatever_is_cut_is_not() {
+        let mac = PeerAddress::Mac(MacAddress([2, 0, 0, 0, 0, 7]));
+        let v4 = PeerAddress::Udp(([10, 0, 0, 1], 3435).into());
+        let v6 = PeerAddress::Udp("[fd66::1]:3435".parse().expect("an address"));
+        let frame: &[u8] = b"a frame";
+        for message in [
+            Message::Stray(frame),
+            Message::Frame(mac, frame),
+            Message::Frame(v4, frame),
+            Message::Frame(v6, &[]),
+        ] {
+            let (head, frame) = message.encode().expect("an address of a layer");
+            let datagram = [&head, frame].concat();
+            assert_eq!(Message::parse(&datagram), Some(message));
+            for end in 0..head.len() {
+                assert_eq!(Message::parse(&datagram[..end]), None, "{message:?} cut at {end}");
+            }
+        }
+        assert_eq!(Message::parse(&[0, 1, 2]), None);
+        assert_eq!(Message::parse(&[FRAME, 9, 1, 2, 3, 4, 5, 6, 7]), None);
+    }
+}

@@ -1,0 +1,90 @@
+//! The daemon's side of a flow whose own socket an application has: no packet
+//! passes here. What is left to do is to keep the flow's endpoint, to take the
+//! frames that were not the flow's, and to notice its end.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
+
+use async_io::Timer;
+use futures_lite::future;
+
+use super::{
+    Connection,
+    control::{LARGEST_FRAME, LARGEST_MESSAGE, Message},
+    protocol::{DataPath, FlowGrant},
+};
+use crate::{
+    flow::RawFlow,
+    transport::{HandOver, Handed, Stray},
+};
+
+/// Messages taken from one application in this time; more of them wait, and
+/// where no more can wait the application drops them.
+const MESSAGES: u32 = 512;
+const PERIOD: Duration = Duration::from_millis(10);
+
+/// What an application needs to carry `flow` by itself: the grant and the
+/// flow's socket. The keys are in the grant, and in `flow` no longer. `None`:
+/// the path's socket cannot leave the daemon, or it is a packet socket and
+/// `packet_socket` says that the application may not have one.
+///
+/// # Errors
+///
+/// The socket cannot be duplicated.
+pub fn hand_over(
+    flow: &mut RawFlow,
+    packet_socket: bool,
+) -> io::Result<Option<(FlowGrant, OwnedFd)>> {
+    let Some(HandOver { socket, kind }) = flow.path.hand_over().transpose()? else {
+        return Ok(None);
+    };
+    if matches!(kind, Handed::EthDix(_)) && !packet_socket {
+        return Ok(None);
+    }
+    flow.early.retain(|frame| frame.len() <= LARGEST_FRAME);
+    let mut grant = FlowGrant::new(flow, DataPath::Socket(kind));
+    grant.early = flow.early.len();
+    Ok(Some((grant, socket)))
+}
+
+/// Attends to a flow that was handed over on `connection`, from when the grant
+/// has been sent until the application ends it or is gone; then the flow's
+/// endpoint is free, and copies of its request are refused.
+///
+/// # Errors
+///
+/// The connection failed; the flow has ended all the same.
+pub async fn attend(mut flow: RawFlow, connection: &Connection) -> io::Result<()> {
+    let peer = flow.info.peer;
+    for frame in std::mem::take(&mut flow.early) {
+        if let Some((head, frame)) = Message::Frame(peer, &frame).encode() {
+            connection.send_datagram(&[&head, frame]).await?;
+        }
+    }
+    let mut buffer = vec![0; LARGEST_MESSAGE];
+    let (mut since, mut taken) = (Instant::now(), 0);
+    loop {
+        let size = connection.receive_datagram(&mut buffer).await?;
+        if size == 0 {
+            return Ok(());
+        }
+        if let Some(Message::Stray(frame)) = buffer.get(..size).and_then(Message::parse)
+            && let Some(take) = &flow.strays
+        {
+            // The socket is connected: nobody but the peer can have sent it,
+            // whatever the application says.
+            take(Stray { from: peer, frame: frame.to_vec() });
+        }
+        taken += 1;
+        if taken == MESSAGES {
+            match PERIOD.checked_sub(since.elapsed()) {
+                Some(rest) => drop(Timer::after(rest).await),
+                None => future::yield_now().await,
+            }
+            (since, taken) = (Instant::now(), 0);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Keys of the native profile (PROTOCOL.md, "Keys"): from what was agreed and
+//! the whole of both allocation headers, and from epoch to epoch.
+
+use zeroize::Zeroizing;
+
+use super::Capabilities;
+use crate::crypto::{Aead, AeadBackend, Cipher, FlowKey, NONCE, Secret, Suite};
+
+const CLIENT_KEY: &[u8] = b"o7s native client key";
+const CLIENT_IV: &[u8] = b"o7s native client iv";
+const SERVER_KEY: &[u8] = b"o7s native server key";
+const SERVER_IV: &[u8] = b"o7s native server iv";
+const NEXT: &[u8] = b"o7s native next epoch";
+
+/// Which end of the flow this is: the client sent the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// The requester.
+    Client,
+    /// The responder.
+    Server,
+}
+
+/// What a native flow begins with: the agreed key, and what it is bound to. Not
+/// to be copied: two channels of one flow would use the same packet numbers.
+pub struct NativeKeys {
+    pub(super) suite: Suite,
+    role: Role,
+    capabilities: Capabilities,
+    agreed: FlowKey,
+    transcript: [u8; 32],
+}
+
+impl NativeKeys {
+    /// The keys of `role`'s end. `agreed` comes from the key exchange,
+    /// `transcript` is the hash of both allocation headers.
+    pub fn new(
+        suite: Suite,
+        role: Role,
+        capabilities: Capabilities,
+        agreed: FlowKey,
+        transcript: [u8; 32],
+    ) -> Self {
+        Self { suite, role, capabilities, agreed, transcript }
+    }
+
+    /// The agreed algorithms.
+    pub fn suite(&self) -> Suite {
+        self.suite
+    }
+
+    /// Whose keys these are.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// What both ends do.
+    pub fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    /// Whether `other` belongs to the other end of the same flow.
+    pub fn is_counterpart(&self, other: &Self) -> bool {
+        self.role != other.role
+            && self.suite == other.suite
+            && self.capabilities == other.capabilities
+            && self.agreed == other.agreed
+            && self.transcript == other.transcript
+    }
+
+    const SIZE: usize = 2 + 32 + 32;
+
+    /// Role, capabilities, agreed key, transcript: all but the suite.
+    pub(crate) fn into_bytes(self) -> Zeroizing<Vec<u8>> {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(Self::SIZE));
+        bytes.push(u8::from(self.role == Role::Server));
+        bytes.push(self.capabilities.bits());
+        bytes.extend_from_slice(self.agreed.as_bytes());
+        bytes.extend_from_slice(&self.transcript);
+        bytes
+    }
+
+    pub(crate) fn from_bytes(suite: Suite, bytes: &[u8]) -> Option<Self> {
+        let (&[role, flags], rest) = bytes.split_first_chunk()?;
+        let (agreed, rest) = rest.split_first_chunk::<32>()?;
+        let role = match role {
+            0 => Role::Client,
+            1 => Role::Server,
+            _ => return None,
+        };
+        let capabilities = Capabilities::from_bits(flags);
+        let transcript = rest.try_into().ok()?;
+        Some(Self { suite, role, capabilities, agreed: FlowKey::new(*agreed), transcript })
+    }
+}
+
+impl std::fmt::Debug for NativeKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NativeKeys")
+            .field("suite", &self.suite)
+            .field("role", &self.role)
+            .field("capabilities", &self.capabilities)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One direction's cipher in one epoch.
+struct Direction {
+    epoch: u64,
+    aead: Box<dyn Aead>,
+    iv: Zeroizing<[u8; NONCE]>,
+}
+
+impl Direction {
+    fn new(secret: &Secret, epoch: u64, labels: [&[u8]; 2], with: (Cipher, AeadBackend)) -> Self {
+        let (cipher, backend) = with;
+        let aead = backend.with_key(cipher, &secret.expand(labels[0]));
+        Self { epoch, aead, iv: secret.expand(labels[1]) }
+    }
+}
+
+macro_rules! direction {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        pub(super) struct $name(Direction);
+
+        impl $name {
+            pub(super) fn epoch(&self) -> u64 {
+                self.0.epoch
+            }
+
+            pub(super) fn aead(&self) -> &dyn Aead {
+                &*self.0.aead
+            }
+
+            pub(super) fn iv(&self) -> &[u8; NONCE] {
+                &self.0.iv
+            }
+        }
+    };
+}
+
+direction!(
+    /// The key that this end seals with in one epoch.
+    SendKey
+);
+direction!(
+    /// The key that this end opens with in one epoch.
+    ReceiveKey
+);
+
+/// An epoch, as far as the next one needs it.
+pub(super) struct Epoch {
+    pub(super) number: u64,
+    next: Zeroizing<[u8; 32]>,
+}
+
+impl Epoch {
+    /// Epoch 0.
+    pub(super) fn first(keys: &NativeKeys, backend: AeadBackend) -> (Self, SendKey, ReceiveKey) {
+        let secret = Secret::extract(keys.suite.kdf, &keys.transcript, keys.agreed.as_bytes());
+        Self::of(&secret, 0, keys, backend)
+    }
+
+    /// The epoch after this one, from a freshly agreed key and the hash of the
+    /// messages that agreed it.
+    pub(super) fn next(
+        &self,
+        keys: &NativeKeys,
+        fresh: &FlowKey,
+        messages: &[u8; 32],
+        backend: AeadBackend,
+    ) -> (Self, SendKey, ReceiveKey) {
+        let mut input = Zeroizing::new([0; 64]);
+        input[..32].copy_from_slice(fresh.as_bytes());
+        input[32..].copy_from_slice(messages);
+        let secret = Secret::extract(keys.suite.kdf, self.next.as_ref(), input.as_ref());
+        Self::of(&secret, self.number + 1, keys, backend)
+    }
+
+    fn of(
+        secret: &Secret,
+        number: u64,
+        keys: &NativeKeys,
+        backend: AeadBackend,
+    ) -> (Self, SendKey, ReceiveKey) {
+        let with = (keys.suite.cipher, backend);
+        let client = Direction::new(secret, number, [CLIENT_KEY, CLIENT_IV], with);
+        let server = Direction::new(secret, number, [SERVER_KEY, SERVER_IV], with);
+        let epoch = Self { number, next: secret.expand(NEXT) };
+        match keys.role {
+            Role::Client => (epoch, SendKey(client), ReceiveKey(server)),
+            Role::Server => (epoch, SendKey(server), ReceiveKey(client)),
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Sealing. Packet numbers come from one counter for all sealers of a flow and
+//! all its epochs, and are reserved for a batch at a time.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc, Mutex,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
+};
+
+use super::{
+    Content, EPOCHS, HEAD, HEADER, KIND, KeyLimits, TAIL, associated, nonce, schedule::SendKey,
+};
+use crate::{sync::lock, wire::Eid};
+
+/// Nothing may be sealed now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SealError {
+    /// The flow's session lets no data pass: the exchange that comes before
+    /// data is not done, or the next key is overdue.
+    #[error("no data may be sealed before the next key is agreed")]
+    Paused,
+    /// The key has sealed as much as it may.
+    #[error("the key has sealed all that it may")]
+    Exhausted,
+}
+
+/// A key with the last packet numbers that it may be used for.
+struct Current {
+    key: SendKey,
+    /// From here on the next key is due.
+    due: u64,
+    /// From here on no data, then nothing is sealed.
+    data_end: u64,
+    end: u64,
+}
+
+impl Current {
+    fn new(key: SendKey, from: u64, limits: KeyLimits) -> Self {
+        Self { key, due: from + limits.due, data_end: from + limits.data, end: from + limits.all }
+    }
+}
+
+/// What the sealers of a flow share.
+pub(super) struct Sending {
+    receiver: Eid,
+    /// The next packet number.
+    next: AtomicU64,
+    limits: KeyLimits,
+    /// Changes with `state`, so that a look at it is enough to know.
+    version: AtomicU64,
+    state: Mutex<State>,
+    attention: AtomicBool,
+}
+
+#[derive(Clone)]
+struct State {
+    current: Arc<Current>,
+    data: bool,
+}
+
+impl Sending {
+    pub(super) fn new(receiver: Eid, key: SendKey, data: bool, limits: KeyLimits) -> Self {
+        let state = State { current: Arc::new(Current::new(key, 0, limits)), data };
+        Self {
+            receiver,
+            next: AtomicU64::new(0),
+            limits,
+            version: AtomicU64::new(0),
+            state: Mutex::new(state),
+            attention: AtomicBool::new(false),
+        }
+    }
+
+    /// What is sealed from now on is sealed with `key`.
+    pub(super) fn install(&self, key: SendKey) {
+        let current = Arc::new(Current::new(key, self.next.load(Relaxed), self.limits));
+        self.change(|state| state.current = current);
+    }
+
+    /// Whether data may be sealed.
+    pub(super) fn allow_data(&self, data: bool) {
+        self.change(|state| state.data = data);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = lock(&self.state);
+        change(&mut state);
+        self.version.fetch_add(1, Release);
+    }
+
+    /// Whether the number of packets makes the next key due.
+    pub(super) fn is_due(&self) -> bool {
+        self.next.load(Relaxed) >= lock(&self.state).current.due
+    }
+
+    /// Goes on at `number`.
+    #[cfg(test)]
+    pub(super) fn leap(&self, number: u64) {
+        self.next.store(number, Relaxed);
+    }
+
+    fn state(&self) -> (u64, State) {
+        let state = lock(&self.state);
+        (self.version.load(Relaxed), state.clone())
+    }
+}
+
+/// Seals packets, for one thread.
+pub struct Sealer {
+    shared: Arc<Sending>,
+    version: u64,
+    state: State,
+}
+
+impl Sealer {
+    pub(super) fn new(shared: Arc<Sending>) -> Self {
+        let (version, state) = shared.state();
+        Self { shared, version, state }
+    }
+
+    /// A sealer of the same flow, for another thread.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self::new(self.shared.clone())
+    }
+
+    /// Takes the numbers for `count` packets, under the key of now. Data is
+    /// everything but [`Content::Control`].
+    ///
+    /// # Errors
+    ///
+    /// No numbers are to be had; none is lost.
+    pub fn reserve(&mut self, count: u64, data: bool) -> Result<Reserved<'_>, SealError> {
+        let shared = &*self.shared;
+        if shared.version.load(Acquire) != self.version {
+            (self.version, self.state) = shared.state();
+        }
+        if data && !self.state.data {
+            return Err(SealError::Paused);
+        }
+        let current = &*self.state.current;
+        let end = if data { current.data_end } else { current.end };
+        let first = shared
+            .next
+            .fetch_update(Relaxed, Relaxed, |next| {
+                next.checked_add(count).filter(|last| *last <= end)
+            })
+            .map_err(|_| {
+                shared.attention.store(true, Relaxed);
+                SealError::Exhausted
+            })?;
+        if first < current.due && first + count >= current.due {
+            shared.attention.store(true, Relaxed);
+        }
+        Ok(Reserved {
+            key: &current.key,
+            receiver: shared.receiver,
+            numbers: first..first + count,
+            data,
+        })
+    }
+
+    /// Whether the flow's session should look after its keys now; once.
+    pub fn wants_attention(&self) -> bool {
+        // A look first: a write would take the line from the other threads.
+        self.shared.attention.load(Relaxed) && self.shared.attention.swap(false, Relaxed)
+    }
+}
+
+/// Numbers for packets, each used once.
+pub struct Reserved<'k> {
+    key: &'k SendKey,
+    receiver: Eid,
+    numbers: Range<u64>,
+    data: bool,
+}
+
+impl Reserved<'_> {
+    /// Seals `frame` in place: [`HEAD`] bytes, the body, [`TAIL`] bytes.
+    ///
+    /// # Panics
+    ///
+    /// If more packets are sealed than were reserved, if data is where none was
+    /// reserved, if `frame` is shorter than head and tail.
+    pub fn seal(&mut self, frame: &mut [u8], content: Content) {
+        assert!(self.data || content == Content::Control, "no numbers were reserved for data");
+        let number = self.numbers.next().expect("a number was reserved for the packet");
+        let (header, rest) = frame.split_first_chunk_mut::<HEADER>().expect("room for the header");
+        let (sealed, tag) = rest.split_last_chunk_mut::<TAIL>().expect("room for the tag");
+        header[0] = KIND | self.key.epoch() as u8 & EPOCHS;
+        header[1..].copy_from_slice(&(number as u32).to_be_bytes());
+        sealed[HEAD - HEADER - 1] = content.id();
+        let nonce = nonce(self.key.iv(), number);
+        let associated = associated(self.receiver, header);
+        *tag = self.key.aead().seal_in_place(&nonce, &associated, sealed);
+    }
+}
+
+impl std::fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sealer")
+    }
+}
+
+impl std::fmt::Debug for Reserved<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reserved").field("numbers", &self.numbers).finish_non_exhaustive()
+    }
+}

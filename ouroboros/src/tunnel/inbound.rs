@@ -1,0 +1,132 @@
+//! From the flow into the device: a batch is received and opened, runs of one
+//! connection are joined and written at once. Driven by a tunnel's worker.
+
+use std::io;
+
+use super::{Counters, TunnelError};
+use crate::{
+    flow::FlowReceiver,
+    proto::protection::Content,
+    tun::{
+        DeviceOffload, Queue,
+        offload::{
+            Checksums, Coalescer, Ecn, GsoKind, Layout, VnetHeader, clamp_mss, complete_checksum,
+        },
+    },
+};
+
+/// A SYN is smaller, in bytes.
+const LARGEST_SYN: usize = 256;
+
+pub(super) struct Inbound {
+    receiver: FlowReceiver,
+    coalescer: Coalescer,
+    mtu: u16,
+}
+
+impl Inbound {
+    pub(super) fn new(receiver: FlowReceiver, mtu: u16) -> Self {
+        Self { receiver, coalescer: Coalescer::new(true, true), mtu }
+    }
+
+    pub(super) fn receiver(&self) -> &FlowReceiver {
+        &self.receiver
+    }
+
+    /// Moves what is there, at most a batch; how many packets that was.
+    pub(super) fn turn(
+        &mut self,
+        queue: &Queue,
+        counters: &Counters,
+    ) -> Result<usize, TunnelError> {
+        let count = self.receiver.try_receive()?;
+        if count == 0 {
+            return Ok(0);
+        }
+        let offload = queue.offload();
+        self.coalescer.clear();
+        self.coalescer.set_joined(offload.tcp, offload.udp);
+        let (mut packets, mut bytes) = (0, 0);
+        for index in 0..count {
+            let received = self.receiver.received(index);
+            let buffer = self.receiver.buffer_mut();
+            let packet = &mut buffer[received.range.clone()];
+            if !matches!(packet.first().map(|byte| byte >> 4), Some(4 | 6)) {
+                counters.not_ip.add(1);
+                continue;
+            }
+            if received.ecn != Ecn::NotEct && !decapsulate(packet, received.ecn) {
+                counters.congested.add(1);
+                continue;
+            }
+            let partial = received.content == Content::PartialChecksum;
+            if packet.len() < LARGEST_SYN {
+                clamp_mss(packet, self.mtu.into(), partial);
+            }
+            let partial = partial && !complete_for(packet, offload);
+            packets += 1;
+            bytes += packet.len() as u64;
+            self.coalescer.add(buffer, received.range, partial);
+        }
+        self.coalescer.finish(self.receiver.buffer_mut());
+        counters.received_packets.add(packets);
+        counters.received_bytes.add(bytes);
+        self.write(queue, counters);
+        Ok(count)
+    }
+
+    fn write(&mut self, queue: &Queue, counters: &Counters) {
+        let (mut writes, mut not_taken) = (0, 0);
+        for run in self.coalescer.runs() {
+            writes += 1;
+            let header = run.header();
+            let buffer = self.receiver.buffer();
+            match queue.write(&header, run.parts().map(|part| &buffer[part])) {
+                Ok(()) => {}
+                // Some kernels refuse super-packets that others take.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput && run.packets() > 1 => {
+                    let kind = VnetHeader::parse(&header).ok().and_then(|header| header.gso);
+                    let kind = kind.map_or(GsoKind::Tcp4, |gso| gso.kind);
+                    tracing::info!(%error, ?kind, "the device takes no such super-packets");
+                    queue.refused(kind);
+                    for (header, range) in run.take_apart(self.receiver.buffer_mut()) {
+                        let packet = &self.receiver.buffer()[range];
+                        not_taken += u64::from(queue.write(&header, [packet].into_iter()).is_err());
+                        writes += 1;
+                    }
+                }
+                // The device keeps no error: what it does not take is lost as
+                // on any link.
+                Err(_) => not_taken += 1,
+            }
+        }
+        counters.writes.add(writes);
+        if not_taken > 0 {
+            counters.not_taken.add(not_taken);
+        }
+    }
+}
+
+/// Carries what the outer header says of congestion inward; whether the packet
+/// may go on (RFC 6040, section 4.2).
+fn decapsulate(packet: &mut [u8], outer: Ecn) -> bool {
+    let Some(inner) = Ecn::of(packet) else { return true };
+    match inner.decapsulated(outer) {
+        Some(new) if new != inner => new.write(packet),
+        Some(_) => {}
+        None => return false,
+    }
+    true
+}
+
+/// Completes a partial checksum where the device takes none; whether it is
+/// complete now.
+fn complete_for(packet: &mut [u8], offload: DeviceOffload) -> bool {
+    if offload.checksums {
+        return false;
+    }
+    let size = packet.len();
+    let checksum = Layout::of(packet).and_then(|layout| layout.checksum_place(size));
+    let header = VnetHeader { checksum, ..VnetHeader::default() };
+    complete_checksum(packet, &header, Checksums::Full).is_ok()
+}

@@ -1,0 +1,212 @@
+//! An IP tunnel: a TUN device at this end of a flow.
+//!
+//! Threads of their own move the packets, in batches and without a queue
+//! between the steps (`worker`, `outbound`, `inbound`). Not here: how the flow
+//! came to be, and what becomes of the tunnel when it ends (the caller's).
+
+mod inbound;
+mod offload;
+mod outbound;
+mod statistics;
+mod worker;
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    thread,
+};
+
+pub use offload::{Offload, UnknownOffload};
+pub use statistics::TunnelStatistics;
+
+use self::{inbound::Inbound, outbound::Outbound, statistics::Counters, worker::Lane};
+use crate::{
+    error::FlowError,
+    flow::{Flow, FlowCloser, FlowStatistics, FlowWatcher},
+    sync::lock,
+    transport::PathOffload,
+    tun::{Device, DeviceError, DeviceSettings, InterfaceAddress},
+};
+
+/// MTU of a device that has no flow yet, in bytes.
+const IDLE_MTU: u16 = 1280;
+/// Packets that wait in the device, at most. With super-packets of 64 KiB this
+/// is some milliseconds of a fast link.
+const QUEUE_LENGTH: u16 = 500;
+
+/// A tunnel cannot be built, or ended by a failure.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TunnelError {
+    /// Environment: the device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The flow went down, or its transport failed.
+    #[error(transparent)]
+    Flow(#[from] FlowError),
+    /// Environment: no threads can be started, or the device cannot be read.
+    #[error("tunnel: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// What a tunnel will be.
+#[derive(Clone, Debug)]
+pub struct TunnelBuilder {
+    addresses: Vec<InterfaceAddress>,
+    name: Option<String>,
+    mtu: Option<u16>,
+    offload: Offload,
+}
+
+impl Default for TunnelBuilder {
+    fn default() -> Self {
+        Self { addresses: Vec::new(), name: None, mtu: None, offload: Offload::ALL }
+    }
+}
+
+impl TunnelBuilder {
+    /// Gives the device an address. May be called again, for one of the other
+    /// family.
+    #[must_use]
+    pub fn address(mut self, address: InterfaceAddress) -> Self {
+        self.addresses.push(address);
+        self
+    }
+
+    /// Names the device; the kernel picks `tun0`, `tun1`, … otherwise.
+    #[must_use]
+    pub fn name(mut self, name: &str) -> Self {
+        self.name = Some(name.to_owned());
+        self
+    }
+
+    /// Fixes the MTU, in bytes; it follows from the flow otherwise.
+    #[must_use]
+    pub fn mtu(mut self, mtu: u16) -> Self {
+        self.mtu = Some(mtu);
+        self
+    }
+
+    /// Leaves no more than this to the kernel; all that it has by default.
+    #[must_use]
+    pub fn offload(mut self, offload: Offload) -> Self {
+        self.offload = offload;
+        self
+    }
+
+    /// Opens the device.
+    ///
+    /// # Errors
+    ///
+    /// As [`DeviceError`] says: most often, this user may not.
+    pub fn build(self) -> Result<Tunnel, TunnelError> {
+        let device = Device::open(&DeviceSettings {
+            name: self.name.as_deref(),
+            addresses: &self.addresses,
+            mtu: self.mtu.unwrap_or(IDLE_MTU),
+            queues: 1,
+            offload: self.offload.device,
+            queue_length: QUEUE_LENGTH,
+        })?;
+        Ok(Tunnel {
+            device: Arc::new(device),
+            mtu: self.mtu,
+            offload: self.offload,
+            counters: Arc::default(),
+            flow: Mutex::default(),
+        })
+    }
+}
+
+/// A TUN device, and a flow's packets through it while [`run`](Self::run)
+/// runs. The device goes away with this value.
+///
+/// ```no_run
+/// # async fn example(flow: ouroboros::Flow) -> Result<(), Box<dyn std::error::Error>> {
+/// use ouroboros::Tunnel;
+/// let tunnel = Tunnel::builder().address("10.0.0.1/24".parse()?).build()?;
+/// println!("{} is up", tunnel.interface_name());
+/// tunnel.run(flow).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Tunnel {
+    device: Arc<Device>,
+    mtu: Option<u16>,
+    offload: Offload,
+    counters: Arc<Counters>,
+    flow: Mutex<Option<FlowWatcher>>,
+}
+
+impl Tunnel {
+    /// A tunnel to be described.
+    pub fn builder() -> TunnelBuilder {
+        TunnelBuilder::default()
+    }
+
+    /// The device's name, such as `tun0`.
+    pub fn interface_name(&self) -> &str {
+        self.device.name()
+    }
+
+    /// What went through so far.
+    pub fn statistics(&self) -> TunnelStatistics {
+        let watched = lock(&self.flow);
+        let (flow, path) = match &*watched {
+            Some(flow) => (flow.statistics(), flow.offload()),
+            None => (FlowStatistics::default(), PathOffload::NONE),
+        };
+        let offload = Offload { device: self.device.queues()[0].offload(), path };
+        self.counters.statistics(flow, offload)
+    }
+
+    /// Moves packets both ways until the flow ends. The device's MTU becomes
+    /// the flow's largest packet. Dropping the future closes the flow.
+    ///
+    /// # Errors
+    ///
+    /// The flow went down or failed; that it was closed is none.
+    pub async fn run(&self, flow: Flow) -> Result<(), TunnelError> {
+        let largest = flow.largest_packet();
+        let mtu = self.mtu.unwrap_or_else(|| clamp(largest));
+        self.device.set_mtu(mtu)?;
+        if mtu < IDLE_MTU {
+            tracing::warn!(mtu, "the flow's packets are too small for IPv6 in the tunnel");
+        }
+        let end = EndOnDrop(flow.closer());
+        *lock(&self.flow) = Some(flow.watcher());
+        flow.limit_offload(self.offload.path);
+        let (sender, receiver) = flow.split();
+        let outbound = Outbound::new(sender, mtu, self.mtu.is_none());
+        let inbound = Inbound::new(receiver, mtu);
+        let lane = Arc::new(Lane {
+            device: self.device.clone(),
+            queue: 0,
+            counters: self.counters.clone(),
+        });
+        let (done, ended) = async_channel::bounded(1);
+        thread::Builder::new().name("tunnel".to_owned()).spawn(move || {
+            let _ = done.try_send(worker::run(&lane, outbound, inbound));
+        })?;
+        let result = ended.recv().await;
+        drop(end);
+        match result {
+            Ok(Ok(()) | Err(TunnelError::Flow(FlowError::Closed))) => Ok(()),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(io::Error::other("a packet thread ended unexpectedly").into()),
+        }
+    }
+}
+
+struct EndOnDrop(FlowCloser);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+fn clamp(largest: usize) -> u16 {
+    u16::try_from(largest).unwrap_or(u16::MAX)
+}

@@ -1,0 +1,175 @@
+//! From the device into the flow: packets and super-packets are read, cut,
+//! sealed and sent in one batch. Driven by a tunnel's worker.
+
+use std::{
+    io, iter,
+    time::{Duration, Instant},
+};
+
+use super::{Counters, TunnelError, clamp};
+use crate::{
+    flow::FlowSender,
+    proto::protection::Content,
+    tun::{
+        Device, Queue,
+        offload::{Checksums, Ecn, SegmentError, Segments, VnetHeader, clamp_mss, packet_too_big},
+    },
+};
+
+/// Packets read before they are sent, at most.
+const PACKETS: usize = 64;
+/// Largest super-packet, in bytes.
+const SUPER_PACKET: usize = 65_535;
+/// A SYN is smaller, in bytes.
+const LARGEST_SYN: usize = 256;
+/// Largest ICMP answer, in bytes.
+const LARGEST_ANSWER: usize = 1280;
+/// How often the path is asked for its MTU.
+const MEASURES: Duration = Duration::from_secs(1);
+
+/// How far a turn got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// What was there has moved.
+    Moved,
+    /// The transport is full: wait until it can be written.
+    Full,
+}
+
+pub(super) struct Outbound {
+    sender: FlowSender,
+    packet: Box<[u8]>,
+    checksums: Checksums,
+    mtu: u16,
+    /// The device's MTU follows the flow's.
+    follows: bool,
+    measured: Instant,
+    full: bool,
+}
+
+impl Outbound {
+    pub(super) fn new(sender: FlowSender, mtu: u16, follows: bool) -> Self {
+        Self {
+            checksums: sender.checksums(),
+            sender,
+            packet: vec![0; SUPER_PACKET].into_boxed_slice(),
+            mtu,
+            follows,
+            measured: Instant::now(),
+            full: false,
+        }
+    }
+
+    pub(super) fn sender(&self) -> &FlowSender {
+        &self.sender
+    }
+
+    /// Moves what is there, at most a batch.
+    pub(super) fn turn(
+        &mut self,
+        device: &Device,
+        queue: &Queue,
+        counters: &Counters,
+    ) -> Result<Progress, TunnelError> {
+        if !self.full {
+            self.fill(queue, counters)?;
+        }
+        self.full = !self.sender.try_flush()?;
+        if self.full {
+            return Ok(Progress::Full);
+        }
+        self.follow(device)?;
+        Ok(Progress::Moved)
+    }
+
+    /// Reads into the sender's batch until there is nothing more, or enough.
+    fn fill(&mut self, queue: &Queue, counters: &Counters) -> Result<(), TunnelError> {
+        let (mut reads, mut bytes) = (0, 0);
+        while reads < PACKETS as u64 {
+            let (header, size) = match queue.read(&mut self.packet) {
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    counters.malformed.add(1);
+                    break;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            reads += 1;
+            bytes += size as u64;
+            self.cut(&header, size, queue, counters)?;
+            if header.gso.is_some() {
+                // Enough for one system call: the peer can begin with it.
+                break;
+            }
+        }
+        counters.reads.add(reads);
+        counters.sent_bytes.add(bytes);
+        Ok(())
+    }
+
+    /// Puts a packet, or those that a super-packet stands for, into the batch.
+    fn cut(
+        &mut self,
+        header: &VnetHeader,
+        size: usize,
+        queue: &Queue,
+        counters: &Counters,
+    ) -> Result<(), TunnelError> {
+        let packet = &mut self.packet[..size];
+        let mtu = usize::from(self.mtu);
+        if size < LARGEST_SYN {
+            clamp_mss(packet, mtu, header.checksum.is_some());
+        }
+        let plan = match Segments::plan(header, packet, size, mtu, self.checksums) {
+            Ok(plan) => plan,
+            Err(SegmentError::TooLarge(_)) => {
+                counters.too_large.add(1);
+                answer_too_large(packet, mtu, queue);
+                return Ok(());
+            }
+            Err(_) => {
+                counters.malformed.add(1);
+                return Ok(());
+            }
+        };
+        let content = if plan.is_partial() { Content::PartialChecksum } else { Content::Packet };
+        let ecn = Ecn::of(packet).unwrap_or(Ecn::NotEct);
+        for index in 0..plan.count() {
+            let size = plan.size(index);
+            if !self.sender.fits(size) {
+                self.sender.flush()?;
+            }
+            if let Some(slot) = self.sender.push_content(size, content, ecn) {
+                plan.copy(index, packet, slot);
+            }
+        }
+        counters.sent_packets.add(plan.count() as u64);
+        Ok(())
+    }
+
+    /// Gives the device the MTU that the path has now.
+    fn follow(&mut self, device: &Device) -> Result<(), TunnelError> {
+        let now = Instant::now();
+        if !self.follows || (now - self.measured < MEASURES && !self.sender.take_oversize()) {
+            return Ok(());
+        }
+        self.measured = now;
+        let largest = clamp(self.sender.largest_packet());
+        if largest != self.mtu {
+            tracing::info!(from = self.mtu, to = largest, "the tunnel's MTU follows the path's");
+            self.mtu = largest;
+            device.set_mtu(largest)?;
+        }
+        Ok(())
+    }
+}
+
+/// Tells the sender of a packet what the tunnel can carry.
+fn answer_too_large(packet: &[u8], mtu: usize, queue: &Queue) {
+    let mut answer = [0; LARGEST_ANSWER];
+    if let Some(size) = packet_too_big(packet, mtu, &mut answer) {
+        // One that the device does not take is lost as on any link.
+        let _ = queue.write(&VnetHeader::default().encode(), iter::once(&answer[..size]));
+    }
+}
