@@ -121,15 +121,18 @@ pub struct RawFlow {
     pub strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
     /// Given what takes frames for the flow that come from elsewhere than its
     /// peer; it lets go of it when the flow has ended.
-    pub elsewhere: Option<Box<dyn FnOnce(&Wanderer) + Send + Sync>>,
+    pub elsewhere: Option<Box<WatchElsewhere>>,
     /// Dropped when the flow ends.
     pub release: Option<Box<dyn Send + Sync>>,
 }
 
+/// Has a [`Wanderer`] called with frames from elsewhere.
+pub type WatchElsewhere = dyn FnOnce(&Wanderer) + Send + Sync;
+
 /// What of a [`RawFlow`] is neither its terms nor its packets.
 pub(super) struct Rest {
     pub(super) strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
-    pub(super) elsewhere: Option<Box<dyn FnOnce(&Wanderer) + Send + Sync>>,
+    pub(super) elsewhere: Option<Box<WatchElsewhere>>,
     pub(super) release: Option<Box<dyn Send + Sync>>,
 }
 

@@ -232,7 +232,10 @@ pub trait Path: Send + Sync {
 
 /// Takes frames for a flow that come from another address than its peer's. The
 /// frame, without its endpoint id, is opened in place.
-pub type Wanderer = Arc<dyn Fn(PeerAddress, &mut [u8]) + Send + Sync>;
+pub type Wanderer = Arc<TakeFrame>;
+
+/// Takes a frame and where it came from.
+pub type TakeFrame = dyn Fn(PeerAddress, &mut [u8]) + Send + Sync;
 
 /// What the kernel does for a path in super-packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
