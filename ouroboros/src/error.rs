@@ -72,6 +72,9 @@ pub enum FlowError {
     /// This side closed the flow.
     #[error("the flow is closed")]
     Closed,
+    /// The peer closed the flow.
+    #[error("the peer has closed the flow")]
+    ClosedByPeer,
     /// Nothing was heard from the peer for the flow's timeout.
     #[error("the flow is down: the peer has been silent for too long")]
     Down,

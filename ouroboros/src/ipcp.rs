@@ -320,7 +320,7 @@ impl Core {
         early: Vec<Vec<u8>>,
         reserved: Reserved,
     ) -> RawFlow {
-        let core = Arc::downgrade(self);
+        let (core, transport, local) = (Arc::downgrade(self), self.transport.clone(), info.local);
         let strays = move |stray| {
             if let Some(core) = core.upgrade() {
                 core.take_stray(stray, None);
@@ -332,6 +332,7 @@ impl Core {
             info,
             keys,
             early,
+            elsewhere: Some(Box::new(move |take| transport.watch_elsewhere(local, take))),
             strays: Some(Box::new(strays)),
             release: Some(Box::new(reserved)),
         }

@@ -210,9 +210,9 @@ impl Irm {
     pub async fn allocate(&self, name: &str, spec: FlowSpec) -> Result<Flow, AllocateError> {
         let parsed = name.parse()?;
         if let Some(daemon) = &self.0.daemon {
-            return Ok(Flow::new(daemon.allocate(name, spec).await?)?);
+            return Flow::begin(daemon.allocate(name, spec).await?, spec.timeout).await;
         }
-        Ok(Flow::new(self.allocate_raw(&parsed, spec).await?)?)
+        Flow::begin(self.allocate_raw(&parsed, spec).await?, spec.timeout).await
     }
 
     /// Like [`allocate`](Self::allocate); see [`RawFlow`].

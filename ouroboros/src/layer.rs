@@ -75,7 +75,7 @@ impl Layer {
     /// Allocates a flow to the program that serves `name` in this layer.
     pub async fn allocate(&self, name: &str, spec: FlowSpec) -> Result<Flow, AllocateError> {
         let name: Name = name.parse()?;
-        Ok(Flow::new(self.allocate_raw(&name, spec).await?)?)
+        Flow::begin(self.allocate_raw(&name, spec).await?, spec.timeout).await
     }
 
     /// Like [`allocate`](Self::allocate), before packets are protected: for

@@ -13,6 +13,10 @@ const OFFER: u8 = 6;
 const ANSWER: u8 = 7;
 const CONFIRM: u8 = 8;
 const CONFIRMED: u8 = 9;
+const ANNOUNCE: u8 = 10;
+const ANNOUNCED: u8 = 11;
+const PROBE: u8 = 12;
+const PROBED: u8 = 13;
 
 /// A control message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +39,15 @@ pub(super) enum Message<'a> {
     Confirm(u32),
     /// The same from the responder, who repeats no more than it is asked.
     Confirmed(u32),
+    /// What the program at this end takes: capabilities.
+    Announce(u8),
+    /// That was heard.
+    Announced(u8),
+    /// Does a packet of this size arrive? Zeros make it so: as many bytes as
+    /// the body has in all.
+    Probe(u16),
+    /// One has.
+    Probed(u16),
 }
 
 /// A part of a message about the epoch `epoch`.
@@ -68,6 +81,10 @@ impl<'a> Message<'a> {
             ANSWER => Self::Answer(part(fields)?),
             CONFIRM => Self::Confirm(u32::from_be_bytes(fields.try_into().ok()?)),
             CONFIRMED => Self::Confirmed(u32::from_be_bytes(fields.try_into().ok()?)),
+            ANNOUNCE => Self::Announce(u8::from_be_bytes(fields.try_into().ok()?)),
+            ANNOUNCED => Self::Announced(u8::from_be_bytes(fields.try_into().ok()?)),
+            PROBE => Self::Probe(u16::try_from(body.len()).ok()?),
+            PROBED => Self::Probed(u16::from_be_bytes(fields.try_into().ok()?)),
             _ => return None,
         })
     }
@@ -83,6 +100,14 @@ impl<'a> Message<'a> {
             Self::Answer(part) => part.encode(ANSWER),
             Self::Confirm(epoch) => [&[CONFIRM][..], &epoch.to_be_bytes()].concat(),
             Self::Confirmed(epoch) => [&[CONFIRMED][..], &epoch.to_be_bytes()].concat(),
+            Self::Announce(flags) => vec![ANNOUNCE, *flags],
+            Self::Announced(flags) => vec![ANNOUNCED, *flags],
+            Self::Probe(size) => {
+                let mut body = vec![0; usize::from(*size).max(1)];
+                body[0] = PROBE;
+                body
+            }
+            Self::Probed(size) => [&[PROBED][..], &size.to_be_bytes()].concat(),
         }
     }
 }
@@ -168,11 +193,15 @@ mod tests {
             Message::Answer(part),
             Message::Confirm(5),
             Message::Confirmed(6),
+            Message::Announce(7),
+            Message::Announced(8),
+            Message::Probe(900),
+            Message::Probed(900),
         ] {
             let body = message.encode();
             assert_eq!(Message::parse(&body), Some(message));
             assert_eq!(Message::parse(&body[..body.len() - 1]).filter(|m| *m == message), None);
-            if !matches!(message, Message::Offer(_) | Message::Answer(_)) {
+            if !matches!(message, Message::Offer(_) | Message::Answer(_) | Message::Probe(_)) {
                 assert_eq!(Message::parse(&[&body[..], &[0]].concat()), None);
             }
         }
