@@ -123,5 +123,10 @@ async fn carry(flow: Flow, settings: Settings) -> Outcome {
         }
     };
     let run = tunnel.run(flow);
-    Ok(if stats { future::or(run, watch).await? } else { run.await? })
+    if stats {
+        future::or(run, watch).await?;
+    } else {
+        run.await?;
+    }
+    Ok(())
 }
