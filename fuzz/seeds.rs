@@ -1,5 +1,5 @@
 //! Writes the corpora's first files: messages that are valid, by the code that
-//! makes them. `cargo run --bin seeds`, in the folder of this file.
+//! makes them. `cargo run --example seeds`, in the folder of this file.
 
 use std::{fs, io};
 
