@@ -38,8 +38,9 @@ struct Client {
     asked: Option<ClientSecurity>,
     /// The request's header, once it has left.
     header: Option<Vec<u8>>,
-    /// The message that it came in.
+    /// The message that it left in first, and when.
     request: Vec<u8>,
+    requested: Duration,
     /// The server's reply, its header and what it agreed to.
     reply: Option<(Vec<u8>, Vec<u8>, Option<FlowKeys>)>,
     over: bool,
@@ -103,6 +104,7 @@ impl Client {
             asked,
             header: None,
             request: Vec::new(),
+            requested: now,
             reply: None,
             over: false,
         };
@@ -151,7 +153,7 @@ impl Client {
         if self.reply.is_none() && self.header.is_some() {
             let mut server = Endpoint::new(self.dialect, hash(self.dialect), Limits::default());
             server.register(&name());
-            let (now, entropy) = (at(Duration::ZERO), &mut self.entropy);
+            let (now, entropy) = (at(self.requested), &mut self.entropy);
             server.handle(now, entropy, SERVER, None, &self.request);
             let Some(Event::Requested { request, .. }) = server.poll() else {
                 panic!("the client's request is taken")
@@ -286,9 +288,14 @@ impl Client {
             count += 1;
             let hash = hash(self.dialect);
             let message = Message::parse(self.dialect, hash, &transmit.message);
-            if let Ok(Message::FlowRequest { allocation, .. }) = message {
-                self.header = Some(allocation.to_vec());
-                self.request = transmit.message;
+            let Ok(Message::FlowRequest { allocation, .. }) = message else { continue };
+            match &self.header {
+                Some(header) => assert_eq!(header, allocation, "it is repeated as it was"),
+                None => {
+                    self.header = Some(allocation.to_vec());
+                    self.request = transmit.message;
+                    self.requested = self.now;
+                }
             }
         }
         assert!(count <= 1, "one message at a time");

@@ -43,7 +43,8 @@ pub(crate) fn body(data: &[u8]) {
     let choice = input.byte();
     let format =
         [Format::Plain, Format::Checked, Format::Wire023, Format::Native][usize::from(choice & 3)];
-    let backend = if choice & 4 == 0 { AeadBackend::Ring } else { AeadBackend::RustCrypto };
+    // Not RustCrypto: a fuzzer sees into its comparisons, and forges tags.
+    let backend = AeadBackend::Ring;
     let cipher = if choice & 8 == 0 { Cipher::Aes256Gcm } else { Cipher::ChaCha20Poly1305 };
     let Protection { mut sealer, .. } = end(format, cipher, backend, Role::Client);
     let Protection { opener, .. } = end(format, cipher, backend, Role::Server);
