@@ -69,8 +69,8 @@ class Host:
         with open(log, "w") as output:
             process = subprocess.Popen(
                 self.within(command), stdin=subprocess.DEVNULL, stdout=output,
-                stderr=subprocess.STDOUT, env={**os.environ, "RUST_BACKTRACE": "0", **(environment or {})},
-                start_new_session=True)
+                stderr=subprocess.STDOUT, start_new_session=True,
+                env={**os.environ, "RUST_BACKTRACE": "0", **(environment or {})})
         process.name, process.log = name, log
         kept.append(process)
         return process
@@ -128,6 +128,12 @@ def wait(condition, what, hosts=(), seconds=20):
         if time.monotonic() > deadline:
             raise Failure(f"{what}: not there after {seconds} s")
         time.sleep(0.05)
+
+
+def says(process, word):
+    """Whether a process has printed a word so far."""
+    with open(process.log, errors="replace") as log:
+        return word in log.read()
 
 
 def end_all(processes, patience=3):

@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import time
 
-from hosts import Failure, end_all, wait
+from hosts import Failure, end_all, says, wait
 
 LOSS = 0.01
 #: How near the search for the highest rate comes, as a ratio.
@@ -75,9 +75,10 @@ class Measurement:
         self.keep(ping_p50=percentile(times, 50), ping_p99=percentile(times, 99))
 
     def tcp(self):
-        ends = (self.bed.client, self.bed.server)
+        client, server = self.bed.client, self.bed.server
         senders, receivers, gigabytes = 0, 0, 0
-        for key, words, (sender, receiver) in (("tcp_out", [], ends), ("tcp_in", ["-R"], ends[::-1])):
+        for key, words, sender, receiver in (("tcp_out", [], client, server),
+                                             ("tcp_in", ["-R"], server, client)):
             before = sender.cpu(), receiver.cpu()
             received = self.iperf(self.plan.tcp, *words)["sum_received"]
             senders += sender.cpu() - before[0]
@@ -192,7 +193,7 @@ class Server:
     def __enter__(self):
         host = self.measurement.bed.server
         self.process = host.start("iperf3", "-s", "-1", "--forceflush", tool=True)
-        wait(lambda: "listening" in open(self.process.log).read(), "the iperf3 server", [host])
+        wait(lambda: says(self.process, "listening"), "the iperf3 server", [host])
         return self
 
     def __exit__(self, *_):

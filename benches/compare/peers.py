@@ -70,12 +70,16 @@ class Peers:
         self.find()
 
     def build(self):
-        """Builds ours."""
-        self._try("ovpn", lambda: self._command(
+        """Builds ours; what an earlier build left is not measured if it fails."""
+        done = self._try("ovpn", lambda: self._command(
             "ouroboros", "cargo", "build", "--release", "--locked", "-p", "ouroboros-cli",
             "-p", "ouroboros-examples", "-p", "ouroboros-forwarder", "--bins", "--examples",
             cwd=self.repository))
+        failure = self.missing.get("ovpn")
         self.find()
+        for name in () if done else OURS:
+            self.programs.pop(name, None)
+            self.missing[name] = failure
 
     def versions(self):
         """What each peer, and iperf3, says it is."""
@@ -111,6 +115,8 @@ class Peers:
         except (OSError, subprocess.CalledProcessError, ValueError) as error:
             self.missing[name] = str(error)
             self.say(f"cannot install {name}: {error}")
+            return False
+        return True
 
     def _target(self):
         return os.environ.get("CARGO_TARGET_DIR") or os.path.join(self.repository, "target")

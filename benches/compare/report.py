@@ -44,7 +44,7 @@ def table(headings, rows):
 def ratio(values, reference, key):
     if key not in values or not reference.get(key) or math.isinf(reference[key]):
         return "–"
-    return f"{values[key] / reference[key]:.2f}"
+    return f"{values[key] / reference[key]:.2f}".replace("inf", "lost")
 
 
 def best_peer(tunnels, results):
@@ -83,8 +83,14 @@ def markdown(tunnels, results, about, missing, failures):
     return "\n".join(lines) + "\n"
 
 
+def times(results, tunnel, key):
+    """How often the reference's value a bar is, for its label."""
+    found = ratio(results[tunnel.key], results.get(REFERENCE, {}), key)
+    return "" if found == "–" or tunnel.key == REFERENCE else f"×{found}"
+
+
 def chart(tunnels, results, title):
-    """Bars, a panel for each metric, in two columns."""
+    """Bars, a panel for each metric, in two columns; × is to the reference."""
     shown = [tunnel for tunnel in tunnels if tunnel.key in results]
     bar, label, width, gap = 18, 190, 520, 24
     height = bar * len(shown) + 44
@@ -93,7 +99,9 @@ def chart(tunnels, results, title):
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{total[0]}" height="{total[1]}" '
            f'viewBox="0 0 {total[0]} {total[1]}" font-family="sans-serif" font-size="11">',
            '<rect width="100%" height="100%" fill="white"/>',
-           f'<text x="{gap}" y="28" font-size="16" font-weight="bold">{escape(title)}</text>']
+           f'<text x="{gap}" y="28" font-size="16" font-weight="bold">{escape(title)} '
+           f'<tspan font-size="12" font-weight="normal">(× is the ratio to {REFERENCE})</tspan>'
+           '</text>']
     for i, key in enumerate(PANELS):
         heading, unit, _, more = METRICS[key]
         left, top = gap + i % 2 * (width + gap), 48 + i // 2 * (height + gap)
@@ -107,12 +115,13 @@ def chart(tunnels, results, title):
         for j, tunnel in enumerate(shown):
             y = top + 24 + j * bar
             value = results[tunnel.key].get(key)
-            length = 0 if value is None else min(1, value / largest) * (width - label - 70)
+            length = 0 if value is None else min(1, value / largest) * (width - label - 110)
             out.append(f'<text x="{left + label - 6}" y="{y + 13}" text-anchor="end">'
                        f'{escape(tunnel.title)}</text>')
             out.append(f'<rect x="{left + label}" y="{y + 3}" width="{length:.1f}" '
                        f'height="{bar - 5}" fill="{COLOURS[tunnel.kind]}"/>')
             out.append(f'<text x="{left + label + length + 5:.1f}" y="{y + 13}">'
-                       f'{number(results[tunnel.key], key)}</text>')
+                       f'{number(results[tunnel.key], key)}'
+                       f'<tspan dx="6" fill="#64748b">{times(results, tunnel, key)}</tspan></text>')
     out.append("</svg>")
     return "\n".join(out) + "\n"

@@ -9,7 +9,7 @@ import os
 import re
 import ssl
 
-from hosts import run, wait
+from hosts import Failure, run, says, wait
 
 NAME = "my_vpn"
 #: The name of the flow in the hosts file: its MD5.
@@ -66,7 +66,7 @@ def wireguard(program, *options):
 def show(host):
     try:
         return host.run("wg", "show", host.device)
-    except Exception:
+    except Failure:
         return ""
 
 
@@ -214,11 +214,6 @@ def irm(bed, host, environment, *words):
     host.run(bed.program("irm"), *words, env={**os.environ, **environment[host.name]})
 
 
-def says(process, word):
-    with open(process.log, errors="replace") as log:
-        return word in log.read()
-
-
 OURS, PEER, LIMIT = "ours", "peer", "limit"
 
 TUNNELS = [
@@ -230,7 +225,8 @@ TUNNELS = [
            embedded(lambda host: "eth-dix:eth0")),
     Tunnel("wireguard-go", "wireguard-go", PEER, ["wireguard-go", "wg"],
            wireguard("wireguard-go", "-f")),
-    Tunnel("gotatun", "gotatun", PEER, ["gotatun", "wg"], wireguard("gotatun", "-f", "--disable-drop-privileges")),
+    Tunnel("gotatun", "gotatun", PEER, ["gotatun", "wg"],
+           wireguard("gotatun", "-f", "--disable-drop-privileges")),
     Tunnel("boringtun", "boringtun", PEER, ["boringtun-cli", "wg"],
            wireguard("boringtun-cli", "-f", "--disable-drop-privileges")),
     Tunnel("openvpn", "OpenVPN, AES-256-GCM", PEER, ["openvpn", "openssl"], openvpn),

@@ -12,6 +12,9 @@ pub(crate) const PREFIX: usize = 2;
 
 /// Largest IP packet.
 const LARGEST: usize = 65_535;
+/// Datagrams that the kernel would join at most, and so any socket's buffer can
+/// take at once.
+const DATAGRAMS: usize = 64;
 
 // linux/virtio_net.h
 const NEEDS_CHECKSUM: u8 = 1;
@@ -205,7 +208,7 @@ impl Join {
                 && same(begin + 14, begin + 16)
                 && same(begin + 18, length)
         } else {
-            same(begin, begin + 4)
+            self.pieces < DATAGRAMS && same(begin, begin + 4)
         };
         ip && transport
     }
