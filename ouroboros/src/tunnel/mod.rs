@@ -173,7 +173,8 @@ impl Tunnel {
         let flows = lock(&self.flows);
         let path = flows.first().map_or(PathOffload::NONE, FlowWatcher::offload);
         let offload = Offload { device: self.device.queues()[0].offload(), path };
-        self.counters.statistics(flows.iter().map(FlowWatcher::statistics).sum(), offload)
+        let buffers = flows.first().map_or((0, 0), FlowWatcher::buffers);
+        self.counters.statistics(flows.iter().map(FlowWatcher::statistics).sum(), offload, buffers)
     }
 
     /// Moves packets both ways until the flow ends. The device's MTU becomes
