@@ -34,6 +34,7 @@ pub(super) struct Counters {
     pub(super) too_large: Counter,
     pub(super) malformed: Counter,
     pub(super) congested: Counter,
+    pub(super) told: Counter,
 }
 
 /// What went through a tunnel. Bytes are those of IP packets.
@@ -63,10 +64,18 @@ pub struct TunnelStatistics {
     /// Dropped: packets that a router marked as having met congestion, and
     /// whose senders do not understand marks (RFC 6040, section 4.2).
     pub congested: u64,
+    /// Dropped, or marked where the sender understands marks: packets of TCP,
+    /// to keep the queue in front of the tunnel short.
+    pub told: u64,
     /// The flow's own, of the one that runs or ran last.
     pub flow: FlowStatistics,
     /// Offloads in use.
     pub offload: Offload,
+    /// Size of the flow's socket buffer for sending, in bytes as the kernel
+    /// counts them.
+    pub send_buffer: usize,
+    /// The same for receiving.
+    pub receive_buffer: usize,
 }
 
 impl fmt::Display for TunnelStatistics {
@@ -78,7 +87,7 @@ impl fmt::Display for TunnelStatistics {
         write!(
             f,
             "out {} packets, {} bytes ({:.1} a read, {:.1} a send); in {} packets, {} bytes \
-             ({:.1} a receive, {:.1} a write); offload {}; dropped",
+             ({:.1} a receive, {:.1} a write); offload {}; buffers {}/{}; dropped",
             self.sent_packets,
             self.sent_bytes,
             per(self.sent_packets, self.reads),
@@ -88,6 +97,8 @@ impl fmt::Display for TunnelStatistics {
             per(flow.received_packets, flow.receive_calls),
             per(self.received_packets, self.writes),
             self.offload,
+            self.send_buffer,
+            self.receive_buffer,
         )?;
         let mut nothing = true;
         for (count, cause) in [
@@ -96,6 +107,7 @@ impl fmt::Display for TunnelStatistics {
             (self.too_large, "too large"),
             (self.malformed, "malformed"),
             (self.congested, "congested"),
+            (self.told, "to keep the queue short"),
             (flow.unopened, "not authentic"),
             (flow.oversize, "too large for the path"),
             (flow.unsealed, "without a key"),
@@ -110,10 +122,17 @@ impl fmt::Display for TunnelStatistics {
 }
 
 impl Counters {
-    pub(super) fn statistics(&self, flow: FlowStatistics, offload: Offload) -> TunnelStatistics {
+    pub(super) fn statistics(
+        &self,
+        flow: FlowStatistics,
+        offload: Offload,
+        (send_buffer, receive_buffer): (usize, usize),
+    ) -> TunnelStatistics {
         TunnelStatistics {
             flow,
             offload,
+            send_buffer,
+            receive_buffer,
             sent_packets: self.sent_packets.count(),
             sent_bytes: self.sent_bytes.count(),
             received_packets: self.received_packets.count(),
@@ -125,6 +144,7 @@ impl Counters {
             too_large: self.too_large.count(),
             malformed: self.malformed.count(),
             congested: self.congested.count(),
+            told: self.told.count(),
         }
     }
 }
