@@ -87,7 +87,7 @@ impl Layer {
     ) -> Result<RawFlow, AllocateError> {
         let mut last = AllocateError::NoLayer;
         for ipcp in self.ipcps() {
-            match ipcp.0.allocate(name, spec).await {
+            match ipcp.0.allocate(name, spec.clone()).await {
                 Err(error @ AllocateError::NameNotFound) => last = error,
                 other => return other,
             }
