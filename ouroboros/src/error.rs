@@ -102,7 +102,9 @@ impl From<AllocationFailure> for AllocateError {
             AllocationFailure::NameNotFound => Self::NameNotFound,
             AllocationFailure::Refused(code) => Self::Refused(code),
             AllocationFailure::Rejected(reason) => match reason {
-                NegotiationError::WrongKey { expected, found } => Self::WrongKey { expected, found },
+                NegotiationError::WrongKey { expected, found } => {
+                    Self::WrongKey { expected, found }
+                }
                 NegotiationError::NotAuthenticated => Self::NotAuthenticated,
                 NegotiationError::Certificate(reason) => Self::Certificate(reason),
                 NegotiationError::NotNative => Self::NotNative,
@@ -125,6 +127,9 @@ pub enum FlowError {
     /// This side closed the flow.
     #[error("the flow is closed")]
     Closed,
+    /// The peer closed the flow.
+    #[error("the peer has closed the flow")]
+    ClosedByPeer,
     /// Nothing was heard from the peer for the flow's timeout.
     #[error("the flow is down: the peer has been silent for too long")]
     Down,

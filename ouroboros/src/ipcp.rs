@@ -273,10 +273,7 @@ impl Core {
     }
 
     /// Accepts a request that waits; `None` if it does no longer.
-    pub(crate) fn accept(
-        self: &Arc<Self>,
-        requested: Requested,
-    ) -> Option<io::Result<RawFlow>> {
+    pub(crate) fn accept(self: &Arc<Self>, requested: Requested) -> Option<io::Result<RawFlow>> {
         let mut reserved = self.reserve();
         let path =
             match self.transport.open_responder(reserved.eid, requested.remote, requested.from) {
@@ -312,7 +309,7 @@ impl Core {
         early: Vec<Vec<u8>>,
         reserved: Reserved,
     ) -> RawFlow {
-        let core = Arc::downgrade(self);
+        let (core, transport, local) = (Arc::downgrade(self), self.transport.clone(), info.local);
         let strays = move |stray| {
             if let Some(core) = core.upgrade() {
                 core.take_stray(stray, None);
@@ -324,6 +321,7 @@ impl Core {
             info,
             keys,
             early,
+            elsewhere: Some(Box::new(move |take| transport.watch_elsewhere(local, take))),
             strays: Some(Box::new(strays)),
             release: Some(Box::new(reserved)),
         }

@@ -257,11 +257,11 @@ impl Irm {
 
     /// Allocates a flow to `name` in the first layer that knows it.
     pub async fn allocate(&self, name: &str, spec: FlowSpec) -> Result<Flow, AllocateError> {
-        let parsed = name.parse()?;
+        let (parsed, timeout) = (name.parse()?, spec.timeout);
         if let Some(daemon) = &self.0.daemon {
-            return Ok(Flow::new(daemon.allocate(name, spec).await?)?);
+            return Flow::begin(daemon.allocate(name, spec).await?, timeout).await;
         }
-        Ok(Flow::new(self.allocate_raw(&parsed, spec).await?)?)
+        Flow::begin(self.allocate_raw(&parsed, spec).await?, timeout).await
     }
 
     /// Like [`allocate`](Self::allocate); see [`RawFlow`].

@@ -55,7 +55,11 @@ fn run(seed: u64, dialect: Dialect) {
         Dialect::EthDix => DirectoryHash::Sha3_256,
         Dialect::Udp => DirectoryHash::Md5,
     };
-    let limits = Limits { pending_requests: 16, pending_of: Share { host: 8, prefix: 16 }, ..Limits::default() };
+    let limits = Limits {
+        pending_requests: 16,
+        pending_of: Share { host: 8, prefix: 16 },
+        ..Limits::default()
+    };
     let mut server = Endpoint::new(dialect, hash, limits);
     let mut client = Endpoint::new(dialect, hash, limits);
     let name = "my_vpn".parse().expect("a name");

@@ -1,7 +1,13 @@
 //! Asks `irmd`: one connection a request. A flow that comes with its own socket
 //! keeps its connection as the control channel.
 
-use std::{io, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use async_io::Timer;
 
@@ -14,8 +20,10 @@ use super::{
     socket_path,
 };
 use crate::{
+    driver,
     flow::{FlowSpec, RawFlow},
-    transport::{HandOver, Stray},
+    transport::{HandOver, Stray, Wanderer},
+    wire::PeerAddress,
 };
 
 /// How often to look whether the daemon is back.
@@ -120,8 +128,8 @@ impl Client {
         let kind = match &grant.path {
             DataPath::Relay => {
                 let path = Arc::new(RelayPath::new(descriptor, grant.largest_frame));
-                let early = Vec::new();
-                return Ok(RawFlow { path, info, keys, early, strays: None, release: None });
+                let (early, strays, elsewhere, release) = (Vec::new(), None, None, None);
+                return Ok(RawFlow { path, info, keys, early, strays, elsewhere, release });
             }
             DataPath::Socket(kind) => kind.clone(),
         };
@@ -145,8 +153,27 @@ impl Client {
                 let _ = control.try_send_datagram(&[&head, frame]);
             }
         };
+        let channel = held.0.clone();
+        let elsewhere = move |take: &Wanderer| {
+            driver::spawn(frames_from_elsewhere(channel, Arc::downgrade(take))).detach();
+        };
         let (strays, release) = (Some(Box::new(strays) as _), Some(Box::new(held) as _));
-        Ok(RawFlow { path, info, keys, early, strays, release })
+        let elsewhere = Some(Box::new(elsewhere) as _);
+        Ok(RawFlow { path, info, keys, early, strays, elsewhere, release })
+    }
+}
+
+/// Takes the frames that reached the daemon, until it or the flow has ended.
+async fn frames_from_elsewhere(
+    channel: Arc<Connection>,
+    take: Weak<dyn Fn(PeerAddress, &mut [u8]) + Send + Sync>,
+) {
+    let mut buffer = vec![0; LARGEST_MESSAGE];
+    while let Ok(size @ 1..) = channel.receive_datagram(&mut buffer).await {
+        if let Some(Message::Frame(from, frame)) = buffer.get(..size).and_then(Message::parse) {
+            let Some(take) = take.upgrade() else { return };
+            take(from, &mut frame.to_vec());
+        }
     }
 }
 

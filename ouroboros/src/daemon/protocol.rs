@@ -392,8 +392,8 @@ mod tests {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
         let path = std::sync::Arc::new(RelayPath::new(socket.into(), 1468));
         let info = info(suite, keys.as_ref());
-        let (early, strays, release) = (Vec::new(), None, None);
-        let mut flow = RawFlow { path, info, keys, early, strays, release };
+        let (early, strays, elsewhere, release) = (Vec::new(), None, None, None);
+        let mut flow = RawFlow { path, info, keys, early, strays, elsewhere, release };
         FlowGrant::new(&mut flow, DataPath::Socket(Handed::Udp))
     }
 
@@ -456,7 +456,7 @@ mod tests {
                 name: "n".into(),
                 server: security,
                 client: None,
-                authentication: Authentication::Both,
+                authentication: Authentication::Keys("/etc/friends".into()),
                 native: true,
             },
             Request::Accept { name: None },

@@ -75,17 +75,19 @@ pub struct PeerData {
 }
 
 /// Who has to prove who they are before there is a flow to a name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Authentication {
     /// Nobody.
     #[default]
     None,
-    /// The server.
+    /// The server: it has the daemon's identity.
     Server,
-    /// Both: the client's key has to be one of those that the daemon has for
-    /// the name, or one of its authorities has to vouch for it.
-    Both,
+    /// The server, and the client: by one of the keys in this file, whose path
+    /// is absolute.
+    Keys(String),
+    /// The server, and the client: by one of the daemon's authorities.
+    Authorities,
 }
 
 impl FlowSecurity {
@@ -159,9 +161,10 @@ impl TryFrom<&PeerData> for PeerIdentity {
 
     fn try_from(data: &PeerData) -> Result<Self, BadSecurity> {
         Ok(Self {
-            fingerprint: data.fingerprint.parse().map_err(|_| {
-                BadSecurity("a fingerprint that is none".to_owned())
-            })?,
+            fingerprint: data
+                .fingerprint
+                .parse()
+                .map_err(|_| BadSecurity("a fingerprint that is none".to_owned()))?,
             common_name: data.common_name.clone(),
             certified: data.certified,
         })
@@ -219,7 +222,10 @@ mod tests {
                 match (&opened.trust, &asked.trust) {
                     (Trust::Keys(opened), Trust::Keys(asked)) => assert_eq!(opened, asked),
                     (Trust::Authorities(opened), Trust::Authorities(_)) => {
-                        assert_eq!(opened.certificates().collect::<Vec<_>>(), [certificate.clone()]);
+                        assert_eq!(
+                            opened.certificates().collect::<Vec<_>>(),
+                            [certificate.clone()]
+                        );
                     }
                     (opened, asked) => {
                         assert_eq!(format!("{opened:?}"), format!("{asked:?}"));
@@ -238,7 +244,10 @@ mod tests {
             TrustData::Authorities(vec!["3".to_owned()]),
             TrustData::Authorities(vec!["zz".to_owned()]),
         ] {
-            assert!(FlowSecurity { trust: trust.clone(), ..good.clone() }.open().is_err(), "{trust:?}");
+            assert!(
+                FlowSecurity { trust: trust.clone(), ..good.clone() }.open().is_err(),
+                "{trust:?}"
+            );
         }
     }
 

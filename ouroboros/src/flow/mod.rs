@@ -5,6 +5,7 @@
 //! calling thread. Not here: how a flow comes to be (`ipcp`).
 
 mod batched;
+mod control;
 mod shared;
 
 use std::{
@@ -15,16 +16,16 @@ use std::{
     time::Duration,
 };
 
-use async_io::Async;
+use async_io::{Async, Timer};
 use futures_lite::future;
 
 pub use batched::{FlowReceiver, FlowSender};
-use shared::Shared;
 pub use shared::{FlowCloser, FlowInfo, FlowStatistics, FlowWatcher, RawFlow};
+use shared::{Rest, Shared};
 
 use crate::{
     crypto::{AeadBackend, Suite, SystemEntropy},
-    error::FlowError,
+    error::{AllocateError, FlowError},
     proto::{
         negotiation::{ClientSecurity, Identity, ProfilePolicy, Trust},
         protection::{Protection, protection},
@@ -189,17 +190,36 @@ impl Flow {
 
     /// Like [`new`](Self::new), with the AEAD implementation chosen.
     pub fn with_backend(raw: RawFlow, backend: AeadBackend) -> io::Result<Self> {
-        let RawFlow { path, info, keys, early, strays, release } = raw;
+        let RawFlow { path, info, keys, early, strays, elsewhere, release } = raw;
         let (ends, checks_errors) = ((info.local, info.remote), info.qos.checks_errors());
         let Protection { sealer, opener, channel } =
             protection(keys, ends, checks_errors, backend, &mut SystemEntropy);
-        let shared = Shared::start(path.clone(), info, strays, release, channel)?;
+        let shared =
+            Shared::start(path.clone(), info, Rest { strays, elsewhere, release }, channel)?;
         Ok(Self {
             sender: Mutex::new(FlowSender::new(shared.clone(), sealer)),
             receiver: Mutex::new(FlowReceiver::new(shared.clone(), opener, early)),
             watch: Async::new_nonblocking(PathSource(path))?,
             shared,
         })
+    }
+
+    /// A flow that was allocated within `timeout`, and can be used by then.
+    pub(crate) async fn begin(raw: RawFlow, timeout: Duration) -> Result<Self, AllocateError> {
+        let flow = Self::new(raw)?;
+        let late = async {
+            Timer::after(timeout).await;
+            Err(AllocateError::TimedOut)
+        };
+        let ready = async {
+            flow.ready().await.map_err(|error| match error {
+                FlowError::Transport(error) => AllocateError::Transport(error),
+                FlowError::ClosedByPeer => AllocateError::Gone,
+                _ => AllocateError::TimedOut,
+            })
+        };
+        future::or(ready, late).await?;
+        Ok(flow)
     }
 
     /// Sends one packet. Returns when the transport has taken it; the network
@@ -212,6 +232,7 @@ impl Flow {
         if packet.len() > largest {
             return Err(FlowError::TooLarge { size: packet.len(), largest });
         }
+        self.ready().await?;
         loop {
             {
                 let mut sender = lock(&self.sender);
@@ -279,6 +300,44 @@ impl Flow {
     /// A handle that closes the flow from elsewhere.
     pub fn closer(&self) -> FlowCloser {
         FlowCloser::new(&self.shared)
+    }
+
+    /// Waits until packets may pass: until the keys are agreed that have to be
+    /// before them. Sending waits for the same.
+    ///
+    /// # Errors
+    ///
+    /// The flow has ended before.
+    pub async fn ready(&self) -> Result<(), FlowError> {
+        let Some(control) = &self.shared.control else { return self.shared.check() };
+        loop {
+            let became = control.becomes_ready();
+            self.shared.check()?;
+            if control.is_ready() {
+                return Ok(());
+            }
+            let became = async {
+                became.await;
+                Ok(())
+            };
+            self.unless_ended(became).await?;
+        }
+    }
+
+    /// Ends the flow with [`FlowError::Down`] when the peer, asked whether it
+    /// is there, does not say so within `patience`. It is asked when packets
+    /// have left for a while and none has come. Without this only the flow's own
+    /// timeout ends it. No effect on a flow in the 0.23 format.
+    pub fn expect_answers_within(&self, patience: Duration) {
+        if let Some(control) = &self.shared.control {
+            control.set_patience(patience);
+        }
+    }
+
+    /// Says that packets of this flow go to an IP stack, which finishes partial
+    /// checksums by itself.
+    pub(crate) fn take_partial_checksums(&self) {
+        self.shared.announce_partial_checksums();
     }
 
     /// Leaves no more than this to the kernel; all that it has by default.

@@ -42,7 +42,16 @@ pub(super) struct Answered {
     pub(super) from: PeerAddress,
     /// How long a copy is: a shorter one is none.
     pub(super) request: usize,
+    /// How often it may still be sent.
+    pub(super) left: u8,
     pub(super) reply: Vec<u8>,
+}
+
+impl Answered {
+    /// Whether a message of `size` bytes from `from` is a copy of the request.
+    pub(super) fn is_for(&self, from: PeerAddress, size: usize) -> bool {
+        self.from == from && self.request == size
+    }
 }
 
 #[derive(Default)]
@@ -63,8 +72,8 @@ impl Memory {
         self.known.len() < limit && self.shares.has_room(source, share)
     }
 
-    pub(super) fn known(&self, key: &Key) -> Option<&Known> {
-        self.known.get(key)
+    pub(super) fn known(&mut self, key: &Key) -> Option<&mut Known> {
+        self.known.get_mut(key)
     }
 
     pub(super) fn forget(&mut self, now: Now) {

@@ -44,7 +44,8 @@ use crate::{
 /// are few, they are taken at their word. Beyond, a native request has to echo
 /// a cookie that was sent to its address. 0.23 peers and plain flows know no
 /// cookies: they have a share of their own, which floods of native requests do
-/// not touch; beyond it they are refused.
+/// not touch; beyond it they are refused. What is sent in a source's name
+/// without proof is not counted with what it has proved to have sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Flow requests that wait to be accepted.
@@ -76,12 +77,12 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            pending_requests: 256,
-            pending_of: Share { host: 64, prefix: 128 },
-            unproved_requests: 64,
+            pending_requests: 512,
+            pending_of: Share { host: 32, prefix: 64 },
+            unproved_requests: 128,
             unproved_per_second: 500,
             cookies_per_second: 20_000,
-            requests_per_second_of: Share { host: 500, prefix: 1000 },
+            requests_per_second_of: Share { host: 100, prefix: 250 },
             allocations: 1024,
             remembered_requests: 65_536,
             remembered_of: Share { host: 16_384, prefix: 32_768 },
@@ -496,8 +497,7 @@ struct Unproved {
 impl Unproved {
     /// Whether one more may be taken without proof.
     fn take(&mut self, now: Now, limits: &Limits) -> bool {
-        self.pending < limits.unproved_requests
-            && self.budget.take(now, limits.unproved_per_second)
+        self.pending < limits.unproved_requests && self.budget.take(now, limits.unproved_per_second)
     }
 }
 

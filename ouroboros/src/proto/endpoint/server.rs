@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    AcceptError, Accepted, Endpoint, Event, Refusal, RequestId,
+    AcceptError, Accepted, Endpoint, Event, Refusal, RequestId, Transmit,
     memory::{Answered, Key, Known, is_fresh},
     sources::Source,
 };
@@ -20,13 +20,15 @@ use crate::{
             screen,
         },
     },
+    transport::Destination,
     wire::{
-        Dialect, Eid, Name, PeerAddress,
-        extension::Extensions,
-        management::Message,
+        Dialect, Eid, Name, PeerAddress, extension::Extensions, management::Message,
         oap::Allocation,
     },
 };
+
+/// Copies of a request that are answered: more than a client makes.
+const REPEATS: u8 = 16;
 
 /// A flow request as it came.
 pub(super) struct Incoming<'a> {
@@ -114,10 +116,14 @@ impl Endpoint {
                 self.counters.repeated += 1;
                 return;
             }
-            Some(Known::Accepted(answered)) if answered.from == from && answered.request == size => {
+            Some(Known::Accepted(answered)) if answered.is_for(from, size) => {
                 self.counters.repeated += 1;
-                let reply = answered.reply.clone();
-                return self.repeat(now, from, reply);
+                if let Some(left) = answered.left.checked_sub(1) {
+                    answered.left = left;
+                    let (to, message) = (Destination::Peer(from), answered.reply.clone());
+                    self.transmits.push_back(Transmit { to, via: None, message });
+                }
+                return;
             }
             Some(_) => {
                 self.counters.not_fresh += 1;
@@ -129,26 +135,29 @@ impl Endpoint {
             return refuse(self, Refusal::Security);
         };
         let standing = self.standing(now, from, asked);
+        let source = Source::of(from, standing == Standing::Proved);
         // Whatever the name, or it would tell one that is served from others.
         let answer = largest_answer(&allocation, self.largest_certificate) + REPLY;
-        match standing {
-            Standing::Native if answer > size || !self.native.take(now, &self.limits) => {
-                self.counters.cookies += 1;
-                return self.demand_cookie(now, entropy, from, remote, &allocation);
-            }
-            Standing::Old if !self.old.take(now, &self.limits) => {
-                self.counters.over_limit += 1;
-                return refuse(self, Refusal::Busy);
-            }
-            _ => {}
+        let admitted = self.has_room(now, source)
+            && match standing {
+                Standing::Proved => true,
+                Standing::Native => answer <= size && self.native.take(now, &self.limits),
+                Standing::Old => self.old.take(now, &self.limits),
+            };
+        if !admitted {
+            return match standing {
+                Standing::Proved => self.counters.over_limit += 1,
+                Standing::Native => self.demand_cookie(now, entropy, from, remote, &allocation),
+                Standing::Old => {
+                    self.counters.over_limit += 1;
+                    refuse(self, Refusal::Busy);
+                }
+            };
         }
+        self.recent.add(source);
         let Some(Served { name, security }) = served else {
             return refuse(self, Refusal::NotAvailable);
         };
-        if !self.has_room(now, Source::of(from)) {
-            self.counters.over_limit += 1;
-            return;
-        }
         let client = if security.clients.demands_identity() {
             match identify_client(header, now.utc, &security) {
                 Ok(identity) => Client::Checked(identity),
@@ -162,7 +171,6 @@ impl Endpoint {
             Client::Unchecked
         };
         let request = RequestId(self.fresh_id());
-        let source = Source::of(from);
         self.memory.remember(now, key, source);
         self.shares.add(source);
         self.pending_of(standing, |count| count + 1);
@@ -192,15 +200,11 @@ impl Endpoint {
             self.recent.clear();
             self.recent_since = now.monotonic;
         }
-        let room = self.pending.len() < limits.pending_requests
+        self.pending.len() < limits.pending_requests
             && self.shares.has_room(source, limits.pending_of)
             && self.memory.has_room(source, limits.remembered_requests, limits.remembered_of)
             && self.recent.len() < limits.remembered_requests
-            && self.recent.has_room(source, limits.requests_per_second_of);
-        if room {
-            self.recent.add(source);
-        }
-        room
+            && self.recent.has_room(source, limits.requests_per_second_of)
     }
 
     fn pending_of(&mut self, standing: Standing, change: impl Fn(usize) -> usize) {
@@ -213,7 +217,7 @@ impl Endpoint {
 
     fn take_pending(&mut self, request: RequestId) -> Option<Pending> {
         let pending = self.pending.remove(&request)?;
-        self.shares.remove(Source::of(pending.from));
+        self.shares.remove(Source::of(pending.from, pending.standing == Standing::Proved));
         self.pending_of(pending.standing, |count| count - 1);
         Some(pending)
     }
@@ -226,6 +230,7 @@ impl Endpoint {
         remote: Eid,
         request: &Allocation<'_>,
     ) {
+        self.counters.cookies += 1;
         if !self.cookie_budget.take(now, self.limits.cookies_per_second) {
             self.counters.unanswered += 1;
             return;
@@ -241,15 +246,6 @@ impl Endpoint {
             allocation: &header,
         };
         self.send(from, &refusal);
-    }
-
-    fn repeat(&mut self, now: Now, to: PeerAddress, reply: Vec<u8>) {
-        if self.answers.take(now, self.limits.answers_per_second) {
-            let to = crate::transport::Destination::Peer(to);
-            self.transmits.push_back(super::Transmit { to, via: None, message: reply });
-        } else {
-            self.counters.unanswered += 1;
-        }
     }
 
     /// Accepts a pending request as the name's policy says: a reply will leave,
@@ -299,7 +295,11 @@ impl Endpoint {
             return Err(AcceptError::Gone);
         }
         self.send(from, &reply);
-        self.memory.accepted(request, key, Answered { from, request: size, reply: message });
+        self.memory.accepted(
+            request,
+            key,
+            Answered { from, request: size, left: REPEATS, reply: message },
+        );
         let lane = agreed.as_ref().and_then(|agreed| agreed.lane);
         let Some(agreed) = agreed else {
             return Ok(Accepted { keys: None, suite: None, lane, identity: None });

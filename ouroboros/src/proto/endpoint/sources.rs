@@ -18,19 +18,22 @@ enum Network {
     Station(PeerAddress),
 }
 
-/// Where a request comes from.
+/// Where a request comes from, or says that it does.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Source {
     /// An IPv4 address, an IPv6 /64, a station of a link.
     host: Network,
     /// An IPv4 /24, an IPv6 /48.
     prefix: Option<Network>,
+    /// Whether it does. What others send in its name is not counted with what
+    /// it sends itself.
+    proved: bool,
 }
 
 impl Source {
-    pub(super) fn of(address: PeerAddress) -> Self {
+    pub(super) fn of(address: PeerAddress, proved: bool) -> Self {
         let PeerAddress::Udp(socket) = address else {
-            return Self { host: Network::Station(address), prefix: None };
+            return Self { host: Network::Station(address), prefix: None, proved };
         };
         let (host, prefix) = match socket.ip().to_canonical() {
             IpAddr::V4(ip) => {
@@ -42,11 +45,11 @@ impl Source {
                 (Network::V6(bits, 64), Network::V6(bits & !0xffff, 48))
             }
         };
-        Self { host, prefix: Some(prefix) }
+        Self { host, prefix: Some(prefix), proved }
     }
 
-    fn networks(self) -> impl Iterator<Item = Network> {
-        std::iter::once(self.host).chain(self.prefix)
+    fn networks(self) -> impl Iterator<Item = (Network, bool)> {
+        std::iter::once(self.host).chain(self.prefix).map(move |network| (network, self.proved))
     }
 }
 
@@ -65,12 +68,12 @@ pub struct Share {
 
 /// How many of something each source has.
 #[derive(Default)]
-pub(super) struct Shares(HashMap<Network, usize>);
+pub(super) struct Shares(HashMap<(Network, bool), usize>);
 
 impl Shares {
     /// Whether `source` may have one more.
     pub(super) fn has_room(&self, source: Source, share: Share) -> bool {
-        let has = |network| self.0.get(&network).copied().unwrap_or(0);
+        let has = |network| self.0.get(&(network, source.proved)).copied().unwrap_or(0);
         has(source.host) < share.host
             && source.prefix.is_none_or(|prefix| has(prefix) < share.prefix)
     }
@@ -96,7 +99,7 @@ impl Shares {
         self.0.clear();
     }
 
-    /// How many networks have any.
+    /// How many sources and prefixes have any.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }

@@ -45,8 +45,9 @@ pub fn largest_answer(request: &Allocation<'_>, certificate: usize) -> usize {
     let hash = request_digest(request.md).map_or(0, Hash::size);
     let signature = if certificate == 0 { 0 } else { LARGEST_SIGNATURE };
     let empty = Allocation::plain([0; 16], 0).encode().map_or(0, |header| header.len());
-    // No answer is longer than the key that it answers.
-    empty + certificate + request.key.len() + extensions.len() + hash + signature
+    let kex = KeyExchange::of_public_key(request.key, request.raw_key);
+    let key = kex.map_or(0, KeyExchange::answer_size);
+    empty + certificate + key + extensions.len() + hash + signature
 }
 
 /// What is known of who sent a request.

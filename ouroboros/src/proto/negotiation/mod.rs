@@ -8,12 +8,12 @@ mod trust;
 
 use sha2::{Digest, Sha256};
 
+pub(super) use self::answer::{Client, answer_to, identify_client};
 pub use self::{
     answer::{Asked, answer, largest_answer, screen},
     offer::{Offer, Refused, Shape},
     trust::{Identity, IdentityError, PeerIdentity, Trust},
 };
-pub(super) use self::answer::{Client, answer_to, identify_client};
 pub use super::protection::Profile;
 use crate::{
     crypto::{

@@ -112,8 +112,8 @@ impl Offer {
         name: &Name,
         utc: u64,
     ) -> Result<Agreement, NegotiationError> {
-        let reply =
-            Allocation::parse(bytes, self.digest.size()).map_err(|_| NegotiationError::Malformed)?;
+        let reply = Allocation::parse(bytes, self.digest.size())
+            .map_err(|_| NegotiationError::Malformed)?;
         if reply.id != self.id || reply.request_hash != self.digest.digest(&self.header) {
             return Err(NegotiationError::Mismatch);
         }

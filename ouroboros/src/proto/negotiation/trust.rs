@@ -7,9 +7,7 @@ use super::NegotiationError;
 use crate::{
     crypto::{
         Hash,
-        identity::{
-            CaStore, CertificateError, Fingerprint, IdentityKey, PeerCertificate,
-        },
+        identity::{CaStore, CertificateError, Fingerprint, IdentityKey, PeerCertificate},
     },
     wire::{Name, oap::Allocation},
 };
