@@ -117,11 +117,16 @@ async fn carry(flow: Flow, settings: Settings) -> Outcome {
     let tunnel = Tunnel::builder().address(address).offload(offload).build()?;
     println!("Tunnel device {} with {address} is up.", tunnel.interface_name());
     let watch = async {
-        while stats {
+        loop {
             async_std::task::sleep(Duration::from_secs(1)).await;
             println!("{}", tunnel.statistics());
         }
-        future::pending().await
     };
-    Ok(future::or(tunnel.run(flow), watch).await?)
+    let run = tunnel.run(flow);
+    if stats {
+        future::or(run, watch).await?;
+    } else {
+        run.await?;
+    }
+    Ok(())
 }

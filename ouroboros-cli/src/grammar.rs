@@ -2,9 +2,13 @@
 //! come in any order. Words in, a typed command out; no file is read and no
 //! daemon asked here.
 
+mod words;
+
 use std::net::IpAddr;
 
 use ouroboros::daemon::protocol::TransportSpec;
+
+use self::words::{Pairs, flow_name, named, nothing_more, one_of, take};
 
 /// What the user wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,7 +153,7 @@ fn ipcp(words: Words<'_>) -> Result<Command, UsageError> {
     match take(words, &["create", "destroy", "bootstrap", "list"])? {
         ("create", rest) => {
             let mut pairs = Pairs::parse(rest, &["name", "type"])?;
-            let kind = one_of("type", pairs.need("type")?, TYPES)?;
+            let kind = one_of("type", pairs.need("type")?, TYPES, KNOWN_TYPES)?;
             Ok(Command::CreateIpcp { name: pairs.need("name")?, kind: kind.to_owned() })
         }
         ("destroy", rest) => {
@@ -161,6 +165,9 @@ fn ipcp(words: Words<'_>) -> Result<Command, UsageError> {
 }
 
 const TYPES: &[&str] = &["eth-dix", "udp", "udp4", "udp6"];
+const KNOWN_TYPES: &str = "eth-dix, udp, udp4 or udp6 is known";
+const HASHES: &[&str] = &["sha3-224", "sha3-256", "sha3-384", "sha3-512"];
+const KNOWN_HASHES: &str = "sha3-224, sha3-256, sha3-384 or sha3-512 is known";
 
 fn bootstrap(words: Words<'_>) -> Result<Command, UsageError> {
     let keywords = ["type", "name", "layer", "dev", "ip", "port", "sport", "ethertype", "hash"];
@@ -168,12 +175,15 @@ fn bootstrap(words: Words<'_>) -> Result<Command, UsageError> {
     let mut pairs = Pairs::parse(&words, &keywords)?;
     let name = pairs.need("name")?;
     let layer = pairs.need("layer")?;
-    let kind = one_of("type", pairs.need("type")?, TYPES)?;
+    let kind = one_of("type", pairs.need("type")?, TYPES, KNOWN_TYPES)?;
     let transport = if kind == "eth-dix" {
         TransportSpec::EthDix {
             device: pairs.need("dev")?,
             ethertype: pairs.number("ethertype")?,
-            hash: pairs.take("hash"),
+            hash: (pairs.take("hash"))
+                .map(|hash| one_of("hash", hash.to_lowercase(), HASHES, KNOWN_HASHES))
+                .transpose()?
+                .map(str::to_owned),
         }
     } else {
         let text = pairs.need("ip")?;
@@ -211,13 +221,13 @@ fn without_old_keywords(words: Words<'_>) -> Vec<String> {
 fn name(words: Words<'_>) -> Result<Command, UsageError> {
     match take(words, &["create", "destroy", "register", "unregister", "list"])? {
         ("create", rest) => {
-            let (name, rest) = value(rest, "a name")?;
+            let (name, rest) = named(rest)?;
             let mut pairs = Pairs::parse(rest, &["sencpath", "cencpath"])?;
             let (server, client) = (pairs.take("sencpath"), pairs.take("cencpath"));
             Ok(Command::CreateName { name, server, client })
         }
         ("destroy", rest) => {
-            let (name, rest) = value(rest, "a name")?;
+            let (name, rest) = named(rest)?;
             nothing_more(rest).map(|()| Command::DestroyName { name })
         }
         ("register", rest) => named_layer(rest, true),
@@ -227,7 +237,7 @@ fn name(words: Words<'_>) -> Result<Command, UsageError> {
 }
 
 fn named_layer(words: Words<'_>, register: bool) -> Result<Command, UsageError> {
-    let (name, rest) = value(words, "a name")?;
+    let (name, rest) = named(words)?;
     let layer = Pairs::parse(rest, &["layer"])?.need("layer")?;
     Ok(if register {
         Command::Register { name, layer }
@@ -239,7 +249,7 @@ fn named_layer(words: Words<'_>, register: bool) -> Result<Command, UsageError> 
 /// `register name N layer L`, the pairs in any order.
 fn registration(words: Words<'_>, register: bool) -> Result<Command, UsageError> {
     let mut pairs = Pairs::parse(words, &["name", "layer"])?;
-    let (name, layer) = (pairs.need("name")?, pairs.need("layer")?);
+    let (name, layer) = (flow_name(pairs.need("name")?)?, pairs.need("layer")?);
     Ok(if register {
         Command::Register { name, layer }
     } else {
@@ -250,114 +260,11 @@ fn registration(words: Words<'_>, register: bool) -> Result<Command, UsageError>
 fn binding(words: Words<'_>, bind: bool) -> Result<Command, UsageError> {
     let mut pairs = Pairs::parse(words, &["program", "process", "name"])?;
     let (program, pid) = (pairs.take("program"), pairs.number("process")?);
-    let name = pairs.need("name")?;
+    let name = flow_name(pairs.need("name")?)?;
     match (program, pid) {
         (Some(program), None) => Ok(Command::Program { program, name, bind }),
         (None, Some(pid)) => Ok(Command::Process { pid, name, bind }),
         _ => Err(UsageError::Missing("either program or process".to_owned())),
-    }
-}
-
-/// The candidate that `word` is, or is an unambiguous beginning of.
-fn matching(word: &str, candidates: &[&'static str]) -> Result<&'static str, UsageError> {
-    if let Some(whole) = candidates.iter().find(|candidate| **candidate == word) {
-        return Ok(whole);
-    }
-    let found: Vec<_> = candidates.iter().filter(|c| c.starts_with(word)).copied().collect();
-    match (word, &found[..]) {
-        ("", _) | (_, []) => {
-            Err(UsageError::Unknown { word: word.to_owned(), expected: candidates.join(", ") })
-        }
-        (_, [one]) => Ok(one),
-        _ => Err(UsageError::Ambiguous { word: word.to_owned(), candidates: found.join(" or ") }),
-    }
-}
-
-fn one_of(
-    keyword: &'static str,
-    value: String,
-    candidates: &[&'static str],
-) -> Result<&'static str, UsageError> {
-    matching(&value, candidates).map_err(|error| match error {
-        UsageError::Unknown { .. } => {
-            UsageError::Value { keyword, value, reason: "eth-dix, udp, udp4 or udp6 is known" }
-        }
-        other => other,
-    })
-}
-
-fn take<'a>(
-    words: Words<'a>,
-    candidates: &[&'static str],
-) -> Result<(&'static str, Words<'a>), UsageError> {
-    let (word, rest) =
-        words.split_first().ok_or_else(|| UsageError::Missing(candidates.join(", ")))?;
-    Ok((matching(word, candidates)?, rest))
-}
-
-fn value<'a>(words: Words<'a>, what: &str) -> Result<(String, Words<'a>), UsageError> {
-    let (word, rest) = words.split_first().ok_or_else(|| UsageError::Missing(what.to_owned()))?;
-    Ok((word.clone(), rest))
-}
-
-fn nothing_more(words: Words<'_>) -> Result<(), UsageError> {
-    match words.first() {
-        None => Ok(()),
-        Some(word) => Err(UsageError::Unknown {
-            word: word.clone(),
-            expected: "the end of the command".to_owned(),
-        }),
-    }
-}
-
-/// Keywords with their values.
-struct Pairs(Vec<(&'static str, String)>);
-
-impl Pairs {
-    fn parse(mut words: Words<'_>, keywords: &[&'static str]) -> Result<Self, UsageError> {
-        let mut pairs: Vec<(&'static str, String)> = Vec::new();
-        while !words.is_empty() {
-            let (keyword, rest) = take(words, keywords)?;
-            let (value, rest) = value(rest, &format!("a value behind {keyword}"))?;
-            if pairs.iter().any(|(known, _)| *known == keyword) {
-                return Err(UsageError::Twice(keyword));
-            }
-            pairs.push((keyword, value));
-            words = rest;
-        }
-        Ok(Self(pairs))
-    }
-
-    fn take(&mut self, keyword: &str) -> Option<String> {
-        let at = self.0.iter().position(|(known, _)| *known == keyword)?;
-        Some(self.0.remove(at).1)
-    }
-
-    fn need(&mut self, keyword: &'static str) -> Result<String, UsageError> {
-        self.take(keyword).ok_or_else(|| UsageError::Missing(format!("{keyword} and its value")))
-    }
-
-    /// A number, in hexadecimal with 0x in front.
-    fn number<T: TryFrom<u32>>(&mut self, keyword: &'static str) -> Result<Option<T>, UsageError> {
-        let Some(value) = self.take(keyword) else { return Ok(None) };
-        let number = match value.strip_prefix("0x") {
-            Some(hex) => u32::from_str_radix(hex, 16).ok(),
-            None => value.parse().ok(),
-        };
-        match number.and_then(|number| T::try_from(number).ok()) {
-            Some(number) => Ok(Some(number)),
-            None => Err(UsageError::Value { keyword, value, reason: "not a number that fits" }),
-        }
-    }
-
-    fn end(&self, expected: &str) -> Result<(), UsageError> {
-        match self.0.first() {
-            None => Ok(()),
-            Some((keyword, _)) => Err(UsageError::Unknown {
-                word: (*keyword).to_owned(),
-                expected: expected.to_owned(),
-            }),
-        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
     daemon::{Client, DaemonError},
     error::{AllocateError, LayerError},
     flow::{Flow, FlowSpec, RawFlow},
-    ipcp::{Core, Ipcp, Notice, Requested},
+    ipcp::{Core, Ipcp, Notice, Requested, allocate_in},
     layer::{Layer, LayerState},
     proto::negotiation::{Identity, ServerSecurity},
     sync::lock,
@@ -274,14 +274,8 @@ impl Irm {
             let identity = lock(&self.0.identity).clone().ok_or(AllocateError::NoIdentity)?;
             security.identity = Some(identity);
         }
-        let mut last = AllocateError::NoLayer;
-        for layer in self.layers() {
-            match layer.allocate_raw(name, spec.clone()).await {
-                Err(error @ AllocateError::NameNotFound) => last = error,
-                other => return other,
-            }
-        }
-        Err(last)
+        let ipcps = self.layers().iter().flat_map(Layer::ipcps).collect();
+        allocate_in(ipcps, name, spec).await
     }
 }
 
