@@ -17,10 +17,12 @@ pub(crate) fn body(data: &[u8]) {
     assert_eq!(header.request_hash.len(), hash);
     assert_eq!(header.certificate.is_empty(), header.signature.is_empty());
     check_extensions(header.data);
-    if let Ok(encrypted) = screen(&header) {
-        assert!(Extensions::parse(header.data).is_ok(), "what is malformed is refused");
-        assert_eq!(encrypted, header.cipher != 0, "a cipher makes it encrypted");
-        assert_eq!(encrypted, !header.key.is_empty(), "and so does a key");
+    if let Ok(asked) = screen(&header) {
+        let extensions = Extensions::parse(header.data).expect("what is malformed is refused");
+        assert_eq!(asked.encrypted, header.cipher != 0, "a cipher makes it encrypted");
+        assert_eq!(asked.encrypted, !header.key.is_empty(), "and so does a key");
+        assert_eq!(asked.native, asked.encrypted && extensions.profile.is_some());
+        assert_eq!(asked.cookie, extensions.cookie);
     }
 }
 

@@ -5,17 +5,18 @@
 use std::time::Duration;
 
 use ouroboros::{
-    crypto::{Cipher, Hash, KeyExchange, Suite},
+    crypto::{Cipher, Hash, KeyExchange, Suite, identity::IdentityKey},
     proto::{
         endpoint::{
-            AllocationId, AllocationRequest, ClientSecurity, Endpoint, Event, Limits,
-            ProfilePolicy, ServerSecurity,
+            AllocationId, AllocationRequest, ClientSecurity, Endpoint, Event, Identity, Limits,
+            ProfilePolicy, ServerSecurity, Trust,
         },
         native::Capabilities,
         protection::{FlowKeys, Profile},
     },
     wire::{
         Dialect, DirectoryHash, Eid, Name, PeerAddress, QosSpec,
+        extension::Extensions,
         management::{LARGEST_MESSAGE, Message},
         oap::Allocation,
     },
@@ -36,8 +37,9 @@ struct Client {
     now: Duration,
     entropy: Counting,
     asked: Option<ClientSecurity>,
-    /// The request's header, once it has left.
+    /// The request's header, once it has left; another one for a cookie.
     header: Option<Vec<u8>>,
+    cookies: u32,
     /// The message that it left in first, and when.
     request: Vec<u8>,
     requested: Duration,
@@ -66,6 +68,10 @@ pub(crate) fn body(data: &[u8]) {
     panic!("an allocation without an end");
 }
 
+fn identity(seed: u64) -> Identity {
+    Identity::self_signed(IdentityKey::generate(&mut Counting(seed)), &name())
+}
+
 fn name() -> Name {
     "my_vpn".parse().expect("a name")
 }
@@ -80,14 +86,20 @@ impl Client {
                 [usize::from(choice >> 3) % 3];
         let suite = Suite { kex, ..Suite::default() };
         let capabilities = Capabilities::BUNDLES;
-        let security = ClientSecurity { profile, capabilities, ..ClientSecurity::from(suite) };
+        let trust = if choice & 0x20 == 0 {
+            Trust::Anyone
+        } else {
+            Trust::Keys(vec![identity(7).fingerprint()])
+        };
+        let security =
+            ClientSecurity { profile, capabilities, trust, ..ClientSecurity::from(suite) };
         let asked = (choice & 1 != 0).then_some(security);
         let mut entropy = Counting(1);
         let mut endpoint = Endpoint::new(dialect, hash(dialect), Limits::default());
         let request = AllocationRequest {
             name: name(),
             qos: QosSpec::RAW,
-            security: asked,
+            security: asked.clone(),
             local: LOCAL,
             peer: (dialect == Dialect::Udp || choice & 0x40 != 0).then_some(SERVER),
             timeout: Duration::from_secs(10),
@@ -103,6 +115,7 @@ impl Client {
             entropy,
             asked,
             header: None,
+            cookies: 0,
             request: Vec::new(),
             requested: now,
             reply: None,
@@ -134,13 +147,11 @@ impl Client {
                 self.deliver(from, via, &input.changed(&reply));
             }
             6 => {
-                let response = -1 - i32::from(input.byte());
-                let responder = Eid::MANAGEMENT;
                 let refusal = Message::FlowReply {
                     requester: LOCAL,
-                    responder,
-                    response,
-                    allocation: input.bytes(),
+                    responder: Eid::MANAGEMENT,
+                    response: -1 - i32::from(input.byte()),
+                    allocation: &self.refusal(step & 0x40 != 0, input.bytes()),
                 };
                 self.deliver(from, via, &refusal.encode(self.dialect));
             }
@@ -165,8 +176,10 @@ impl Client {
                 kdf: Hash::Sha512,
                 cipher: Cipher::ChaCha20Poly1305,
             });
-            let security = ServerSecurity { suite, profile, ..ServerSecurity::default() };
-            let accepted = server.accept(now, entropy, request, REMOTE, &security);
+            let identity = (choice & 4 != 0).then(|| identity(if choice & 8 == 0 { 7 } else { 8 }));
+            let security = ServerSecurity { suite, profile, identity, ..ServerSecurity::default() };
+            server.set_policy(&name(), security);
+            let accepted = server.accept(now, entropy, request, REMOTE);
             let keys = accepted.expect("nothing speaks against it").keys;
             let message = server.poll_transmit().expect("a reply").message;
             let header = self.header_of(&message)?;
@@ -212,6 +225,18 @@ impl Client {
         Some(reply.encode(self.dialect))
     }
 
+    /// What comes with a refusal: a cookie, or anything.
+    fn refusal(&self, cookie: bool, bytes: &[u8]) -> Vec<u8> {
+        let Some(request) = self.header.as_deref().filter(|_| cookie) else {
+            return bytes.to_vec();
+        };
+        let asked = Allocation::parse(request, 0).expect("our own");
+        let cookie = (!bytes.is_empty()).then_some(bytes);
+        let data = Extensions { cookie, ..Extensions::default() }.encode();
+        let header = Allocation { data: &data, ..Allocation::plain(asked.id, asked.timestamp) };
+        header.encode().expect("encodes")
+    }
+
     fn header_of(&self, message: &[u8]) -> Option<Vec<u8>> {
         match Message::parse(self.dialect, hash(self.dialect), message).ok()? {
             Message::FlowRequest { allocation, .. } | Message::FlowReply { allocation, .. } => {
@@ -228,11 +253,17 @@ impl Client {
             assert!(!self.over, "{event:?} after the end");
             self.over = true;
             match event {
-                Event::Allocated { peer, remote, keys, suite, .. } => {
+                Event::Allocated { peer, remote, keys, suite, identity: who, .. } => {
                     assert_eq!(peer, from);
                     assert!(from == SERVER || self.dialect == Dialect::EthDix);
                     assert!(via || self.dialect == Dialect::EthDix);
                     assert_ne!(remote, Eid::MANAGEMENT);
+                    let asked = self.asked.as_ref().map(|asked| &asked.trust);
+                    if let Some(Trust::Keys(keys)) = asked {
+                        assert_eq!(who.map(|who| who.fingerprint), keys.first().copied());
+                        let genuine = self.reply.as_ref().map(|(_, header, _)| header);
+                        assert_eq!(self.header_of(message).as_ref(), genuine, "signed by it");
+                    }
                     self.check_allocated(message, keys, suite);
                 }
                 Event::Failed { .. } => {}
@@ -289,13 +320,13 @@ impl Client {
             let hash = hash(self.dialect);
             let message = Message::parse(self.dialect, hash, &transmit.message);
             let Ok(Message::FlowRequest { allocation, .. }) = message else { continue };
-            match &self.header {
-                Some(header) => assert_eq!(header, allocation, "it is repeated as it was"),
-                None => {
-                    self.header = Some(allocation.to_vec());
-                    self.request = transmit.message;
-                    self.requested = self.now;
-                }
+            if self.header.as_deref() != Some(allocation) {
+                self.cookies += u32::from(self.header.is_some());
+                assert!(self.cookies <= 1, "otherwise it is repeated as it was");
+                self.header = Some(allocation.to_vec());
+                self.request = transmit.message;
+                self.requested = self.now;
+                self.reply = None;
             }
         }
         assert!(count <= 1, "one message at a time");

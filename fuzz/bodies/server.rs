@@ -1,18 +1,23 @@
 //! The allocation core of an IPCP that serves a name, before strangers: their
 //! requests, changed, twice, made up, and what is no request. The bytes: one for
-//! the dialect, then steps.
+//! the dialect and who is served, then steps.
 
-use std::{collections::HashSet, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    net::Ipv4Addr,
+    time::Duration,
+};
 
 use ouroboros::{
-    crypto::{Cipher, Hash, KeyExchange, Suite},
+    crypto::{Cipher, Hash, KeyExchange, Suite, identity::IdentityKey},
     proto::endpoint::{
-        AllocationRequest, ClientSecurity, Endpoint, Event, Limits, ProfilePolicy, Refusal,
-        RequestId, ServerSecurity,
+        AllocationRequest, ClientSecurity, Endpoint, Event, Identity, Limits, ProfilePolicy,
+        Refusal, RequestId, ServerSecurity, Trust,
     },
     transport::Destination,
     wire::{
         Dialect, DirectoryHash, Eid, MacAddress, Name, PeerAddress, QosSpec,
+        extension::Extensions,
         management::{LARGEST_MESSAGE, Message},
         oap::Allocation,
     },
@@ -24,17 +29,23 @@ const MOST_STEPS: usize = 48;
 const PENDING: usize = 4;
 const REMEMBERED: usize = 12;
 const ANSWERS: u32 = 5;
+const COOKIES: u32 = 3;
 /// What a request may be off by, in nanoseconds: behind and ahead.
 const FRESH: (u64, u64) = (20_000_000_000, 100_000_000);
 
 struct Server {
     endpoint: Endpoint,
     dialect: Dialect,
+    /// Whether it serves a friend only.
+    demands: bool,
+    security: ServerSecurity,
     now: Duration,
     entropy: Counting,
     /// Valid requests that were made.
     requests: Vec<Vec<u8>>,
     pending: Vec<RequestId>,
+    /// How long they were, of whom no reply may be longer.
+    sizes: HashMap<RequestId, usize>,
     accepted: Vec<RequestId>,
     /// What opened a flow request, by id and timestamp.
     seen: HashSet<([u8; 16], u64)>,
@@ -57,9 +68,16 @@ pub(crate) fn body(data: &[u8]) {
     // All is forgotten in time, and who comes then is served.
     server.advance(Duration::from_secs(30));
     assert_eq!(server.endpoint.held().0, 0);
-    let request = server.request(0);
+    let request = server.request(FRIEND | 2 | 4);
     server.deliver(99, &request);
     assert_eq!(server.pending.len(), 1, "who is honest is heard");
+}
+
+/// A request of who is known to the server.
+const FRIEND: u8 = 0x80;
+
+fn identity(seed: u64) -> Identity {
+    Identity::self_signed(IdentityKey::generate(&mut Counting(seed)), &name())
 }
 
 fn name() -> Name {
@@ -73,17 +91,28 @@ impl Server {
             pending_requests: PENDING,
             remembered_requests: REMEMBERED,
             answers_per_second: ANSWERS,
+            cookies_per_second: COOKIES,
+            unproved_per_second: 6,
             ..Limits::default()
         };
         let mut endpoint = Endpoint::new(dialect, hash(dialect), limits);
         endpoint.register(&name());
+        let demands = choice & 2 != 0;
+        let clients =
+            if demands { Trust::Keys(vec![identity(7).fingerprint()]) } else { Trust::Anyone };
+        let identity = (choice & 4 != 0).then(|| identity(8));
+        let security = ServerSecurity { identity, clients, ..ServerSecurity::default() };
+        endpoint.set_policy(&name(), security.clone());
         Self {
             endpoint,
             dialect,
+            demands,
+            security,
             now: Duration::ZERO,
             entropy: Counting(1),
             requests: Vec::new(),
             pending: Vec::new(),
+            sizes: HashMap::new(),
             accepted: Vec::new(),
             seen: HashSet::new(),
             answers: Vec::new(),
@@ -137,7 +166,12 @@ impl Server {
         let profile =
             [ProfilePolicy::PreferNative, ProfilePolicy::Wire023][usize::from(choice & 1)];
         let suite = Suite { kex, ..Suite::default() };
-        let security = ClientSecurity { profile, ..ClientSecurity::from(suite) };
+        let identity = match choice & 0xc0 {
+            0 => None,
+            0x40 => Some(identity(9)),
+            _ => Some(identity(7)),
+        };
+        let security = ClientSecurity { profile, identity, ..ClientSecurity::from(suite) };
         let request = AllocationRequest {
             name: name(),
             qos: QosSpec::RAW,
@@ -201,10 +235,15 @@ impl Server {
             self.check_answer(parsed, message, &answer);
         }
         while let Some(event) = self.endpoint.poll() {
-            let Event::Requested { request, name: asked, from: source, remote, encrypted, .. } =
-                event
-            else {
-                panic!("{event:?}: strangers do no more than ask");
+            let (request, asked, source, remote, encrypted) = match event {
+                Event::Requested { request, name, from, remote, encrypted, .. } => {
+                    (request, name, from, remote, encrypted)
+                }
+                Event::Unheard { from: source, .. } if self.demands => {
+                    assert_eq!(source, from);
+                    continue;
+                }
+                event => panic!("{event:?}: strangers do no more than ask"),
             };
             assert_eq!((asked, source), (name(), from));
             let Ok(Message::FlowRequest { source, name: hashed, allocation, .. }) = &parsed else {
@@ -219,7 +258,13 @@ impl Server {
             assert!(header.timestamp.saturating_sub(utc) <= ahead, "it is not from the future");
             assert_eq!(encrypted, !header.key.is_empty());
             assert!(self.seen.insert((header.id, header.timestamp)), "none comes twice");
+            assert!(!self.demands || !header.certificate.is_empty());
             self.pending.push(request);
+            let extensions = Extensions::parse(header.data).expect("it was looked at");
+            let native = encrypted && extensions.profile.is_some();
+            if self.dialect == Dialect::Udp && native && extensions.cookie.is_none() {
+                self.sizes.insert(request, message.len());
+            }
         }
     }
 
@@ -238,16 +283,18 @@ impl Server {
                 assert!(asked == answered || self.dialect == Dialect::EthDix);
                 if response == 0 {
                     assert_eq!(header[..16], allocation[..16], "it was accepted before");
-                } else {
-                    assert!(answer.len() <= message.len(), "a refusal is no amplifier");
+                    return;
                 }
+                assert!(!self.demands, "strangers hear nothing");
+                assert!(answer.len() <= message.len(), "a refusal is no amplifier");
             }
             (asked, answer) => panic!("{answer:?} is no answer to {asked:?}"),
         }
         self.answers.push(self.now);
         let recent = self.now.saturating_sub(Duration::from_millis(999));
         self.answers.retain(|at| *at >= recent);
-        assert!(self.answers.len() <= 2 * ANSWERS as usize, "answers are within their rate");
+        let most = 2 * (ANSWERS + COOKIES) as usize;
+        assert!(self.answers.len() <= most, "answers are within their rate");
     }
 
     fn accept(&mut self, request: RequestId, choice: u8) {
@@ -257,18 +304,26 @@ impl Server {
         let suite = (choice & 4 != 0).then(Suite::default);
         let require_encryption = choice & 8 != 0;
         let security =
-            ServerSecurity { suite, require_encryption, profile, ..ServerSecurity::default() };
+            ServerSecurity { suite, require_encryption, profile, ..self.security.clone() };
+        self.endpoint.set_policy(&name(), security);
         let (now, local) = (at(self.now), Eid(70_000));
-        let accepted = self.endpoint.accept(now, &mut self.entropy, request, local, &security);
+        let accepted = self.endpoint.accept(now, &mut self.entropy, request, local);
+        let sent = self.transmitted();
+        assert!(sent.len() <= 1);
         if let Ok(accepted) = accepted {
             assert!(accepted.keys.is_some() || !require_encryption);
             assert_eq!(accepted.keys.is_some(), accepted.suite.is_some());
             assert!(accepted.suite.is_none_or(|agreed| suite.is_none_or(|least| {
                 agreed.kex >= least.kex && agreed.kdf >= least.kdf && agreed.cipher >= least.cipher
             })));
+            let known =
+                accepted.identity.is_some_and(|i| i.fingerprint == identity(7).fingerprint());
+            assert!(known || !self.demands, "only friends are served");
+            let [(_, reply)] = &sent[..] else { panic!("no reply") };
+            let most = self.sizes.get(&request).copied().unwrap_or(usize::MAX);
+            assert!(reply.len() <= most, "a reply is no amplifier");
             self.accepted.push(request);
         }
-        assert_eq!(self.transmitted().len(), 1);
     }
 
     fn advance(&mut self, by: Duration) {

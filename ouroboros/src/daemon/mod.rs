@@ -10,6 +10,7 @@ pub mod control;
 mod handed;
 pub mod protocol;
 mod relay;
+pub mod security;
 mod socket;
 
 pub use client::Client;
