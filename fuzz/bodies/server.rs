@@ -279,12 +279,13 @@ impl Server {
                 Message::FlowRequest { source, allocation, .. },
                 Message::FlowReply { requester, response, allocation: header, .. },
             ) => {
-                let (asked, answered) = (source.0, requester.0);
-                assert!(asked == answered || self.dialect == Dialect::EthDix);
                 if response == 0 {
+                    // To where the request was from that it is a copy of.
                     assert_eq!(header[..16], allocation[..16], "it was accepted before");
                     return;
                 }
+                let (asked, answered) = (source.0, requester.0);
+                assert!(asked == answered || self.dialect == Dialect::EthDix);
                 assert!(!self.demands, "strangers hear nothing");
                 assert!(answer.len() <= message.len(), "a refusal is no amplifier");
             }
