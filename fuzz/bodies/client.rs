@@ -32,6 +32,7 @@ const REMOTE: Eid = Eid(400);
 
 struct Client {
     endpoint: Endpoint,
+    server: Endpoint,
     allocation: AllocationId,
     dialect: Dialect,
     now: Duration,
@@ -105,10 +106,13 @@ impl Client {
             timeout: Duration::from_secs(10),
             largest_message: if choice & 0x80 == 0 { LARGEST_MESSAGE } else { 1000 },
         };
+        let mut server = Endpoint::new(dialect, hash(dialect), Limits::default());
+        server.register(&name());
         let now = Duration::ZERO;
         let allocation = endpoint.allocate(at(now), &mut entropy, request).expect("within limits");
         let mut client = Self {
             endpoint,
+            server,
             allocation,
             dialect,
             now,
@@ -159,33 +163,35 @@ impl Client {
         }
     }
 
-    /// What a server makes of the request, the first time.
+    /// What a server makes of the request: its reply, or that it wants a cookie.
     fn reply(&mut self, choice: u8) -> Option<Vec<u8>> {
-        if self.reply.is_none() && self.header.is_some() {
-            let mut server = Endpoint::new(self.dialect, hash(self.dialect), Limits::default());
-            server.register(&name());
-            let (now, entropy) = (at(self.requested), &mut self.entropy);
-            server.handle(now, entropy, SERVER, None, &self.request);
-            let Some(Event::Requested { request, .. }) = server.poll() else {
-                panic!("the client's request is taken")
-            };
-            let profile =
-                if choice & 1 == 0 { ProfilePolicy::PreferNative } else { ProfilePolicy::Wire023 };
-            let suite = (choice & 2 != 0).then_some(Suite {
-                kex: KeyExchange::P256,
-                kdf: Hash::Sha512,
-                cipher: Cipher::ChaCha20Poly1305,
-            });
-            let identity = (choice & 4 != 0).then(|| identity(if choice & 8 == 0 { 7 } else { 8 }));
-            let security = ServerSecurity { suite, profile, identity, ..ServerSecurity::default() };
-            server.set_policy(&name(), security);
+        if let Some((message, ..)) = &self.reply {
+            return Some(message.clone());
+        }
+        self.header.as_ref()?;
+        let profile =
+            if choice & 1 == 0 { ProfilePolicy::PreferNative } else { ProfilePolicy::Wire023 };
+        let suite = (choice & 2 != 0).then_some(Suite {
+            kex: KeyExchange::P256,
+            kdf: Hash::Sha512,
+            cipher: Cipher::ChaCha20Poly1305,
+        });
+        let identity = (choice & 4 != 0).then(|| identity(if choice & 8 == 0 { 7 } else { 8 }));
+        let security = ServerSecurity { suite, profile, identity, ..ServerSecurity::default() };
+        let (now, entropy, server) = (at(self.requested), &mut self.entropy, &mut self.server);
+        server.set_policy(&name(), security);
+        server.handle(now, entropy, SERVER, None, &self.request);
+        if let Some(Event::Requested { request, .. }) = server.poll() {
             let accepted = server.accept(now, entropy, request, REMOTE);
             let keys = accepted.expect("nothing speaks against it").keys;
             let message = server.poll_transmit().expect("a reply").message;
             let header = self.header_of(&message)?;
-            self.reply = Some((message, header, keys));
+            self.reply = Some((message.clone(), header, keys));
+            return Some(message);
         }
-        self.reply.as_ref().map(|(message, ..)| message.clone())
+        let message = self.server.poll_transmit().expect("it wants a cookie").message;
+        assert_eq!(self.dialect, Dialect::Udp);
+        Some(message)
     }
 
     /// A reply of any content that answers the request.

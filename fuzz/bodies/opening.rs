@@ -98,7 +98,7 @@ pub(crate) fn body(data: &[u8]) {
 }
 
 fn end(format: Format, cipher: Cipher, backend: AeadBackend, role: Role) -> Protection {
-    let key = FlowKey::new([7; 32]);
+    let key = FlowKey::new([8; 32]);
     let keys = match format {
         Format::Plain | Format::Checked => None,
         Format::Wire023 => Some(FlowKeys::Wire023 { cipher, key }),
