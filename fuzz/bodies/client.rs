@@ -15,14 +15,14 @@ use ouroboros::{
         protection::{FlowKeys, Profile},
     },
     wire::{
-        Dialect, DirectoryHash, Eid, Name, PeerAddress, QosSpec,
+        Dialect, Eid, Name, PeerAddress, QosSpec,
         extension::Extensions,
         management::{LARGEST_MESSAGE, Message},
         oap::Allocation,
     },
 };
 
-use crate::input::{Counting, Input, at};
+use crate::input::{Counting, Input, at, hash};
 
 const MOST_STEPS: usize = 32;
 const SERVER: PeerAddress = PeerAddress::Memory(1);
@@ -342,11 +342,4 @@ impl Client {
 /// Which hash of the request a reply has.
 fn digest(encrypted: bool) -> Hash {
     if encrypted { Hash::Sha256 } else { Hash::Sha384 }
-}
-
-fn hash(dialect: Dialect) -> DirectoryHash {
-    match dialect {
-        Dialect::EthDix => DirectoryHash::Sha3_256,
-        Dialect::Udp => DirectoryHash::Md5,
-    }
 }

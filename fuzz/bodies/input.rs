@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use ouroboros::{crypto::Entropy, proto::Now};
+use ouroboros::{
+    crypto::Entropy,
+    proto::Now,
+    wire::{Dialect, DirectoryHash},
+};
 
 /// The bytes of an input, one after the other. Zeros follow them.
 pub(crate) struct Input<'a>(&'a [u8]);
@@ -65,4 +69,12 @@ impl Entropy for Counting {
 /// The clocks, so long after an arbitrary start.
 pub(crate) fn at(monotonic: Duration) -> Now {
     Now { monotonic, utc: 1_800_000_000_000_000_000 + monotonic.as_nanos() as u64 }
+}
+
+/// The directory hash that goes with a dialect.
+pub(crate) fn hash(dialect: Dialect) -> DirectoryHash {
+    match dialect {
+        Dialect::EthDix => DirectoryHash::Sha3_256,
+        Dialect::Udp => DirectoryHash::Md5,
+    }
 }

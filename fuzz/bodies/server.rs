@@ -16,14 +16,14 @@ use ouroboros::{
     },
     transport::Destination,
     wire::{
-        Dialect, DirectoryHash, Eid, MacAddress, Name, PeerAddress, QosSpec,
+        Dialect, Eid, MacAddress, Name, PeerAddress, QosSpec,
         extension::Extensions,
         management::{LARGEST_MESSAGE, Message},
         oap::Allocation,
     },
 };
 
-use crate::input::{Counting, Input, at};
+use crate::input::{Counting, Input, at, hash};
 
 const MOST_STEPS: usize = 48;
 const PENDING: usize = 4;
@@ -347,11 +347,4 @@ impl Server {
 fn pick(requests: &mut Vec<RequestId>, place: u8) -> Option<RequestId> {
     let place = usize::from(place).checked_rem(requests.len())?;
     Some(requests.remove(place))
-}
-
-fn hash(dialect: Dialect) -> DirectoryHash {
-    match dialect {
-        Dialect::EthDix => DirectoryHash::Sha3_256,
-        Dialect::Udp => DirectoryHash::Md5,
-    }
 }

@@ -2,6 +2,7 @@
 
 #[path = "../bodies/client.rs"]
 mod client;
+#[allow(dead_code, reason = "each takes of it what it needs")]
 #[path = "../bodies/input.rs"]
 mod input;
 

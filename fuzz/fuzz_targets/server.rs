@@ -1,5 +1,6 @@
 #![no_main]
 
+#[allow(dead_code, reason = "each takes of it what it needs")]
 #[path = "../bodies/input.rs"]
 mod input;
 #[path = "../bodies/server.rs"]

@@ -67,6 +67,19 @@ pub(crate) fn hash_of(dialect: Dialect) -> DirectoryHash {
     }
 }
 
+/// A flow to `my_vpn` as clients here ask for it.
+pub(crate) fn asked(security: Option<ClientSecurity>) -> AllocationRequest {
+    AllocationRequest {
+        name: name(),
+        qos: QosSpec::RAW,
+        security,
+        local: LOCAL,
+        peer: Some(SERVER),
+        timeout: TIMEOUT,
+        largest_message: LARGEST_MESSAGE,
+    }
+}
+
 /// A server of `my_vpn` and a client that allocates a flow to it.
 pub(crate) struct Pair {
     pub(crate) dialect: Dialect,
@@ -83,15 +96,7 @@ impl Pair {
         let endpoint = || Endpoint::new(dialect, hash_of(dialect), Limits::default());
         let (mut server, mut client) = (endpoint(), endpoint());
         assert!(server.register(&name()));
-        let request = AllocationRequest {
-            name: name(),
-            qos: QosSpec::RAW,
-            security: security.map(Into::into),
-            local: LOCAL,
-            peer: Some(SERVER),
-            timeout: TIMEOUT,
-            largest_message: LARGEST_MESSAGE,
-        };
+        let request = asked(security.map(Into::into));
         let allocation = client.allocate(at(0), &mut entropy, request).expect("within limits");
         Self { dialect, server, client, allocation, entropy }
     }
@@ -240,15 +245,7 @@ pub(crate) fn meet(
     let (mut responder, mut requester) = (endpoint(), endpoint());
     responder.set_policy(&name(), server.clone());
     responder.register(&name());
-    let request = AllocationRequest {
-        name: name(),
-        qos: QosSpec::RAW,
-        security: client,
-        local: LOCAL,
-        peer: Some(SERVER),
-        timeout: TIMEOUT,
-        largest_message: LARGEST_MESSAGE,
-    };
+    let request = asked(client);
     let id = requester.allocate(now, entropy, request).expect("within limits");
     let via = (dialect == Dialect::Udp).then_some(id);
     let sent = requester.poll_transmit().expect("a request").message;

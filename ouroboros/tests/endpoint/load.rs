@@ -7,20 +7,15 @@ use ouroboros::{
     proto::{
         Now,
         endpoint::{
-            AllocationFailure, AllocationId, AllocationRequest, ClientSecurity, Endpoint, Event,
-            Identity, Limits, ProfilePolicy, Refusal, ServerSecurity, Trust,
+            AllocationFailure, AllocationId, ClientSecurity, Endpoint, Event, Identity, Limits,
+            ProfilePolicy, Refusal, ServerSecurity, Trust,
         },
     },
-    wire::{
-        Dialect, PeerAddress, QosSpec,
-        extension::Extensions,
-        management::{LARGEST_MESSAGE, Message},
-        oap::Allocation,
-    },
+    wire::{Dialect, PeerAddress, extension::Extensions, management::Message, oap::Allocation},
 };
 
 use crate::harness::{
-    Counting, LOCAL, REMOTE, SERVER, TIMEOUT, at, authority, certified, hash_of, header_of, name,
+    Counting, LOCAL, REMOTE, SERVER, asked, at, authority, certified, hash_of, header_of, name,
     own, request_with,
 };
 
@@ -70,15 +65,7 @@ impl Client {
     fn new(seed: u8, now: Now, security: Option<ClientSecurity>) -> Self {
         let mut entropy = Counting(seed);
         let mut endpoint = Endpoint::new(UDP, hash_of(UDP), Limits::default());
-        let request = AllocationRequest {
-            name: name(),
-            qos: QosSpec::RAW,
-            security,
-            local: LOCAL,
-            peer: Some(SERVER),
-            timeout: TIMEOUT,
-            largest_message: LARGEST_MESSAGE,
-        };
+        let request = asked(security);
         let allocation = endpoint.allocate(now, &mut entropy, request).expect("within limits");
         Self { endpoint, allocation, entropy }
     }

@@ -8,13 +8,11 @@ use ouroboros::{
         AllocationFailure, AllocationId, AllocationRequest, Endpoint, Event, Limits,
     },
     transport::Destination,
-    wire::management::{LARGEST_MESSAGE, Message},
-    wire::oap::Allocation,
-    wire::{Dialect, DirectoryHash, Eid, QosSpec},
+    wire::{Dialect, DirectoryHash, Eid, management::Message, oap::Allocation},
 };
 
 use crate::harness::{
-    CLIENT, Counting, DIALECTS, LOCAL, Pair, REMOTE, SERVER, STRANGER, TIMEOUT, at, hash_of,
+    CLIENT, Counting, DIALECTS, LOCAL, Pair, REMOTE, SERVER, STRANGER, TIMEOUT, asked, at, hash_of,
     header_of, name,
 };
 
@@ -70,6 +68,13 @@ fn a_reply_on_another_path_is_not_taken() {
     assert!(matches!(pair.client.poll(), Some(Event::Allocated { keys: None, .. })));
 }
 
+/// A reply on eth-dix with this header.
+fn accepting(header: &Allocation<'_>) -> Vec<u8> {
+    let allocation = &header.encode().expect("encodes");
+    let (requester, responder) = (LOCAL, REMOTE);
+    Message::FlowReply { requester, responder, response: 0, allocation }.encode(Dialect::EthDix)
+}
+
 #[test]
 fn a_weaker_reply_is_not_taken() {
     let asked = Suite { cipher: Cipher::Aes256Gcm, kdf: Hash::Sha384, ..Suite::default() };
@@ -81,26 +86,12 @@ fn a_weaker_reply_is_not_taken() {
         let header = header_of(Dialect::EthDix, &reply);
         let mut header = Allocation::parse(header, Hash::Sha256.size()).expect("a header");
         (header.cipher, header.kdf) = (suite.cipher.id(), suite.kdf.id());
-        let allocation = header.encode().expect("encodes");
-        let weakened = Message::FlowReply {
-            requester: LOCAL,
-            responder: REMOTE,
-            response: 0,
-            allocation: &allocation,
-        };
-        pair.give_client(at(2), SERVER, &weakened.encode(Dialect::EthDix));
+        pair.give_client(at(2), SERVER, &accepting(&header));
         assert!(pair.client.poll().is_none());
         // Nor one without encryption.
         header.key = &[];
         (header.cipher, header.kdf) = (0, 0);
-        let allocation = header.encode().expect("encodes");
-        let plain = Message::FlowReply {
-            requester: LOCAL,
-            responder: REMOTE,
-            response: 0,
-            allocation: &allocation,
-        };
-        pair.give_client(at(2), SERVER, &plain.encode(Dialect::EthDix));
+        pair.give_client(at(2), SERVER, &accepting(&header));
         assert_eq!(pair.client.counters().bad_replies, 2);
         pair.give_client(at(2), SERVER, &reply);
         assert!(
@@ -175,15 +166,7 @@ fn the_refusal_of_a_copy_is_doubted() {
 /// A client on eth-dix that does not know where the peer is.
 fn querying(timeout: Duration) -> (Endpoint, AllocationId) {
     let mut client = Endpoint::new(Dialect::EthDix, DirectoryHash::Sha3_256, Limits::default());
-    let request = AllocationRequest {
-        name: name(),
-        qos: QosSpec::RAW,
-        security: None,
-        local: LOCAL,
-        peer: None,
-        timeout,
-        largest_message: LARGEST_MESSAGE,
-    };
+    let request = AllocationRequest { peer: None, timeout, ..asked(None) };
     let id = client.allocate(at(0), &mut Counting(3), request).expect("within limits");
     (client, id)
 }

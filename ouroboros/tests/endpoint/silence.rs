@@ -7,12 +7,12 @@ use ouroboros::{
         AllocationRequest, ClientSecurity, Endpoint, Event, Identity, Limits, ProfilePolicy,
         ServerSecurity, Trust,
     },
-    wire::{Dialect, PeerAddress, QosSpec, management::LARGEST_MESSAGE, oap::Allocation},
+    wire::{Dialect, PeerAddress, oap::Allocation},
 };
 
 use crate::harness::{
-    CLIENT, Counting, DIALECTS, LOCAL, Pair, REMOTE, SERVER, STRANGER, TIMEOUT, at, hash_of, name,
-    only, own, request_with,
+    CLIENT, Counting, DIALECTS, Pair, REMOTE, STRANGER, asked, at, hash_of, name, only, own,
+    request_with,
 };
 
 fn guarded(dialect: Dialect, friend: &Identity) -> Endpoint {
@@ -28,15 +28,7 @@ fn policy(friend: &Identity) -> ServerSecurity {
 
 fn request(dialect: Dialect, security: Option<ClientSecurity>, of: &str) -> Vec<u8> {
     let mut client = Endpoint::new(dialect, hash_of(dialect), Limits::default());
-    let request = AllocationRequest {
-        name: of.parse().expect("a name"),
-        qos: QosSpec::RAW,
-        security,
-        local: LOCAL,
-        peer: Some(SERVER),
-        timeout: TIMEOUT,
-        largest_message: LARGEST_MESSAGE,
-    };
+    let request = AllocationRequest { name: of.parse().expect("a name"), ..asked(security) };
     client.allocate(at(0), &mut Counting(of.len() as u8), request).expect("within limits");
     client.poll_transmit().expect("a request").message
 }
