@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// What this library does in native flows unless it is told otherwise.
-pub const DEFAULT_CAPABILITIES: Capabilities = Capabilities::NONE;
+pub const DEFAULT_CAPABILITIES: Capabilities = Capabilities::HYBRID_FIRST;
 
 /// Whether an encrypted flow is to have the native profile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
