@@ -2,7 +2,13 @@
 //! tunnel, and what each of them sees. Everything is in namespaces of its own
 //! and goes away with them.
 
-use std::{env, process::Command};
+use std::{
+    env,
+    fs::File,
+    io::ErrorKind,
+    os::unix::process::CommandExt,
+    process::{Command, Stdio},
+};
 
 use crate::host::{Host, NAME, Outcome, address, play, shell};
 
@@ -19,30 +25,35 @@ pub fn run() -> Outcome {
     }
 }
 
-/// Starts the stage in namespaces of its own: of users, where that makes root
+/// Becomes the stage, in namespaces of its own: of users, where that makes root
 /// unnecessary.
 fn raise() -> Outcome {
-    let mut unshare = Command::new("unshare");
-    if !rustix::process::geteuid().is_root() {
-        unshare.args(["--user", "--map-root-user"]);
-    }
-    unshare.arg("--net");
-    let possible = unshare.arg("true").status();
+    let stage = || {
+        let mut unshare = Command::new("unshare");
+        if !rustix::process::geteuid().is_root() {
+            unshare.args(["--user", "--map-root-user"]);
+        }
+        unshare.arg("--net");
+        unshare
+    };
+    let possible = stage().arg("true").stderr(Stdio::null()).status();
     if !possible.map_err(|error| format!("unshare: {error} (Debian: util-linux)"))?.success() {
         return Err("the demonstration needs network namespaces: run it as root, or where the \
                     kernel gives them to users"
             .into());
     }
-    if !std::path::Path::new("/dev/net/tun").exists() {
-        return Err("the demonstration needs /dev/net/tun: load the `tun` module".into());
+    if let Err(error) = File::options().read(true).write(true).open("/dev/net/tun") {
+        return Err(match error.kind() {
+            ErrorKind::NotFound => "the demonstration needs /dev/net/tun: load the `tun` module",
+            _ => {
+                "the demonstration needs /dev/net/tun: run it as root, or let users open it \
+                 (chmod 666 /dev/net/tun)"
+            }
+        }
+        .into());
     }
-    let arguments: Vec<_> = unshare.get_args().take(unshare.get_args().count() - 1).collect();
-    let status = Command::new("unshare")
-        .args(arguments)
-        .arg(env::current_exe()?)
-        .env(ROLE, "stage")
-        .status()?;
-    if status.success() { Ok(()) } else { Err("the demonstration did not get to its end".into()) }
+    // Comes back only with an error.
+    Err(stage().arg(env::current_exe()?).env(ROLE, "stage").exec().into())
 }
 
 fn stage() -> Outcome {

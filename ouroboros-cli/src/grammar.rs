@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use ouroboros::daemon::protocol::TransportSpec;
+use ouroboros::{daemon::protocol::TransportSpec, wire::Name};
 
 /// What the user wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,7 +149,7 @@ fn ipcp(words: Words<'_>) -> Result<Command, UsageError> {
     match take(words, &["create", "destroy", "bootstrap", "list"])? {
         ("create", rest) => {
             let mut pairs = Pairs::parse(rest, &["name", "type"])?;
-            let kind = one_of("type", pairs.need("type")?, TYPES)?;
+            let kind = one_of("type", pairs.need("type")?, TYPES, KNOWN_TYPES)?;
             Ok(Command::CreateIpcp { name: pairs.need("name")?, kind: kind.to_owned() })
         }
         ("destroy", rest) => {
@@ -161,6 +161,9 @@ fn ipcp(words: Words<'_>) -> Result<Command, UsageError> {
 }
 
 const TYPES: &[&str] = &["eth-dix", "udp", "udp4", "udp6"];
+const KNOWN_TYPES: &str = "eth-dix, udp, udp4 or udp6 is known";
+const HASHES: &[&str] = &["sha3-224", "sha3-256", "sha3-384", "sha3-512"];
+const KNOWN_HASHES: &str = "sha3-224, sha3-256, sha3-384 or sha3-512 is known";
 
 fn bootstrap(words: Words<'_>) -> Result<Command, UsageError> {
     let keywords = ["type", "name", "layer", "dev", "ip", "port", "sport", "ethertype", "hash"];
@@ -168,12 +171,15 @@ fn bootstrap(words: Words<'_>) -> Result<Command, UsageError> {
     let mut pairs = Pairs::parse(&words, &keywords)?;
     let name = pairs.need("name")?;
     let layer = pairs.need("layer")?;
-    let kind = one_of("type", pairs.need("type")?, TYPES)?;
+    let kind = one_of("type", pairs.need("type")?, TYPES, KNOWN_TYPES)?;
     let transport = if kind == "eth-dix" {
         TransportSpec::EthDix {
             device: pairs.need("dev")?,
             ethertype: pairs.number("ethertype")?,
-            hash: pairs.take("hash"),
+            hash: (pairs.take("hash"))
+                .map(|hash| one_of("hash", hash.to_lowercase(), HASHES, KNOWN_HASHES))
+                .transpose()?
+                .map(str::to_owned),
         }
     } else {
         let text = pairs.need("ip")?;
@@ -211,13 +217,13 @@ fn without_old_keywords(words: Words<'_>) -> Vec<String> {
 fn name(words: Words<'_>) -> Result<Command, UsageError> {
     match take(words, &["create", "destroy", "register", "unregister", "list"])? {
         ("create", rest) => {
-            let (name, rest) = value(rest, "a name")?;
+            let (name, rest) = named(rest)?;
             let mut pairs = Pairs::parse(rest, &["sencpath", "cencpath"])?;
             let (server, client) = (pairs.take("sencpath"), pairs.take("cencpath"));
             Ok(Command::CreateName { name, server, client })
         }
         ("destroy", rest) => {
-            let (name, rest) = value(rest, "a name")?;
+            let (name, rest) = named(rest)?;
             nothing_more(rest).map(|()| Command::DestroyName { name })
         }
         ("register", rest) => named_layer(rest, true),
@@ -227,7 +233,7 @@ fn name(words: Words<'_>) -> Result<Command, UsageError> {
 }
 
 fn named_layer(words: Words<'_>, register: bool) -> Result<Command, UsageError> {
-    let (name, rest) = value(words, "a name")?;
+    let (name, rest) = named(words)?;
     let layer = Pairs::parse(rest, &["layer"])?.need("layer")?;
     Ok(if register {
         Command::Register { name, layer }
@@ -239,7 +245,7 @@ fn named_layer(words: Words<'_>, register: bool) -> Result<Command, UsageError> 
 /// `register name N layer L`, the pairs in any order.
 fn registration(words: Words<'_>, register: bool) -> Result<Command, UsageError> {
     let mut pairs = Pairs::parse(words, &["name", "layer"])?;
-    let (name, layer) = (pairs.need("name")?, pairs.need("layer")?);
+    let (name, layer) = (flow_name(pairs.need("name")?)?, pairs.need("layer")?);
     Ok(if register {
         Command::Register { name, layer }
     } else {
@@ -250,7 +256,7 @@ fn registration(words: Words<'_>, register: bool) -> Result<Command, UsageError>
 fn binding(words: Words<'_>, bind: bool) -> Result<Command, UsageError> {
     let mut pairs = Pairs::parse(words, &["program", "process", "name"])?;
     let (program, pid) = (pairs.take("program"), pairs.number("process")?);
-    let name = pairs.need("name")?;
+    let name = flow_name(pairs.need("name")?)?;
     match (program, pid) {
         (Some(program), None) => Ok(Command::Program { program, name, bind }),
         (None, Some(pid)) => Ok(Command::Process { pid, name, bind }),
@@ -277,13 +283,23 @@ fn one_of(
     keyword: &'static str,
     value: String,
     candidates: &[&'static str],
+    reason: &'static str,
 ) -> Result<&'static str, UsageError> {
     matching(&value, candidates).map_err(|error| match error {
-        UsageError::Unknown { .. } => {
-            UsageError::Value { keyword, value, reason: "eth-dix, udp, udp4 or udp6 is known" }
-        }
+        UsageError::Unknown { .. } => UsageError::Value { keyword, value, reason },
         other => other,
     })
+}
+
+/// The text, if it is a name that flows can be allocated to.
+fn flow_name(value: String) -> Result<String, UsageError> {
+    match value.parse::<Name>() {
+        Ok(_) => Ok(value),
+        Err(_) => {
+            let reason = "1 to 255 bytes without control characters make a name";
+            Err(UsageError::Value { keyword: "name", value, reason })
+        }
+    }
 }
 
 fn take<'a>(
@@ -298,6 +314,12 @@ fn take<'a>(
 fn value<'a>(words: Words<'a>, what: &str) -> Result<(String, Words<'a>), UsageError> {
     let (word, rest) = words.split_first().ok_or_else(|| UsageError::Missing(what.to_owned()))?;
     Ok((word.clone(), rest))
+}
+
+/// A name that stands without its keyword.
+fn named(words: Words<'_>) -> Result<(String, Words<'_>), UsageError> {
+    let (name, rest) = value(words, "a name")?;
+    Ok((flow_name(name)?, rest))
 }
 
 fn nothing_more(words: Words<'_>) -> Result<(), UsageError> {

@@ -6,7 +6,6 @@
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, UdpSocket},
-    path::PathBuf,
     process,
     sync::{
         Arc,
@@ -26,6 +25,7 @@ use ouroboros::{
     wire::{Dialect, DirectoryHash, Eid, QosSpec, management::Message, oap::Allocation},
 };
 use ouroboros_cli::irmd::{Flows, Place, State, serve};
+use ouroboros_testing::Folder;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Only ends a test that has failed.
@@ -41,16 +41,14 @@ fn address() -> Ipv4Addr {
 struct Host {
     state: Arc<State>,
     application: Irm,
-    folder: PathBuf,
+    folder: Folder,
     serving: Option<JoinHandle<()>>,
 }
 
 impl Host {
     fn new(state: State) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("ouroboros-handed-{}-{}", process::id(), COUNT.fetch_add(1, Relaxed));
-        let folder = std::env::temp_dir().join(name);
-        let path = folder.join("irmd.sock");
+        let folder = Folder::new();
+        let path = folder.path().join("irmd.sock");
         let place = Place::take(&path).expect("a place");
         let state = Arc::new(state);
         let served = state.clone();
@@ -83,7 +81,6 @@ impl Drop for Host {
         if let Some(serving) = self.serving.take() {
             block_on(serving.cancel());
         }
-        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
@@ -327,7 +324,7 @@ fn further_flows_from_the_same_port_are_relayed() {
 /// that comes with a flow.
 fn accept_by_hand(host: &Host) -> Socket {
     let mut socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None).expect("a socket");
-    let path = host.folder.join("irmd.sock");
+    let path = host.folder.path().join("irmd.sock");
     socket.connect(&SockAddr::unix(path).expect("an address")).expect("connected");
     socket.set_read_timeout(Some(PATIENCE)).expect("set");
     socket.write_all(br#"{"accept":{"name":null}}"#).expect("asked");

@@ -1,14 +1,7 @@
 //! Flows between applications that two daemons serve, over an in-memory
 //! network: the daemons run in this process, behind real sockets.
 
-use std::{
-    path::PathBuf,
-    process,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
-    },
-};
+use std::{process, sync::Arc};
 
 use async_std::task::{self, JoinHandle, block_on};
 use futures_lite::future;
@@ -19,27 +12,26 @@ use ouroboros::{
     transport::memory::{Memory, Network},
 };
 use ouroboros_cli::irmd::{Place, State, serve};
+use ouroboros_testing::Folder;
 
 /// A daemon and an application's view of it.
 struct Host {
     state: Arc<State>,
     application: Irm,
-    folder: PathBuf,
+    _folder: Folder,
     serving: Option<JoinHandle<()>>,
 }
 
 impl Host {
     async fn new(station: Memory) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("ouroboros-served-{}-{}", process::id(), COUNT.fetch_add(1, Relaxed));
-        let folder = std::env::temp_dir().join(name);
-        let path = folder.join("irmd.sock");
+        let folder = Folder::new();
+        let path = folder.path().join("irmd.sock");
         let place = Place::take(&path).expect("a place");
         let state = Arc::new(State::default());
         state.irm.bootstrap("my_layer", station).await.expect("a layer");
         let served = state.clone();
         let serving = Some(task::spawn(async move { serve(served, &place.listener).await }));
-        Self { state, application: Irm::connect_to(path), folder, serving }
+        Self { state, application: Irm::connect_to(path), _folder: folder, serving }
     }
 
     async fn ask(&self, request: Request) {
@@ -72,7 +64,6 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         block_on(self.end());
-        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 

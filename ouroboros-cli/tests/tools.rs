@@ -4,9 +4,9 @@ use std::{
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
 };
 
+use ouroboros_testing::Folder;
 use rustix::{
     net::{
         AddressFamily, SendFlags, SocketAddrUnix, SocketType, connect, recv, send, shutdown, socket,
@@ -14,28 +14,9 @@ use rustix::{
     process::{Pid, Signal, kill_process},
 };
 
-/// A folder of its own, removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name =
-            format!("ouroboros-tools-{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path).expect("a folder");
-        Self(path)
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.0.join("run/irmd.sock")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// Where a daemon's socket comes to be, in a folder that does not exist yet.
+fn socket_in(folder: &Folder) -> PathBuf {
+    folder.path().join("run/irmd.sock")
 }
 
 fn tool(path: &str, socket: &Path) -> Command {
@@ -105,7 +86,7 @@ impl Drop for Daemon {
 #[test]
 fn the_daemon_ends_cleanly_on_either_signal_and_removes_its_socket() {
     let folder = Folder::new();
-    let socket = folder.socket();
+    let socket = socket_in(&folder);
     for signal in [Signal::INT, Signal::TERM] {
         let daemon = Daemon::start(&socket);
         assert!(socket.exists());
@@ -119,7 +100,7 @@ fn the_daemon_ends_cleanly_on_either_signal_and_removes_its_socket() {
 #[test]
 fn the_daemon_does_not_start_twice_but_again_after_a_forced_kill() {
     let folder = Folder::new();
-    let socket = folder.socket();
+    let socket = socket_in(&folder);
     let daemon = Daemon::start(&socket);
     let second = tool(env!("CARGO_BIN_EXE_irmd"), &socket).output().expect("irmd runs");
     assert!(complaint(second, 1).contains("another irmd is running"));
@@ -136,7 +117,7 @@ fn the_daemon_does_not_start_twice_but_again_after_a_forced_kill() {
 fn only_the_owner_and_the_group_may_connect() {
     use std::os::unix::fs::PermissionsExt;
     let folder = Folder::new();
-    let socket = folder.socket();
+    let socket = socket_in(&folder);
     let _daemon = Daemon::start(&socket);
     let mode = std::fs::metadata(&socket).expect("a socket").permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
@@ -145,7 +126,7 @@ fn only_the_owner_and_the_group_may_connect() {
 #[test]
 fn garbage_on_the_socket_does_not_stop_the_daemon() {
     let folder = Folder::new();
-    let path = folder.socket();
+    let path = socket_in(&folder);
     let _daemon = Daemon::start(&path);
     let address = SocketAddrUnix::new(&path).expect("an address");
     let dial = || {
@@ -189,7 +170,7 @@ fn garbage_on_the_socket_does_not_stop_the_daemon() {
 #[test]
 fn names_and_bindings_are_kept_and_listed() {
     let folder = Folder::new();
-    let socket = folder.socket();
+    let socket = socket_in(&folder);
     let _daemon = Daemon::start(&socket);
     assert_eq!(told(irm(&socket, "name list")), "NAME  LAYERS  BOUND TO  ENCRYPTION\n");
     told(irm(&socket, "bind program /bin/sh name my_vpn"));
@@ -207,7 +188,7 @@ fn names_and_bindings_are_kept_and_listed() {
     told(irm(&socket, "name destroy my_vpn"));
     assert!(complaint(irm(&socket, "name destroy my_vpn"), 1).contains("no such name"));
 
-    let conf = folder.0.join("enc.conf");
+    let conf = folder.path().join("enc.conf");
     std::fs::write(&conf, "kex=prime256v1\ncipher=aes-128-gcm\nkdf=sha512\n").expect("written");
     told(irm(&socket, &format!("name create safe sencpath {}", conf.display())));
     let list = told(irm(&socket, "name list"));
@@ -220,12 +201,52 @@ fn names_and_bindings_are_kept_and_listed() {
 }
 
 #[test]
+fn a_binding_goes_with_its_process() {
+    let folder = Folder::new();
+    let socket = socket_in(&folder);
+    let _daemon = Daemon::start(&socket);
+    let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().expect("a process");
+    let bind = format!("bind process {} name my_vpn", process.id());
+    told(irm(&socket, &bind));
+    assert!(told(irm(&socket, "name list")).contains(&process.id().to_string()));
+    drop(process.stdin.take());
+    process.wait().expect("ended");
+    // The name was there for the binding alone.
+    assert_eq!(told(irm(&socket, "name list")).lines().count(), 1);
+    assert!(complaint(irm(&socket, &format!("un{bind}")), 1).contains("no such binding"));
+    assert!(complaint(irm(&socket, &bind), 1).contains("no such process"));
+}
+
+#[test]
+fn a_name_is_created_once_and_may_be_in_use_before() {
+    let folder = Folder::new();
+    let socket = socket_in(&folder);
+    let _daemon = Daemon::start(&socket);
+    let conf = folder.write("enc.conf", "cipher=aes-128-gcm\n");
+    let create = format!("name create my_vpn sencpath {}", conf.display());
+    told(irm(&socket, "bind program /bin/sh name my_vpn"));
+    told(irm(&socket, &create));
+    let list = told(irm(&socket, "name list"));
+    assert!(list.contains("aes-128-gcm") && list.contains("/bin/"), "{list}");
+    assert!(complaint(irm(&socket, &create), 1).contains("there is such a name already"));
+    // Created, it stays without any use.
+    told(irm(&socket, "unbind program /bin/sh name my_vpn"));
+    assert!(told(irm(&socket, "name list")).contains("my_vpn"));
+    told(irm(&socket, "name destroy my_vpn"));
+    assert_eq!(told(irm(&socket, "name list")).lines().count(), 1);
+}
+
+#[test]
 fn ipcps_come_and_go_on_the_loopback_address() {
     let folder = Folder::new();
-    let socket = folder.socket();
+    let socket = socket_in(&folder);
     let _daemon = Daemon::start(&socket);
     let port =
         std::net::UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("bound");
+    told(irm(&socket, "ipcp create type udp6 name u"));
+    let other = format!("i b t udp n u l my_layer ip 127.0.0.1 port {}", port.port());
+    assert!(complaint(irm(&socket, &other), 1).contains("created with type udp6"));
+    told(irm(&socket, "ipcp destroy name u"));
     told(irm(&socket, "ipcp create type udp name u"));
     assert!(told(irm(&socket, "ipcp list")).contains("udp, not bootstrapped"));
     let bootstrap = format!("i b t udp n u l my_layer ip 127.0.0.1 port {}", port.port());
@@ -247,7 +268,7 @@ fn ipcps_come_and_go_on_the_loopback_address() {
 #[test]
 fn wrong_usage_is_one_line_and_exit_code_two() {
     let folder = Folder::new();
-    let socket = folder.socket();
+    let socket = socket_in(&folder);
     let (irmd, irm, ovpn) =
         (env!("CARGO_BIN_EXE_irmd"), env!("CARGO_BIN_EXE_irm"), env!("CARGO_BIN_EXE_ovpn"));
     for (path, line) in [
@@ -257,6 +278,8 @@ fn wrong_usage_is_one_line_and_exit_code_two() {
         (irm, "frobnicate"),
         (irm, "--frobnicate"),
         (irm, "ipcp bootstrap type udp name a layer b ip nonsense"),
+        (irm, "ipcp bootstrap type eth-dix name a layer b dev lo hash md5"),
+        (irm, "name create"),
         (ovpn, ""),
         (ovpn, "--ip 10.0.0.1"),
         (ovpn, "--ip 10.0.0.1/33"),
@@ -275,9 +298,11 @@ fn wrong_usage_is_one_line_and_exit_code_two() {
 #[test]
 fn without_a_daemon_the_tools_say_how_to_start_it() {
     let folder = Folder::new();
-    let socket = folder.socket();
+    let socket = socket_in(&folder);
     let expected = format!("irmd is not running at {}: start it with `irmd`", socket.display());
     assert!(complaint(irm(&socket, "name list"), 1).contains(&expected));
+    let unknown = irm(&socket, "bind program no-such-program name n");
+    assert!(complaint(unknown, 1).contains("no such program in PATH"));
     for line in ["-i 10.0.0.1/24", "-n my_vpn -i 10.0.0.1 -m 255.255.255.0 -C"] {
         let words = line.split_whitespace();
         let output = tool(env!("CARGO_BIN_EXE_ovpn"), &socket).args(words).output().expect("runs");
@@ -293,8 +318,9 @@ fn each_tool_tells_its_version_and_its_man_page() {
         (env!("CARGO_BIN_EXE_irm"), "irm"),
         (env!("CARGO_BIN_EXE_ovpn"), "ovpn"),
     ] {
-        let run =
-            |option: &str| told(tool(path, &folder.socket()).arg(option).output().expect("runs"));
+        let run = |option: &str| {
+            told(tool(path, &socket_in(&folder)).arg(option).output().expect("runs"))
+        };
         assert_eq!(run("--version").trim(), format!("{name} {}", env!("CARGO_PKG_VERSION")));
         let page = run("--generate-man");
         assert!(page.starts_with(&format!(".TH {} 1", name.to_uppercase())), "{page}");

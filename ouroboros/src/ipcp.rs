@@ -2,16 +2,18 @@
 //! it, and the task that drives both. Names, acceptors and layers are above
 //! (`irm`); packets of a flow never pass here.
 
+mod drive;
+mod dropped;
+
 use std::{
     collections::{HashMap, HashSet},
     io,
     sync::{Arc, Mutex, MutexGuard, Weak},
-    time::Duration,
 };
 
 use async_channel::Sender;
 use async_executor::Task;
-use async_io::{Async, Timer};
+use async_io::Async;
 use event_listener::Event as Notify;
 use futures_lite::future;
 
@@ -26,12 +28,10 @@ use crate::{
     },
     proto::protection::FlowKeys,
     sync::lock,
-    transport::{LARGEST_MANAGEMENT, Management, Path, ReceiveBatch, Stray, Transport},
+    transport::{Management, Path, ReceiveBatch, Stray, Transport},
     wire::{Dialect, Eid, Name, PeerAddress, QosSpec},
 };
 
-/// Management messages handled before the timers get their turn.
-const MESSAGES_PER_TURN: usize = 64;
 /// Frames kept that arrive before the flow they belong to is allocated.
 const EARLY_FRAMES: usize = 64;
 
@@ -81,6 +81,29 @@ impl std::fmt::Debug for Ipcp {
     }
 }
 
+/// Allocates a flow to `name` by the first of `ipcps` that finds it.
+pub(crate) async fn allocate_in(
+    ipcps: Vec<Ipcp>,
+    name: &Name,
+    spec: FlowSpec,
+) -> Result<RawFlow, AllocateError> {
+    let mut failure = AllocateError::NoLayer;
+    for ipcp in ipcps {
+        match ipcp.0.allocate(name, spec).await {
+            // The trouble of one, such as a resolver out of reach, must not
+            // hide that another one knows the name.
+            Err(error @ AllocateError::Transport(_)) => failure = error,
+            Err(AllocateError::NameNotFound) => {
+                if matches!(failure, AllocateError::NoLayer) {
+                    failure = AllocateError::NameNotFound;
+                }
+            }
+            other => return other,
+        }
+    }
+    Err(failure)
+}
+
 type Outcome = Result<Agreed, AllocationFailure>;
 
 struct Agreed {
@@ -127,7 +150,7 @@ impl Core {
             notices: Box::new(notices),
             task: Mutex::default(),
         });
-        *lock(&core.task) = Some(driver::spawn(drive(Arc::downgrade(&core))));
+        *lock(&core.task) = Some(driver::spawn(drive::drive(Arc::downgrade(&core))));
         core
     }
 
@@ -435,70 +458,5 @@ impl Drop for Cancel<'_> {
     fn drop(&mut self) {
         self.core.endpoint().cancel(self.allocation);
         lock(&self.core.allocating).remove(&self.allocation);
-    }
-}
-
-struct ManagementSource(Arc<dyn Management>);
-
-impl std::os::fd::AsFd for ManagementSource {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.readiness()
-    }
-}
-
-/// The IPCP's task: management messages, timers, and wake-ups from its users.
-async fn drive(core: Weak<Core>) {
-    let watch = {
-        let Some(core) = core.upgrade() else { return };
-        match core.management.clone().map(|m| Async::new_nonblocking(ManagementSource(m))) {
-            None => None,
-            Some(Ok(watch)) => Some(watch),
-            Some(Err(error)) => {
-                tracing::error!(ipcp = core.name, %error, "management socket cannot be watched");
-                return;
-            }
-        }
-    };
-    let mut buffer = [0; LARGEST_MANAGEMENT];
-    loop {
-        let (woken, due) = {
-            let Some(core) = core.upgrade() else { return };
-            let woken = core.wake.listen();
-            if let Some(watch) = &watch {
-                for _ in 0..MESSAGES_PER_TURN {
-                    match watch.get_ref().0.receive(&mut buffer) {
-                        Ok((size, from)) => core.take_message(from, None, &buffer[..size]),
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                        Err(error) => {
-                            tracing::debug!(ipcp = core.name, %error, "management socket");
-                            break;
-                        }
-                    }
-                }
-            }
-            core.endpoint().handle_timeout(driver::now());
-            core.flush();
-            (woken, core.endpoint().poll_timeout())
-        };
-        let timer = async {
-            match due {
-                Some(at) => {
-                    Timer::at(driver::instant(at)).await;
-                }
-                None => future::pending().await,
-            }
-        };
-        let readable = async {
-            match &watch {
-                Some(watch) => {
-                    if watch.readable().await.is_err() {
-                        // Not to spin on a broken descriptor.
-                        Timer::after(Duration::from_secs(1)).await;
-                    }
-                }
-                None => future::pending().await,
-            }
-        };
-        future::or(woken, future::or(timer, readable)).await;
     }
 }

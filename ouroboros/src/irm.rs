@@ -12,7 +12,7 @@ use crate::{
     daemon::{Client, DaemonError},
     error::{AllocateError, LayerError},
     flow::{Flow, FlowSpec, RawFlow},
-    ipcp::{Core, Ipcp, Notice, Requested},
+    ipcp::{Core, Ipcp, Notice, Requested, allocate_in},
     layer::{Layer, LayerState},
     proto::endpoint::ServerSecurity,
     sync::lock,
@@ -221,14 +221,8 @@ impl Irm {
         name: &Name,
         spec: FlowSpec,
     ) -> Result<RawFlow, AllocateError> {
-        let mut last = AllocateError::NoLayer;
-        for layer in self.layers() {
-            match layer.allocate_raw(name, spec).await {
-                Err(error @ AllocateError::NameNotFound) => last = error,
-                other => return other,
-            }
-        }
-        Err(last)
+        let ipcps = self.layers().iter().flat_map(Layer::ipcps).collect();
+        allocate_in(ipcps, name, spec).await
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use crate::{
     error::{AllocateError, LayerError},
     flow::{Flow, FlowSpec, RawFlow},
-    ipcp::Ipcp,
+    ipcp::{Ipcp, allocate_in},
     sync::lock,
     wire::Name,
 };
@@ -85,14 +85,7 @@ impl Layer {
         name: &Name,
         spec: FlowSpec,
     ) -> Result<RawFlow, AllocateError> {
-        let mut last = AllocateError::NoLayer;
-        for ipcp in self.ipcps() {
-            match ipcp.0.allocate(name, spec).await {
-                Err(error @ AllocateError::NameNotFound) => last = error,
-                other => return other,
-            }
-        }
-        Err(last)
+        allocate_in(self.ipcps(), name, spec).await
     }
 }
 

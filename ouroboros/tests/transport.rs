@@ -1,14 +1,12 @@
 //! The transports over real sockets, each test in a network namespace of its
 //! own.
 
-mod netns;
-
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
+    process::ExitCode,
     sync::Arc,
 };
 
-use netns::isolated;
 use ouroboros::{
     transport::{
         Destination, EthDix, IntoTransport, Management, OpenError, Path, ReceiveBatch, SendBatch,
@@ -16,8 +14,23 @@ use ouroboros::{
     },
     wire::{Eid, MacAddress, PeerAddress},
 };
+use ouroboros_testing::{Needs, isolated};
 use rustix::event::{PollFd, PollFlags, poll};
 use socket2::{SockFilter, Socket};
+
+fn main() -> ExitCode {
+    let tests = ouroboros_testing::tests![
+           Needs::Namespaces: udp_over_ipv4, udp_over_ipv6, udp_flows_from_one_port_do_not_mix, udp_drops_what_is_too_large_for_management, udp_flow_survives_an_unreachable_port_and_a_new_listener, eth_dix_on_loopback,
+    a_udp_path_that_was_handed_over_carries_on, an_eth_dix_path_that_was_handed_over_carries_on_and_nobody_can_widen_its_filter, eth_dix_says_what_is_missing
+       ];
+    #[cfg(feature = "pcap")]
+    let tests = tests.with(
+        Needs::Namespaces,
+        "eth_dix_by_libpcap_talks_to_packet_sockets",
+        eth_dix_by_libpcap_talks_to_packet_sockets,
+    );
+    tests.run()
+}
 
 fn wait(fd: std::os::fd::BorrowedFd<'_>) {
     let ready = poll(&mut [PollFd::new(&fd, PollFlags::IN)], None);
@@ -111,17 +124,14 @@ fn udp_both_ways(ip: &'static str) {
     });
 }
 
-#[test]
 fn udp_over_ipv4() {
     udp_both_ways("127.0.0.1");
 }
 
-#[test]
 fn udp_over_ipv6() {
     udp_both_ways("::1");
 }
 
-#[test]
 fn udp_flows_from_one_port_do_not_mix() {
     isolated(|| {
         let (server, _, listens) = udp_pair("127.0.0.1");
@@ -151,7 +161,6 @@ fn udp_flows_from_one_port_do_not_mix() {
     });
 }
 
-#[test]
 fn udp_drops_what_is_too_large_for_management() {
     isolated(|| {
         let (server, _, listens) = udp_pair("127.0.0.1");
@@ -163,7 +172,6 @@ fn udp_drops_what_is_too_large_for_management() {
     });
 }
 
-#[test]
 fn udp_flow_survives_an_unreachable_port_and_a_new_listener() {
     isolated(|| {
         let (server, client, listens) = udp_pair("127.0.0.1");
@@ -190,7 +198,6 @@ fn udp_flow_survives_an_unreachable_port_and_a_new_listener() {
     });
 }
 
-#[test]
 fn eth_dix_on_loopback() {
     isolated(|| {
         let here = EthDix::on("lo").open().unwrap();
@@ -231,7 +238,6 @@ fn handed(path: &dyn Path, ends: (Eid, Eid), peer: PeerAddress) -> Arc<dyn Path>
     path.hand_over().unwrap().unwrap().open(ends, peer).unwrap()
 }
 
-#[test]
 fn a_udp_path_that_was_handed_over_carries_on() {
     isolated(|| {
         let (server, client, listens) = udp_pair("127.0.0.1");
@@ -258,7 +264,6 @@ fn a_udp_path_that_was_handed_over_carries_on() {
     });
 }
 
-#[test]
 fn an_eth_dix_path_that_was_handed_over_carries_on_and_nobody_can_widen_its_filter() {
     isolated(|| {
         let here = EthDix::on("lo").open().unwrap();
@@ -283,7 +288,6 @@ fn an_eth_dix_path_that_was_handed_over_carries_on_and_nobody_can_widen_its_filt
     });
 }
 
-#[test]
 fn eth_dix_says_what_is_missing() {
     isolated(|| {
         let error = EthDix::on("nowhere0").open().err().unwrap();
@@ -293,7 +297,6 @@ fn eth_dix_says_what_is_missing() {
 }
 
 #[cfg(feature = "pcap")]
-#[test]
 fn eth_dix_by_libpcap_talks_to_packet_sockets() {
     use ouroboros::transport::pcap::PcapDix;
     isolated(|| {

@@ -7,7 +7,12 @@ use std::{
 
 use async_std::task::{self, JoinHandle};
 use futures_lite::{StreamExt, future};
-use ouroboros::{Flow, FlowSpec, Irm, Tunnel, tun::InterfaceAddress, wire::PeerAddress};
+use ouroboros::{
+    Flow, FlowSpec, Irm, Tunnel,
+    daemon::{Client, protocol::Request},
+    tun::InterfaceAddress,
+    wire::{Name, PeerAddress},
+};
 use ouroboros_cli::signals;
 use structopt::StructOpt;
 
@@ -19,7 +24,7 @@ use structopt::StructOpt;
 struct Arguments {
     /// Allocates a flow to this name
     #[structopt(short, long)]
-    name: Option<String>,
+    name: Option<Name>,
     /// Address of the tunnel's device, such as 10.0.0.1 or 10.0.0.1/24
     #[structopt(short, long)]
     ip: String,
@@ -70,7 +75,7 @@ async fn run(arguments: &Arguments, address: InterfaceAddress) -> Outcome {
                 println!("Allocating a flow to {name}.");
                 let spec = FlowSpec::raw();
                 let spec = if arguments.crypt { spec.encrypted() } else { spec };
-                carry(irm.allocate(name, spec).await?, address).await
+                carry(irm.allocate(name.as_str(), spec).await?, None, address).await
             }
             None => serve(&irm, address).await,
         }
@@ -87,6 +92,10 @@ async fn run(arguments: &Arguments, address: InterfaceAddress) -> Outcome {
 /// place of its former flow: the format has no message that ends one.
 async fn serve(irm: &Irm, address: InterfaceAddress) -> Outcome {
     let mut tunnels: Vec<(String, JoinHandle<()>)> = Vec::new();
+    // What is missing shows before there is a client: the daemon, or the right
+    // to make devices.
+    Client::new().ask(&Request::ListNames).await?;
+    let mut ready = Some(Tunnel::builder().address(address).build()?);
     loop {
         println!("Waiting for a flow.");
         let flow = irm.accept_any().await?;
@@ -94,8 +103,9 @@ async fn serve(irm: &Irm, address: InterfaceAddress) -> Outcome {
         while let Some(at) = tunnels.iter().position(|(known, _)| *known == host) {
             tunnels.remove(at).1.cancel().await;
         }
+        let ready = ready.take();
         let tunnel = task::spawn(async move {
-            if let Err(error) = carry(flow, address).await {
+            if let Err(error) = carry(flow, ready, address).await {
                 println!("The flow has ended: {error}.");
             }
         });
@@ -111,13 +121,17 @@ fn host(peer: &PeerAddress) -> String {
     }
 }
 
-async fn carry(flow: Flow, address: InterfaceAddress) -> Outcome {
+/// Runs a tunnel, with a device that is `ready` or with one of its own.
+async fn carry(flow: Flow, ready: Option<Tunnel>, address: InterfaceAddress) -> Outcome {
     println!("Flow allocated to {}, with {}.", flow.info().name, flow.info().peer);
     match flow.info().suite {
         Some(suite) => println!("Encrypted: key exchange {}, cipher {}.", suite.kex, suite.cipher),
         None => println!("Warning: this tunnel is NOT encrypted."),
     }
-    let tunnel = Tunnel::builder().address(address).build()?;
+    let tunnel = match ready {
+        Some(tunnel) => tunnel,
+        None => Tunnel::builder().address(address).build()?,
+    };
     println!("Tunnel device {} with {address} is up.", tunnel.interface_name());
     tunnel.run(flow).await?;
     Ok(())

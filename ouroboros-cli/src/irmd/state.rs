@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Display,
+    os::fd::OwnedFd,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -16,13 +17,36 @@ use ouroboros::{
     transport::{EthDix, IntoTransport, OpenError, Transport, Udp},
     wire::{DirectoryHash, Name},
 };
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
 
 #[derive(Default)]
 struct NameState {
+    /// By `name create`, not only by what else was said of it.
+    created: bool,
     client: Option<Suite>,
     encryption: Option<Suite>,
     programs: BTreeSet<String>,
-    processes: BTreeSet<u32>,
+    processes: BTreeMap<u32, Process>,
+}
+
+/// A process, not whichever has its id later.
+struct Process(OwnedFd);
+
+impl Process {
+    fn with_id(id: u32) -> Result<Self, String> {
+        let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
+        let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        process.map(Self).ok_or_else(|| format!("{id}: no such process"))
+    }
+
+    fn lives(&self) -> bool {
+        // Readable when it has ended.
+        let mut ended = [PollFd::new(&self.0, PollFlags::IN)];
+        !poll(&mut ended, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    }
 }
 
 #[derive(Default)]
@@ -79,6 +103,16 @@ fn directory_hash(name: &str) -> Option<DirectoryHash> {
     }
 }
 
+/// Whether an IPCP of this type is bootstrapped like that.
+fn attaches(kind: &str, transport: &TransportSpec) -> bool {
+    match transport {
+        TransportSpec::EthDix { .. } => kind == "eth-dix",
+        TransportSpec::Udp { ip, .. } => {
+            kind == "udp" || kind == if ip.is_ipv4() { "udp4" } else { "udp6" }
+        }
+    }
+}
+
 type Outcome = Result<Response, String>;
 
 fn text(error: impl Display) -> String {
@@ -123,11 +157,20 @@ impl State {
                 Ok(Response::Done)
             }
             Request::ListNames => Ok(Response::Names(self.names())),
-            Request::Program { path, name, bind } => {
-                self.bind(&name, bind, |state| &mut state.programs, path)
+            Request::Program { path, name, bind: true } => self.bind(&name, |state| {
+                state.programs.insert(path);
+            }),
+            Request::Program { path, name, .. } => {
+                self.unbind(&name, |state| state.programs.remove(&path))
             }
-            Request::Process { pid, name, bind } => {
-                self.bind(&name, bind, |state| &mut state.processes, pid)
+            Request::Process { pid, name, bind: true } => {
+                let process = Process::with_id(pid)?;
+                self.bind(&name, |state| {
+                    state.processes.insert(pid, process);
+                })
+            }
+            Request::Process { pid, name, .. } => {
+                self.unbind(&name, |state| state.processes.remove(&pid).is_some())
             }
             _ => Err("a request that this irmd does not know".to_owned()),
         }
@@ -149,6 +192,10 @@ impl State {
             && directory_hash(hash).is_none()
         {
             return Err(format!("{hash}: not a directory hash (sha3-224, -256, -384 or -512)"));
+        }
+        let created = self.tables().created.get(&name).cloned();
+        if let Some(kind) = created.filter(|kind| !attaches(kind, &transport)) {
+            return Err(format!("{name}: the IPCP was created with type {kind}"));
         }
         self.irm.bootstrap_named(&name, layer, Spec(transport)).await.map_err(text)?;
         self.tables().created.remove(&name);
@@ -189,16 +236,17 @@ impl State {
         };
         let (encryption, client) = (suite(server)?, suite(client)?);
         let mut tables = self.tables();
-        if tables.names.contains_key(&name) {
+        let known = tables.names.entry(name.clone()).or_default();
+        if known.created {
             return Err(format!("{name}: there is such a name already"));
         }
+        (known.created, known.client, known.encryption) = (true, client, encryption);
         let policy = ServerSecurity {
             suite: encryption,
             require_encryption: encryption.is_some(),
             ..ServerSecurity::default()
         };
-        self.irm.set_policy(name.clone(), policy);
-        tables.names.insert(name, NameState { client, encryption, ..NameState::default() });
+        self.irm.set_policy(name, policy);
         Ok(Response::Done)
     }
 
@@ -218,16 +266,21 @@ impl State {
 
     fn names(&self) -> Vec<NameEntry> {
         let layers = self.irm.layers();
-        let tables = self.tables();
+        let registered = |name: &Name| -> Vec<String> {
+            let serving = layers.iter().filter(|layer| layer.names().contains(name));
+            serving.map(|layer| layer.name().to_owned()).collect()
+        };
+        let mut tables = self.tables();
+        // A name is there because it was created, or for what was done with it.
+        tables.names.retain(|name, state| {
+            let bound = !state.programs.is_empty() || !state.processes.is_empty();
+            state.created || bound || !registered(name).is_empty()
+        });
         let entry = |(name, state): (&Name, &NameState)| NameEntry {
             name: name.to_string(),
-            layers: layers
-                .iter()
-                .filter(|layer| layer.names().contains(name))
-                .map(|layer| layer.name().to_owned())
-                .collect(),
+            layers: registered(name),
             programs: state.programs.iter().cloned().collect(),
-            processes: state.processes.iter().copied().collect(),
+            processes: state.processes.keys().copied().collect(),
             encryption: match state.encryption {
                 Some(suite) => suite.to_string(),
                 None => "as the client asks".to_owned(),
@@ -236,31 +289,24 @@ impl State {
         tables.names.iter().map(entry).collect()
     }
 
-    fn bind<T: Ord + Display>(
-        &self,
-        name: &str,
-        bind: bool,
-        set: impl Fn(&mut NameState) -> &mut BTreeSet<T>,
-        value: T,
-    ) -> Outcome {
-        let parsed: Name = name.parse().map_err(text)?;
-        let mut tables = self.tables();
-        let done = if bind {
-            set(tables.names.entry(parsed).or_default()).insert(value);
-            true
-        } else {
-            tables.names.get_mut(&parsed).is_some_and(|state| set(state).remove(&value))
-        };
-        drop(tables);
+    fn bind(&self, name: &str, bind: impl FnOnce(&mut NameState)) -> Outcome {
+        bind(self.tables().names.entry(name.parse().map_err(text)?).or_default());
         self.bindings_changed.notify(usize::MAX);
-        if done { Ok(Response::Done) } else { Err(format!("{name}: no such binding")) }
+        Ok(Response::Done)
+    }
+
+    fn unbind(&self, name: &str, unbind: impl FnOnce(&mut NameState) -> bool) -> Outcome {
+        let parsed: Name = name.parse().map_err(text)?;
+        let found = self.tables().names.get_mut(&parsed).is_some_and(unbind);
+        self.bindings_changed.notify(usize::MAX);
+        if found { Ok(Response::Done) } else { Err(format!("{name}: no such binding")) }
     }
 
     /// The names bound to process `pid` or to its program, `executable`.
     pub fn bound(&self, pid: u32, executable: Option<&str>) -> Vec<Name> {
         let tables = self.tables();
         let bound = tables.names.iter().filter(|(_, state)| {
-            state.processes.contains(&pid)
+            state.processes.contains_key(&pid)
                 || executable.is_some_and(|path| state.programs.contains(path))
         });
         bound.map(|(name, _)| name.clone()).collect()
@@ -276,8 +322,13 @@ impl State {
         self.tables().names.get(name)?.client
     }
 
+    /// The tables, without the bindings of processes that have ended.
     fn tables(&self) -> MutexGuard<'_, Tables> {
-        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        for state in tables.names.values_mut() {
+            state.processes.retain(|_, process| process.lives());
+        }
+        tables
     }
 }
 

@@ -10,13 +10,13 @@ use crate::{tun::offload::Ecn, wire::PeerAddress};
 /// segmented send.
 #[derive(Debug)]
 pub struct SendBatch {
-    buffer: Vec<u8>,
+    /// Written over and over, cleared never: that would cost as much as a copy.
+    buffer: Box<[u8]>,
     /// Ends of the frames in `buffer`; a frame starts where the last ended.
     ends: Vec<usize>,
     /// What each frame's outer IP header should say of congestion.
     ecn: Vec<Ecn>,
     headroom: usize,
-    capacity: usize,
     sent: usize,
     oversize: usize,
     calls: u64,
@@ -27,11 +27,10 @@ impl SendBatch {
     /// `capacity` bytes with headers.
     pub fn new(headroom: usize, capacity: usize) -> Self {
         Self {
-            buffer: Vec::with_capacity(capacity),
+            buffer: vec![0; capacity].into_boxed_slice(),
             ends: Vec::with_capacity(64),
             ecn: Vec::with_capacity(64),
             headroom,
-            capacity,
             sent: 0,
             oversize: 0,
             calls: 0,
@@ -40,7 +39,12 @@ impl SendBatch {
 
     /// Whether a frame of `size` bytes still fits.
     pub fn fits(&self, size: usize) -> bool {
-        self.buffer.len() + self.headroom + size <= self.capacity
+        self.used() + self.headroom + size <= self.buffer.len()
+    }
+
+    /// Bytes of the buffer that frames take.
+    fn used(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
     }
 
     /// Adds a frame of `size` bytes for the caller to fill, or `None` if the
@@ -49,11 +53,10 @@ impl SendBatch {
         if !self.fits(size) {
             return None;
         }
-        let start = self.buffer.len() + self.headroom;
-        self.buffer.resize(start + size, 0);
+        let start = self.used() + self.headroom;
         self.ends.push(start + size);
         self.ecn.push(Ecn::NotEct);
-        Some(&mut self.buffer[start..])
+        Some(&mut self.buffer[start..start + size])
     }
 
     /// Says what the outer IP header of the frame pushed last should say of
@@ -83,7 +86,6 @@ impl SendBatch {
     pub fn pop(&mut self) {
         if self.ends.pop().is_some() {
             self.ecn.pop();
-            self.buffer.truncate(self.ends.last().copied().unwrap_or(0));
         }
     }
 
@@ -95,16 +97,13 @@ impl SendBatch {
             1 => 0,
             count => self.ends[count - 2],
         };
-        let end = (start + self.headroom + size).min(self.buffer.len());
-        self.buffer.truncate(end);
         if let Some(last) = self.ends.last_mut() {
-            *last = end;
+            *last = (start + self.headroom + size).min(*last);
         }
     }
 
     /// Empties the batch and keeps its memory.
     pub fn clear(&mut self) {
-        self.buffer.clear();
         self.ends.clear();
         self.ecn.clear();
         self.sent = 0;

@@ -28,7 +28,9 @@ use crate::{
 /// Largest UDP payload, in bytes: that of one segmented send, and of what one
 /// receive coalesces.
 const LARGEST_RUN: usize = 65507;
-const RECEIVED_RUN: usize = 1 << 16;
+/// More than the largest by what keeps pieces from meeting in the same lines of
+/// a cache.
+const RECEIVED_RUN: usize = (1 << 16) + 192;
 const SEGMENTS: usize = 64;
 /// Pieces of a batch's buffer that one call fills.
 const PIECES: usize = 32;
@@ -239,13 +241,11 @@ impl Path for ConnectedPath {
         let mut tries = 1;
         let count = loop {
             batch.count_call();
-            let mut pieces: Vec<IoSliceMut<'_>> = batch
-                .buffer_mut()
-                .chunks_exact_mut(piece)
-                .take(PIECES)
-                .map(IoSliceMut::new)
-                .collect();
-            match self.offload.recv((&self.socket).into(), &mut pieces, &mut metas) {
+            let mut chunks = batch.buffer_mut().chunks_exact_mut(piece);
+            let mut pieces: [IoSliceMut<'_>; PIECES] =
+                std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+            let pieces = &mut pieces[..(room / piece).min(PIECES)];
+            match self.offload.recv((&self.socket).into(), pieces, &mut metas) {
                 Ok(count) => break count,
                 Err(error)
                     if tries < TRIES

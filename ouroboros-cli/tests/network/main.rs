@@ -1,0 +1,45 @@
+//! The tools on real interfaces: hosts are network namespaces, each with a
+//! daemon of its own.
+
+mod eavesdropper;
+mod host;
+mod hostile;
+mod killed;
+mod probe;
+mod survival;
+mod tutorial;
+
+use std::process::ExitCode;
+
+use eavesdropper::*;
+use hostile::*;
+use killed::*;
+use ouroboros_testing::Needs;
+use survival::*;
+use tutorial::*;
+
+fn main() -> ExitCode {
+    ouroboros_testing::tests![
+        Needs::Tunnels:
+            a_gibibyte_arrives_intact_through_an_encrypted_tunnel,
+            the_tutorial_over_the_loopback_interface,
+            a_tunnel_carries_tcp_over_every_layer_plain_and_encrypted,
+            a_name_with_encryption_set_refuses_plain_flows,
+            a_name_is_found_past_a_layer_that_cannot_look_it_up,
+            a_process_is_bound_by_its_id,
+            an_eavesdropper_reads_pings_of_a_plain_tunnel_only,
+            ipv6_passes_inside_the_tunnel,
+            the_server_outlives_a_client_that_was_killed,
+            a_client_outlives_a_server_that_was_killed,
+            the_tunnel_of_a_killed_daemon_goes_on_and_a_new_one_takes_its_place,
+            tunnels_outlive_both_daemons_and_the_next_ones_serve_more,
+            a_server_that_waits_meets_the_next_daemon,
+            root_without_the_right_to_packet_sockets_is_given_none,
+            killed_applications_leave_nothing_and_the_next_ones_connect,
+            malformed_and_oversized_management_does_not_disturb_a_daemon,
+            garbage_in_the_peer_s_name_does_not_disturb_a_live_flow,
+            garbage_under_every_eid_does_not_disturb_a_live_flow;
+        Needs::Root: an_application_without_privilege_has_its_ethernet_flows_relayed_and_its_udp_flows_not
+    ]
+    .run()
+}

@@ -1,0 +1,95 @@
+//! The task of an IPCP: management messages, timers, wake-ups from its users,
+//! and a line now and then about what was dropped.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use async_io::{Async, Timer};
+use futures_lite::future;
+
+use super::{Core, dropped::Dropped};
+use crate::{
+    driver,
+    transport::{LARGEST_MANAGEMENT, Management},
+};
+
+/// Management messages handled before the timers get their turn.
+const MESSAGES_PER_TURN: usize = 64;
+
+struct ManagementSource(Arc<dyn Management>);
+
+impl AsFd for ManagementSource {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.readiness()
+    }
+}
+
+/// Runs until nobody holds the IPCP any more.
+pub(super) async fn drive(core: Weak<Core>) {
+    let watch = {
+        let Some(core) = core.upgrade() else { return };
+        match core.management.clone().map(|m| Async::new_nonblocking(ManagementSource(m))) {
+            None => None,
+            Some(Ok(watch)) => Some(watch),
+            Some(Err(error)) => {
+                tracing::error!(ipcp = core.name, %error, "management socket cannot be watched");
+                return;
+            }
+        }
+    };
+    let mut buffer = [0; LARGEST_MANAGEMENT];
+    let mut dropped = Dropped::default();
+    loop {
+        let (woken, due) = {
+            let Some(core) = core.upgrade() else { return };
+            let woken = core.wake.listen();
+            if let Some(watch) = &watch {
+                for _ in 0..MESSAGES_PER_TURN {
+                    match watch.get_ref().0.receive(&mut buffer) {
+                        Ok((size, from)) => core.take_message(from, None, &buffer[..size]),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                        Err(error) => {
+                            tracing::debug!(ipcp = core.name, %error, "management socket");
+                            break;
+                        }
+                    }
+                }
+            }
+            let now = driver::now();
+            core.endpoint().handle_timeout(now);
+            core.flush();
+            let (counters, due) = {
+                let endpoint = core.endpoint();
+                (endpoint.counters(), endpoint.poll_timeout())
+            };
+            if let Some(causes) = dropped.report(now.monotonic, counters) {
+                tracing::warn!(ipcp = core.name, "management messages dropped: {causes}");
+            }
+            (woken, due.into_iter().chain(dropped.due(counters)).min())
+        };
+        let timer = async {
+            match due {
+                Some(at) => {
+                    Timer::at(driver::instant(at)).await;
+                }
+                None => future::pending().await,
+            }
+        };
+        let readable = async {
+            match &watch {
+                Some(watch) => {
+                    if watch.readable().await.is_err() {
+                        // Not to spin on a broken descriptor.
+                        Timer::after(Duration::from_secs(1)).await;
+                    }
+                }
+                None => future::pending().await,
+            }
+        };
+        future::or(woken, future::or(timer, readable)).await;
+    }
+}
