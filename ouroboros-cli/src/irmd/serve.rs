@@ -81,8 +81,8 @@ async fn answer(state: &State, connection: &Connection, place: Place) -> io::Res
     };
     tracing::debug!(?request);
     let flow = match request {
-        Request::Accept { name } => loop {
-            let flow = accept(state, connection, name.as_deref()).await?;
+        Request::Accept { name, program } => loop {
+            let flow = accept(state, connection, name.as_deref(), program.as_deref()).await?;
             match Given::admit(state, connection, flow) {
                 // Its peer learns of it by silence; whoever waits goes on.
                 Err(reason) => tracing::warn!(reason, "a flow that was accepted is dropped"),
@@ -176,16 +176,19 @@ async fn hang_up<T>(connection: &Connection) -> io::Result<T> {
     Err(io::ErrorKind::UnexpectedEof.into())
 }
 
-async fn accept(state: &State, connection: &Connection, only: Option<&str>) -> io::Result<RawFlow> {
+async fn accept(
+    state: &State,
+    connection: &Connection,
+    only: Option<&str>,
+    program: Option<&str>,
+) -> io::Result<RawFlow> {
     let pid = connection.peer_process()?;
-    let executable = fs::read_link(format!("/proc/{pid}/exe")).ok();
-    let executable = executable.as_ref().and_then(|path| path.to_str());
     loop {
         let changed = state.bindings_changed();
-        let mut names = state.bound(pid, executable);
+        let mut names = state.bound(pid, program);
         names.retain(|name| only.is_none_or(|only| name.as_str() == only));
         if names.is_empty() {
-            tracing::info!(pid, ?executable, "accepts flows, but no name is bound to it yet");
+            tracing::info!(pid, ?program, "accepts flows, but no name is bound to it yet");
         }
         let flow = async {
             loop {

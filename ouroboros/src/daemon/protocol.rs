@@ -159,6 +159,9 @@ pub enum Request {
     Accept {
         /// Only this name.
         name: Option<String>,
+        /// Its executable, as an absolute path. Who may ask could also bind, so
+        /// it is believed, and the daemon needs no right to look for itself.
+        program: Option<String>,
     },
     /// Allocates a flow.
     Allocate {
@@ -406,7 +409,7 @@ mod tests {
             Request::ListIpcps,
             Request::BootstrapIpcp { name: "n".into(), layer: "l".into(), transport },
             Request::CreateName { name: "n".into(), server: security, client: None },
-            Request::Accept { name: None },
+            Request::Accept { name: None, program: Some("/bin/p".into()) },
             Request::Allocate {
                 name: "n".into(),
                 qos: QosSpec::RAW,

@@ -1,0 +1,57 @@
+//! Tunnels of `ovpn`: a client's, which comes back by itself, and a server's,
+//! one for each client. The packets are the library's.
+
+mod backoff;
+mod client;
+mod server;
+
+use std::time::Duration;
+
+use async_std::task;
+use futures_lite::future;
+use ouroboros::{Flow, FlowInfo, Offload, Tunnel, TunnelError, tun::InterfaceAddress};
+
+pub use client::client;
+pub use server::server;
+
+/// What a tunnel's end came to.
+pub type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+/// What is the same for all tunnels of a process.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// The device's address.
+    pub address: InterfaceAddress,
+    /// What the kernel may do in super-packets.
+    pub offload: Offload,
+    /// Whether to say every second what went through.
+    pub statistics: bool,
+}
+
+impl Settings {
+    fn build(&self) -> Result<Tunnel, TunnelError> {
+        Tunnel::builder().address(self.address).offload(self.offload).build()
+    }
+
+    /// Runs `flow` through `tunnel` to its end.
+    async fn run(&self, tunnel: &Tunnel, flow: Flow) -> Result<(), TunnelError> {
+        println!("Tunnel device {} with {} is up.", tunnel.interface_name(), self.address);
+        let watch = async {
+            while self.statistics {
+                task::sleep(Duration::from_secs(1)).await;
+                println!("{}: {}", tunnel.interface_name(), tunnel.statistics());
+            }
+            future::pending().await
+        };
+        future::or(tunnel.run(flow), watch).await
+    }
+}
+
+/// Says what was agreed.
+fn announce(info: &FlowInfo) {
+    println!("Flow allocated to {}, with {}.", info.name, info.peer);
+    match info.suite {
+        Some(suite) => println!("Encrypted: key exchange {}, cipher {}.", suite.kex, suite.cipher),
+        None => println!("Warning: this tunnel is NOT encrypted."),
+    }
+}
