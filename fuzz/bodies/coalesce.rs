@@ -115,14 +115,19 @@ fn check_order(order: &[usize], packets: &[Packet], original: &[u8]) {
 
 fn are_of_different_flows(one: &[u8], other: &[u8]) -> bool {
     let (one, other) = (flow(one), flow(other));
-    match (one.1, other.1) {
-        (Some(ports), Some(others)) if one.0 == other.0 => ports != others,
-        _ => one.0 != other.0,
+    match (one.ports, other.ports) {
+        (Some(ports), Some(others)) if one.addresses == other.addresses => ports != others,
+        _ => one.addresses != other.addresses,
     }
 }
 
-/// Addresses, and protocol and ports if these can be told.
-fn flow(packet: &[u8]) -> (Option<&[u8]>, Option<(u8, &[u8])>) {
+struct Flow<'a> {
+    addresses: Option<&'a [u8]>,
+    /// Protocol and ports, if these can be told.
+    ports: Option<(u8, &'a [u8])>,
+}
+
+fn flow(packet: &[u8]) -> Flow<'_> {
     let addresses = match Version::of(packet) {
         Some(Version::V4) => packet.get(12..20),
         Some(Version::V6) => packet.get(8..40),
@@ -135,7 +140,7 @@ fn flow(packet: &[u8]) -> (Option<&[u8]>, Option<(u8, &[u8])>) {
         let ports = packet.get(layout.transport..layout.transport + 4)?;
         plain.then_some((layout.protocol, ports))
     });
-    (addresses, ports)
+    Flow { addresses, ports }
 }
 
 fn read(mut data: &[u8]) -> (Vec<u8>, Vec<Packet>) {

@@ -44,7 +44,7 @@ pub use flow::{
 pub use ipcp::Ipcp;
 pub use irm::Irm;
 pub use layer::Layer;
-pub use proto::endpoint::ServerSecurity;
+pub use proto::negotiation::{Identity, PeerIdentity, ServerSecurity, Trust};
 pub use tunnel::{Offload, Tunnel, TunnelBuilder, TunnelError, TunnelStatistics, UnknownOffload};
 
 #[cfg(doctest)]

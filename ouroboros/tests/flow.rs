@@ -49,14 +49,15 @@ fn every_suite_and_qos_carries_packets_both_ways() {
             for kdf in [Hash::Sha256, Hash::Sha384, Hash::Sha512] {
                 for cipher in [Cipher::Aes128Gcm, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305] {
                     let spec = FlowSpec::raw().suite(Suite { kex, kdf, cipher });
-                    specs.extend([spec, spec.without_errors()]);
+                    specs.extend([spec.clone(), spec.without_errors()]);
                 }
             }
         }
         for spec in specs {
+            let suite = spec.security().map(|security| security.suite);
             let (accepted, allocated) = pair(&server, &client, spec).await;
-            assert_eq!(accepted.info().suite, spec.security());
-            assert_eq!(allocated.info().suite, spec.security());
+            assert_eq!(accepted.info().suite, suite);
+            assert_eq!(allocated.info().suite, suite);
             exchange(&accepted, &allocated).await;
         }
     });

@@ -7,7 +7,7 @@ use ouroboros::{
     crypto::{Entropy, Suite},
     proto::{
         Now,
-        endpoint::{AcceptError, AllocationRequest, Endpoint, Event, Limits, ServerSecurity},
+        endpoint::{AcceptError, AllocationRequest, Endpoint, Event, Limits, Share},
         protection::FlowKeys,
     },
     transport::Destination,
@@ -55,7 +55,11 @@ fn run(seed: u64, dialect: Dialect) {
         Dialect::EthDix => DirectoryHash::Sha3_256,
         Dialect::Udp => DirectoryHash::Md5,
     };
-    let limits = Limits { pending_requests: 16, pending_per_source: 8, ..Limits::default() };
+    let limits = Limits {
+        pending_requests: 16,
+        pending_of: Share { host: 8, prefix: 16 },
+        ..Limits::default()
+    };
     let mut server = Endpoint::new(dialect, hash, limits);
     let mut client = Endpoint::new(dialect, hash, limits);
     let name = "my_vpn".parse().expect("a name");
@@ -155,8 +159,7 @@ fn run(seed: u64, dialect: Dialect) {
         }
         for (_, request, remote, from) in waiting.extract_if(.., |(when, ..)| *when <= time) {
             next_eid += 1;
-            let policy = ServerSecurity::default();
-            match server.accept(now, random, request, Eid(next_eid), &policy) {
+            match server.accept(now, random, request, Eid(next_eid)) {
                 Ok(flow) if from == CLIENT => {
                     accepted.entry(remote).or_default().push((Eid(next_eid), flow.keys));
                 }
@@ -230,7 +233,7 @@ fn a_flood_of_requests_leaves_a_bounded_state() {
         }
     }
     let (pending, remembered) = server.held();
-    assert_eq!(pending, limits.pending_requests);
+    assert_eq!(pending, limits.unproved_requests);
     assert!(remembered <= limits.remembered_requests);
     assert_eq!(answers, limits.answers_per_second, "refusals keep to the rate");
     server.handle_timeout(at(limits.hold));

@@ -26,7 +26,7 @@ const LIVED: Duration = Duration::from_secs(10);
 /// As said.
 pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings) -> Outcome {
     println!("Allocating a flow to {name}.");
-    let mut flow = irm.allocate(name.as_str(), spec).await?;
+    let mut flow = irm.allocate(name.as_str(), spec.clone()).await?;
     announce(flow.info());
     let tunnel = settings.build()?;
     let mut backoff = Backoff::default();
@@ -41,7 +41,7 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
         if since.elapsed() >= LIVED {
             backoff = Backoff::default();
         }
-        flow = again(irm, name, spec.timeout(ATTEMPT), &mut backoff).await?;
+        flow = again(irm, name, spec.clone().timeout(ATTEMPT), &mut backoff).await?;
         announce(flow.info());
     }
 }
@@ -56,7 +56,7 @@ async fn again(
     let mut said = String::new();
     loop {
         task::sleep(backoff.next(&mut SystemEntropy)).await;
-        match irm.allocate(name.as_str(), spec).await {
+        match irm.allocate(name.as_str(), spec.clone()).await {
             Ok(flow) => return Ok(flow),
             // Whatever is missing may come back: the network, the peer, irmd.
             Err(error) => {

@@ -1,7 +1,13 @@
 //! Asks `irmd`: one connection a request. A flow that comes with its own socket
 //! keeps its connection as the control channel.
 
-use std::{io, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use async_io::Timer;
 
@@ -10,11 +16,14 @@ use super::{
     control::{LARGEST_MESSAGE, Message},
     protocol::{DataPath, Request, Response},
     relay::RelayPath,
+    security::FlowSecurity,
     socket_path,
 };
 use crate::{
+    driver,
     flow::{FlowSpec, RawFlow},
-    transport::{HandOver, Stray},
+    transport::{HandOver, Stray, Wanderer},
+    wire::PeerAddress,
 };
 
 /// How often to look whether the daemon is back.
@@ -94,12 +103,18 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// As [`DaemonError`] says.
+    /// As [`DaemonError`] says. A spec with an identity of its own is refused:
+    /// its key would have to leave this process.
     pub async fn allocate(&self, name: &str, spec: FlowSpec) -> Result<RawFlow, DaemonError> {
+        let security = spec.security();
+        if security.is_some_and(|security| security.identity.is_some()) {
+            let reason = "flows through irmd have irmd's identity: ask for it with `identified`";
+            return Err(DaemonError::Refused(reason.to_owned()));
+        }
         self.flow(&Request::Allocate {
             name: name.to_owned(),
             qos: spec.qos(),
-            suite: spec.security().map(Into::into),
+            security: security.map(|security| FlowSecurity::new(security, spec.identified)),
             timeout: u64::try_from(spec.allocation_timeout().as_millis()).unwrap_or(u64::MAX),
         })
         .await
@@ -114,8 +129,8 @@ impl Client {
         let kind = match &grant.path {
             DataPath::Relay => {
                 let path = Arc::new(RelayPath::new(descriptor, grant.largest_frame));
-                let early = Vec::new();
-                return Ok(RawFlow { path, info, keys, early, strays: None, release: None });
+                let (early, strays, elsewhere, release) = (Vec::new(), None, None, None);
+                return Ok(RawFlow { path, info, keys, early, strays, elsewhere, release });
             }
             DataPath::Socket(kind) => kind.clone(),
         };
@@ -139,8 +154,27 @@ impl Client {
                 let _ = control.try_send_datagram(&[&head, frame]);
             }
         };
+        let channel = held.0.clone();
+        let elsewhere = move |take: &Wanderer| {
+            driver::spawn(frames_from_elsewhere(channel, Arc::downgrade(take))).detach();
+        };
         let (strays, release) = (Some(Box::new(strays) as _), Some(Box::new(held) as _));
-        Ok(RawFlow { path, info, keys, early, strays, release })
+        let elsewhere = Some(Box::new(elsewhere) as _);
+        Ok(RawFlow { path, info, keys, early, strays, elsewhere, release })
+    }
+}
+
+/// Takes the frames that reached the daemon, until it or the flow has ended.
+async fn frames_from_elsewhere(
+    channel: Arc<Connection>,
+    take: Weak<dyn Fn(PeerAddress, &mut [u8]) + Send + Sync>,
+) {
+    let mut buffer = vec![0; LARGEST_MESSAGE];
+    while let Ok(size @ 1..) = channel.receive_datagram(&mut buffer).await {
+        if let Some(Message::Frame(from, frame)) = buffer.get(..size).and_then(Message::parse) {
+            let Some(take) = take.upgrade() else { return };
+            take(from, &mut frame.to_vec());
+        }
     }
 }
 

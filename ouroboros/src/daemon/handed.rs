@@ -5,6 +5,7 @@
 use std::{
     io,
     os::fd::OwnedFd,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,13 +19,15 @@ use super::{
 };
 use crate::{
     flow::RawFlow,
-    transport::{HandOver, Handed, Stray},
+    transport::{HandOver, Handed, Stray, Wanderer},
 };
 
 /// Messages taken from one application in this time; more of them wait, and
 /// where no more can wait the application drops them.
 const MESSAGES: u32 = 512;
 const PERIOD: Duration = Duration::from_millis(10);
+/// Frames from elsewhere that wait to be passed on, at most.
+const WANDERING: usize = 64;
 
 /// What an application needs to carry `flow` by itself: the grant and the
 /// flow's socket. The keys are in the grant, and in `flow` no longer. `None`:
@@ -64,10 +67,27 @@ pub async fn attend(mut flow: RawFlow, connection: &Connection) -> io::Result<()
             connection.send_datagram(&[&head, frame]).await?;
         }
     }
+    let (wandered, wandering) = async_channel::bounded(WANDERING);
+    // More than can wait are lost, as on any network.
+    let take: Wanderer = Arc::new(move |from, frame: &mut [u8]| {
+        let _ = wandered.try_send((from, frame.to_vec()));
+    });
+    if let Some(watch) = flow.elsewhere.take() {
+        watch(&take);
+    }
     let mut buffer = vec![0; LARGEST_MESSAGE];
     let (mut since, mut taken) = (Instant::now(), 0);
     loop {
-        let size = connection.receive_datagram(&mut buffer).await?;
+        let wandered = async {
+            let (from, frame) = wandering.recv().await.map_err(|_| io::ErrorKind::BrokenPipe)?;
+            if let Some((head, frame)) = Message::Frame(from, &frame).encode() {
+                // An application that does not read has no use for it.
+                let _ = connection.try_send_datagram(&[&head, frame]);
+            }
+            Ok(None)
+        };
+        let said = async { connection.receive_datagram(&mut buffer).await.map(Some) };
+        let Some(size) = future::or(said, wandered).await? else { continue };
         if size == 0 {
             return Ok(());
         }

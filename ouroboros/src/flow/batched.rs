@@ -289,15 +289,19 @@ impl FlowReceiver {
         let heard = tally.keepalives > 0 || !self.packets.is_empty();
         let shared = &self.shared;
         let batch = &self.batch;
-        let mut bytes = 0;
+        let (mut bytes, mut unawaited) = (0, 0);
         self.packets.retain(|opened| match opened.content {
             Content::Control => {
                 shared.handle_control(opened, &batch.frame(opened.index)[opened.body.clone()]);
                 false
             }
-            _ => {
+            content if shared.awaits(content) => {
                 bytes += opened.body.len() as u64;
                 !opened.body.is_empty()
+            }
+            _ => {
+                unawaited += 1;
+                false
             }
         });
         if self.opener.wants_attention() {
@@ -307,10 +311,11 @@ impl FlowReceiver {
         counters.received_packets.fetch_add(self.packets.len() as u64, Relaxed);
         counters.received_bytes.fetch_add(bytes, Relaxed);
         counters.receive_calls.fetch_add(batch.calls(), Relaxed);
-        if tally.unopened > 0 {
-            counters.unopened.fetch_add(tally.unopened as u64, Relaxed);
+        if tally.unopened + unawaited > 0 {
+            counters.unopened.fetch_add((tally.unopened + unawaited) as u64, Relaxed);
         }
         if heard {
+            shared.heard_at_home();
             shared.note_heard();
         }
     }

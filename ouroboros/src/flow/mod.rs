@@ -5,6 +5,7 @@
 //! calling thread. Not here: how a flow comes to be (`ipcp`).
 
 mod batched;
+mod control;
 mod shared;
 
 use std::{
@@ -15,17 +16,20 @@ use std::{
     time::Duration,
 };
 
-use async_io::Async;
+use async_io::{Async, Timer};
 use futures_lite::future;
 
 pub use batched::{FlowReceiver, FlowSender};
-use shared::Shared;
 pub use shared::{FlowCloser, FlowInfo, FlowStatistics, FlowWatcher, RawFlow};
+use shared::{Rest, Shared};
 
 use crate::{
     crypto::{AeadBackend, Suite, SystemEntropy},
-    error::FlowError,
-    proto::protection::{Protection, protection},
+    error::{AllocateError, FlowError},
+    proto::{
+        negotiation::{ClientSecurity, Identity, ProfilePolicy, Trust},
+        protection::{Protection, protection},
+    },
     sync::lock,
     transport::{Path, PathOffload},
     wire::QosSpec,
@@ -33,28 +37,33 @@ use crate::{
 
 /// What to ask of a flow that is to be allocated.
 ///
+/// Encryption alone keeps out who only listens. Who is at the other end is
+/// known by [`trust`](Self::trust):
+///
 /// ```
-/// use ouroboros::FlowSpec;
-/// let spec = FlowSpec::raw().encrypted();
+/// use ouroboros::{FlowSpec, Trust, crypto::{SystemEntropy, identity::IdentityKey}};
+/// let server = IdentityKey::generate(&mut SystemEntropy).public_key().fingerprint();
+/// let spec = FlowSpec::raw().encrypted().trust(Trust::Keys(vec![server])).require_native();
 /// assert!(spec.is_encrypted());
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct FlowSpec {
     pub(crate) qos: QosSpec,
-    pub(crate) security: Option<Suite>,
+    pub(crate) security: Option<ClientSecurity>,
+    pub(crate) identified: bool,
     pub(crate) timeout: Duration,
 }
 
 impl FlowSpec {
     /// A plain flow of raw packets.
     pub const fn raw() -> Self {
-        Self { qos: QosSpec::RAW, security: None, timeout: Duration::from_secs(10) }
+        Self::with_qos(QosSpec::RAW)
     }
 
     /// A flow with this quality of service. Allocation refuses what
     /// [`QosSpec::is_supported`] denies.
     pub const fn with_qos(qos: QosSpec) -> Self {
-        Self { qos, ..Self::raw() }
+        Self { qos, security: None, identified: false, timeout: Duration::from_secs(10) }
     }
 
     /// A CRC-32 behind every packet.
@@ -64,16 +73,70 @@ impl FlowSpec {
         self
     }
 
-    /// Encrypted with the default suite: X25519, HKDF-SHA256, AES-256-GCM.
+    /// Encrypted, by default with X25519, HKDF-SHA256, AES-256-GCM, and with
+    /// what [`DEFAULT_CAPABILITIES`](crate::proto::negotiation::DEFAULT_CAPABILITIES)
+    /// says between two of this library.
     #[must_use]
-    pub fn encrypted(self) -> Self {
-        self.suite(Suite::default())
+    pub fn encrypted(mut self) -> Self {
+        self.encryption();
+        self
     }
 
-    /// Encrypted with at least this suite.
+    /// Encrypted with this key exchange, taken literally, and at least this
+    /// hash and cipher.
     #[must_use]
-    pub const fn suite(mut self, suite: Suite) -> Self {
-        self.security = Some(suite);
+    pub fn suite(mut self, suite: Suite) -> Self {
+        let ClientSecurity { capabilities, .. } = suite.into();
+        let security = self.encryption();
+        (security.suite, security.capabilities) = (suite, capabilities);
+        self
+    }
+
+    /// Encrypted, and with nobody but whom `trust` says; anyone by default.
+    #[must_use]
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.encryption().trust = trust;
+        self
+    }
+
+    /// Encrypted, and with the server told who asks for the flow. Through a
+    /// daemon there is only its own identity: see [`identified`](Self::identified).
+    #[must_use]
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.encryption().identity = Some(identity);
+        self
+    }
+
+    /// Encrypted, and with the identity of the resource manager that allocates
+    /// the flow: `irmd`'s, or [`Irm::set_identity`](crate::Irm::set_identity)'s.
+    #[must_use]
+    pub fn identified(mut self) -> Self {
+        self.encryption();
+        self.identified = true;
+        self
+    }
+
+    /// Encrypted in the native profile, or no flow at all: what 0.23 peers
+    /// have has no replay protection and no fresh keys.
+    #[must_use]
+    pub fn require_native(mut self) -> Self {
+        self.encryption().profile = ProfilePolicy::RequireNative;
+        self
+    }
+
+    /// Encrypted, in the native profile if the peer has it (`true`, the
+    /// default), or as with a 0.23 peer whoever it is.
+    #[must_use]
+    pub fn native(mut self, native: bool) -> Self {
+        let profile = if native { ProfilePolicy::PreferNative } else { ProfilePolicy::Wire023 };
+        self.encryption().profile = profile;
+        self
+    }
+
+    /// Encrypted just as `security` says.
+    #[must_use]
+    pub fn secured(mut self, security: ClientSecurity) -> Self {
+        self.security = Some(security);
         self
     }
 
@@ -94,14 +157,18 @@ impl FlowSpec {
         self.qos
     }
 
-    /// The suite asked for; `None` for a plain flow.
-    pub const fn security(&self) -> Option<Suite> {
-        self.security
+    /// What is asked of encryption; `None` for a plain flow.
+    pub const fn security(&self) -> Option<&ClientSecurity> {
+        self.security.as_ref()
     }
 
     /// How long allocation may take.
     pub const fn allocation_timeout(&self) -> Duration {
         self.timeout
+    }
+
+    fn encryption(&mut self) -> &mut ClientSecurity {
+        self.security.get_or_insert_default()
     }
 }
 
@@ -123,17 +190,36 @@ impl Flow {
 
     /// Like [`new`](Self::new), with the AEAD implementation chosen.
     pub fn with_backend(raw: RawFlow, backend: AeadBackend) -> io::Result<Self> {
-        let RawFlow { path, info, keys, early, strays, release } = raw;
+        let RawFlow { path, info, keys, early, strays, elsewhere, release } = raw;
         let (ends, checks_errors) = ((info.local, info.remote), info.qos.checks_errors());
         let Protection { sealer, opener, channel } =
             protection(keys, ends, checks_errors, backend, &mut SystemEntropy);
-        let shared = Shared::start(path.clone(), info, strays, release, channel)?;
+        let shared =
+            Shared::start(path.clone(), info, Rest { strays, elsewhere, release }, channel)?;
         Ok(Self {
             sender: Mutex::new(FlowSender::new(shared.clone(), sealer)),
             receiver: Mutex::new(FlowReceiver::new(shared.clone(), opener, early)),
             watch: Async::new_nonblocking(PathSource(path))?,
             shared,
         })
+    }
+
+    /// A flow that was allocated within `timeout`, and can be used by then.
+    pub(crate) async fn begin(raw: RawFlow, timeout: Duration) -> Result<Self, AllocateError> {
+        let flow = Self::new(raw)?;
+        let late = async {
+            Timer::after(timeout).await;
+            Err(AllocateError::TimedOut)
+        };
+        let ready = async {
+            flow.ready().await.map_err(|error| match error {
+                FlowError::Transport(error) => AllocateError::Transport(error),
+                FlowError::ClosedByPeer => AllocateError::Gone,
+                _ => AllocateError::TimedOut,
+            })
+        };
+        future::or(ready, late).await?;
+        Ok(flow)
     }
 
     /// Sends one packet. Returns when the transport has taken it; the network
@@ -146,6 +232,7 @@ impl Flow {
         if packet.len() > largest {
             return Err(FlowError::TooLarge { size: packet.len(), largest });
         }
+        self.ready().await?;
         loop {
             {
                 let mut sender = lock(&self.sender);
@@ -213,6 +300,44 @@ impl Flow {
     /// A handle that closes the flow from elsewhere.
     pub fn closer(&self) -> FlowCloser {
         FlowCloser::new(&self.shared)
+    }
+
+    /// Waits until packets may pass: until the keys are agreed that have to be
+    /// before them. Sending waits for the same.
+    ///
+    /// # Errors
+    ///
+    /// The flow has ended before.
+    pub async fn ready(&self) -> Result<(), FlowError> {
+        let Some(control) = &self.shared.control else { return self.shared.check() };
+        loop {
+            let became = control.becomes_ready();
+            self.shared.check()?;
+            if control.is_ready() {
+                return Ok(());
+            }
+            let became = async {
+                became.await;
+                Ok(())
+            };
+            self.unless_ended(became).await?;
+        }
+    }
+
+    /// Ends the flow with [`FlowError::Down`] when the peer, asked whether it
+    /// is there, does not say so within `patience`. It is asked when packets
+    /// have left for a while and none has come. Without this only the flow's own
+    /// timeout ends it. No effect on a flow in the 0.23 format.
+    pub fn expect_answers_within(&self, patience: Duration) {
+        if let Some(control) = &self.shared.control {
+            control.set_patience(patience);
+        }
+    }
+
+    /// Says that packets of this flow go to an IP stack, which finishes partial
+    /// checksums by itself.
+    pub(crate) fn take_partial_checksums(&self) {
+        self.shared.announce_partial_checksums();
     }
 
     /// Leaves no more than this to the kernel; all that it has by default.

@@ -1,12 +1,12 @@
 //! What both directions of a flow share: its end, its clock, its counters, and
-//! the liveness task that sends keepalives and notices silence (WIRE.md,
-//! "Packets of a flow"). No packet data passes here.
+//! the liveness task of a flow in the 0.23 format, which sends keepalives and
+//! notices silence (WIRE.md, "Packets of a flow"). No packet data passes here.
 
 use std::{
     io,
     os::fd::OwnedFd,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -17,15 +17,17 @@ use event_listener::{Event, EventListener};
 use futures_lite::future;
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::control::{self, Control};
 use crate::{
     crypto::Suite,
     driver,
     error::FlowError,
     proto::{
-        native::{self, Capabilities, Channel},
-        protection::{Content, FlowKeys, Opened},
+        native::{Channel, Content},
+        negotiation::PeerIdentity,
+        protection::{FlowKeys, Profile},
     },
-    transport::{Path, PathOffload, SendBatch, Stray},
+    transport::{Path, PathOffload, SendBatch, Stray, Wanderer},
     wire::{Eid, Name, PeerAddress, QosSpec},
 };
 
@@ -45,18 +47,31 @@ pub struct FlowInfo {
     pub qos: QosSpec,
     /// How packets are encrypted; `None`: they are not.
     pub suite: Option<Suite>,
+    /// Which format encrypted packets have. Who asked for the native profile
+    /// and sees that of 0.23 speaks with a 0.23 peer, or with somebody in
+    /// between who took the offer away.
+    pub profile: Option<Profile>,
+    /// Who the peer is; `None`: nobody knows.
+    pub identity: Option<PeerIdentity>,
 }
 
 impl FlowInfo {
-    /// The terms of a flow. For those who carry flows between processes.
-    pub fn new(
-        name: Name,
-        peer: PeerAddress,
-        (local, remote): (Eid, Eid),
-        qos: QosSpec,
-        suite: Option<Suite>,
+    /// The terms of a flow whose packets are not encrypted. For those who
+    /// carry flows between processes.
+    pub fn new(name: Name, peer: PeerAddress, (local, remote): (Eid, Eid), qos: QosSpec) -> Self {
+        Self { name, peer, local, remote, qos, suite: None, profile: None, identity: None }
+    }
+
+    /// The same for one whose packets are.
+    #[must_use]
+    pub fn encrypted(
+        mut self,
+        suite: Suite,
+        profile: Profile,
+        identity: Option<PeerIdentity>,
     ) -> Self {
-        Self { name, peer, local, remote, qos, suite }
+        (self.suite, self.profile, self.identity) = (Some(suite), Some(profile), identity);
+        self
     }
 }
 
@@ -83,6 +98,8 @@ pub struct FlowStatistics {
     pub send_calls: u64,
     /// System calls that received.
     pub receive_calls: u64,
+    /// The key epoch that this end seals in, from 0; 0 in the 0.23 format.
+    pub epoch: u64,
 }
 
 /// An allocated flow before its packets are protected: what the daemon relays
@@ -98,8 +115,18 @@ pub struct RawFlow {
     pub early: Vec<Vec<u8>>,
     /// Where frames go that reach the path and are not the flow's.
     pub strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
+    /// Given what takes frames for the flow that come from elsewhere than its
+    /// peer; it lets go of it when the flow has ended.
+    pub elsewhere: Option<Box<dyn FnOnce(&Wanderer) + Send + Sync>>,
     /// Dropped when the flow ends.
     pub release: Option<Box<dyn Send + Sync>>,
+}
+
+/// What of a [`RawFlow`] is neither its terms nor its packets.
+pub(super) struct Rest {
+    pub(super) strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
+    pub(super) elsewhere: Option<Box<dyn FnOnce(&Wanderer) + Send + Sync>>,
+    pub(super) release: Option<Box<dyn Send + Sync>>,
 }
 
 impl std::fmt::Debug for RawFlow {
@@ -110,7 +137,8 @@ impl std::fmt::Debug for RawFlow {
 
 const OPEN: u8 = 0;
 const CLOSED: u8 = 1;
-const DOWN: u8 = 2;
+pub(super) const DOWN: u8 = 2;
+pub(super) const CLOSED_BY_PEER: u8 = 3;
 
 #[derive(Default)]
 pub(super) struct Counters {
@@ -123,6 +151,7 @@ pub(super) struct Counters {
     pub(super) unsealed: AtomicU64,
     pub(super) send_calls: AtomicU64,
     pub(super) receive_calls: AtomicU64,
+    pub(super) epoch: AtomicU64,
 }
 
 impl Counters {
@@ -138,6 +167,7 @@ impl Counters {
             unsealed: of(&self.unsealed),
             send_calls: of(&self.send_calls),
             receive_calls: of(&self.receive_calls),
+            epoch: of(&self.epoch),
         }
     }
 }
@@ -145,7 +175,7 @@ impl Counters {
 pub(super) struct Shared {
     pub(super) path: Arc<dyn Path>,
     pub(super) info: FlowInfo,
-    capabilities: Capabilities,
+    pub(super) control: Option<Control>,
     pub(super) strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
     pub(super) counters: Arc<Counters>,
     /// Readable once the flow has ended; wakes blocked threads.
@@ -156,19 +186,24 @@ pub(super) struct Shared {
     last_sent: AtomicU64,
     last_heard: AtomicU64,
     release: Mutex<Option<Box<dyn Send + Sync>>>,
+    /// Here so that it lives as long as the flow.
+    wanderer: OnceLock<Wanderer>,
 }
 
 impl Shared {
     pub(super) fn start(
         path: Arc<dyn Path>,
         info: FlowInfo,
-        strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
-        release: Option<Box<dyn Send + Sync>>,
+        raw: Rest,
         channel: Option<Channel>,
     ) -> io::Result<Arc<Self>> {
+        let Rest { strays, elsewhere, release } = raw;
         let now = milliseconds();
         let shared = Arc::new(Self {
-            capabilities: channel.as_ref().map_or(Capabilities::NONE, Channel::capabilities),
+            control: channel.map(|channel| {
+                let timeout = Duration::from_millis(info.qos.timeout.into());
+                Control::new(channel, timeout, path.largest_frame(), path.headroom())
+            }),
             path,
             info,
             strays,
@@ -179,11 +214,18 @@ impl Shared {
             last_sent: AtomicU64::new(now),
             last_heard: AtomicU64::new(now),
             release: Mutex::new(release),
+            wanderer: OnceLock::new(),
         });
-        if shared.info.qos.timeout > 0 {
+        if let Some(watch) = elsewhere
+            && shared.control.is_some()
+        {
+            watch(shared.wanderer.get_or_init(|| control::wanderer(&shared)));
+        }
+        if shared.control.is_some() {
+            driver::spawn(control::attend(Arc::downgrade(&shared))).detach();
+        } else if shared.info.qos.timeout > 0 {
             let timeout = u64::from(shared.info.qos.timeout);
-            let sealer = channel.map(|channel| channel.sealer());
-            driver::spawn(keep_alive(Arc::downgrade(&shared), timeout, sealer)).detach();
+            driver::spawn(keep_alive(Arc::downgrade(&shared), timeout)).detach();
         }
         Ok(shared)
     }
@@ -192,6 +234,7 @@ impl Shared {
         match self.state.load(Relaxed) {
             OPEN => Ok(()),
             DOWN => Err(FlowError::Down),
+            CLOSED_BY_PEER => Err(FlowError::ClosedByPeer),
             _ => Err(FlowError::Closed),
         }
     }
@@ -202,6 +245,9 @@ impl Shared {
 
     pub(super) fn end(&self, state: u8) {
         if self.state.compare_exchange(OPEN, state, Relaxed, Relaxed).is_ok() {
+            if state == CLOSED {
+                self.say_goodbye();
+            }
             // An eventfd takes 2^64 - 2 writes of 1: this one cannot fail.
             let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
             self.end.notify(usize::MAX);
@@ -216,14 +262,22 @@ impl Shared {
 
     /// Whether the far end takes packets whose transport checksums are partial.
     pub(super) fn takes_partial_checksums(&self) -> bool {
-        self.capabilities.has(Capabilities::PARTIAL_CHECKSUMS)
+        self.control.as_ref().is_some_and(Control::takes_partial_checksums)
     }
 
-    /// Has the flow's session look after its keys.
-    pub(super) fn attend(&self) {}
+    /// Whether packets that are `content` are for the application.
+    pub(super) fn awaits(&self, content: Content) -> bool {
+        match &self.control {
+            Some(control) => control.awaits(content),
+            None => content == Content::Packet,
+        }
+    }
 
-    /// Gives the flow's session what the peer's says.
-    pub(super) fn handle_control(&self, _opened: &Opened, _body: &[u8]) {}
+    /// When the latest frame left, and when the latest was heard.
+    pub(super) fn traffic(&self) -> (Duration, Duration) {
+        let of = |at: &AtomicU64| Duration::from_millis(at.load(Relaxed));
+        (of(&self.last_sent), of(&self.last_heard))
+    }
 
     pub(super) fn note_sent(&self) {
         self.last_sent.store(milliseconds(), Relaxed);
@@ -293,7 +347,7 @@ fn milliseconds() -> u64 {
 
 /// Sends a zero-length frame after a quarter of `timeout` (milliseconds)
 /// without traffic, and ends the flow after a whole one of silence.
-async fn keep_alive(flow: Weak<Shared>, timeout: u64, mut sealer: Option<native::Sealer>) {
+async fn keep_alive(flow: Weak<Shared>, timeout: u64) {
     let interval = (timeout / 4).max(1);
     loop {
         let (sleep, ended) = {
@@ -310,17 +364,7 @@ async fn keep_alive(flow: Weak<Shared>, timeout: u64, mut sealer: Option<native:
             }
             if now.saturating_sub(shared.last_sent.load(Relaxed)) >= interval {
                 let mut batch = SendBatch::new(shared.path.headroom(), 64);
-                match &mut sealer {
-                    None => {
-                        batch.push(0);
-                    }
-                    Some(sealer) => {
-                        let frame = batch.push(native::HEAD + native::TAIL);
-                        if let (Some(frame), Ok(mut number)) = (frame, sealer.reserve(1, false)) {
-                            number.seal(frame, Content::Control);
-                        }
-                    }
-                }
+                batch.push(0);
                 // A full socket buffer is traffic enough; other errors are the
                 // sender's to meet.
                 let _ = shared.path.send(&mut batch);

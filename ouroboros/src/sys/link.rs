@@ -75,7 +75,7 @@ pub(crate) fn mtu(socket: impl AsFd, name: &str) -> io::Result<usize> {
 
 /// Locks the socket's filter: nobody can replace or remove it any more.
 pub(crate) fn lock_filter(socket: impl AsFd) -> io::Result<()> {
-    super::option::set(socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)
+    option::set(socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)
 }
 
 /// Binds a packet socket to an ethertype on an interface.

@@ -106,6 +106,12 @@ pub trait Transport: Send + Sync + 'static {
         peer: PeerAddress,
     ) -> io::Result<Arc<dyn Path>>;
 
+    /// Has `take` called with frames for the endpoint `local` that come from
+    /// others than its peer, until nobody else holds `take`.
+    fn watch_elsewhere(&self, local: Eid, take: &Wanderer) {
+        let _ = (local, take);
+    }
+
     /// Takes a frame that came to the wrong socket: hands it to the flow it is
     /// for if this transport knows that flow, returns it if it is a management
     /// message (without the endpoint id), and drops it otherwise.
@@ -164,6 +170,27 @@ pub trait Path: Send + Sync {
     /// the path's own address; `None` where management has a socket of its own.
     fn send_management(&self, message: &[u8]) -> Option<io::Result<()>>;
 
+    /// Sends one frame to another address than the peer's, which is to prove
+    /// that it is the peer's now. The frame may be lost.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where peers do not move.
+    fn send_elsewhere(&self, to: PeerAddress, frame: &[u8]) -> io::Result<()> {
+        let _ = (to, frame);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Takes `peer` for the peer's address from now on.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where peers do not move, or those of connect(2).
+    fn follow(&self, peer: PeerAddress) -> io::Result<()> {
+        let _ = peer;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// What to poll for reading and writing.
     fn readiness(&self) -> BorrowedFd<'_>;
 
@@ -196,6 +223,10 @@ pub trait Path: Send + Sync {
         None
     }
 }
+
+/// Takes frames for a flow that come from another address than its peer's. The
+/// frame, without its endpoint id, is opened in place.
+pub type Wanderer = Arc<dyn Fn(PeerAddress, &mut [u8]) + Send + Sync>;
 
 /// What the kernel does for a path in super-packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

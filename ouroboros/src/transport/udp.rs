@@ -20,7 +20,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{
     Destination, IntoTransport, LARGEST_MANAGEMENT, Management, OpenError, Path, Stray, Transport,
-    queue::Queue,
+    Wanderer, queue::Queue,
 };
 use crate::{
     sync::lock,
@@ -103,8 +103,13 @@ impl IntoTransport for Udp {
             Some(listener) => local_address(listener)?,
             None => SocketAddr::new(self.address, 0),
         };
-        let shared =
-            Arc::new(Shared { listener, own, routes: Mutex::default(), connected: Arc::default() });
+        let shared = Arc::new(Shared {
+            listener,
+            own,
+            routes: Mutex::default(),
+            wanderers: Mutex::default(),
+            connected: Arc::default(),
+        });
         Ok(Arc::new(Attachment { shared, remote_port, server: self.server }))
     }
 }
@@ -191,6 +196,9 @@ fn with_eid(eid: Eid, payload: &[u8]) -> Vec<u8> {
 /// Frames for a flow whose peer's address has a connected socket already.
 type Route = Queue<Vec<u8>>;
 
+/// Flows whose peers may move, by endpoint id.
+type Wanderers = Mutex<HashMap<Eid, Weak<dyn Fn(PeerAddress, &mut [u8]) + Send + Sync>>>;
+
 /// Peers that some responder path's socket is connected to.
 type Connected = Mutex<HashSet<(IpAddr, u16)>>;
 
@@ -200,6 +208,7 @@ struct Shared {
     own: SocketAddr,
     /// Flows that receive through a queue, by endpoint id and peer.
     routes: Mutex<HashMap<(Eid, IpAddr, u16), Weak<Route>>>,
+    wanderers: Wanderers,
     /// Apart, because paths hold on to it and must not to the listener: it
     /// closes with the IPCP, while flows may go on.
     connected: Arc<Connected>,
@@ -207,11 +216,20 @@ struct Shared {
 
 impl Shared {
     /// Gives a data frame to the queue of its flow, or drops it.
-    fn route(&self, eid: Eid, from: SocketAddr, payload: &[u8]) {
+    fn route(&self, eid: Eid, from: SocketAddr, payload: &mut [u8]) {
         let key = (eid, from.ip(), from.port());
         let route = lock(&self.routes).get(&key).and_then(Weak::upgrade);
         if let Some(route) = route {
             route.push(payload.to_vec());
+            return;
+        }
+        let wanderer = lock(&self.wanderers).get(&eid).map(Weak::upgrade);
+        match wanderer {
+            Some(Some(take)) => take(PeerAddress::Udp(from), payload),
+            Some(None) => {
+                lock(&self.wanderers).remove(&eid);
+            }
+            None => {}
         }
     }
 }
@@ -289,6 +307,12 @@ impl Transport for Attachment {
         }
     }
 
+    fn watch_elsewhere(&self, local: Eid, take: &Wanderer) {
+        let mut wanderers = lock(&self.shared.wanderers);
+        wanderers.retain(|_, take| take.strong_count() > 0);
+        wanderers.insert(local, Arc::downgrade(take));
+    }
+
     fn dispatch(&self, stray: Stray) -> Option<(PeerAddress, Vec<u8>)> {
         let from = udp_address(stray.from).ok()?;
         let (eid, payload) = split_eid(&stray.frame)?;
@@ -296,7 +320,7 @@ impl Transport for Attachment {
             return (payload.len() + EID <= LARGEST_MANAGEMENT)
                 .then(|| (stray.from, payload.to_vec()));
         }
-        self.shared.route(eid, from, payload);
+        self.shared.route(eid, from, &mut payload.to_vec());
         None
     }
 }
@@ -333,7 +357,7 @@ impl Management for UdpManagement {
                 continue;
             };
             if eid != Eid::MANAGEMENT {
-                self.shared.route(eid, from, payload);
+                self.shared.route(eid, from, &mut datagram[EID..length]);
             } else if length <= LARGEST_MANAGEMENT && payload.len() <= buffer.len() {
                 buffer[..payload.len()].copy_from_slice(payload);
                 return Ok((payload.len(), PeerAddress::Udp(from)));

@@ -168,15 +168,17 @@ impl Tunnel {
     ///
     /// The flow went down or failed; that it was closed is none.
     pub async fn run(&self, flow: Flow) -> Result<(), TunnelError> {
+        let end = EndOnDrop(flow.closer());
+        *lock(&self.flow) = Some(flow.watcher());
+        flow.limit_offload(self.offload.path);
+        flow.ready().await?;
+        flow.take_partial_checksums();
         let largest = flow.largest_packet();
         let mtu = self.mtu.unwrap_or_else(|| clamp(largest));
         self.device.set_mtu(mtu)?;
         if mtu < IDLE_MTU {
             tracing::warn!(mtu, "the flow's packets are too small for IPv6 in the tunnel");
         }
-        let end = EndOnDrop(flow.closer());
-        *lock(&self.flow) = Some(flow.watcher());
-        flow.limit_offload(self.offload.path);
         let (sender, receiver) = flow.split();
         let outbound = Outbound::new(sender, mtu, self.mtu.is_none());
         let inbound = Inbound::new(receiver, mtu);

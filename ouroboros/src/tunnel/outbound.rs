@@ -12,7 +12,7 @@ use crate::{
     proto::protection::Content,
     tun::{
         Device, Queue,
-        offload::{Checksums, Ecn, SegmentError, Segments, VnetHeader, clamp_mss, packet_too_big},
+        offload::{Ecn, SegmentError, Segments, VnetHeader, clamp_mss, packet_too_big},
     },
 };
 
@@ -39,7 +39,6 @@ pub(super) enum Progress {
 pub(super) struct Outbound {
     sender: FlowSender,
     packet: Box<[u8]>,
-    checksums: Checksums,
     mtu: u16,
     /// The device's MTU follows the flow's.
     follows: bool,
@@ -50,7 +49,6 @@ pub(super) struct Outbound {
 impl Outbound {
     pub(super) fn new(sender: FlowSender, mtu: u16, follows: bool) -> Self {
         Self {
-            checksums: sender.checksums(),
             sender,
             packet: vec![0; SUPER_PACKET].into_boxed_slice(),
             mtu,
@@ -117,11 +115,11 @@ impl Outbound {
         counters: &Counters,
     ) -> Result<(), TunnelError> {
         let packet = &mut self.packet[..size];
-        let mtu = usize::from(self.mtu);
+        let (mtu, checksums) = (usize::from(self.mtu), self.sender.checksums());
         if size < LARGEST_SYN {
             clamp_mss(packet, mtu, header.checksum.is_some());
         }
-        let plan = match Segments::plan(header, packet, size, mtu, self.checksums) {
+        let plan = match Segments::plan(header, packet, size, mtu, checksums) {
             Ok(plan) => plan,
             Err(SegmentError::TooLarge(_)) => {
                 counters.too_large.add(1);

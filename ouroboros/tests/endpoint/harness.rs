@@ -8,7 +8,7 @@ use ouroboros::{
         Now,
         endpoint::{
             AcceptError, Accepted, AllocationId, AllocationRequest, Endpoint, Event, Limits,
-            ProfilePolicy, RequestId, ServerSecurity, Transmit,
+            ProfilePolicy, RequestId, ServerSecurity, Transmit, Trust,
         },
         native::Capabilities,
     },
@@ -42,6 +42,8 @@ pub(crate) const PLAIN: ServerSecurity = ServerSecurity {
     require_encryption: false,
     profile: ProfilePolicy::PreferNative,
     capabilities: Capabilities::NONE,
+    identity: None,
+    clients: Trust::Anyone,
 };
 
 pub(crate) fn at(milliseconds: u64) -> Now {
@@ -126,7 +128,8 @@ impl Pair {
         request: RequestId,
         security: &ServerSecurity,
     ) -> Result<Accepted, AcceptError> {
-        self.server.accept(now, &mut self.entropy, request, REMOTE, security)
+        self.server.set_policy(&name(), security.clone());
+        self.server.accept(now, &mut self.entropy, request, REMOTE)
     }
 
     /// The client's request, as the server accepts it: both messages.

@@ -273,6 +273,10 @@ fn what_none_may_follow_is_followed_by_none() {
         let empty = Packet::udp(v6, Vec::new());
         assert_eq!(lengths(&[empty.clone(), next(&empty)]), [1, 1]);
     }
+    for mut packet in kinds().into_iter().filter(|packet| !packet.v6) {
+        packet.fragment |= 0x8000;
+        assert_eq!(lengths(&[packet.clone(), next(&packet)]), [1, 1]);
+    }
 }
 
 #[test]

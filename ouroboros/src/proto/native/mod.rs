@@ -2,12 +2,17 @@
 //! flow. A key for each direction, a number for each packet, a replay window,
 //! fresh keys while the flow runs.
 //!
-//! A [`Sealer`] and an [`Opener`] may have siblings in other threads. Not here:
+//! A [`Channel`] gives sealers and openers, any number for as many threads, and
+//! then becomes the flow's [`Session`], which changes their keys. Not here:
 //! sockets, clocks, how the first secret was agreed (`negotiation`).
 
+mod control;
 mod open;
+mod path;
+mod rekey;
 mod schedule;
 mod seal;
+mod session;
 mod window;
 
 use std::sync::Arc;
@@ -15,6 +20,7 @@ use std::sync::Arc;
 pub use open::{Opened, Opener};
 pub use schedule::{NativeKeys, Role};
 pub use seal::{Reserved, SealError, Sealer};
+pub use session::{Event, Session, SessionConfig, Transmit};
 
 use self::{open::Receiving, schedule::Epoch, seal::Sending};
 use crate::{
@@ -151,7 +157,6 @@ impl Default for KeyLimits {
 pub struct Channel {
     keys: NativeKeys,
     backend: AeadBackend,
-    limits: KeyLimits,
     sending: Arc<Sending>,
     receiving: Arc<Receiving>,
     epoch: Epoch,
@@ -170,7 +175,7 @@ impl Channel {
         let data = !keys.capabilities().has(Capabilities::HYBRID_FIRST);
         let sending = Arc::new(Sending::new(remote, send, data, limits));
         let receiving = Arc::new(Receiving::new(local, receive, data, limits));
-        Self { keys, backend, limits, sending, receiving, epoch }
+        Self { keys, backend, sending, receiving, epoch }
     }
 
     /// What both ends do.

@@ -68,11 +68,6 @@ impl Receiving {
         self.change(|keys| keys.retain(|current| current.key.epoch() >= oldest));
     }
 
-    /// The epoch's key is of no use any more: nobody will seal with it.
-    pub(super) fn withdraw(&self, epoch: u64) {
-        self.change(|keys| keys.retain(|current| current.key.epoch() != epoch));
-    }
-
     fn change(&self, change: impl FnOnce(&mut Vec<Arc<Current>>)) {
         let mut keys = lock(&self.keys);
         change(&mut keys);
@@ -83,6 +78,11 @@ impl Receiving {
     pub(super) fn is_due(&self) -> bool {
         let keys = lock(&self.keys);
         keys.iter().any(|key| key.failures.load(Relaxed) >= self.limits.failures / 2)
+    }
+
+    /// How many keys open packets.
+    pub(super) fn held(&self) -> usize {
+        lock(&self.keys).len()
     }
 
     fn keys(&self) -> (u64, Keys) {
@@ -113,13 +113,25 @@ pub struct Opened {
     pub body: Range<usize>,
     /// The key epoch it was sealed in; 0 in other formats.
     pub epoch: u64,
+    /// Whether none with a higher number was opened before; never in other
+    /// formats.
+    pub leads: bool,
     number: u64,
 }
 
 impl Opened {
     /// A packet of a format without numbers.
     pub(in crate::proto) fn packet(index: usize, body: Range<usize>) -> Self {
-        Self { index, content: Content::Packet, body, epoch: 0, number: 0 }
+        Self { index, content: Content::Packet, body, epoch: 0, leads: false, number: 0 }
+    }
+}
+
+impl Opened {
+    /// Enters the packet in the window; whether it is new.
+    fn take(&mut self, window: &mut ReplayWindow) -> bool {
+        let new = window.take(self.number);
+        self.leads = new && window.newest() == self.number;
+        new
     }
 }
 
@@ -151,9 +163,9 @@ impl Opener {
     /// It is no new packet of the flow; what it holds then is undefined.
     pub fn open(&mut self, frame: &mut [u8]) -> Result<Opened, OpenError> {
         self.begin();
-        let opened = self.authenticate(0, frame)?;
+        let mut opened = self.authenticate(0, frame)?;
         let mut window = lock(&self.shared.window);
-        let new = window.take(opened.number);
+        let new = opened.take(&mut window);
         self.shared.newest.store(window.newest(), Relaxed);
         if new { Ok(opened) } else { Err(OpenError::Replayed) }
     }
@@ -174,9 +186,9 @@ impl Opener {
         }
         let mut window = lock(&self.shared.window);
         let mut position = 0;
-        opened.retain(|packet| {
+        opened.retain_mut(|packet| {
             position += 1;
-            position <= first || window.take(packet.number)
+            position <= first || packet.take(&mut window)
         });
         self.shared.newest.store(window.newest(), Relaxed);
     }
@@ -213,7 +225,7 @@ impl Opener {
             return Err(OpenError::UnknownContent);
         }
         let epoch = current.key.epoch();
-        Ok(Opened { index, content, body: HEAD..size - TAIL, epoch, number })
+        Ok(Opened { index, content, body: HEAD..size - TAIL, epoch, leads: false, number })
     }
 
     /// Whether the flow's session should look after its keys now; once.

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     os::fd::{AsFd, BorrowedFd},
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
@@ -98,7 +98,7 @@ pub(super) struct ConnectedPath {
     coalesces: AtomicBool,
     local: Eid,
     remote: OnceLock<Eid>,
-    peer: SocketAddr,
+    peer: Mutex<SocketAddr>,
     /// Largest frame with its EID as last heard from the kernel.
     largest: AtomicUsize,
     /// Set if the path holds the place of its peer among the responders.
@@ -122,7 +122,7 @@ impl ConnectedPath {
             offload,
             local,
             remote,
-            peer,
+            peer: Mutex::new(peer),
             largest,
             responder_of: None,
         };
@@ -144,7 +144,21 @@ impl ConnectedPath {
     }
 
     fn transmit(&self, contents: &[u8], segment_size: Option<usize>, ecn: Ecn) -> io::Result<()> {
-        let (destination, ecn) = (self.peer, EcnCodepoint::from_bits(ecn.bits()));
+        self.transmit_to(self.peer(), contents, segment_size, ecn)
+    }
+
+    fn peer(&self) -> SocketAddr {
+        *lock(&self.peer)
+    }
+
+    fn transmit_to(
+        &self,
+        destination: SocketAddr,
+        contents: &[u8],
+        segment_size: Option<usize>,
+        ecn: Ecn,
+    ) -> io::Result<()> {
+        let ecn = EcnCodepoint::from_bits(ecn.bits());
         let transmit = Transmit { destination, ecn, contents, segment_size, src_ip: None };
         self.offload.try_send((&self.socket).into(), &transmit)
     }
@@ -185,7 +199,8 @@ impl ConnectedPath {
 impl Drop for ConnectedPath {
     fn drop(&mut self) {
         if let Some(connected) = &self.responder_of {
-            lock(connected).remove(&(self.peer.ip(), self.peer.port()));
+            let peer = self.peer();
+            lock(connected).remove(&(peer.ip(), peer.port()));
         }
     }
 }
@@ -199,7 +214,7 @@ fn write_eids(batch: &mut SendBatch, remote: Eid) {
 
 impl Path for ConnectedPath {
     fn connect(&self, remote: Eid, peer: PeerAddress) -> io::Result<()> {
-        if !same_peer(udp_address(peer)?, self.peer) {
+        if !same_peer(udp_address(peer)?, self.peer()) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "another peer than asked"));
         }
         self.remote.set(remote).map_err(|_| io::ErrorKind::AlreadyExists.into())
@@ -260,7 +275,7 @@ impl Path for ConnectedPath {
                 Err(error) => return Err(error),
             }
         };
-        let local = self.local.0.to_be_bytes();
+        let (local, peer) = (self.local.0.to_be_bytes(), self.peer());
         let mut strays = false;
         for (i, meta) in metas.iter().enumerate().take(count) {
             let (start, length) = (i * piece, meta.len.min(piece));
@@ -269,7 +284,7 @@ impl Path for ConnectedPath {
                 let end = start + length.min(offset + meta.stride);
                 let frame = start + offset..end;
                 let bytes = &batch.buffer_mut()[frame.clone()];
-                if bytes.starts_with(&local) && same_peer(meta.addr, self.peer) {
+                if bytes.starts_with(&local) && same_peer(meta.addr, peer) {
                     batch.push_marked(frame.start + EID..frame.end, ecn);
                 } else if bytes.len() >= EID {
                     let stray = Stray { from: PeerAddress::Udp(meta.addr), frame: bytes.to_vec() };
@@ -298,6 +313,24 @@ impl Path for ConnectedPath {
         Some(result)
     }
 
+    fn send_elsewhere(&self, to: PeerAddress, frame: &[u8]) -> io::Result<()> {
+        let &remote = self.remote.get().ok_or(io::ErrorKind::NotConnected)?;
+        self.transmit_to(udp_address(to)?, &with_eid(remote, frame), None, Ecn::NotEct)
+    }
+
+    fn follow(&self, peer: PeerAddress) -> io::Result<()> {
+        let to = udp_address(peer)?;
+        self.socket.connect(&SockAddr::from(to))?;
+        let from = std::mem::replace(&mut *lock(&self.peer), to);
+        if let Some(connected) = &self.responder_of {
+            let mut connected = lock(connected);
+            connected.remove(&(from.ip(), from.port()));
+            connected.insert((to.ip(), to.port()));
+        }
+        self.largest_frame();
+        Ok(())
+    }
+
     fn readiness(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -307,7 +340,7 @@ impl Path for ConnectedPath {
     }
 
     fn largest_frame(&self) -> usize {
-        let v6 = self.peer.is_ipv6();
+        let v6 = self.peer().is_ipv6();
         let headers = if v6 { 48 } else { 28 };
         let mtu = socket::path_mtu(&self.socket, v6).unwrap_or(1280);
         let datagram = mtu.saturating_sub(headers).min(LARGEST_DATAGRAM);
@@ -332,7 +365,7 @@ impl Path for ConnectedPath {
     }
 
     fn description(&self) -> String {
-        format!("udp {}", self.peer)
+        format!("udp {}", self.peer())
     }
 
     fn hand_over(&self) -> Option<io::Result<HandOver>> {

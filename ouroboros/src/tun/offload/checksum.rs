@@ -45,8 +45,12 @@ impl Sum {
         for word in words {
             sum += u64::from(u32::from_ne_bytes(*word));
         }
-        let mut last = [0; 4];
-        last[..rest.len()].copy_from_slice(rest);
+        let last = match *rest {
+            [first, second, third] => [first, second, third, 0],
+            [first, second] => [first, second, 0, 0],
+            [first] => [first, 0, 0, 0],
+            _ => [0; 4],
+        };
         sum += u64::from(u32::from_ne_bytes(last));
         Self(self.0 + u64::from(u16::from_be(fold(sum))))
     }

@@ -118,35 +118,37 @@ impl Coalescer {
     /// The range is not in the buffer.
     pub fn add(&mut self, buffer: &[u8], range: Range<usize>, partial: bool) {
         let packet = &buffer[range.clone()];
+        let position = self.packets.len() as u32;
+        self.packets.push(Packet { range, partial, next: END });
         match classify(packet, partial, self.tcp, self.udp) {
             Kind::Joinable(key, shape) => {
                 let open = self.open.iter().position(|open| open.key == key);
                 match open {
                     Some(open) if self.joins(open, buffer, packet, shape) => {
-                        self.join(open, packet, shape, range, partial);
+                        self.join(open, packet, shape, position);
                     }
-                    _ => {
-                        if let Some(open) = open {
-                            self.open.swap_remove(open);
-                        }
-                        self.start(key, shape, packet, range, partial);
+                    Some(open) => {
+                        self.open.swap_remove(open);
+                        self.start(key, packet, shape, position);
                     }
+                    None => self.start(key, packet, shape, position),
                 }
             }
             Kind::Alone(key) => {
                 self.open.retain(|open| open.key != key);
-                self.pass(packet, range, partial);
+                self.pass(packet, position, partial);
             }
             Kind::Between(addresses) => {
                 self.open.retain(|open| open.key.addresses != addresses);
-                self.pass(packet, range, partial);
+                self.pass(packet, position, partial);
             }
-            Kind::Foreign => self.pass(packet, range, partial),
+            Kind::Foreign => self.pass(packet, position, partial),
         }
     }
 
     /// Makes the headers of each run's first packet, in `buffer`, those of the
-    /// run. To be called once, after the last packet of the batch.
+    /// run. To be called after the last packet of the batch, of which none may
+    /// have changed since it was added.
     ///
     /// # Panics
     ///
@@ -184,11 +186,9 @@ impl Coalescer {
             && same_headers(first, packet, shape)
     }
 
-    fn join(&mut self, index: usize, packet: &[u8], shape: Shape, range: Range<usize>, p: bool) {
+    fn join(&mut self, index: usize, packet: &[u8], shape: Shape, position: u32) {
         let open = &mut self.open[index];
         let run = &mut self.runs[open.run];
-        let position = self.packets.len() as u32;
-        self.packets.push(Packet { range, partial: p, next: END });
         self.packets[run.last as usize].next = position;
         let payload = packet.len() - shape.headers;
         run.last = position;
@@ -206,14 +206,15 @@ impl Coalescer {
     }
 
     /// Begins a run that may have followers.
-    fn start(&mut self, key: FlowKey, shape: Shape, packet: &[u8], range: Range<usize>, p: bool) {
+    fn start(&mut self, key: FlowKey, packet: &[u8], shape: Shape, position: u32) {
         let run = self.runs.len();
-        let mut state = State::alone(self.packets.len() as u32, packet.len());
-        state.shape = Some(shape);
-        state.size = packet.len() - shape.headers;
-        state.place = Some(shape.checksum_place());
-        self.packets.push(Packet { range, partial: p, next: END });
-        self.runs.push(state);
+        let payload = packet.len() - shape.headers;
+        self.runs.push(State {
+            size: payload,
+            shape: Some(shape),
+            place: Some(shape.checksum_place()),
+            ..State::alone(position, packet.len())
+        });
         if shape.ends(packet) != 0 {
             return;
         }
@@ -225,21 +226,19 @@ impl Coalescer {
         self.open.push(Open {
             key,
             run,
-            next_sequence: sequence(packet, shape)
-                .wrapping_add((packet.len() - shape.headers) as u32),
+            next_sequence: sequence(packet, shape).wrapping_add(payload as u32),
             last_id: word(packet, 4),
             id_step: None,
         });
     }
 
     /// Lets a packet pass alone.
-    fn pass(&mut self, packet: &[u8], range: Range<usize>, partial: bool) {
-        let mut state = State::alone(self.packets.len() as u32, packet.len());
+    fn pass(&mut self, packet: &[u8], position: u32, partial: bool) {
+        let mut state = State::alone(position, packet.len());
         if partial {
             state.place = Layout::of(packet).and_then(|layout| layout.checksum_place(packet.len()));
             self.not_completable += usize::from(state.place.is_none());
         }
-        self.packets.push(Packet { range, partial, next: END });
         self.runs.push(state);
     }
 }

@@ -8,6 +8,19 @@ use super::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Addresses(Version, [u8; 32]);
 
+impl Addresses {
+    /// Those of a packet that is at least as long as its header.
+    #[inline]
+    fn of(packet: &[u8], version: Version) -> Self {
+        let mut bytes = [0; 32];
+        match version {
+            Version::V4 => bytes[..8].copy_from_slice(&packet[12..20]),
+            Version::V6 => bytes.copy_from_slice(&packet[8..40]),
+        }
+        Self(version, bytes)
+    }
+}
+
 /// What names a flow of TCP or UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FlowKey {
@@ -76,9 +89,7 @@ pub(super) fn classify(packet: &[u8], partial: bool, tcp: bool, udp: bool) -> Ki
     if packet.len() < transport {
         return Kind::Foreign;
     }
-    let mut addresses = Addresses(version, [0; 32]);
-    let bytes = version.addresses(packet);
-    addresses.1[..bytes.len()].copy_from_slice(bytes);
+    let addresses = Addresses::of(packet, version);
     let (Some(layout), Some(ports)) = (Layout::of(packet), packet.get(transport..transport + 4))
     else {
         return Kind::Between(addresses);
@@ -132,7 +143,7 @@ fn is_intact(packet: &[u8], shape: Shape, partial: bool) -> bool {
     }
     let pseudo = shape.pseudo_header(packet, packet.len());
     if partial {
-        pseudo.without(word(packet, transport + shape.field())).fold() == 0xffff
+        pseudo.without(word(packet, transport + shape.field())).is_intact()
     } else {
         pseudo.bytes(&packet[transport..]).is_intact()
     }

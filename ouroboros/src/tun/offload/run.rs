@@ -37,7 +37,7 @@ pub(super) struct State {
     pub(super) flags: u8,
     /// The first packet's IP and transport checksums, once its headers are the
     /// run's.
-    original: Option<(u16, u16)>,
+    pub(super) original: Option<(u16, u16)>,
 }
 
 impl State {

@@ -1,0 +1,293 @@
+//! The session of a native flow, as the flow drives it: control packets go in,
+//! sealed frames go out by the flow's path, and a task keeps its clock. Not
+//! here: what the session decides (`proto::native`).
+
+use std::{
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use async_io::Timer;
+use event_listener::Event as Notify;
+use futures_lite::future;
+
+use super::shared::{CLOSED_BY_PEER, DOWN, Shared};
+use crate::{
+    crypto::SystemEntropy,
+    driver,
+    proto::native::{
+        Capabilities, Channel, Content, Event, Opened, Opener, Session, SessionConfig,
+    },
+    sync::lock,
+    transport::{SendBatch, Wanderer},
+    wire::PeerAddress,
+};
+
+/// How often a flow with patience is looked at.
+const WATCH: Duration = Duration::from_millis(250);
+/// Room for the frames of one control message and more.
+const BATCH: usize = 16 * 1024;
+
+/// What a flow keeps for its session.
+pub(super) struct Control {
+    state: Mutex<State>,
+    /// The task has something to do before its time.
+    woken: Notify,
+    /// Data may pass: what has to be agreed before it, is.
+    ready: AtomicBool,
+    became_ready: Notify,
+    /// The far end takes them.
+    partial_checksums: AtomicBool,
+    /// This end does, and has said so.
+    announced: AtomicBool,
+    /// In milliseconds; 0: the flow's own timeout is all.
+    patience: AtomicU64,
+    /// Packets have come from elsewhere than the peer's address.
+    wandering: AtomicBool,
+}
+
+struct State {
+    session: Session,
+    batch: SendBatch,
+    /// For frames that come by another socket.
+    opener: Opener,
+    probing: bool,
+}
+
+impl Control {
+    pub(super) fn new(channel: Channel, timeout: Duration, frame: usize, headroom: usize) -> Self {
+        let first = channel.capabilities().has(Capabilities::HYBRID_FIRST);
+        let config = SessionConfig { timeout, largest_frame: frame };
+        let opener = channel.opener();
+        let session = Session::new(driver::now(), &mut SystemEntropy, channel, config);
+        let batch = SendBatch::new(headroom, BATCH);
+        Self {
+            state: Mutex::new(State { session, batch, opener, probing: false }),
+            woken: Notify::new(),
+            ready: AtomicBool::new(!first),
+            became_ready: Notify::new(),
+            partial_checksums: AtomicBool::new(false),
+            announced: AtomicBool::new(false),
+            patience: AtomicU64::new(0),
+            wandering: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready.load(Relaxed)
+    }
+
+    pub(super) fn becomes_ready(&self) -> event_listener::EventListener {
+        self.became_ready.listen()
+    }
+
+    pub(super) fn takes_partial_checksums(&self) -> bool {
+        self.partial_checksums.load(Relaxed)
+    }
+
+    /// Whether this end awaits such packets.
+    pub(super) fn awaits(&self, content: Content) -> bool {
+        match content {
+            Content::Packet => true,
+            Content::PartialChecksum => self.announced.load(Relaxed),
+            _ => false,
+        }
+    }
+
+    pub(super) fn set_patience(&self, patience: Duration) {
+        let milliseconds = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        self.patience.store(milliseconds, Relaxed);
+        self.wake();
+    }
+
+    /// Has the task look at the session.
+    pub(super) fn wake(&self) {
+        self.woken.notify(usize::MAX);
+    }
+}
+
+impl Shared {
+    /// Gives the flow's session what the peer's says.
+    pub(super) fn handle_control(&self, opened: &Opened, body: &[u8]) {
+        self.with_session(|state| {
+            state.session.handle(driver::now(), &mut SystemEntropy, opened, body);
+        });
+        self.attend();
+    }
+
+    /// Says that this end is a tunnel, which takes partial checksums.
+    pub(super) fn announce_partial_checksums(&self) {
+        let Some(control) = &self.control else { return };
+        control.announced.store(true, Relaxed);
+        self.with_session(|state| {
+            state.session.announce(driver::now(), Capabilities::PARTIAL_CHECKSUMS);
+        });
+        self.attend();
+    }
+
+    /// Tells the peer that the flow ends.
+    pub(super) fn say_goodbye(&self) {
+        if let Some(control) = &self.control {
+            let mut state = lock(&control.state);
+            state.session.close(driver::now());
+            self.transmit(&mut state);
+        }
+    }
+
+    /// A frame for this flow came from elsewhere than its peer: the peer may
+    /// have moved.
+    pub(super) fn take_from_elsewhere(&self, from: PeerAddress, frame: &mut [u8]) {
+        let Some(Control { wandering, .. }) = &self.control else { return };
+        self.with_session(|state| {
+            let size = frame.len();
+            let Ok(opened) = state.opener.open(frame) else { return };
+            wandering.store(true, Relaxed);
+            let (now, entropy) = (driver::now(), &mut SystemEntropy);
+            state.session.heard_from(now, entropy, Some(from), size, opened.leads);
+            if opened.content == Content::Control {
+                state.session.handle(now, entropy, &opened, &frame[opened.body.clone()]);
+            }
+        });
+        self.attend();
+    }
+
+    /// The newest packet so far came from the peer's own address.
+    pub(super) fn heard_at_home(&self) {
+        if self.control.as_ref().is_some_and(|control| control.wandering.swap(false, Relaxed)) {
+            self.with_session(|state| {
+                state.session.heard_from(driver::now(), &mut SystemEntropy, None, 0, true);
+            });
+        }
+    }
+
+    /// Has the flow's task look after its session.
+    pub(super) fn attend(&self) {
+        if let Some(control) = &self.control {
+            control.wake();
+        }
+    }
+
+    /// Does something with the session, then what follows from it.
+    fn with_session(&self, work: impl FnOnce(&mut State)) {
+        let Some(control) = &self.control else { return };
+        let mut events = Vec::new();
+        {
+            let mut state = lock(&control.state);
+            work(&mut state);
+            events.extend(std::iter::from_fn(|| state.session.poll()));
+            self.transmit(&mut state);
+            for event in &events {
+                match event {
+                    Event::Responded { .. } | Event::Unresponsive => state.probing = false,
+                    Event::Moved(address) => {
+                        if let Err(error) = self.path.follow(*address) {
+                            tracing::warn!(%address, %error, "a peer moved, and cannot be followed");
+                        } else {
+                            tracing::info!(%address, "the peer has moved");
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        for event in events {
+            self.tell(control, event);
+        }
+    }
+
+    fn tell(&self, control: &Control, event: Event) {
+        match event {
+            Event::Rekeyed { epoch } => {
+                self.counters.epoch.store(epoch, Relaxed);
+                if !control.ready.swap(true, Relaxed) {
+                    control.became_ready.notify(usize::MAX);
+                }
+            }
+            Event::Announced(capabilities) => {
+                let takes = capabilities.has(Capabilities::PARTIAL_CHECKSUMS);
+                control.partial_checksums.store(takes, Relaxed);
+            }
+            Event::Closed => self.end(CLOSED_BY_PEER),
+            Event::Down | Event::Unresponsive => self.end(DOWN),
+            _ => {}
+        }
+    }
+
+    /// Sends what the session has to send.
+    fn transmit(&self, state: &mut State) {
+        let State { session, batch, .. } = state;
+        while let Some(transmit) = session.poll_transmit() {
+            if let Some(to) = transmit.to {
+                // Lost like any other: the session sends again.
+                let _ = self.path.send_elsewhere(to, &transmit.frame);
+                continue;
+            }
+            if !batch.fits(transmit.frame.len()) {
+                let _ = self.path.send(batch);
+                batch.clear();
+            }
+            if let Some(room) = batch.push(transmit.frame.len()) {
+                room.copy_from_slice(&transmit.frame);
+            }
+        }
+        if !batch.is_empty() {
+            let _ = self.path.send(batch);
+            batch.clear();
+            self.note_sent();
+        }
+    }
+}
+
+/// Keeps the session's clock until the flow ends.
+pub(super) async fn attend(flow: Weak<Shared>) {
+    loop {
+        let (due, ended, woken) = {
+            let Some(shared) = flow.upgrade() else { return };
+            let Some(control) = &shared.control else { return };
+            let (ended, woken) = (shared.ended(), control.woken.listen());
+            if shared.check().is_err() {
+                return;
+            }
+            let now = driver::now();
+            let patience = Duration::from_millis(control.patience.load(Relaxed));
+            let (sent, heard) = shared.traffic();
+            let mut due = None;
+            shared.with_session(|state| {
+                state.session.traffic(sent, heard);
+                state.session.handle_timeout(now, &mut SystemEntropy);
+                let one_sided = sent > heard + WATCH;
+                if !patience.is_zero() && one_sided && !state.probing {
+                    state.session.probe(now, patience);
+                    state.probing = true;
+                }
+                due = state.session.poll_timeout();
+            });
+            if !patience.is_zero() {
+                due = Some(due.map_or(now.monotonic + WATCH, |due| due.min(now.monotonic + WATCH)));
+            }
+            (due, ended, woken)
+        };
+        let timer = async {
+            match due {
+                Some(at) => {
+                    Timer::at(driver::instant(at)).await;
+                }
+                None => future::pending().await,
+            }
+        };
+        future::or(timer, future::or(ended, woken)).await;
+    }
+}
+
+/// What a path or a daemon calls with frames that came from elsewhere.
+pub(super) fn wanderer(shared: &Arc<Shared>) -> Wanderer {
+    let flow = Arc::downgrade(shared);
+    Arc::new(move |from, frame: &mut [u8]| {
+        if let Some(flow) = flow.upgrade() {
+            flow.take_from_elsewhere(from, frame);
+        }
+    })
+}

@@ -1,0 +1,551 @@
+//! The session of a native flow: when keys change, whether the peer is there,
+//! where it is. A state machine without I/O; `flow` drives it.
+//!
+//! `handle` takes the control packets that an opener gives, `poll_transmit`
+//! gives sealed frames, `poll` tells events, `poll_timeout` and
+//! `handle_timeout` are its clock. What it keeps is bounded, whatever the peer
+//! does. Not here: data, which passes it by; it is told of it by `traffic`.
+
+use std::{collections::VecDeque, time::Duration};
+
+use super::{
+    Capabilities, Channel, Content, HEAD, Opened, Role, Sealer, TAIL,
+    control::{Message, Part},
+    path::Paths,
+    rekey::{Progress, Rekey},
+};
+use crate::{crypto::Entropy, proto::Now, wire::PeerAddress};
+
+/// The next key is due after this, plus up to as much as `JITTER`.
+const KEY_LIFE: Duration = Duration::from_secs(100);
+const JITTER: Duration = Duration::from_secs(20);
+/// No data is sealed with a key that is older.
+const KEY_END: Duration = Duration::from_secs(180);
+/// No epoch after the first is shorter, so that no more than 16 overlap.
+const SHORTEST_EPOCH: Duration = Duration::from_millis(250);
+/// How long packets of the epoch before are opened after both ends have left
+/// it.
+const RETENTION: Duration = Duration::from_secs(3);
+/// Messages of an exchange are repeated first after this, then after twice as
+/// long each time.
+const RETRY: Duration = Duration::from_millis(250);
+const SLOWEST_RETRY: Duration = Duration::from_secs(4);
+/// An answer is not repeated faster than this.
+const ANSWER_INTERVAL: Duration = Duration::from_millis(100);
+/// Control frames that wait to be sent; more are dropped, as by the network.
+const QUEUE: usize = 64;
+
+/// What a session is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionConfig {
+    /// A flow that hears nothing for so long is down; zero: never. A ping
+    /// leaves after a quarter of it without traffic.
+    pub timeout: Duration,
+    /// Largest frame in bytes, as it is sent to the path.
+    pub largest_frame: usize,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(120), largest_frame: 1052 }
+    }
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The peer has shown that it has the flow's keys.
+    Confirmed,
+    /// This end seals in a new epoch.
+    Rekeyed {
+        /// Which, from 0.
+        epoch: u64,
+    },
+    /// The peer answered to [`Session::probe`].
+    Responded {
+        /// From the latest ping to its pong; `None` if an earlier one's pong
+        /// came.
+        round_trip: Option<Duration>,
+    },
+    /// The peer did not answer to [`Session::probe`] in time.
+    Unresponsive,
+    /// What the program at the other end takes beyond packets as they are.
+    Announced(Capabilities),
+    /// The peer is at this address from now on.
+    Moved(PeerAddress),
+    /// The peer closed the flow.
+    Closed,
+    /// Nothing was heard for the flow's timeout, or its keys can do no more.
+    Down,
+}
+
+/// A frame to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where to; `None`: to the peer, where it is.
+    pub to: Option<PeerAddress>,
+    /// The frame, behind the endpoint id.
+    pub frame: Vec<u8>,
+}
+
+struct Probe {
+    until: Duration,
+    next: Duration,
+    interval: Duration,
+    /// When the latest ping left, which is its token, too.
+    sent: Duration,
+    /// Whether anybody wants to know.
+    asked: bool,
+}
+
+struct Announcement {
+    capabilities: Capabilities,
+    next: Duration,
+    interval: Duration,
+}
+
+/// The session of one native flow.
+pub struct Session {
+    channel: Channel,
+    sealer: Sealer,
+    config: SessionConfig,
+    rekey: Rekey,
+    /// When the present epoch began here.
+    began: Duration,
+    /// When the next one is due.
+    due: Duration,
+    /// Whether data is held back because the key is too old.
+    overdue: bool,
+    /// When the exchange is repeated, and after how long again.
+    retry: Option<(Duration, Duration)>,
+    answered: Duration,
+    /// Epochs before these are forgotten at these times.
+    retiring: VecDeque<(Duration, u64)>,
+    sent: Duration,
+    heard: Duration,
+    confirmed: bool,
+    probe: Option<Probe>,
+    announcement: Option<Announcement>,
+    paths: Paths,
+    queue: VecDeque<(Option<PeerAddress>, Vec<u8>)>,
+    events: VecDeque<Event>,
+    ended: bool,
+}
+
+impl Session {
+    /// The session of the flow that `channel` is of, which begins now. The
+    /// client says that it is there.
+    pub fn new(
+        now: Now,
+        entropy: &mut dyn Entropy,
+        channel: Channel,
+        config: SessionConfig,
+    ) -> Self {
+        let now = now.monotonic;
+        let mut session = Self {
+            sealer: channel.sealer(),
+            rekey: Rekey::new(&channel),
+            channel,
+            config,
+            began: now,
+            due: now,
+            overdue: false,
+            retry: None,
+            answered: Duration::ZERO,
+            retiring: VecDeque::new(),
+            sent: now,
+            heard: now,
+            confirmed: false,
+            probe: None,
+            announcement: None,
+            paths: Paths::default(),
+            queue: VecDeque::new(),
+            events: VecDeque::new(),
+            ended: false,
+        };
+        session.begin_epoch(now, entropy);
+        if session.channel.keys.role() == Role::Client {
+            if session.exchanges_first() {
+                session.begin_exchange(now, entropy);
+            } else {
+                session.probe_at(now, KEY_LIFE, false);
+            }
+        }
+        session
+    }
+
+    /// Whether data has to wait for the first exchange.
+    fn exchanges_first(&self) -> bool {
+        self.channel.epoch.number == 0
+            && self.channel.keys.capabilities().has(Capabilities::HYBRID_FIRST)
+    }
+
+    /// Takes a control packet: what was opened, and its body.
+    pub fn handle(&mut self, now: Now, entropy: &mut dyn Entropy, opened: &Opened, body: &[u8]) {
+        let now = now.monotonic;
+        if self.ended {
+            return;
+        }
+        self.heard_at(now);
+        let progress = self.rekey.heard(&mut self.channel, opened.epoch);
+        self.progress(now, entropy, progress);
+        match Message::parse(body) {
+            Some(Message::Ping(token)) => self.send(now, &Message::Pong(token)),
+            Some(Message::Pong(token)) => self.ponged(now, token),
+            Some(Message::Close) => self.end(Event::Closed),
+            Some(Message::Challenge(token)) => self.send(now, &Message::Response(token)),
+            Some(Message::Response(token)) => {
+                if let Some(address) = self.paths.answered(token) {
+                    self.events.push_back(Event::Moved(address));
+                }
+            }
+            Some(Message::Offer(part)) => self.offered(now, entropy, opened.epoch, part),
+            Some(Message::Answer(part)) => {
+                let progress = self.rekey.answered(&mut self.channel, part);
+                self.progress(now, entropy, progress);
+            }
+            Some(Message::Confirm(epoch)) => {
+                if epoch == self.channel.epoch.number as u32 {
+                    self.send(now, &Message::Confirmed(epoch));
+                }
+            }
+            // That it was heard in its epoch is what it says.
+            Some(Message::Confirmed(_)) => {}
+            Some(Message::Announce(flags)) => {
+                self.send(now, &Message::Announced(flags));
+                self.events.push_back(Event::Announced(Capabilities::from_bits(flags)));
+            }
+            Some(Message::Announced(flags)) => {
+                self.announcement.take_if(|announced| announced.capabilities.bits() == flags);
+            }
+            None => {}
+        }
+    }
+
+    fn offered(&mut self, now: Duration, entropy: &mut dyn Entropy, epoch: u64, part: Part<'_>) {
+        if epoch != self.channel.epoch.number {
+            return;
+        }
+        let ready = epoch == 0 || now >= self.began + SHORTEST_EPOCH;
+        match self.rekey.offered(&mut self.channel, entropy, part, ready) {
+            Progress::Answered => {
+                // Unasked, too: the peer may be asking where this end is not
+                // any more.
+                self.retry = Some((now + RETRY, RETRY));
+                self.answer(now);
+            }
+            Progress::Repeated if now >= self.answered + ANSWER_INTERVAL => self.answer(now),
+            _ => {}
+        }
+    }
+
+    fn answer(&mut self, now: Duration) {
+        self.answered = now;
+        self.exchange(now);
+    }
+
+    fn progress(&mut self, now: Duration, entropy: &mut dyn Entropy, progress: Progress) {
+        match progress {
+            Progress::Sealing => {
+                self.begin_epoch(now, entropy);
+                self.retry = Some((now + RETRY, RETRY));
+                self.exchange(now);
+            }
+            Progress::Settled => self.settled(now),
+            Progress::SealingSettled => {
+                self.begin_epoch(now, entropy);
+                self.settled(now);
+            }
+            Progress::None | Progress::Repeated | Progress::Answered => {}
+        }
+    }
+
+    /// This end seals in another epoch.
+    fn begin_epoch(&mut self, now: Duration, entropy: &mut dyn Entropy) {
+        let mut random = [0; 4];
+        entropy.fill(&mut random);
+        let part = f64::from(u32::from_be_bytes(random)) / f64::from(u32::MAX);
+        self.began = now;
+        self.due = now + KEY_LIFE + JITTER.mul_f64(part);
+        self.overdue = false;
+        if self.channel.epoch.number > 0 {
+            self.channel.sending.allow_data(true);
+            let epoch = self.channel.epoch.number;
+            self.events.push_back(Event::Rekeyed { epoch });
+        }
+    }
+
+    fn settled(&mut self, now: Duration) {
+        self.retry = None;
+        self.retiring.push_back((now + RETENTION, self.channel.epoch.number));
+    }
+
+    fn begin_exchange(&mut self, now: Duration, entropy: &mut dyn Entropy) {
+        self.rekey.begin(entropy);
+        self.retry = Some((now + RETRY, RETRY));
+        self.exchange(now);
+    }
+
+    /// Sends the messages of the exchange as it stands.
+    fn exchange(&mut self, now: Duration) {
+        let size = self.config.largest_frame.saturating_sub(HEAD + TAIL + Part::OVERHEAD);
+        for message in self.rekey.messages(&self.channel, size) {
+            self.queue(now, None, message);
+        }
+    }
+
+    /// Where the peer is: nothing but a challenge goes anywhere else.
+    fn send(&mut self, now: Duration, message: &Message<'_>) {
+        self.queue(now, None, message.encode());
+    }
+
+    fn queue(&mut self, now: Duration, to: Option<PeerAddress>, body: Vec<u8>) {
+        if self.queue.len() < QUEUE {
+            self.queue.push_back((to, body));
+            self.sent = now;
+        }
+    }
+
+    /// Data passed: when the latest left and when the latest was opened.
+    pub fn traffic(&mut self, sent: Duration, heard: Duration) {
+        self.sent = self.sent.max(sent);
+        if heard > self.heard {
+            self.heard_at(heard);
+        }
+    }
+
+    fn heard_at(&mut self, now: Duration) {
+        self.heard = self.heard.max(now);
+        if !self.confirmed {
+            self.confirmed = true;
+            self.events.push_back(Event::Confirmed);
+        }
+    }
+
+    /// An authentic packet came, in a frame of `size` bytes; `leads`: none with
+    /// a higher number came before. `from`: where it came from, if that is not
+    /// the peer's address. To be told of every packet from elsewhere, and while
+    /// there are such, of the others.
+    ///
+    /// A server follows its client; a client finds its server by name. Were
+    /// both to follow, who can relay a challenge could part them for good.
+    pub fn heard_from(
+        &mut self,
+        now: Now,
+        entropy: &mut dyn Entropy,
+        from: Option<PeerAddress>,
+        size: usize,
+        leads: bool,
+    ) {
+        match from {
+            _ if self.ended || !leads || self.channel.keys.role() == Role::Client => {}
+            Some(address) => {
+                self.paths.heard_from(now.monotonic, entropy, address, size);
+                self.challenge(now.monotonic);
+            }
+            None => self.paths.heard_at_home(),
+        }
+    }
+
+    fn challenge(&mut self, now: Duration) {
+        let size = HEAD + Message::Challenge([0; 16]).encode().len() + TAIL;
+        if let Some((address, token)) = self.paths.handle_timeout(now, size) {
+            self.queue(now, Some(address), Message::Challenge(token).encode());
+        }
+    }
+
+    /// Asks whether the peer is there: [`Event::Responded`] or, after
+    /// `patience`, [`Event::Unresponsive`]. One that is under way is replaced.
+    pub fn probe(&mut self, now: Now, patience: Duration) {
+        if !self.ended {
+            self.probe_at(now.monotonic, patience, true);
+        }
+    }
+
+    fn probe_at(&mut self, now: Duration, patience: Duration, asked: bool) {
+        let interval = (patience / 8).clamp(Duration::from_millis(50), RETRY);
+        let until = now + patience;
+        self.probe = Some(Probe { until, next: now + interval, interval, sent: now, asked });
+        self.ping(now);
+    }
+
+    fn ping(&mut self, now: Duration) {
+        self.send(now, &Message::Ping(token(now)));
+    }
+
+    fn ponged(&mut self, now: Duration, answered: u64) {
+        if let Some(probe) = self.probe.take_if(|probe| probe.asked) {
+            let latest = answered == token(probe.sent);
+            let round_trip = latest.then(|| now.saturating_sub(probe.sent));
+            self.events.push_back(Event::Responded { round_trip });
+        }
+        self.probe = None;
+    }
+
+    /// Tells the peer, until it has heard it, what the program at this end takes
+    /// beyond packets as they are.
+    pub fn announce(&mut self, now: Now, capabilities: Capabilities) {
+        let now = now.monotonic;
+        self.announcement = Some(Announcement { capabilities, next: now + RETRY, interval: RETRY });
+        self.send(now, &Message::Announce(capabilities.bits()));
+    }
+
+    fn announce_again(&mut self, now: Duration) {
+        let Some(announcement) = &mut self.announcement else { return };
+        if now >= announcement.next {
+            announcement.interval = (announcement.interval * 2).min(SLOWEST_RETRY);
+            announcement.next = now + announcement.interval;
+            let flags = announcement.capabilities.bits();
+            self.send(now, &Message::Announce(flags));
+        }
+    }
+
+    /// Ends the flow and tells the peer, once.
+    pub fn close(&mut self, now: Now) {
+        if !self.ended {
+            self.queue.clear();
+            self.send(now.monotonic, &Message::Close);
+            self.ended = true;
+        }
+    }
+
+    fn end(&mut self, event: Event) {
+        if !self.ended {
+            self.ended = true;
+            self.queue.clear();
+            self.events.push_back(event);
+        }
+    }
+
+    /// The next frame to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        let (to, body) = self.queue.pop_front()?;
+        let mut frame = vec![0; HEAD + body.len() + TAIL];
+        frame[HEAD..HEAD + body.len()].copy_from_slice(&body);
+        match self.sealer.reserve(1, false) {
+            Ok(mut number) => number.seal(&mut frame, Content::Control),
+            Err(_) => {
+                self.end(Event::Down);
+                return None;
+            }
+        }
+        Some(Transmit { to, frame })
+    }
+
+    /// The next thing that happened.
+    pub fn poll(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When `handle_timeout` is due, in monotonic time; `None`: never again. It
+    /// is due at once when a sealer or an opener wants attention.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        if self.ended {
+            return None;
+        }
+        let mut due = vec![if self.overdue { Duration::MAX } else { self.began + KEY_END }];
+        if self.rekey.is_settled() && self.begins() {
+            due.push(if self.keys_due() { self.earliest() } else { self.due });
+        }
+        due.extend(self.retry.map(|(at, _)| at));
+        due.extend(self.retiring.front().map(|(at, _)| *at));
+        due.extend(self.probe.as_ref().map(|probe| probe.next.min(probe.until)));
+        due.extend(self.announcement.as_ref().map(|announcement| announcement.next));
+        due.extend(self.paths.poll_timeout());
+        if self.config.timeout > Duration::ZERO {
+            due.push(self.sent + self.config.timeout / 4);
+            due.push(self.heard + self.config.timeout);
+        }
+        due.into_iter().min()
+    }
+
+    /// Whether this end may begin an exchange: not the first where the client
+    /// does.
+    fn begins(&self) -> bool {
+        !self.exchanges_first() || self.channel.keys.role() == Role::Client
+    }
+
+    /// When an exchange may begin at the earliest.
+    fn earliest(&self) -> Duration {
+        self.began + SHORTEST_EPOCH
+    }
+
+    fn keys_due(&self) -> bool {
+        self.channel.sending.is_due() || self.channel.receiving.is_due()
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Now, entropy: &mut dyn Entropy) {
+        let now = now.monotonic;
+        if self.ended {
+            return;
+        }
+        if self.config.timeout > Duration::ZERO && now >= self.heard + self.config.timeout {
+            return self.end(Event::Down);
+        }
+        while self.retiring.front().is_some_and(|(at, _)| *at <= now) {
+            if let Some((_, oldest)) = self.retiring.pop_front() {
+                self.channel.receiving.retire(oldest);
+            }
+        }
+        if !self.overdue && now >= self.began + KEY_END {
+            self.overdue = true;
+            self.channel.sending.allow_data(false);
+        }
+        let due = now >= self.due || (now >= self.earliest() && self.keys_due());
+        if due && self.rekey.is_settled() && self.begins() {
+            self.begin_exchange(now, entropy);
+        }
+        if let Some((at, interval)) = self.retry
+            && at <= now
+        {
+            let interval = (interval * 2).min(SLOWEST_RETRY);
+            self.retry = Some((now + interval, interval));
+            self.exchange(now);
+        }
+        self.probe_timeout(now);
+        self.announce_again(now);
+        self.challenge(now);
+        if self.config.timeout > Duration::ZERO && now >= self.sent + self.config.timeout / 4 {
+            self.ping(now);
+        }
+    }
+
+    fn probe_timeout(&mut self, now: Duration) {
+        let Some(probe) = &mut self.probe else { return };
+        if now >= probe.until {
+            if probe.asked {
+                self.events.push_back(Event::Unresponsive);
+            }
+            self.probe = None;
+        } else if now >= probe.next {
+            probe.interval = (probe.interval * 2).min(SLOWEST_RETRY);
+            probe.next = now + probe.interval;
+            probe.sent = now;
+            self.ping(now);
+        }
+    }
+
+    /// How much is kept for the peer: keys that open packets, and control
+    /// messages that wait to be sent.
+    pub fn held(&self) -> (usize, usize) {
+        (self.channel.receiving.held(), self.queue.len())
+    }
+
+    /// The epoch that this end seals in, from 0.
+    pub fn epoch(&self) -> u64 {
+        self.channel.epoch.number
+    }
+}
+
+/// A ping's token: when it left, in nanoseconds.
+fn token(sent: Duration) -> u64 {
+    sent.as_nanos() as u64
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("epoch", &self.epoch()).finish_non_exhaustive()
+    }
+}

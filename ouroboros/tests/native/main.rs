@@ -1,0 +1,9 @@
+//! The native profile between two full ends: an attacker between them, offers
+//! altered on their way, what an eavesdropper sees, and PROTOCOL.md's vectors.
+
+mod attacker;
+mod downgrade;
+mod eavesdropper;
+mod harness;
+mod session;
+mod vectors;
