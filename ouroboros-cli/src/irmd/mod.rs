@@ -2,6 +2,7 @@
 //! The layers themselves are the library's.
 
 mod flows;
+mod policy;
 mod serve;
 mod state;
 

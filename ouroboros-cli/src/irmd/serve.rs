@@ -32,6 +32,9 @@ const LARGEST_CROWD: usize = 1024;
 /// A connection that has not asked by then is closed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How often to look whether files of trust have changed.
+const REFRESH: Duration = Duration::from_secs(1);
+
 /// A place in the crowd.
 struct Place(Arc<AtomicUsize>);
 
@@ -43,6 +46,16 @@ impl Drop for Place {
 
 /// Serves whoever connects, for ever.
 pub async fn serve(state: Arc<State>, listener: &Listener) {
+    let watch = async {
+        loop {
+            async_io::Timer::after(REFRESH).await;
+            state.refresh();
+        }
+    };
+    future::or(connections(state.clone(), listener), watch).await
+}
+
+async fn connections(state: Arc<State>, listener: &Listener) {
     let crowd = Arc::new(AtomicUsize::new(0));
     loop {
         let connection = match listener.accept().await {
@@ -221,18 +234,6 @@ async fn allocate(
     spec: FlowSpec,
     security: Option<&FlowSecurity>,
 ) -> io::Result<Result<RawFlow, String>> {
-    let (spec, first_use) = match state.secure(name, spec, security) {
-        Ok(secured) => secured,
-        Err(reason) => return Ok(Err(reason)),
-    };
-    let allocated = async {
-        let flow = state.irm.allocate_raw(name, spec).await.map_err(|error| error.to_string());
-        Ok(flow.and_then(|flow| {
-            if first_use {
-                state.meet(&flow.info)?;
-            }
-            Ok(flow)
-        }))
-    };
+    let allocated = async { Ok(state.allocate(name, spec, security).await) };
     future::or(allocated, hang_up(connection)).await
 }

@@ -15,7 +15,7 @@ use super::{
     TrustError,
     file::{self, Guard},
 };
-use crate::{crypto::identity::Fingerprint, wire::Name};
+use crate::{crypto::identity::Fingerprint, proto::negotiation::Trust, wire::Name};
 
 /// Some ten thousand names.
 const LARGEST: u64 = 1 << 20;
@@ -99,6 +99,17 @@ impl KnownNames {
             Some(text) => keys(&text, name, &self.0),
             None => Ok(Vec::new()),
         }
+    }
+
+    /// Whom to take for the server of `name`: those whose keys are known; anyone
+    /// if none is, for [`meet`](Self::meet) to remember.
+    ///
+    /// # Errors
+    ///
+    /// As for [`keys`](Self::keys).
+    pub fn trust(&self, name: &Name) -> Result<Trust, TrustError> {
+        let keys: Vec<_> = self.keys(name)?.iter().map(|known| known.fingerprint).collect();
+        Ok(if keys.is_empty() { Trust::Anyone } else { Trust::Keys(keys) })
     }
 
     /// Compares the key that the server of `name` showed with what is known of
