@@ -22,6 +22,7 @@ use ouroboros::{
     daemon::protocol::Request,
     proto::negotiation::{Terms, answer},
     transport::{Udp, memory::Network},
+    trust::TrustFolder,
     wire::{Dialect, DirectoryHash, Eid, QosSpec, management::Message, oap::Allocation},
 };
 use ouroboros_cli::irmd::{Flows, Place, State, serve};
@@ -46,8 +47,9 @@ struct Host {
 }
 
 impl Host {
-    fn new(state: State) -> Self {
+    fn new(mut state: State) -> Self {
         let folder = Folder::new();
+        state.trust = Some(TrustFolder::at(folder.path().join("trust")));
         let path = folder.path().join("irmd.sock");
         let place = Place::take(&path).expect("a place");
         let state = Arc::new(state);
@@ -198,13 +200,14 @@ fn packets_of_udp_flows_do_not_pass_the_daemons() {
         server.serves().await;
         let mut open = Vec::new();
         for spec in [FlowSpec::raw(), FlowSpec::raw().encrypted()] {
+            let suite = spec.security().map(|security| security.suite);
             let (accepted, allocated) = future::zip(
                 server.application.accept_any(),
                 client.application.allocate("my_vpn", spec),
             )
             .await;
             let (accepted, allocated) = (accepted.expect("accepted"), allocated.expect("one"));
-            assert_eq!(accepted.info().suite, spec.security());
+            assert_eq!(accepted.info().suite, suite);
             exchange(&accepted, &allocated).await;
             open.push((accepted, allocated));
         }

@@ -2,13 +2,16 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
     process::ExitCode,
 };
 
 use async_std::task;
 use futures_lite::{StreamExt, future};
 use ouroboros::{
-    FlowSpec, Irm, Offload, UnknownOffload,
+    FlowSpec, Irm, Offload, Trust, UnknownOffload,
+    crypto::identity::Fingerprint,
+    trust::{TrustError, authorities},
     tun::InterfaceAddress,
     wire::{Name, QosSpec},
 };
@@ -35,9 +38,24 @@ struct Arguments {
     /// Mask of the tunnel's device, such as 255.255.255.0
     #[structopt(short, long)]
     mask: Option<Ipv4Addr>,
-    /// Encrypts the tunnel
+    /// Encrypts the tunnel. A server that shows its key is known by it from then on, and
+    /// refused when it has changed
     #[structopt(short = "C", long)]
     crypt: bool,
+    /// Encrypts the tunnel, and tells the server whose it is: this machine's, by the key
+    /// that `irm key show` tells
+    #[structopt(short = "I", long)]
+    identify: bool,
+    /// Encrypts the tunnel, and takes nobody for the server but who has this key
+    #[structopt(long, value_name = "FINGERPRINT")]
+    server_key: Option<Fingerprint>,
+    /// Encrypts the tunnel, and takes nobody for the server but whom one of the authorities
+    /// in this folder vouches for
+    #[structopt(long, value_name = "FOLDER", conflicts_with = "server-key")]
+    ca: Option<PathBuf>,
+    /// Encrypts the tunnel, in the native profile only
+    #[structopt(long)]
+    native: bool,
     /// Takes the other end for gone after so many seconds without a word
     #[structopt(long, value_name = "SECONDS", default_value = "30")]
     timeout: u32,
@@ -92,18 +110,38 @@ fn address(ip: &str, mask: Option<Ipv4Addr>) -> Result<InterfaceAddress, String>
     parsed.map_err(|error| format!("--ip {error}"))
 }
 
+/// The flow that is asked for.
+fn spec(arguments: &Arguments) -> Result<FlowSpec, TrustError> {
+    let timeout = arguments.timeout.saturating_mul(1000);
+    let mut spec = FlowSpec::with_qos(QosSpec { timeout, ..QosSpec::RAW });
+    if arguments.crypt {
+        spec = spec.encrypted();
+    }
+    if arguments.identify {
+        spec = spec.identified();
+    }
+    if arguments.native {
+        spec = spec.require_native();
+    }
+    if let Some(key) = arguments.server_key {
+        spec = spec.trust(Trust::Keys(vec![key]));
+    }
+    if let Some(folder) = &arguments.ca {
+        let (store, unused) = authorities(folder)?;
+        for reason in unused {
+            println!("Not an authority: {reason}.");
+        }
+        spec = spec.trust(Trust::Authorities(store));
+    }
+    Ok(spec)
+}
+
 async fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
     let mut signals = signals()?;
     let irm = Irm::connect();
     let tunnels = async {
         match &arguments.name {
-            Some(name) => {
-                let qos =
-                    QosSpec { timeout: arguments.timeout.saturating_mul(1000), ..QosSpec::RAW };
-                let spec = FlowSpec::with_qos(qos);
-                let spec = if arguments.crypt { spec.encrypted() } else { spec };
-                client(&irm, name, spec, settings).await
-            }
+            Some(name) => client(&irm, name, spec(arguments)?, settings).await,
             None => server(&irm, settings).await,
         }
     };

@@ -71,8 +71,9 @@ pub struct State {
     pub irm: Irm,
     /// The flows that applications have.
     pub flows: Flows,
-    /// The daemon's key and whom it knows; `None`: nobody says where they are.
-    trust: Option<TrustFolder>,
+    /// The daemon's key and whom it knows; the user's, if there is none of its
+    /// own.
+    pub trust: Option<TrustFolder>,
     tables: Mutex<Tables>,
     bindings_changed: Event,
 }
@@ -137,11 +138,6 @@ pub(super) fn text(error: impl Display) -> String {
 }
 
 impl State {
-    /// A daemon whose key and known names are in `trust`.
-    pub fn trusting(trust: TrustFolder) -> Self {
-        Self { trust: Some(trust), ..Self::default() }
-    }
-
     /// Does what `request` says, except for flows.
     ///
     /// # Errors

@@ -9,7 +9,15 @@ use std::time::Duration;
 
 use async_std::task;
 use futures_lite::future;
-use ouroboros::{Flow, FlowInfo, Offload, Tunnel, TunnelError, tun::InterfaceAddress};
+use ouroboros::{
+    Flow, FlowInfo, Offload, PeerIdentity, Tunnel, TunnelError,
+    daemon::{
+        Client, DaemonError,
+        protocol::{Request, Response},
+    },
+    proto::negotiation::Profile,
+    tun::InterfaceAddress,
+};
 
 pub use client::client;
 pub use server::server;
@@ -47,11 +55,32 @@ impl Settings {
     }
 }
 
-/// Says what was agreed.
+/// Says what was agreed, and with whom.
 fn announce(info: &FlowInfo) {
     println!("Flow allocated to {}, with {}.", info.name, info.peer);
     match info.suite {
-        Some(suite) => println!("Encrypted: key exchange {}, cipher {}.", suite.kex, suite.cipher),
+        Some(suite) => {
+            let native = info.profile == Some(Profile::Native);
+            let profile = if native { "native" } else { "0.23: replayed packets are taken" };
+            let (kex, cipher) = (suite.kex, suite.cipher);
+            println!("Encrypted: key exchange {kex}, cipher {cipher}, profile {profile}.");
+        }
         None => println!("Warning: this tunnel is NOT encrypted."),
+    }
+    if let Some(peer) = &info.identity {
+        let PeerIdentity { fingerprint, common_name, .. } = peer;
+        if peer.certified {
+            println!("The peer's key is {fingerprint}, certified for {common_name:?}.");
+        } else {
+            println!("The peer's key is {fingerprint}.");
+        }
+    }
+}
+
+/// This machine's key, which the daemon has.
+async fn own_key() -> Result<String, DaemonError> {
+    match Client::new().ask(&Request::ShowKey).await? {
+        Response::Key(key) => Ok(key.fingerprint),
+        _ => Err(DaemonError::Refused("irmd does not tell its key".to_owned())),
     }
 }

@@ -1,33 +1,38 @@
 //! A server's tunnels, one for each client.
 
 use std::{
+    net::IpAddr,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use async_std::task::{self, JoinHandle};
 use ouroboros::{
-    AllocateError, Flow, FlowInfo, Irm, Tunnel,
-    daemon::{Client, DaemonError, protocol::Request},
+    AllocateError, Flow, FlowInfo, Irm, Tunnel, crypto::identity::Fingerprint, daemon::DaemonError,
     wire::PeerAddress,
 };
 
-use super::{Outcome, Settings, announce};
+use super::{Outcome, Settings, announce, own_key};
 
 /// How often to look whether the daemon is back.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Who a client is, as far as can be told: by its machine, since a UDP client
-/// has a port for each flow.
+/// Who a client is, as far as can be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Who(String);
+enum Who {
+    Key(Fingerprint),
+    /// A machine: a UDP client has a port for each flow.
+    Host(IpAddr),
+    Other(PeerAddress),
+}
 
 impl Who {
     fn of(info: &FlowInfo) -> Self {
-        Self(match &info.peer {
-            PeerAddress::Udp(address) => address.ip().to_string(),
-            other => other.to_string(),
-        })
+        match (&info.identity, &info.peer) {
+            (Some(peer), _) => Self::Key(peer.fingerprint),
+            (None, PeerAddress::Udp(address)) => Self::Host(address.ip()),
+            (None, other) => Self::Other(*other),
+        }
     }
 }
 
@@ -49,7 +54,7 @@ pub async fn server(irm: &Irm, settings: &Settings) -> Outcome {
     let mut clients: Vec<Served> = Vec::new();
     // What is missing shows before there is a client: the daemon, or the right
     // to make devices.
-    Client::new().ask(&Request::ListNames).await?;
+    println!("This machine's key is {}.", own_key().await?);
     let mut ready = Some(settings.build()?);
     loop {
         println!("Waiting for a flow.");
