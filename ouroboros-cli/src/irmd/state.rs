@@ -14,7 +14,7 @@ use super::{
 };
 use event_listener::{Event, EventListener};
 use ouroboros::{
-    AllocateError, FlowSpec, Irm, RawFlow, ServerSecurity,
+    FlowSpec, Irm, RawFlow, ServerSecurity,
     crypto::{Suite, SystemEntropy},
     daemon::{
         protocol::{IpcpEntry, KeyEntry, NameEntry, Request, Response, Security, TransportSpec},
@@ -324,17 +324,9 @@ impl State {
         let Asked { spec, remembered } =
             policy.unwrap_or_default().allocated(name, spec, asked, &folder)?;
         let known = folder.known_names();
-        let allocated = self.irm.allocate_raw(name, spec).await;
-        let mut flow = allocated.map_err(|error| {
-            let changed = match &error {
-                AllocateError::WrongKey { found, .. } => known.check(name, Some(*found)),
-                AllocateError::NotAuthenticated => known.check(name, None),
-                _ => Ok(true),
-            };
-            match changed {
-                Err(changed) if remembered => changed.to_string(),
-                _ => error.to_string(),
-            }
+        let mut flow = self.irm.allocate_raw(name, spec).await.map_err(|error| {
+            let changed = remembered.then(|| known.changed(name, &error)).flatten();
+            changed.map_or_else(|| error.to_string(), text)
         })?;
         if let Some(peer) = flow.info.identity.as_ref().filter(|_| remembered) {
             flow.info.first_use =

@@ -45,11 +45,13 @@ impl Settings {
     async fn run(&self, tunnel: &Tunnel, flow: Flow) -> Result<(), TunnelError> {
         println!("Tunnel device {} with {} is up.", tunnel.interface_name(), self.address);
         let watch = async {
-            while self.statistics {
+            if !self.statistics {
+                return future::pending().await;
+            }
+            loop {
                 task::sleep(Duration::from_secs(1)).await;
                 println!("{}: {}", tunnel.interface_name(), tunnel.statistics());
             }
-            future::pending().await
         };
         future::or(tunnel.run(flow), watch).await
     }
