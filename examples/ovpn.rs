@@ -150,13 +150,16 @@ async fn carry(flow: Flow, settings: Settings) -> Outcome {
     let tunnel = Tunnel::builder().address(address).offload(offload).build()?;
     println!("Tunnel device {} with {address} is up.", tunnel.interface_name());
     let watch = async {
-        if !stats {
-            return future::pending().await;
-        }
         loop {
             async_std::task::sleep(Duration::from_secs(1)).await;
             println!("{}", tunnel.statistics());
         }
     };
-    Ok(future::or(tunnel.run(flow), watch).await?)
+    let run = tunnel.run(flow);
+    if stats {
+        future::or(run, watch).await?;
+    } else {
+        run.await?;
+    }
+    Ok(())
 }

@@ -72,9 +72,10 @@ pub enum AllocateError {
     /// Peer: it does not speak the native profile, which is required.
     #[error("the peer does not speak the native profile, which is required")]
     NotNative,
-    /// Peer: its answer is not acceptable for another reason.
-    #[error("the peer's answer is not acceptable: {0}")]
-    Unacceptable(NegotiationError),
+    /// Peer: what it answered, or what somebody made of it, cannot be accepted
+    /// for another reason.
+    #[error("the answer to the flow request cannot be accepted: {0}")]
+    Rejected(NegotiationError),
     /// Misuse: the flow was to be had under the resource manager's identity.
     #[error("there is no identity to allocate the flow under: set one first")]
     NoIdentity,
@@ -111,7 +112,7 @@ impl From<AllocationFailure> for AllocateError {
                 NegotiationError::NotAuthenticated => Self::NotAuthenticated,
                 NegotiationError::Certificate(reason) => Self::Certificate(reason),
                 NegotiationError::NotNative => Self::NotNative,
-                reason => Self::Unacceptable(reason),
+                reason => Self::Rejected(reason),
             },
             AllocationFailure::TimedOut => Self::TimedOut,
         }

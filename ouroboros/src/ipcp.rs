@@ -238,6 +238,7 @@ impl Core {
                 local: reserved.eid,
                 peer,
                 timeout: spec.timeout,
+                largest_message: path.largest_frame(),
             };
             let mut endpoint = self.endpoint();
             let allocation = endpoint

@@ -39,7 +39,7 @@ mod tunnel;
 pub use error::{AllocateError, FlowError, LayerError};
 pub use flow::{
     Flow, FlowCloser, FlowInfo, FlowReceiver, FlowSender, FlowSpec, FlowStatistics, FlowWatcher,
-    RawFlow,
+    RawFlow, WatchElsewhere,
 };
 pub use ipcp::Ipcp;
 pub use irm::Irm;

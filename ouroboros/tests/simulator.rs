@@ -14,7 +14,7 @@ use ouroboros::{
         protection::FlowKeys,
     },
     transport::Destination,
-    wire::{Dialect, DirectoryHash, Eid, PeerAddress, QosSpec},
+    wire::{Dialect, DirectoryHash, Eid, PeerAddress, QosSpec, management::LARGEST_MESSAGE},
 };
 
 struct Random(u64);
@@ -103,6 +103,7 @@ fn run(seed: u64, dialect: Dialect, signed: bool) {
             local: Eid(100 + number),
             peer: (dialect == Dialect::Udp).then_some(SERVER),
             timeout,
+            largest_message: LARGEST_MESSAGE,
         };
         let id = client.allocate(at(time), random, request).expect("within limits");
         ids.insert(id, Eid(100 + number));
@@ -263,6 +264,7 @@ fn a_flood_of_requests_leaves_a_bounded_state() {
             local: Eid(source + 1),
             peer: Some(SERVER),
             timeout: Duration::from_secs(1),
+            largest_message: LARGEST_MESSAGE,
         };
         flooder.allocate(at(Duration::ZERO), random, request).expect("within limits");
         let message = flooder.poll_transmit().expect("a request").message;
@@ -294,6 +296,7 @@ fn a_request_for_another_process_on_the_interface_is_left_to_it() {
             local: Eid(300),
             peer: Some(SERVER),
             timeout: Duration::from_secs(1),
+            largest_message: LARGEST_MESSAGE,
         };
         asking.allocate(at(Duration::ZERO), random, request).expect("within limits");
         let message = asking.poll_transmit().expect("a request").message;

@@ -13,7 +13,7 @@ use rustix::{
 };
 
 use crate::{
-    host::{ETH, Host, PATIENCE, Pair, Running, UDP4},
+    host::{ETH, Host, PATIENCE, Pair, Running, UDP4, eventually},
     probe::transfer,
 };
 
@@ -58,6 +58,10 @@ pub(crate) fn tunnels_outlive_both_daemons_and_the_next_ones_serve_more() {
 pub(crate) fn a_server_that_waits_meets_the_next_daemon() {
     let mut pair = Pair::new(UDP4);
     let _far = pair.one.start("ovpn", "--ip 10.9.0.1 --mask 255.255.255.0", "Waiting");
+    // The kernel's list has the socket of each connection beside the listener.
+    let socket = pair.one.socket().display().to_string();
+    let sockets = || pair.one.namespace.shell("cat /proc/net/unix").matches(&socket).count();
+    eventually("the server asks the daemon", || sockets() == 2);
     pair.kill();
     pair.start();
     let _near = pair.client("-C");

@@ -22,8 +22,7 @@ use super::{
 use crate::{
     driver,
     flow::{FlowSpec, RawFlow},
-    transport::{HandOver, Stray, Wanderer},
-    wire::PeerAddress,
+    transport::{HandOver, Stray, TakeFrame, Wanderer},
 };
 
 /// How often to look whether the daemon is back.
@@ -165,10 +164,7 @@ impl Client {
 }
 
 /// Takes the frames that reached the daemon, until it or the flow has ended.
-async fn frames_from_elsewhere(
-    channel: Arc<Connection>,
-    take: Weak<dyn Fn(PeerAddress, &mut [u8]) + Send + Sync>,
-) {
+async fn frames_from_elsewhere(channel: Arc<Connection>, take: Weak<TakeFrame>) {
     let mut buffer = vec![0; LARGEST_MESSAGE];
     while let Ok(size @ 1..) = channel.receive_datagram(&mut buffer).await {
         if let Some(Message::Frame(from, frame)) = buffer.get(..size).and_then(Message::parse) {

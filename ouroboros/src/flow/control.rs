@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc, Mutex, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -45,6 +45,8 @@ pub(super) struct Control {
     announced: AtomicBool,
     /// In milliseconds; 0: the flow's own timeout is all.
     patience: AtomicU64,
+    /// Largest frame that is known to arrive, in bytes.
+    largest: AtomicUsize,
     /// Packets have come from elsewhere than the peer's address.
     wandering: AtomicBool,
 }
@@ -72,6 +74,7 @@ impl Control {
             partial_checksums: AtomicBool::new(false),
             announced: AtomicBool::new(false),
             patience: AtomicU64::new(0),
+            largest: AtomicUsize::new(usize::MAX),
             wandering: AtomicBool::new(false),
         }
     }
@@ -101,6 +104,11 @@ impl Control {
         let milliseconds = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         self.patience.store(milliseconds, Relaxed);
         self.wake();
+    }
+
+    /// Largest frame that is known to arrive, in bytes.
+    pub(super) fn largest_frame(&self) -> usize {
+        self.largest.load(Relaxed)
     }
 
     /// Has the task look at the session.
@@ -210,6 +218,7 @@ impl Shared {
                 let takes = capabilities.has(Capabilities::PARTIAL_CHECKSUMS);
                 control.partial_checksums.store(takes, Relaxed);
             }
+            Event::LargestFrame(size) => control.largest.store(size, Relaxed),
             Event::Closed => self.end(CLOSED_BY_PEER),
             Event::Down | Event::Unresponsive => self.end(DOWN),
             _ => {}
@@ -257,6 +266,9 @@ pub(super) async fn attend(flow: Weak<Shared>) {
             let mut due = None;
             shared.with_session(|state| {
                 state.session.traffic(sent, heard);
+                if control.is_ready() && shared.path.is_routed() {
+                    state.session.search(now, shared.path.largest_frame());
+                }
                 state.session.handle_timeout(now, &mut SystemEntropy);
                 let one_sided = sent > heard + WATCH;
                 if !patience.is_zero() && one_sided && !state.probing {

@@ -20,7 +20,7 @@ use async_io::{Async, Timer};
 use futures_lite::future;
 
 pub use batched::{FlowReceiver, FlowSender};
-pub use shared::{FlowCloser, FlowInfo, FlowStatistics, FlowWatcher, RawFlow};
+pub use shared::{FlowCloser, FlowInfo, FlowStatistics, FlowWatcher, RawFlow, WatchElsewhere};
 use shared::{Rest, Shared};
 
 use crate::{

@@ -106,6 +106,24 @@ pub struct FlowStatistics {
     pub epoch: u64,
 }
 
+/// Over several flows.
+impl std::iter::Sum for FlowStatistics {
+    fn sum<I: Iterator<Item = Self>>(flows: I) -> Self {
+        flows.fold(Self::default(), |sum, flow| Self {
+            sent_packets: sum.sent_packets + flow.sent_packets,
+            sent_bytes: sum.sent_bytes + flow.sent_bytes,
+            received_packets: sum.received_packets + flow.received_packets,
+            received_bytes: sum.received_bytes + flow.received_bytes,
+            unopened: sum.unopened + flow.unopened,
+            oversize: sum.oversize + flow.oversize,
+            unsealed: sum.unsealed + flow.unsealed,
+            send_calls: sum.send_calls + flow.send_calls,
+            receive_calls: sum.receive_calls + flow.receive_calls,
+            epoch: sum.epoch.max(flow.epoch),
+        })
+    }
+}
+
 /// An allocated flow before its packets are protected: what the daemon relays
 /// and [`Flow::new`](crate::Flow::new) takes.
 pub struct RawFlow {
@@ -121,15 +139,18 @@ pub struct RawFlow {
     pub strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
     /// Given what takes frames for the flow that come from elsewhere than its
     /// peer; it lets go of it when the flow has ended.
-    pub elsewhere: Option<Box<dyn FnOnce(&Wanderer) + Send + Sync>>,
+    pub elsewhere: Option<Box<WatchElsewhere>>,
     /// Dropped when the flow ends.
     pub release: Option<Box<dyn Send + Sync>>,
 }
 
+/// Has a [`Wanderer`] called with frames from elsewhere.
+pub type WatchElsewhere = dyn FnOnce(&Wanderer) + Send + Sync;
+
 /// What of a [`RawFlow`] is neither its terms nor its packets.
 pub(super) struct Rest {
     pub(super) strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
-    pub(super) elsewhere: Option<Box<dyn FnOnce(&Wanderer) + Send + Sync>>,
+    pub(super) elsewhere: Option<Box<WatchElsewhere>>,
     pub(super) release: Option<Box<dyn Send + Sync>>,
 }
 
@@ -261,7 +282,8 @@ impl Shared {
 
     /// Largest frame of the path, in bytes.
     pub(super) fn largest_frame(&self) -> usize {
-        self.path.largest_frame()
+        let found = self.control.as_ref().map_or(usize::MAX, Control::largest_frame);
+        self.path.largest_frame().min(found)
     }
 
     /// Whether the far end takes packets whose transport checksums are partial.

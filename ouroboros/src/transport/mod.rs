@@ -213,6 +213,12 @@ pub trait Path: Send + Sync {
         PathOffload::NONE
     }
 
+    /// Whether there may be routers on the way that carry less than this end
+    /// knows.
+    fn is_routed(&self) -> bool {
+        false
+    }
+
     /// A short description for logs, such as `udp 10.0.0.1:3435`.
     fn description(&self) -> String;
 
@@ -226,7 +232,10 @@ pub trait Path: Send + Sync {
 
 /// Takes frames for a flow that come from another address than its peer's. The
 /// frame, without its endpoint id, is opened in place.
-pub type Wanderer = Arc<dyn Fn(PeerAddress, &mut [u8]) + Send + Sync>;
+pub type Wanderer = Arc<TakeFrame>;
+
+/// Takes a frame and where it came from.
+pub type TakeFrame = dyn Fn(PeerAddress, &mut [u8]) + Send + Sync;
 
 /// What the kernel does for a path in super-packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,8 +19,8 @@ use rustix::net::{RecvFlags, SendFlags};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{
-    Destination, IntoTransport, LARGEST_MANAGEMENT, Management, OpenError, Path, Stray, Transport,
-    Wanderer, queue::Queue,
+    Destination, IntoTransport, LARGEST_MANAGEMENT, Management, OpenError, Path, Stray, TakeFrame,
+    Transport, Wanderer, queue::Queue,
 };
 use crate::{
     sync::lock,
@@ -197,7 +197,7 @@ fn with_eid(eid: Eid, payload: &[u8]) -> Vec<u8> {
 type Route = Queue<Vec<u8>>;
 
 /// Flows whose peers may move, by endpoint id.
-type Wanderers = Mutex<HashMap<Eid, Weak<dyn Fn(PeerAddress, &mut [u8]) + Send + Sync>>>;
+type Wanderers = Mutex<HashMap<Eid, Weak<TakeFrame>>>;
 
 /// Peers that some responder path's socket is connected to.
 type Connected = Mutex<HashSet<(IpAddr, u16)>>;

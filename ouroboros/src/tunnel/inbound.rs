@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::{Counters, TunnelError};
+use super::{Counters, TunnelError, worker::Lane};
 use crate::{
     flow::FlowReceiver,
     proto::protection::Content,
@@ -21,12 +21,11 @@ const LARGEST_SYN: usize = 256;
 pub(super) struct Inbound {
     receiver: FlowReceiver,
     coalescer: Coalescer,
-    mtu: u16,
 }
 
 impl Inbound {
-    pub(super) fn new(receiver: FlowReceiver, mtu: u16) -> Self {
-        Self { receiver, coalescer: Coalescer::new(true, true), mtu }
+    pub(super) fn new(receiver: FlowReceiver) -> Self {
+        Self { receiver, coalescer: Coalescer::new(true, true) }
     }
 
     pub(super) fn receiver(&self) -> &FlowReceiver {
@@ -34,11 +33,8 @@ impl Inbound {
     }
 
     /// Moves what is there, at most a batch; how many packets that was.
-    pub(super) fn turn(
-        &mut self,
-        queue: &Queue,
-        counters: &Counters,
-    ) -> Result<usize, TunnelError> {
+    pub(super) fn turn(&mut self, lane: &Lane) -> Result<usize, TunnelError> {
+        let (queue, counters) = (lane.queue(), &lane.counters);
         let count = self.receiver.try_receive()?;
         if count == 0 {
             return Ok(0);
@@ -61,7 +57,7 @@ impl Inbound {
             }
             let partial = received.content == Content::PartialChecksum;
             if packet.len() < LARGEST_SYN {
-                clamp_mss(packet, self.mtu.into(), partial);
+                clamp_mss(packet, lane.mtu(), partial);
             }
             let partial = partial && !complete_for(packet, offload);
             packets += 1;

@@ -12,7 +12,7 @@ mod worker;
 
 use std::{
     io,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicU16},
     thread,
 };
 
@@ -22,7 +22,7 @@ pub use statistics::TunnelStatistics;
 use self::{inbound::Inbound, outbound::Outbound, statistics::Counters, worker::Lane};
 use crate::{
     error::FlowError,
-    flow::{Flow, FlowCloser, FlowStatistics, FlowWatcher},
+    flow::{Flow, FlowCloser, FlowWatcher},
     sync::lock,
     transport::PathOffload,
     tun::{Device, DeviceError, DeviceSettings, InterfaceAddress},
@@ -44,6 +44,14 @@ pub enum TunnelError {
     /// The flow went down, or its transport failed.
     #[error(transparent)]
     Flow(#[from] FlowError),
+    /// Misuse: a tunnel runs over as many flows as its device has queues.
+    #[error("a tunnel with {queues} queues cannot run over {flows} flows")]
+    Lanes {
+        /// Queues of the device.
+        queues: usize,
+        /// Flows.
+        flows: usize,
+    },
     /// Environment: no threads can be started, or the device cannot be read.
     #[error("tunnel: {0}")]
     Io(#[from] io::Error),
@@ -56,11 +64,12 @@ pub struct TunnelBuilder {
     name: Option<String>,
     mtu: Option<u16>,
     offload: Offload,
+    queues: usize,
 }
 
 impl Default for TunnelBuilder {
     fn default() -> Self {
-        Self { addresses: Vec::new(), name: None, mtu: None, offload: Offload::ALL }
+        Self { addresses: Vec::new(), name: None, mtu: None, offload: Offload::ALL, queues: 1 }
     }
 }
 
@@ -94,6 +103,14 @@ impl TunnelBuilder {
         self
     }
 
+    /// Gives the device `queues` queues, at least one: see
+    /// [`Tunnel::run_lanes`].
+    #[must_use]
+    pub fn queues(mut self, queues: usize) -> Self {
+        self.queues = queues.max(1);
+        self
+    }
+
     /// Opens the device.
     ///
     /// # Errors
@@ -104,7 +121,7 @@ impl TunnelBuilder {
             name: self.name.as_deref(),
             addresses: &self.addresses,
             mtu: self.mtu.unwrap_or(IDLE_MTU),
-            queues: 1,
+            queues: self.queues,
             offload: self.offload.device,
             queue_length: QUEUE_LENGTH,
         })?;
@@ -113,7 +130,7 @@ impl TunnelBuilder {
             mtu: self.mtu,
             offload: self.offload,
             counters: Arc::default(),
-            flow: Mutex::default(),
+            flows: Mutex::default(),
         })
     }
 }
@@ -136,7 +153,7 @@ pub struct Tunnel {
     mtu: Option<u16>,
     offload: Offload,
     counters: Arc<Counters>,
-    flow: Mutex<Option<FlowWatcher>>,
+    flows: Mutex<Vec<FlowWatcher>>,
 }
 
 impl Tunnel {
@@ -152,47 +169,69 @@ impl Tunnel {
 
     /// What went through so far.
     pub fn statistics(&self) -> TunnelStatistics {
-        let watched = lock(&self.flow);
-        let (flow, path) = match &*watched {
-            Some(flow) => (flow.statistics(), flow.offload()),
-            None => (FlowStatistics::default(), PathOffload::NONE),
-        };
+        let flows = lock(&self.flows);
+        let path = flows.first().map_or(PathOffload::NONE, FlowWatcher::offload);
         let offload = Offload { device: self.device.queues()[0].offload(), path };
-        self.counters.statistics(flow, offload)
+        self.counters.statistics(flows.iter().map(FlowWatcher::statistics).sum(), offload)
     }
 
     /// Moves packets both ways until the flow ends. The device's MTU becomes
-    /// the flow's largest packet. Dropping the future closes the flow.
+    /// the flow's largest packet. Dropping the future closes the flow; the
+    /// tunnel can then run another one.
     ///
     /// # Errors
     ///
-    /// The flow went down or failed; that it was closed is none.
+    /// The flow went down or failed; that it was closed is none. The device has
+    /// several queues.
     pub async fn run(&self, flow: Flow) -> Result<(), TunnelError> {
-        let end = EndOnDrop(flow.closer());
-        *lock(&self.flow) = Some(flow.watcher());
-        flow.limit_offload(self.offload.path);
-        flow.ready().await?;
-        flow.take_partial_checksums();
-        let largest = flow.largest_packet();
+        self.run_lanes(vec![flow]).await
+    }
+
+    /// Like [`run`](Self::run), over as many flows as the device has queues,
+    /// each with threads of its own: for machines with more cores than one
+    /// thread can use. The kernel keeps each connection inside to one queue, so
+    /// that its packets keep their order. The first flow that ends ends all.
+    ///
+    /// # Errors
+    ///
+    /// As for [`run`](Self::run).
+    pub async fn run_lanes(&self, flows: Vec<Flow>) -> Result<(), TunnelError> {
+        let queues = self.device.queues().len();
+        if flows.len() != queues {
+            return Err(TunnelError::Lanes { queues, flows: flows.len() });
+        }
+        let ends: Vec<_> = flows.iter().map(|flow| EndOnDrop(flow.closer())).collect();
+        *lock(&self.flows) = flows.iter().map(Flow::watcher).collect();
+        let mut largest = usize::MAX;
+        for flow in &flows {
+            flow.limit_offload(self.offload.path);
+            flow.ready().await?;
+            flow.take_partial_checksums();
+            largest = largest.min(flow.largest_packet());
+        }
         let mtu = self.mtu.unwrap_or_else(|| clamp(largest));
         self.device.set_mtu(mtu)?;
         if mtu < IDLE_MTU {
             tracing::warn!(mtu, "the flow's packets are too small for IPv6 in the tunnel");
         }
-        let (sender, receiver) = flow.split();
-        let outbound = Outbound::new(sender, mtu, self.mtu.is_none());
-        let inbound = Inbound::new(receiver, mtu);
-        let lane = Arc::new(Lane {
-            device: self.device.clone(),
-            queue: 0,
-            counters: self.counters.clone(),
-        });
-        let (done, ended) = async_channel::bounded(1);
-        thread::Builder::new().name("tunnel".to_owned()).spawn(move || {
-            let _ = done.try_send(worker::run(&lane, outbound, inbound));
-        })?;
+        let shared_mtu = Arc::new(AtomicU16::new(mtu));
+        let (done, ended) = async_channel::bounded(queues);
+        for (queue, flow) in flows.into_iter().enumerate() {
+            let (sender, receiver) = flow.split();
+            // All lanes take the same way: one of them knows it.
+            let follows = self.mtu.is_none() && queue == 0;
+            let outbound = Outbound::new(sender, follows);
+            let inbound = Inbound::new(receiver);
+            let (device, counters) = (self.device.clone(), self.counters.clone());
+            let lane = Arc::new(Lane { device, queue, counters, mtu: shared_mtu.clone() });
+            let done = done.clone();
+            thread::Builder::new().name(format!("tunnel-{queue}")).spawn(move || {
+                let _ = done.try_send(worker::run(&lane, outbound, inbound));
+            })?;
+        }
+        drop(done);
         let result = ended.recv().await;
-        drop(end);
+        drop(ends);
         match result {
             Ok(Ok(()) | Err(TunnelError::Flow(FlowError::Closed))) => Ok(()),
             Ok(Err(error)) => Err(error),

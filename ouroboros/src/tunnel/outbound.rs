@@ -3,15 +3,16 @@
 
 use std::{
     io, iter,
+    sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
-use super::{Counters, TunnelError, clamp};
+use super::{TunnelError, clamp, worker::Lane};
 use crate::{
     flow::FlowSender,
     proto::protection::Content,
     tun::{
-        Device, Queue,
+        Queue,
         offload::{Ecn, SegmentError, Segments, VnetHeader, clamp_mss, packet_too_big},
     },
 };
@@ -39,7 +40,6 @@ pub(super) enum Progress {
 pub(super) struct Outbound {
     sender: FlowSender,
     packet: Box<[u8]>,
-    mtu: u16,
     /// The device's MTU follows the flow's.
     follows: bool,
     measured: Instant,
@@ -47,11 +47,10 @@ pub(super) struct Outbound {
 }
 
 impl Outbound {
-    pub(super) fn new(sender: FlowSender, mtu: u16, follows: bool) -> Self {
+    pub(super) fn new(sender: FlowSender, follows: bool) -> Self {
         Self {
             sender,
             packet: vec![0; SUPER_PACKET].into_boxed_slice(),
-            mtu,
             follows,
             measured: Instant::now(),
             full: false,
@@ -63,25 +62,21 @@ impl Outbound {
     }
 
     /// Moves what is there, at most a batch.
-    pub(super) fn turn(
-        &mut self,
-        device: &Device,
-        queue: &Queue,
-        counters: &Counters,
-    ) -> Result<Progress, TunnelError> {
+    pub(super) fn turn(&mut self, lane: &Lane) -> Result<Progress, TunnelError> {
         if !self.full {
-            self.fill(queue, counters)?;
+            self.fill(lane)?;
         }
         self.full = !self.sender.try_flush()?;
         if self.full {
             return Ok(Progress::Full);
         }
-        self.follow(device)?;
+        self.follow(lane)?;
         Ok(Progress::Moved)
     }
 
     /// Reads into the sender's batch until there is nothing more, or enough.
-    fn fill(&mut self, queue: &Queue, counters: &Counters) -> Result<(), TunnelError> {
+    fn fill(&mut self, lane: &Lane) -> Result<(), TunnelError> {
+        let (queue, counters) = (lane.queue(), &lane.counters);
         let (mut reads, mut bytes) = (0, 0);
         while reads < PACKETS as u64 {
             let (header, size) = match queue.read(&mut self.packet) {
@@ -95,7 +90,7 @@ impl Outbound {
             };
             reads += 1;
             bytes += size as u64;
-            self.cut(&header, size, queue, counters)?;
+            self.cut(&header, size, lane)?;
             if header.gso.is_some() {
                 // Enough for one system call: the peer can begin with it.
                 break;
@@ -107,15 +102,10 @@ impl Outbound {
     }
 
     /// Puts a packet, or those that a super-packet stands for, into the batch.
-    fn cut(
-        &mut self,
-        header: &VnetHeader,
-        size: usize,
-        queue: &Queue,
-        counters: &Counters,
-    ) -> Result<(), TunnelError> {
+    fn cut(&mut self, header: &VnetHeader, size: usize, lane: &Lane) -> Result<(), TunnelError> {
+        let counters = &lane.counters;
         let packet = &mut self.packet[..size];
-        let (mtu, checksums) = (usize::from(self.mtu), self.sender.checksums());
+        let (mtu, checksums) = (lane.mtu(), self.sender.checksums());
         if size < LARGEST_SYN {
             clamp_mss(packet, mtu, header.checksum.is_some());
         }
@@ -123,7 +113,7 @@ impl Outbound {
             Ok(plan) => plan,
             Err(SegmentError::TooLarge(_)) => {
                 counters.too_large.add(1);
-                answer_too_large(packet, mtu, queue);
+                answer_too_large(packet, mtu, lane.queue());
                 return Ok(());
             }
             Err(_) => {
@@ -147,17 +137,17 @@ impl Outbound {
     }
 
     /// Gives the device the MTU that the path has now.
-    fn follow(&mut self, device: &Device) -> Result<(), TunnelError> {
+    fn follow(&mut self, lane: &Lane) -> Result<(), TunnelError> {
         let now = Instant::now();
         if !self.follows || (now - self.measured < MEASURES && !self.sender.take_oversize()) {
             return Ok(());
         }
         self.measured = now;
-        let largest = clamp(self.sender.largest_packet());
-        if largest != self.mtu {
-            tracing::info!(from = self.mtu, to = largest, "the tunnel's MTU follows the path's");
-            self.mtu = largest;
-            device.set_mtu(largest)?;
+        let (from, to) = (lane.mtu(), clamp(self.sender.largest_packet()));
+        if usize::from(to) != from {
+            tracing::info!(from, to, "the tunnel's MTU follows the path's");
+            lane.mtu.store(to, Relaxed);
+            lane.device.set_mtu(to)?;
         }
         Ok(())
     }

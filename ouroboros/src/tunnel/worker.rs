@@ -8,6 +8,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc,
+        atomic::{AtomicU16, Ordering::Relaxed},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::{self, JoinHandle},
@@ -28,11 +29,17 @@ pub(super) struct Lane {
     pub(super) device: Arc<Device>,
     pub(super) queue: usize,
     pub(super) counters: Arc<Counters>,
+    /// MTU of the device in bytes, for all lanes.
+    pub(super) mtu: Arc<AtomicU16>,
 }
 
 impl Lane {
-    fn queue(&self) -> &Queue {
+    pub(super) fn queue(&self) -> &Queue {
         &self.device.queues()[self.queue]
+    }
+
+    pub(super) fn mtu(&self) -> usize {
+        self.mtu.load(Relaxed).into()
     }
 }
 
@@ -80,14 +87,14 @@ fn turns(
         }
         let arrived = match &mut inbound {
             Some(inbound) if path.intersects(PollFlags::IN | PollFlags::ERR | PollFlags::HUP) => {
-                inbound.turn(lane.queue(), &lane.counters)?
+                inbound.turn(lane)?
             }
             _ => 0,
         };
         // What has arrived may have been answered already: look at once.
         let leaving = !device.is_empty() || path.contains(PollFlags::OUT) || arrived > 0;
         if leaving {
-            full = outbound.turn(&lane.device, lane.queue(), &lane.counters)? == Progress::Full;
+            full = outbound.turn(lane)? == Progress::Full;
         }
         busy = if arrived > 0 && !device.is_empty() { busy + 1 } else { 0 };
         if busy >= BUSY
@@ -167,6 +174,6 @@ fn until_idle(lane: &Lane, inbound: &mut Inbound) -> Result<(), TunnelError> {
         if wait(&mut ready, Some(&timeout))? == 0 {
             return Ok(());
         }
-        inbound.turn(lane.queue(), &lane.counters)?;
+        inbound.turn(lane)?;
     }
 }

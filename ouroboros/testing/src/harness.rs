@@ -15,7 +15,7 @@ use libtest_mimic::{Arguments, Completion, Trial};
 const INSIDE: &str = "OUROBOROS_TESTS_INSIDE";
 
 /// What a test needs beyond an ordinary process. Each includes the one before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Needs {
     /// Network namespaces: root, or user namespaces, and the commands `unshare`
     /// and `ip`. For a user who is not root the whole test binary is run again

@@ -17,7 +17,8 @@ use ouroboros::{
     },
     transport::Destination,
     wire::{
-        Dialect, DirectoryHash, Eid, Name, PeerAddress, QosSpec, management::Message,
+        Dialect, DirectoryHash, Eid, Name, PeerAddress, QosSpec,
+        management::{LARGEST_MESSAGE, Message},
         oap::Allocation,
     },
 };
@@ -89,6 +90,7 @@ impl Pair {
             local: LOCAL,
             peer: Some(SERVER),
             timeout: TIMEOUT,
+            largest_message: LARGEST_MESSAGE,
         };
         let allocation = client.allocate(at(0), &mut entropy, request).expect("within limits");
         Self { dialect, server, client, allocation, entropy }
@@ -245,6 +247,7 @@ pub(crate) fn meet(
         local: LOCAL,
         peer: Some(SERVER),
         timeout: TIMEOUT,
+        largest_message: LARGEST_MESSAGE,
     };
     let id = requester.allocate(now, entropy, request).expect("within limits");
     let via = (dialect == Dialect::Udp).then_some(id);

@@ -12,7 +12,10 @@ use ouroboros::{
         },
     },
     wire::{
-        Dialect, PeerAddress, QosSpec, extension::Extensions, management::Message, oap::Allocation,
+        Dialect, PeerAddress, QosSpec,
+        extension::Extensions,
+        management::{LARGEST_MESSAGE, Message},
+        oap::Allocation,
     },
 };
 
@@ -74,6 +77,7 @@ impl Client {
             local: LOCAL,
             peer: Some(SERVER),
             timeout: TIMEOUT,
+            largest_message: LARGEST_MESSAGE,
         };
         let allocation = endpoint.allocate(now, &mut entropy, request).expect("within limits");
         Self { endpoint, allocation, entropy }

@@ -8,7 +8,7 @@ use ouroboros::{
         AllocationFailure, AllocationId, AllocationRequest, Endpoint, Event, Limits,
     },
     transport::Destination,
-    wire::management::Message,
+    wire::management::{LARGEST_MESSAGE, Message},
     wire::oap::Allocation,
     wire::{Dialect, DirectoryHash, Eid, QosSpec},
 };
@@ -182,6 +182,7 @@ fn querying(timeout: Duration) -> (Endpoint, AllocationId) {
         local: LOCAL,
         peer: None,
         timeout,
+        largest_message: LARGEST_MESSAGE,
     };
     let id = client.allocate(at(0), &mut Counting(3), request).expect("within limits");
     (client, id)

@@ -6,7 +6,7 @@ use ouroboros::{
         AllocationRequest, ClientSecurity, Endpoint, Event, Identity, Limits, ProfilePolicy,
         ServerSecurity, Trust,
     },
-    wire::{Dialect, PeerAddress, QosSpec, oap::Allocation},
+    wire::{Dialect, PeerAddress, QosSpec, management::LARGEST_MESSAGE, oap::Allocation},
 };
 
 use crate::harness::{
@@ -31,6 +31,7 @@ fn request(dialect: Dialect, security: Option<ClientSecurity>, of: &str) -> Vec<
         local: LOCAL,
         peer: Some(SERVER),
         timeout: TIMEOUT,
+        largest_message: LARGEST_MESSAGE,
     };
     client.allocate(at(0), &mut Counting(of.len() as u8), request).expect("within limits");
     client.poll_transmit().expect("a request").message

@@ -204,14 +204,15 @@ fn a_certificate_is_for_the_name_and_for_now() {
 
 #[test]
 fn a_signed_reply_altered_anywhere_is_not_believed() {
-    for server in certified() {
+    // Those whose signatures take their time here and there only.
+    for (server, step) in certified().into_iter().zip([1, 23, 47]) {
         let policy = ServerSecurity::default().identity(server.clone());
         for profile in [ProfilePolicy::Wire023, ProfilePolicy::PreferNative] {
             let client = ClientSecurity { profile, ..trusting(only(&server)) };
             let good = meet(Dialect::EthDix, at(0), Some(client.clone()), &policy, UNALTERED);
             // Its management header is not signed.
             let size = good.replies[0].len() - 39;
-            for byte in 0..size {
+            for byte in (0..size).step_by(step) {
                 let alter = |header: &mut Vec<u8>| header[byte] ^= 1 << (byte % 8);
                 let altered = meet(
                     Dialect::EthDix,
@@ -222,7 +223,7 @@ fn a_signed_reply_altered_anywhere_is_not_believed() {
                 );
                 assert!(matches!(altered.told, Event::Failed { .. }), "byte {byte} of {size}");
             }
-            for length in 0..size {
+            for length in (0..size).step_by(step * 5) {
                 let cut = |header: &mut Vec<u8>| header.truncate(length);
                 let cut =
                     meet(Dialect::EthDix, at(0), Some(client.clone()), &policy, (&unaltered, &cut));
@@ -234,12 +235,12 @@ fn a_signed_reply_altered_anywhere_is_not_believed() {
 
 #[test]
 fn a_signed_request_altered_anywhere_is_met_with_silence() {
-    for friend in certified() {
+    for (friend, step) in certified().into_iter().zip([1, 23, 47]) {
         let policy = ServerSecurity::default().clients(only(&friend));
         let client = named(friend, Trust::Anyone);
         let good = meet(Dialect::EthDix, at(0), Some(client.clone()), &policy, UNALTERED);
         let size = good.request.len() - 39 - 32;
-        for byte in 0..size {
+        for byte in (0..size).step_by(step) {
             let alter = |header: &mut Vec<u8>| header[byte] ^= 1 << (byte % 8);
             let altered =
                 meet(Dialect::EthDix, at(0), Some(client.clone()), &policy, (&alter, &unaltered));

@@ -216,9 +216,9 @@ impl World {
                 let frame = entry.remove();
                 self.deliver(frame);
             }
-            for end in 0..2 {
-                if next[end] <= self.now {
-                    next[end] = self.now + Duration::from_millis(1 + self.random.below(pace));
+            for (end, next) in next.iter_mut().enumerate() {
+                if *next <= self.now {
+                    *next = self.now + Duration::from_millis(1 + self.random.below(pace));
                     self.data(end);
                     if self.attacked && self.random.one_in(20) {
                         self.attack();

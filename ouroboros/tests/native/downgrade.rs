@@ -2,17 +2,25 @@
 //! either side requires the native profile, a flow that says what it is
 //! otherwise.
 
+use std::time::Duration;
+
 use ouroboros::{
-    crypto::{Hash, KeyExchange},
+    crypto::{Hash, KeyExchange, Suite},
     proto::{
-        endpoint::{ClientSecurity, ProfilePolicy, ServerSecurity},
+        endpoint::{
+            AllocationFailure, AllocationRequest, ClientSecurity, Endpoint, Event, Limits,
+            NegotiationError, ProfilePolicy, ServerSecurity,
+        },
         native::Capabilities,
+        negotiation::{Offer, Shape, Terms, answer},
         protection::{FlowKeys, Profile},
     },
-    wire::extension::Extensions,
+    wire::{Dialect, DirectoryHash, QosSpec, extension::Extensions, management::LARGEST_MESSAGE},
 };
 
-use crate::harness::{Allocated, Random, allocate, changed, suite};
+use crate::harness::{
+    Allocated, CLIENT, CLIENT_EID, Random, SERVER, SERVER_EID, allocate, at, changed, suite,
+};
 
 const HASH: usize = 32;
 
@@ -225,4 +233,68 @@ fn every_bit_of_both_headers_is_bound() {
         bit += 1;
     }
     assert!(bit > 200 * 8, "both headers were altered bit by bit");
+}
+
+#[test]
+fn a_hybrid_that_does_not_fit_is_done_inside_the_flow_or_not_at_all() {
+    let hybrid = Suite { kex: KeyExchange::X25519MlKem768, ..Suite::default() };
+    let terms = Terms {
+        name: DirectoryHash::Md5.of(&"my_vpn".parse().expect("a name")),
+        qos: QosSpec::RAW,
+    };
+    let random = &mut Random::new(8);
+    for profile in [ProfilePolicy::PreferNative, ProfilePolicy::RequireNative] {
+        let client = ClientSecurity { profile, ..hybrid.into() };
+        let server = ServerSecurity { suite: Some(hybrid), ..ServerSecurity::default() };
+        // Room for it: in the header.
+        let name = &"my_vpn".parse().expect("a name");
+        let within = |largest| Shape { largest, ..Shape::default() };
+        let offer = Offer::new(0, terms, Some(client.clone()), within(1300), random);
+        assert!(offer.header.len() > 1216);
+        // None: smaller, and no weaker where data is concerned.
+        let offer = Offer::new(0, terms, Some(client), within(600), random);
+        assert!(offer.header.len() <= 600);
+        let (reply, agreed) = answer(&offer.header, 0, &terms, &server, random).expect("accepted");
+        let agreed = agreed.expect("encrypted");
+        let own = offer.check(&reply, name, 0).expect("accepted").expect("encrypted");
+        assert_eq!([agreed.suite, own.suite], [hybrid; 2]);
+        assert!(own.keys.is_counterpart(&agreed.keys));
+        assert!(matches!(own.keys, FlowKeys::Native(keys)
+            if keys.capabilities().has(Capabilities::HYBRID_FIRST)));
+        // A peer that has no such thing would be weaker than was asked for.
+        let old = ServerSecurity { profile: ProfilePolicy::Wire023, ..ServerSecurity::default() };
+        let (reply, _) = answer(&offer.header, 0, &terms, &old, random).expect("accepted");
+        assert!(offer.check(&reply, name, 0).is_err());
+    }
+}
+
+#[test]
+fn who_required_native_is_told_why_there_is_no_flow() {
+    let random = &mut Random::new(9);
+    let mut client = Endpoint::new(Dialect::Udp, DirectoryHash::Md5, Limits::default());
+    let request = AllocationRequest {
+        name: "my_vpn".parse().expect("a name"),
+        qos: QosSpec::RAW,
+        security: Some(self::client(ProfilePolicy::RequireNative)),
+        local: CLIENT_EID,
+        peer: Some(SERVER),
+        timeout: Duration::from_secs(5),
+        largest_message: LARGEST_MESSAGE,
+    };
+    let start = at(Duration::ZERO);
+    let id = client.allocate(start, random, request).expect("within limits");
+    let sent = client.poll_transmit().expect("a request").message;
+    let mut server = Endpoint::new(Dialect::Udp, DirectoryHash::Md5, Limits::default());
+    server.register(&"my_vpn".parse().expect("a name"));
+    let old = self::server(ProfilePolicy::Wire023);
+    server.set_policy(&"my_vpn".parse().expect("a name"), old);
+    server.handle(start, random, CLIENT, None, &sent);
+    let Some(Event::Requested { request, .. }) = server.poll() else { panic!("a request") };
+    server.accept(start, random, request, SERVER_EID).expect("accepted");
+    let reply = server.poll_transmit().expect("a reply").message;
+    client.handle(start, random, SERVER, Some(id), &reply);
+    assert!(client.poll().is_none(), "a better reply may come");
+    client.handle_timeout(at(Duration::from_secs(5)));
+    let reason = AllocationFailure::Rejected(NegotiationError::NotNative);
+    assert!(matches!(client.poll(), Some(Event::Failed { reason: told, .. }) if told == reason));
 }

@@ -16,7 +16,9 @@ use ouroboros::{
         protection::{FlowKeys, OpenError},
     },
     wire::{
-        Dialect, DirectoryHash, Eid, PeerAddress, QosSpec, management::Message, oap::Allocation,
+        Dialect, DirectoryHash, Eid, PeerAddress, QosSpec,
+        management::{LARGEST_MESSAGE, Message},
+        oap::Allocation,
     },
 };
 
@@ -87,6 +89,7 @@ pub(crate) fn allocate(
         local: CLIENT_EID,
         peer: Some(SERVER),
         timeout: Duration::from_secs(5),
+        largest_message: LARGEST_MESSAGE,
     };
     let start = at(Duration::ZERO);
     requester.allocate(start, random, request).expect("within limits");

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use ouroboros::{
-    crypto::KeyExchange,
-    proto::native::{Capabilities, Event, KeyLimits, SealError, SessionConfig, Transmit},
+    crypto::{Entropy, KeyExchange},
+    proto::native::{
+        Capabilities, Content, Event, HEAD, KeyLimits, SealError, SessionConfig, TAIL, Transmit,
+    },
     wire::PeerAddress,
 };
 
@@ -270,4 +272,36 @@ fn an_address_that_does_not_answer_gets_no_more_than_three_times_what_it_gave() 
         server.tick(now, random);
     }
     assert!(given > 0 && given <= 3 * frame.len(), "{given} bytes for {}", frame.len());
+}
+
+#[test]
+fn a_peer_with_the_keys_that_talks_nonsense_changes_and_keeps_little() {
+    let random = &mut Random::new(11);
+    let mut ends = settled(random, KeyExchange::X25519);
+    let [client, server] = &mut ends;
+    let mut now = seconds(1);
+    for _ in 0..100_000 {
+        now += Duration::from_millis(random.below(5));
+        let mut body = vec![0; 1 + random.below(40) as usize];
+        random.fill(&mut body);
+        // Mostly of the kinds there are, and mostly about the epoch to come.
+        body[0] = [body[0], body[0] % 12, 6, 7][random.below(4) as usize];
+        if body[0] == 3 {
+            continue;
+        }
+        if body.len() > 7 && random.one_in(2) {
+            body[1..5].copy_from_slice(&(server.session.epoch() as u32 + 1).to_be_bytes());
+        }
+        let mut frame = [&[0; HEAD], &body[..], &[0; TAIL]].concat();
+        client.sealer.reserve(1, false).expect("a number").seal(&mut frame, Content::Control);
+        server.take(now, random, &frame, None).expect("authentic");
+        server.tick(now, random);
+        let (keys, queued) = server.session.held();
+        assert!(keys <= 2 && queued <= 64);
+        if random.one_in(100) {
+            while server.session.poll_transmit().is_some() {}
+        }
+        let told = events(server);
+        assert!(told.iter().all(|event| matches!(event, Event::Confirmed | Event::Announced(_))));
+    }
 }

@@ -28,8 +28,6 @@ const DOUBT: Duration = Duration::from_secs(2);
 /// the reply may be as long, certificate and signature and all, without more
 /// going to its address than came from there; and no network cuts it in two.
 const LEAST_UDP_REQUEST: usize = 1200;
-/// Bytes of a flow request over UDP in front of the allocation header.
-const UDP_REQUEST: usize = 59;
 
 pub(super) struct Allocating {
     request: AllocationRequest,
@@ -48,7 +46,7 @@ enum Stage {
     Querying,
     Requesting {
         peer: PeerAddress,
-        offer: Offer,
+        offer: Box<Offer>,
         sent: u32,
         /// It echoes a cookie already.
         cookie: bool,
@@ -129,23 +127,23 @@ impl Endpoint {
         let Some(allocating) = self.allocating.get_mut(&id) else { return };
         let request = &allocating.request;
         let terms = Terms { name: allocating.hash, qos: request.qos };
+        let (source, qos, name) = (request.local, request.qos, allocating.hash);
+        let message = |allocation: &[u8]| {
+            Message::FlowRequest { source, qos, name, allocation }.encode(self.dialect)
+        };
+        let around = message(&[]).len();
         let least = match self.dialect {
-            Dialect::Udp => LEAST_UDP_REQUEST - UDP_REQUEST,
+            Dialect::Udp => LEAST_UDP_REQUEST.saturating_sub(around),
             Dialect::EthDix => 0,
         };
-        let shape = Shape { least, cookie };
+        let largest = request.largest_message.saturating_sub(around);
+        let shape = Shape { least, largest, cookie };
         let offer = Offer::new(now.utc, terms, request.security.clone(), shape, entropy);
-        allocating.message = Message::FlowRequest {
-            source: request.local,
-            qos: request.qos,
-            name: allocating.hash,
-            allocation: &offer.header,
-        }
-        .encode(self.dialect);
+        allocating.message = message(&offer.header);
         allocating.deadline = allocating.until;
         allocating.interval = REQUEST_INTERVAL;
         allocating.retry = now.monotonic + REQUEST_INTERVAL;
-        let (cookie, doubted) = (cookie.is_some(), None);
+        let (offer, cookie, doubted) = (Box::new(offer), cookie.is_some(), None);
         allocating.stage = Stage::Requesting { peer, offer, sent: 0, cookie, doubted };
         self.transmit_allocation(id);
     }

@@ -120,6 +120,8 @@ pub struct AllocationRequest {
     pub peer: Option<PeerAddress>,
     /// How long it may take, name query and all.
     pub timeout: Duration,
+    /// Largest message that reaches the peer, in bytes.
+    pub largest_message: usize,
 }
 
 /// Why there is no flow.
@@ -130,9 +132,9 @@ pub enum AllocationFailure {
     NameNotFound,
     /// The peer refused, with this response code.
     Refused(i32),
-    /// What came in reply to the request is not acceptable.
+    /// No reply that could be accepted; the first, for this reason.
     Rejected(NegotiationError),
-    /// No valid reply in time.
+    /// No reply in time.
     TimedOut,
 }
 

@@ -15,6 +15,8 @@ const CONFIRM: u8 = 8;
 const CONFIRMED: u8 = 9;
 const ANNOUNCE: u8 = 10;
 const ANNOUNCED: u8 = 11;
+const PROBE: u8 = 12;
+const PROBED: u8 = 13;
 
 /// A control message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +43,11 @@ pub(super) enum Message<'a> {
     Announce(u8),
     /// That was heard.
     Announced(u8),
+    /// Does a packet of this size arrive? Zeros make it so: as many bytes as
+    /// the body has in all.
+    Probe(u16),
+    /// One has.
+    Probed(u16),
 }
 
 /// A part of a message about the epoch `epoch`.
@@ -76,6 +83,8 @@ impl<'a> Message<'a> {
             CONFIRMED => Self::Confirmed(u32::from_be_bytes(fields.try_into().ok()?)),
             ANNOUNCE => Self::Announce(u8::from_be_bytes(fields.try_into().ok()?)),
             ANNOUNCED => Self::Announced(u8::from_be_bytes(fields.try_into().ok()?)),
+            PROBE => Self::Probe(u16::try_from(body.len()).ok()?),
+            PROBED => Self::Probed(u16::from_be_bytes(fields.try_into().ok()?)),
             _ => return None,
         })
     }
@@ -93,6 +102,12 @@ impl<'a> Message<'a> {
             Self::Confirmed(epoch) => [&[CONFIRMED][..], &epoch.to_be_bytes()].concat(),
             Self::Announce(flags) => vec![ANNOUNCE, *flags],
             Self::Announced(flags) => vec![ANNOUNCED, *flags],
+            Self::Probe(size) => {
+                let mut body = vec![0; usize::from(*size).max(1)];
+                body[0] = PROBE;
+                body
+            }
+            Self::Probed(size) => [&[PROBED][..], &size.to_be_bytes()].concat(),
         }
     }
 }
@@ -180,11 +195,13 @@ mod tests {
             Message::Confirmed(6),
             Message::Announce(7),
             Message::Announced(8),
+            Message::Probe(900),
+            Message::Probed(900),
         ] {
             let body = message.encode();
             assert_eq!(Message::parse(&body), Some(message));
             assert_eq!(Message::parse(&body[..body.len() - 1]).filter(|m| *m == message), None);
-            if !matches!(message, Message::Offer(_) | Message::Answer(_)) {
+            if !matches!(message, Message::Offer(_) | Message::Answer(_) | Message::Probe(_)) {
                 assert_eq!(Message::parse(&[&body[..], &[0]].concat()), None);
             }
         }

@@ -7,6 +7,7 @@
 //! sockets, clocks, how the first secret was agreed (`negotiation`).
 
 mod control;
+mod mtu;
 mod open;
 mod path;
 mod rekey;

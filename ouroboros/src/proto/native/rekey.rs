@@ -5,7 +5,7 @@
 use sha2::{Digest, Sha256};
 
 use super::{
-    Capabilities, Channel, Role,
+    Channel, Role,
     control::{Assembly, Message, Part, parts},
     schedule::{Epoch, SendKey},
 };
@@ -53,9 +53,8 @@ pub(super) struct Rekey {
 impl Rekey {
     pub(super) fn new(channel: &Channel) -> Self {
         let suite = channel.keys.suite();
-        let hybrid = channel.keys.capabilities().has(Capabilities::HYBRID_FIRST);
         Self {
-            kex: if hybrid { KeyExchange::X25519MlKem768 } else { suite.kex },
+            kex: suite.kex,
             kdf: suite.kdf,
             role: channel.keys.role(),
             stage: Stage::Settled,

@@ -32,7 +32,7 @@ pub struct NativeKeys {
 }
 
 impl NativeKeys {
-    /// The keys of `role`'s end. `agreed` comes from the key exchange,
+    /// The keys of `role`'s end, whose exchanges are that of `suite`. `agreed` comes from the key exchange,
     /// `transcript` is the hash of both allocation headers.
     pub fn new(
         suite: Suite,
@@ -44,7 +44,8 @@ impl NativeKeys {
         Self { suite, role, capabilities, agreed, transcript }
     }
 
-    /// The agreed algorithms.
+    /// The agreed algorithms. The key exchange is that of what data is sealed
+    /// with: the hybrid, if it comes before data.
     pub fn suite(&self) -> Suite {
         self.suite
     }

@@ -11,6 +11,7 @@ use std::{collections::VecDeque, time::Duration};
 use super::{
     Capabilities, Channel, Content, HEAD, Opened, Role, Sealer, TAIL,
     control::{Message, Part},
+    mtu::{self, Search},
     path::Paths,
     rekey::{Progress, Rekey},
 };
@@ -72,6 +73,8 @@ pub enum Event {
     Unresponsive,
     /// What the program at the other end takes beyond packets as they are.
     Announced(Capabilities),
+    /// No larger frames than this many bytes arrive, as far as is known.
+    LargestFrame(usize),
     /// The peer is at this address from now on.
     Moved(PeerAddress),
     /// The peer closed the flow.
@@ -127,6 +130,8 @@ pub struct Session {
     confirmed: bool,
     probe: Option<Probe>,
     announcement: Option<Announcement>,
+    search: Option<Search>,
+    told_largest: Option<usize>,
     paths: Paths,
     queue: VecDeque<(Option<PeerAddress>, Vec<u8>)>,
     events: VecDeque<Event>,
@@ -159,6 +164,8 @@ impl Session {
             confirmed: false,
             probe: None,
             announcement: None,
+            search: None,
+            told_largest: None,
             paths: Paths::default(),
             queue: VecDeque::new(),
             events: VecDeque::new(),
@@ -205,13 +212,9 @@ impl Session {
                 let progress = self.rekey.answered(&mut self.channel, part);
                 self.progress(now, entropy, progress);
             }
-            Some(Message::Confirm(epoch)) => {
-                if epoch == self.channel.epoch.number as u32 {
-                    self.send(now, &Message::Confirmed(epoch));
-                }
+            Some(Message::Confirm(epoch)) if epoch == self.channel.epoch.number as u32 => {
+                self.send(now, &Message::Confirmed(epoch));
             }
-            // That it was heard in its epoch is what it says.
-            Some(Message::Confirmed(_)) => {}
             Some(Message::Announce(flags)) => {
                 self.send(now, &Message::Announced(flags));
                 self.events.push_back(Event::Announced(Capabilities::from_bits(flags)));
@@ -219,8 +222,46 @@ impl Session {
             Some(Message::Announced(flags)) => {
                 self.announcement.take_if(|announced| announced.capabilities.bits() == flags);
             }
-            None => {}
+            Some(Message::Probe(size)) => self.send(now, &Message::Probed(size)),
+            Some(Message::Probed(size)) => {
+                if let Some(search) = &mut self.search {
+                    search.arrived(now, usize::from(size) + HEAD + TAIL);
+                }
+                self.tell_largest();
+            }
+            // That it was heard in its epoch is what a confirmation says.
+            Some(Message::Confirm(_) | Message::Confirmed(_)) | None => {}
         }
+    }
+
+    /// Looks for the largest frame that the path carries, which itself says
+    /// that it is `ceiling` bytes; [`Event::LargestFrame`] tells what is found.
+    /// To be called again when the path says something else.
+    pub fn search(&mut self, now: Now, ceiling: usize) {
+        match &mut self.search {
+            Some(search) => search.path_says(now.monotonic, ceiling),
+            None => self.search = Some(Search::new(now.monotonic, ceiling)),
+        }
+        self.tell_largest();
+    }
+
+    fn tell_largest(&mut self) {
+        let largest = self.search.as_ref().map(Search::largest);
+        if let Some(largest) = largest
+            && self.told_largest != Some(largest)
+        {
+            self.told_largest = Some(largest);
+            self.events.push_back(Event::LargestFrame(largest));
+        }
+    }
+
+    fn search_further(&mut self, now: Duration) {
+        let Some(search) = &mut self.search else { return };
+        if let Some(size) = search.handle_timeout(now) {
+            let body = size.saturating_sub(HEAD + TAIL);
+            self.send(now, &Message::Probe(u16::try_from(body).unwrap_or(u16::MAX)));
+        }
+        self.tell_largest();
     }
 
     fn offered(&mut self, now: Duration, entropy: &mut dyn Entropy, epoch: u64, part: Part<'_>) {
@@ -289,7 +330,9 @@ impl Session {
 
     /// Sends the messages of the exchange as it stands.
     fn exchange(&mut self, now: Duration) {
-        let size = self.config.largest_frame.saturating_sub(HEAD + TAIL + Part::OVERHEAD);
+        // Not more than every path carries: an exchange must not hang on that.
+        let largest = self.config.largest_frame.min(mtu::LEAST);
+        let size = largest.saturating_sub(HEAD + TAIL + Part::OVERHEAD);
         for message in self.rekey.messages(&self.channel, size) {
             self.queue(now, None, message);
         }
@@ -451,6 +494,7 @@ impl Session {
         due.extend(self.retry.map(|(at, _)| at));
         due.extend(self.retiring.front().map(|(at, _)| *at));
         due.extend(self.probe.as_ref().map(|probe| probe.next.min(probe.until)));
+        due.extend(self.search.as_ref().and_then(Search::poll_timeout));
         due.extend(self.announcement.as_ref().map(|announcement| announcement.next));
         due.extend(self.paths.poll_timeout());
         if self.config.timeout > Duration::ZERO {
@@ -506,6 +550,7 @@ impl Session {
         }
         self.probe_timeout(now);
         self.announce_again(now);
+        self.search_further(now);
         self.challenge(now);
         if self.config.timeout > Duration::ZERO && now >= self.sent + self.config.timeout / 4 {
             self.ping(now);

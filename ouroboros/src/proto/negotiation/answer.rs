@@ -2,7 +2,7 @@
 
 use super::{
     Agreed, Agreement, NegotiationError, PeerIdentity, ProfilePolicy, ServerSecurity, Terms,
-    extensions, request_digest, suite, transcript,
+    extensions, request_digest, strength, suite, transcript,
     trust::{LARGEST_SIGNATURE, Signer, identify},
 };
 use crate::{
@@ -122,15 +122,8 @@ pub(in crate::proto) fn answer_to(
     if native.is_none() && security.profile == ProfilePolicy::RequireNative {
         return Err(NegotiationError::NotNative);
     }
-    let capabilities = native.map(|offered| offered.shared_with(security.capabilities));
-    // No data comes before the hybrid exchange inside the flow.
-    let kex = match capabilities {
-        Some(both) if both.has(Capabilities::HYBRID_FIRST) => {
-            asked.kex.max(KeyExchange::X25519MlKem768)
-        }
-        _ => asked.kex,
-    };
     let own = security.suite.unwrap_or(asked);
+    let kex = strength(asked.kex, native);
     if kex < own.kex {
         return Err(NegotiationError::TooWeak);
     }
@@ -138,13 +131,15 @@ pub(in crate::proto) fn answer_to(
         Client::Checked(identity) => identity,
         Client::Unchecked => identify_client(request, timestamp, security)?,
     };
-    let suite =
-        Suite { kex: asked.kex, kdf: asked.kdf.max(own.kdf), cipher: asked.cipher.max(own.cipher) };
-    let (key, agreed) = crypto::answer(suite.kex, header.key, suite.kdf, entropy)?;
+    let (kdf, cipher) = (asked.kdf.max(own.kdf), asked.cipher.max(own.cipher));
+    let suite = Suite { kex, kdf, cipher };
+    let (key, agreed) = crypto::answer(asked.kex, header.key, suite.kdf, entropy)?;
     reply.cipher = suite.cipher.id();
     reply.kdf = suite.kdf.id();
-    reply.raw_key = suite.kex.is_raw();
+    reply.raw_key = asked.kex.is_raw();
     reply.key = &key;
+    let able = security.capabilities.and(Capabilities::HYBRID_FIRST);
+    let capabilities = native.map(|offered| offered.shared_with(able));
     let profile = capabilities.map(Capabilities::bits);
     let data = Extensions { profile, ..Extensions::default() }.encode();
     reply.data = &data;

@@ -47,11 +47,12 @@ pub enum ProfilePolicy {
 /// What a client asks of an encrypted flow.
 #[derive(Clone, Debug)]
 pub struct ClientSecurity {
-    /// The key exchange, and the least cipher and hash.
+    /// The key exchange, and the least cipher and hash. A hybrid exchange that
+    /// does not fit the request is done inside the flow, before data.
     pub suite: Suite,
     /// Whether it is to have the native profile.
     pub profile: ProfilePolicy,
-    /// What this side can do in a native flow.
+    /// What this side can do in a native flow, besides.
     pub capabilities: Capabilities,
     /// The flow's place in a tunnel of several.
     pub lane: Option<Lane>,
@@ -116,7 +117,8 @@ pub struct ServerSecurity {
     pub require_encryption: bool,
     /// Whether encrypted flows are to have the native profile.
     pub profile: ProfilePolicy,
-    /// What this side can do in a native flow.
+    /// What this side can do in a native flow; an exchange before data is a
+    /// matter of course.
     pub capabilities: Capabilities,
     /// What replies to encrypted requests are signed with; its certificate has
     /// to be for the name.
@@ -284,6 +286,15 @@ fn request_digest(md: u16) -> Result<Hash, NegotiationError> {
 
 fn extensions<'a>(header: &Allocation<'a>) -> Result<Extensions<'a>, NegotiationError> {
     Extensions::parse(header.data).map_err(|_| NegotiationError::Malformed)
+}
+
+/// The key exchange of what data will be sealed with, if that of the headers is
+/// `kex`.
+fn strength(kex: KeyExchange, native: Option<Capabilities>) -> KeyExchange {
+    match native {
+        Some(flags) if flags.has(Capabilities::HYBRID_FIRST) => KeyExchange::X25519MlKem768,
+        _ => kex,
+    }
 }
 
 /// The algorithms that a header names beside its key exchange; `None` if it is

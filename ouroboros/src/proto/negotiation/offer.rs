@@ -2,11 +2,11 @@
 
 use super::{
     Agreed, Agreement, ClientSecurity, NegotiationError, ProfilePolicy, Terms, Trust, algorithms,
-    extensions, request_digest, transcript,
-    trust::{Signer, USUAL_SIGNATURE, identify},
+    extensions, request_digest, strength, transcript,
+    trust::{Identity, Signer, USUAL_SIGNATURE, identify},
 };
 use crate::{
-    crypto::{Entropy, EphemeralSecret, Hash, Suite},
+    crypto::{Entropy, EphemeralSecret, Hash, KeyExchange, Suite},
     proto::{
         native::{Capabilities, NativeKeys, Role},
         protection::FlowKeys,
@@ -14,13 +14,21 @@ use crate::{
     wire::{Name, extension::Extensions, oap::Allocation},
 };
 
-/// What a request has to have besides what is asked.
-#[derive(Clone, Copy, Debug, Default)]
+/// What a request has to be like besides what is asked.
+#[derive(Clone, Copy, Debug)]
 pub struct Shape<'a> {
     /// Bytes that the header has at least, if the native profile is offered.
     pub least: usize,
+    /// Bytes that it has at most, if that can be.
+    pub largest: usize,
     /// The server's cookie to echo.
     pub cookie: Option<&'a [u8]>,
+}
+
+impl Default for Shape<'_> {
+    fn default() -> Self {
+        Self { least: 0, largest: usize::MAX, cookie: None }
+    }
 }
 
 /// What a refusal is of, and whether there is a way out.
@@ -41,7 +49,14 @@ pub struct Offer {
     id: [u8; 16],
     terms: Terms,
     digest: Hash,
-    exchange: Option<(EphemeralSecret, ClientSecurity)>,
+    exchange: Option<Exchange>,
+}
+
+struct Exchange {
+    secret: EphemeralSecret,
+    /// That of the header.
+    kex: KeyExchange,
+    asked: ClientSecurity,
 }
 
 impl Offer {
@@ -56,33 +71,24 @@ impl Offer {
     ) -> Self {
         let mut id = [0; 16];
         entropy.fill(&mut id);
-        let exchange = security
-            .map(|security| (EphemeralSecret::generate(security.suite.kex, entropy), security));
-        let mut header = Allocation::plain(id, timestamp);
-        let data;
-        if let Some((secret, security)) = &exchange {
-            header.cipher = security.suite.cipher.id();
-            header.kdf = security.suite.kdf.id();
-            header.md = Hash::Sha256.id();
-            header.raw_key = security.suite.kex.is_raw();
-            header.key = secret.public_key();
-            if let Some(identity) = &security.identity {
-                header.md = identity.md();
-                header.certificate = identity.certificate();
-            }
-            if security.offers_native() {
-                data = offered(&header, security, shape).encode();
-                header.data = &data;
-            }
-        }
-        let identity = exchange.as_ref().and_then(|(_, security)| security.identity.as_ref());
-        let encoded = match identity {
-            Some(identity) => identity.sign(&header),
-            None => header.encode(),
+        let plain = Allocation::plain(id, timestamp);
+        let offer = |kex, asked: ClientSecurity, entropy: &mut dyn Entropy| {
+            let secret = EphemeralSecret::generate(kex, entropy);
+            let (header, digest) = encrypted(plain, &secret, kex, &asked, shape);
+            Self { header, id, terms, digest, exchange: Some(Exchange { secret, kex, asked }) }
         };
-        let digest = request_digest(header.md).expect("a digest of ours");
-        let encoded = encoded.expect("keys and certificates are shorter than their length fields");
-        Self { header: encoded, id, terms, digest, exchange }
+        let Some(asked) = security else {
+            let header = plain.encode().expect("a header without parts");
+            return Self { header, id, terms, digest: Hash::Sha384, exchange: None };
+        };
+        let (kex, native) = (asked.suite.kex, asked.offers_native());
+        let whole = offer(kex, asked.clone(), entropy);
+        let hybrid = kex == KeyExchange::X25519MlKem768;
+        if whole.header.len() <= shape.largest || !hybrid || !native {
+            return whole;
+        }
+        let capabilities = asked.capabilities.and(Capabilities::HYBRID_FIRST);
+        offer(KeyExchange::X25519, ClientSecurity { capabilities, ..asked }, entropy)
     }
 
     /// What the header that came with a refusal says to this request.
@@ -91,7 +97,7 @@ impl Offer {
         if refusal.id != self.id {
             return Refused::Another;
         }
-        let native = self.exchange.as_ref().is_some_and(|(_, security)| security.offers_native());
+        let native = self.exchange.as_ref().is_some_and(|exchange| exchange.asked.offers_native());
         let extensions = extensions(&refusal).ok().filter(|_| native);
         extensions.and_then(|e| e.cookie).map_or(Refused::Plainly, Refused::ForCookie)
     }
@@ -118,18 +124,13 @@ impl Offer {
             return Err(NegotiationError::Mismatch);
         }
         let signer = Signer::Server(name);
-        let Some((secret, asked)) = &self.exchange else {
+        let Some(Exchange { secret, kex, asked }) = &self.exchange else {
             identify(&reply, bytes, &Trust::Anyone, signer, utc)?;
             let plain = reply.cipher == 0 && reply.key.is_empty();
             return if plain { Ok(None) } else { Err(NegotiationError::Mismatch) };
         };
         let identity = identify(&reply, bytes, &asked.trust, signer, utc)?;
         let (kdf, cipher) = algorithms(&reply)?.ok_or(NegotiationError::TooWeak)?;
-        let least = asked.suite;
-        let suite = Suite { kex: least.kex, kdf, cipher };
-        if suite.cipher < least.cipher || suite.kdf < least.kdf {
-            return Err(NegotiationError::TooWeak);
-        }
         let accepted = match asked.profile {
             ProfilePolicy::Wire023 => None,
             _ => extensions(&reply)?.profile,
@@ -141,11 +142,17 @@ impl Offer {
         if accepted.is_some_and(|flags| flags & !asked.capabilities.bits() != 0) {
             return Err(NegotiationError::Mismatch);
         }
+        let accepted = accepted.map(Capabilities::from_bits);
+        let suite = Suite { kex: strength(*kex, accepted), kdf, cipher };
+        let least = asked.suite;
+        if suite.cipher < least.cipher || suite.kdf < least.kdf || suite.kex < least.kex {
+            return Err(NegotiationError::TooWeak);
+        }
         // Whether a 0.23 server marks its ciphertext as raw was not seen: its
         // length says what it is.
         let agreed = secret.agree(reply.key, suite.kdf)?;
         let lane = accepted.and(asked.lane);
-        let keys = match accepted.map(Capabilities::from_bits) {
+        let keys = match accepted {
             None => FlowKeys::Wire023 { cipher: suite.cipher, key: agreed },
             Some(capabilities) => {
                 let transcript = transcript(&self.terms, &self.header, bytes);
@@ -158,9 +165,42 @@ impl Offer {
     }
 }
 
+/// The header of a request whose key exchange is `kex`, and the digest that its
+/// reply has of it.
+fn encrypted(
+    plain: Allocation<'_>,
+    secret: &EphemeralSecret,
+    kex: KeyExchange,
+    security: &ClientSecurity,
+    shape: Shape<'_>,
+) -> (Vec<u8>, Hash) {
+    let identity = security.identity.as_ref();
+    let mut header = Allocation {
+        cipher: security.suite.cipher.id(),
+        kdf: security.suite.kdf.id(),
+        md: identity.map_or(Hash::Sha256.id(), Identity::md),
+        raw_key: kex.is_raw(),
+        certificate: identity.map_or(&[], Identity::certificate),
+        key: secret.public_key(),
+        ..plain
+    };
+    let digest = request_digest(header.md).expect("a digest of ours");
+    let data;
+    if security.offers_native() {
+        data = offered(&header, digest, security, shape).encode();
+        header.data = &data;
+    }
+    let header = match identity {
+        Some(identity) => identity.sign(&header),
+        None => header.encode(),
+    };
+    (header.expect("keys and certificates are shorter than their lengths can say"), digest)
+}
+
 /// What the request `header`, which has everything else, says in extensions.
 fn offered<'a>(
     header: &Allocation<'_>,
+    digest: Hash,
     security: &ClientSecurity,
     shape: Shape<'a>,
 ) -> Extensions<'a> {
@@ -173,8 +213,7 @@ fn offered<'a>(
     // As long as the reply, which has the request's hash: who sends requests in
     // another's name gets no more out than in. The hybrid's key is longer than
     // its answer as it is.
-    let digest = request_digest(header.md).unwrap_or(Hash::Sha384);
-    let hash = if security.suite.kex.is_raw() { 0 } else { digest.size() };
+    let hash = if header.raw_key { 0 } else { digest.size() };
     let signature = if header.certificate.is_empty() { 0 } else { USUAL_SIGNATURE };
     let size = Allocation { data: &extensions.encode(), ..*header }.encode().map_or(0, |b| b.len());
     let room = hash.max(shape.least.saturating_sub(size + signature));

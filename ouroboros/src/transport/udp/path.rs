@@ -348,6 +348,10 @@ impl Path for ConnectedPath {
         datagram.saturating_sub(EID)
     }
 
+    fn is_routed(&self) -> bool {
+        true
+    }
+
     fn limit_offload(&self, offload: PathOffload) {
         if !offload.segments {
             self.segments.store(false, Ordering::Relaxed);

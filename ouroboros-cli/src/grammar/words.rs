@@ -1,0 +1,144 @@
+//! Words of a command line: prefixes, keyword pairs, values. Not here: which
+//! words make which command.
+
+use ouroboros::wire::Name;
+
+use super::{UsageError, Words};
+
+/// The candidate that `word` is, or is an unambiguous beginning of.
+pub(super) fn matching(
+    word: &str,
+    candidates: &[&'static str],
+) -> Result<&'static str, UsageError> {
+    if let Some(whole) = candidates.iter().find(|candidate| **candidate == word) {
+        return Ok(whole);
+    }
+    let found: Vec<_> = candidates.iter().filter(|c| c.starts_with(word)).copied().collect();
+    match (word, &found[..]) {
+        ("", _) | (_, []) => {
+            Err(UsageError::Unknown { word: word.to_owned(), expected: candidates.join(", ") })
+        }
+        (_, [one]) => Ok(one),
+        _ => Err(UsageError::Ambiguous { word: word.to_owned(), candidates: found.join(" or ") }),
+    }
+}
+
+pub(super) fn one_of(
+    keyword: &'static str,
+    value: String,
+    candidates: &[&'static str],
+    reason: &'static str,
+) -> Result<&'static str, UsageError> {
+    matching(&value, candidates).map_err(|error| match error {
+        UsageError::Unknown { .. } => UsageError::Value { keyword, value, reason },
+        other => other,
+    })
+}
+
+/// The text, if it is a name that flows can be allocated to.
+pub(super) fn flow_name(value: String) -> Result<String, UsageError> {
+    match value.parse::<Name>() {
+        Ok(_) => Ok(value),
+        Err(_) => {
+            let reason = "1 to 255 bytes without control characters make a name";
+            Err(UsageError::Value { keyword: "name", value, reason })
+        }
+    }
+}
+
+pub(super) fn take<'a>(
+    words: Words<'a>,
+    candidates: &[&'static str],
+) -> Result<(&'static str, Words<'a>), UsageError> {
+    let (word, rest) =
+        words.split_first().ok_or_else(|| UsageError::Missing(candidates.join(", ")))?;
+    Ok((matching(word, candidates)?, rest))
+}
+
+pub(super) fn value<'a>(words: Words<'a>, what: &str) -> Result<(String, Words<'a>), UsageError> {
+    let (word, rest) = words.split_first().ok_or_else(|| UsageError::Missing(what.to_owned()))?;
+    Ok((word.clone(), rest))
+}
+
+/// A name that stands without its keyword.
+pub(super) fn named(words: Words<'_>) -> Result<(String, Words<'_>), UsageError> {
+    let (name, rest) = value(words, "a name")?;
+    Ok((flow_name(name)?, rest))
+}
+
+pub(super) fn nothing_more(words: Words<'_>) -> Result<(), UsageError> {
+    match words.first() {
+        None => Ok(()),
+        Some(word) => Err(UsageError::Unknown {
+            word: word.clone(),
+            expected: "the end of the command".to_owned(),
+        }),
+    }
+}
+
+/// Keywords with their values.
+pub(super) struct Pairs(Vec<(&'static str, String)>);
+
+impl Pairs {
+    pub(super) fn parse(words: Words<'_>, keywords: &[&'static str]) -> Result<Self, UsageError> {
+        Self::with_flags(words, keywords, &[])
+    }
+
+    /// The same, with `flags` that stand without a value.
+    pub(super) fn with_flags(
+        mut words: Words<'_>,
+        keywords: &[&'static str],
+        flags: &[&'static str],
+    ) -> Result<Self, UsageError> {
+        let mut pairs: Vec<(&'static str, String)> = Vec::new();
+        let candidates = [keywords, flags].concat();
+        while !words.is_empty() {
+            let (keyword, rest) = take(words, &candidates)?;
+            let (value, rest) = match flags.contains(&keyword) {
+                true => (String::new(), rest),
+                false => value(rest, &format!("a value behind {keyword}"))?,
+            };
+            if pairs.iter().any(|(known, _)| *known == keyword) {
+                return Err(UsageError::Twice(keyword));
+            }
+            pairs.push((keyword, value));
+            words = rest;
+        }
+        Ok(Self(pairs))
+    }
+
+    pub(super) fn take(&mut self, keyword: &str) -> Option<String> {
+        let at = self.0.iter().position(|(known, _)| *known == keyword)?;
+        Some(self.0.remove(at).1)
+    }
+
+    pub(super) fn need(&mut self, keyword: &'static str) -> Result<String, UsageError> {
+        self.take(keyword).ok_or_else(|| UsageError::Missing(format!("{keyword} and its value")))
+    }
+
+    /// A number, in hexadecimal with 0x in front.
+    pub(super) fn number<T: TryFrom<u32>>(
+        &mut self,
+        keyword: &'static str,
+    ) -> Result<Option<T>, UsageError> {
+        let Some(value) = self.take(keyword) else { return Ok(None) };
+        let number = match value.strip_prefix("0x") {
+            Some(hex) => u32::from_str_radix(hex, 16).ok(),
+            None => value.parse().ok(),
+        };
+        match number.and_then(|number| T::try_from(number).ok()) {
+            Some(number) => Ok(Some(number)),
+            None => Err(UsageError::Value { keyword, value, reason: "not a number that fits" }),
+        }
+    }
+
+    pub(super) fn end(&self, expected: &str) -> Result<(), UsageError> {
+        match self.0.first() {
+            None => Ok(()),
+            Some((keyword, _)) => Err(UsageError::Unknown {
+                word: (*keyword).to_owned(),
+                expected: expected.to_owned(),
+            }),
+        }
+    }
+}
