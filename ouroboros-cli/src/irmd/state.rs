@@ -329,8 +329,9 @@ impl State {
             changed.map_or_else(|| error.to_string(), text)
         })?;
         if let Some(peer) = flow.info.identity.as_ref().filter(|_| remembered) {
-            flow.info.first_use =
-                known.meet(name, peer.fingerprint).map_err(text)? == Meeting::First;
+            let met = known.meet(name, peer.fingerprint);
+            let met = met.map_err(|e| format!("the server of {name} cannot be remembered: {e}"))?;
+            flow.info.first_use = met == Meeting::First;
         }
         Ok(flow)
     }

@@ -54,7 +54,11 @@ pub async fn server(irm: &Irm, settings: &Settings) -> Outcome {
     let mut clients: Vec<Served> = Vec::new();
     // What is missing shows before there is a client: the daemon, or the right
     // to make devices.
-    println!("This machine's key is {}.", own_key().await?);
+    match own_key().await {
+        Ok(key) => println!("This machine's key is {key}."),
+        Err(DaemonError::Refused(reason)) => println!("Warning: no client can know it: {reason}."),
+        Err(error) => return Err(error.into()),
+    }
     let mut ready = Some(settings.build()?);
     loop {
         println!("Waiting for a flow.");

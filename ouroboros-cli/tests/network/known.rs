@@ -7,6 +7,7 @@ use std::{
     path::PathBuf,
 };
 
+use ouroboros::crypto::identity::IdentityKey;
 use rustix::process::Signal;
 
 use crate::{
@@ -77,6 +78,42 @@ pub(crate) fn a_server_is_taken_by_the_key_that_the_user_says() {
     let said = complaint(&pair, &format!("--server-key {wrong}"));
     assert!(said.contains(&right) && said.contains(&wrong), "{said}");
     drop(pair.client(&format!("--server-key {right}")));
+}
+
+pub(crate) fn authorities_vouch_for_both_ends() {
+    let pair = Pair::new(UDP4);
+    // A certificate that is trusted itself is the shortest chain.
+    let certify = |host: &Host, common_name: &str, at: &Host| {
+        fingerprint(host);
+        let pem = fs::read_to_string(trust(host, "identity.pem")).expect("root may");
+        let key = IdentityKey::from_pkcs8_pem(&pem).expect("a key");
+        let folder = trust(at, "vouched");
+        fs::create_dir_all(&folder).expect("a folder");
+        fs::set_permissions(&folder, Permissions::from_mode(0o755)).expect("changed");
+        let path = folder.join("one.der");
+        fs::write(&path, key.certificate(&common_name.parse().expect("a name"))).expect("written");
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("changed");
+        folder.display().to_string()
+    };
+    let host_name = fs::read_to_string("/proc/sys/kernel/hostname").expect("a name");
+    let for_two = certify(&pair.one, "my_vpn", &pair.two);
+    fingerprint(&pair.one);
+    let for_one = certify(&pair.two, host_name.trim(), &pair.one);
+    pair.one.must("irm", &format!("name create my_vpn ca {for_one}"));
+    let _server = pair.one.start("ovpn", "--ip 10.9.0.1/24", "Waiting");
+    let client = pair.client(&format!("--identify --ca {for_two}"));
+    assert!(client.said.contains("certified for \"my_vpn\""), "{}", client.said);
+    assert!(!client.said.contains(FIRST), "{}", client.said);
+    drop(client);
+    // The same, as the name has it there.
+    pair.two.must("irm", &format!("name create my_vpn auth both ca {for_two}"));
+    let client = pair.client("--crypt");
+    assert!(client.said.contains("certified for"), "{}", client.said);
+    drop(client);
+    // Another certificate in its place vouches for nobody.
+    certify(&pair.two, "my_vpn", &pair.two);
+    let said = complaint(&pair, &format!("--identify --ca {for_two}"));
+    assert!(said.contains("cannot be trusted"), "{said}");
 }
 
 pub(crate) fn a_client_that_comes_back_takes_no_other_server() {
