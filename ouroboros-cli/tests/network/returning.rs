@@ -11,10 +11,12 @@ use crate::{
 };
 
 /// Takes the server for gone soon, so that the test ends soon.
-const CRYPT: &str = "--crypt --timeout 1";
+const CRYPT: &str = "--crypt --timeout 2";
+/// What the client says then. On a machine that is busy it may say so earlier.
+const ENDED: &str = "Allocating another";
 
 fn server(host: &Host) -> Running {
-    host.start("ovpn", "--ip 10.9.0.1 --mask 255.255.255.0 --timeout 1", "Waiting")
+    host.start("ovpn", "--ip 10.9.0.1 --mask 255.255.255.0 --timeout 2", "Waiting")
 }
 
 /// Pings until one comes back, and says how long that took.
@@ -31,15 +33,16 @@ pub(crate) fn a_client_s_tunnel_comes_back_after_its_server_and_leaks_nothing_me
         let client = pair.two.start("ovpn", &format!("-n my_vpn -i 10.9.0.2/24 {CRYPT}"), "is up");
         ping(&pair.two, INSIDE);
         let cable = watch(&pair.one);
+        let before = client.lines_with(ENDED);
         assert_eq!(first.end(Signal::KILL), None);
         send_datagram(&pair.two, "10.9.0.1:9");
-        eventually("the client has noticed", || client.lines_with("Allocating another") == 1);
+        eventually("the client has noticed", || client.lines_with(ENDED) > before);
         send_datagram(&pair.two, "10.9.0.1:9");
         assert!(pair.two.has_device("tun0"), "the device stays");
         let _second = server(&pair.one);
         comes_back(&pair.two, pair.layer.first);
         assert!(!readable(&cable).1, "nothing readable on the cable");
-        assert_eq!(client.lines_with("Encrypted"), 1);
+        assert!(client.lines_with("Encrypted") > 0);
         assert_eq!(client.end(Signal::TERM), Some(0));
         assert!(!pair.two.has_device("tun0"));
     }
@@ -54,7 +57,7 @@ pub(crate) fn a_client_s_tunnel_comes_back_when_both_daemons_have_been_replaced(
         pair.kill();
         assert_eq!(first.end(Signal::KILL), None);
         // It waits for the daemon, for its layers and for the server.
-        eventually("the client tries", || client.lines_with("irmd is not running") == 1);
+        eventually("the client tries", || client.lines_with("irmd is not running") > 0);
         send_datagram(&pair.two, "10.9.0.1:9");
         pair.start();
         let _second = server(&pair.one);
@@ -69,8 +72,9 @@ pub(crate) fn a_client_without_a_flow_ends_when_it_is_told_to() {
         let pair = Pair::new(UDP4);
         let first = server(&pair.one);
         let client = pair.two.start("ovpn", &format!("-n my_vpn -i 10.9.0.2/24 {CRYPT}"), "is up");
+        let before = client.lines_with(ENDED);
         assert_eq!(first.end(Signal::KILL), None);
-        eventually("the client has noticed", || client.lines_with("Allocating another") == 1);
+        eventually("the client has noticed", || client.lines_with(ENDED) > before);
         assert_eq!(client.end(signal), Some(0));
         assert!(!pair.two.has_device("tun0"));
     }

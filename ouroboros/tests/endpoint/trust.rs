@@ -349,14 +349,14 @@ fn what_is_taken_away_on_the_way_makes_no_weaker_flow_with_who_is_authenticated(
 
 #[test]
 fn a_server_that_wants_the_hybrid_takes_it_inside_the_flow() {
-    let suite = Some(Suite { kex: KeyExchange::X25519MlKem768, ..Suite::default() });
+    let hybrid = Suite { kex: KeyExchange::X25519MlKem768, ..Suite::default() };
     let capabilities = Capabilities::HYBRID_FIRST;
-    let policy = ServerSecurity { suite, capabilities, ..ServerSecurity::default() };
+    let policy = ServerSecurity { suite: Some(hybrid), capabilities, ..ServerSecurity::default() };
     for (client, expected) in [
         (ClientSecurity { capabilities, ..encrypted() }, 'n'),
         (ClientSecurity { capabilities: Capabilities::NONE, ..encrypted() }, '-'),
         (old(ClientSecurity { capabilities, ..encrypted() }), '-'),
-        (suite.expect("a suite").into(), 'n'),
+        (hybrid.into(), 'n'),
     ] {
         let met = meet(Dialect::EthDix, at(0), Some(client), &policy, UNALTERED);
         assert_eq!(letter(&met), expected);
