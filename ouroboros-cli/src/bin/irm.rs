@@ -18,7 +18,7 @@ use structopt::StructOpt;
 /// Manages the layers, names and bindings of irmd
 ///
 /// irm ipcp create|destroy|bootstrap|list,
-/// irm name create|destroy|register|unregister|list, irm key show|generate [force],
+/// irm name create|destroy|register|unregister|list, irm key show|generate|generate force,
 /// irm flow list, irm bind|unbind program P name N, irm bind|unbind process PID name N,
 /// irm register|unregister name N layer L.
 /// Words may be cut to any unambiguous prefix; keyword pairs come in any order.
