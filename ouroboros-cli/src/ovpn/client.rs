@@ -17,6 +17,9 @@ use super::{Outcome, Settings, announce, backoff::Backoff, own_key};
 /// How long one of several attempts may take. Shorter than the first one, so
 /// that names are looked up anew soon.
 const ATTEMPT: Duration = Duration::from_secs(3);
+/// A server that was asked whether it is there and does not say so by then is
+/// not there any more.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// A flow that lived this long was one: when it ends, the next is had at once.
 const LIVED: Duration = Duration::from_secs(10);
 
@@ -38,6 +41,7 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
     let mut backoff = Backoff::default();
     loop {
         let since = Instant::now();
+        flow.expect_answers_within(PATIENCE);
         let ended = match settings.run(&tunnel, flow).await {
             Ok(()) => FlowError::Closed,
             Err(TunnelError::Flow(error)) => error,
@@ -85,8 +89,11 @@ fn as_good_as(info: &FlowInfo, spec: FlowSpec) -> FlowSpec {
 /// network, the peer, irmd; and who is in between may go away.
 async fn again(irm: &Irm, name: &Name, spec: &FlowSpec, backoff: &mut Backoff) -> Flow {
     let mut said = String::new();
+    let mut began = Instant::now();
     loop {
-        task::sleep(backoff.next(&mut SystemEntropy)).await;
+        let wait = backoff.next(&mut SystemEntropy);
+        task::sleep(wait.saturating_sub(began.elapsed())).await;
+        began = Instant::now();
         match irm.allocate(name.as_str(), spec.clone()).await {
             Ok(flow) => return flow,
             Err(error) => {
