@@ -407,7 +407,7 @@ impl Core {
                 (self.notices)(Notice::Withdrawn(Arc::downgrade(self), request));
             }
             Event::Unheard { name, from, reason } => {
-                tracing::info!(ipcp = self.name, %name, %from, %reason, "a stranger's request");
+                tracing::debug!(ipcp = self.name, %name, %from, %reason, "a stranger's request");
             }
             Event::Allocated { allocation, peer, remote, keys, suite, identity } => {
                 if let Some(allocating) = lock(&self.allocating).remove(&allocation) {

@@ -2,6 +2,7 @@
 //! like one that is not there.
 
 use ouroboros::{
+    crypto::identity::IdentityKey,
     proto::endpoint::{
         AllocationRequest, ClientSecurity, Endpoint, Event, Identity, Limits, ProfilePolicy,
         ServerSecurity, Trust,
@@ -16,10 +17,13 @@ use crate::harness::{
 
 fn guarded(dialect: Dialect, friend: &Identity) -> Endpoint {
     let mut server = Endpoint::new(dialect, hash_of(dialect), Limits::default());
-    let policy = ServerSecurity::encrypted().identity(own(1, "my_vpn")).clients(only(friend));
-    server.set_policy(&name(), policy);
+    server.set_policy(&name(), policy(friend));
     server.register(&name());
     server
+}
+
+fn policy(friend: &Identity) -> ServerSecurity {
+    ServerSecurity::encrypted().identity(own(1, "my_vpn")).clients(only(friend))
 }
 
 fn request(dialect: Dialect, security: Option<ClientSecurity>, of: &str) -> Vec<u8> {
@@ -82,6 +86,27 @@ fn strangers_hear_nothing_and_leave_nothing() {
         server.handle(at(1), entropy, CLIENT, None, &asked);
         let Some(Event::Requested { request, .. }) = server.poll() else { panic!("no request") };
         server.accept(at(1), entropy, request, REMOTE).expect("accepted");
+        assert!(server.poll_transmit().is_some());
+    }
+}
+
+#[test]
+fn a_friend_that_asks_for_a_plain_flow_is_refused() {
+    let friend = own(2, "friend");
+    let key = IdentityKey::generate(&mut Counting(2));
+    for dialect in DIALECTS {
+        let plain = Allocation::plain([5; 16], at(0).utc);
+        let header = Allocation { certificate: friend.certificate(), ..plain };
+        let signature = key.sign(&header.encode().expect("encodes"));
+        let message = request_with(dialect, &Allocation { signature: &signature, ..header });
+        let mut server = guarded(dialect, &friend);
+        // What is encrypted goes without saying.
+        let security = ServerSecurity { require_encryption: false, ..policy(&friend) };
+        server.set_policy(&name(), security);
+        let entropy = &mut Counting(1);
+        server.handle(at(0), entropy, CLIENT, None, &message);
+        let Some(Event::Requested { request, .. }) = server.poll() else { panic!("no request") };
+        assert!(server.accept(at(0), entropy, request, REMOTE).is_err());
         assert!(server.poll_transmit().is_some());
     }
 }

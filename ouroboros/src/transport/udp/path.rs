@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
@@ -346,6 +347,10 @@ impl Path for ConnectedPath {
         let datagram = mtu.saturating_sub(headers).min(LARGEST_DATAGRAM);
         self.largest.store(datagram, Ordering::Relaxed);
         datagram.saturating_sub(EID)
+    }
+
+    fn waited(&self) -> Option<Duration> {
+        socket::waited(&self.socket)
     }
 
     fn is_routed(&self) -> bool {
