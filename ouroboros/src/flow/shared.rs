@@ -355,6 +355,12 @@ impl FlowWatcher {
         self.counters.statistics()
     }
 
+    /// How large the socket's buffers for sending and receiving are, in bytes as
+    /// the kernel counts them.
+    pub fn buffers(&self) -> (usize, usize) {
+        self.flow.upgrade().map_or((0, 0), |flow| flow.path.buffers())
+    }
+
     /// What the kernel does in super-packets at the flow's socket.
     pub fn offload(&self) -> PathOffload {
         self.flow.upgrade().map_or(PathOffload::NONE, |flow| flow.path.offload())
