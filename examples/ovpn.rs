@@ -6,14 +6,17 @@ use std::{error::Error, net::IpAddr, process::ExitCode, str::FromStr, time::Dura
 
 use futures_lite::future;
 use ouroboros::{
-    Flow, FlowSpec, Irm, Offload, Tunnel,
+    Flow, FlowSpec, Identity, Irm, Layer, Offload, ServerSecurity, Tunnel,
+    crypto::SystemEntropy,
     transport::{EthDix, Udp},
+    trust::{KnownNames, Meeting, TrustFolder},
     tun::InterfaceAddress,
+    wire::Name,
 };
 use ouroboros_examples::demonstration;
 use structopt::StructOpt;
 
-type Outcome = Result<(), Box<dyn Error>>;
+type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
 enum LayerChoice {
     EthDix(String),
@@ -49,7 +52,7 @@ struct Arguments {
     /// Address of the tunnel's device, such as 10.0.0.1/24
     #[structopt(long)]
     ip: InterfaceAddress,
-    /// Encrypts the tunnel
+    /// Encrypts the tunnel, with the server that is known by its key
     #[structopt(long)]
     crypt: bool,
     /// Says every second what went through
@@ -85,13 +88,21 @@ async fn tunnel(arguments: Arguments) -> Outcome {
         (LayerChoice::Udp(ip), Some(_)) => irm.bootstrap("layer", Udp::at(*ip)).await,
         (LayerChoice::Udp(ip), None) => irm.bootstrap("layer", Udp::connect_only(*ip)).await,
     }?;
+    let trust = TrustFolder::of_user()?;
     if let Some(name) = &arguments.connect {
         println!("Allocating a flow to {name}.");
-        let spec = FlowSpec::raw();
-        let spec = if arguments.crypt { spec.encrypted() } else { spec };
-        return carry(layer.allocate(name, spec).await?, settings).await;
+        let flow = if arguments.crypt {
+            known(&layer, name, &trust.known_names()).await?
+        } else {
+            layer.allocate(name, FlowSpec::raw()).await?
+        };
+        return carry(flow, settings).await;
     }
     let name = arguments.serve.unwrap_or_default();
+    let key = trust.identity().load_or_generate(&mut SystemEntropy)?;
+    println!("The key of {name} is {}.", key.public_key().fingerprint());
+    let identity = Identity::self_signed(key, &name.parse()?);
+    irm.set_policy(name.parse()?, ServerSecurity::default().native_identity(identity));
     layer.register(&name).await?;
     loop {
         println!("Waiting for a flow to {name}.");
@@ -99,6 +110,28 @@ async fn tunnel(arguments: Arguments) -> Outcome {
             println!("The flow has ended: {error}.");
         }
     }
+}
+
+/// An encrypted flow to the server that is known by its key, or will be.
+async fn known(layer: &Layer, name: &str, known: &KnownNames) -> Outcome<Flow> {
+    let parsed: Name = name.parse()?;
+    let spec = FlowSpec::raw().encrypted().trust(known.trust(&parsed)?);
+    let flow = match layer.allocate(name, spec).await {
+        Ok(flow) => flow,
+        Err(error) => {
+            return Err(known.changed(&parsed, &error).map_or_else(|| error.into(), Into::into));
+        }
+    };
+    match &flow.info().identity {
+        Some(peer) => {
+            println!("The server's key is {}.", peer.fingerprint);
+            if known.meet(&parsed, peer.fingerprint)? == Meeting::First {
+                println!("{name} is known by it from now on, in {}.", known.path().display());
+            }
+        }
+        None => println!("Warning: the server shows no key."),
+    }
+    Ok(flow)
 }
 
 #[derive(Clone, Copy)]

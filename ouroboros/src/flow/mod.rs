@@ -152,6 +152,12 @@ impl FlowSpec {
         self
     }
 
+    /// Whether the server is told who asks, by
+    /// [`identified`](Self::identified).
+    pub const fn is_identified(&self) -> bool {
+        self.identified
+    }
+
     /// Whether the flow will be encrypted.
     pub const fn is_encrypted(&self) -> bool {
         self.security.is_some()

@@ -53,13 +53,17 @@ pub struct FlowInfo {
     pub profile: Option<Profile>,
     /// Who the peer is; `None`: nobody knows.
     pub identity: Option<PeerIdentity>,
+    /// Whether the peer's key is that of a first use, and known to `irmd` from
+    /// this flow on: nobody has compared it yet.
+    pub first_use: bool,
 }
 
 impl FlowInfo {
     /// The terms of a flow whose packets are not encrypted. For those who
     /// carry flows between processes.
     pub fn new(name: Name, peer: PeerAddress, (local, remote): (Eid, Eid), qos: QosSpec) -> Self {
-        Self { name, peer, local, remote, qos, suite: None, profile: None, identity: None }
+        let (suite, profile, identity) = (None, None, None);
+        Self { name, peer, local, remote, qos, suite, profile, identity, first_use: false }
     }
 
     /// The same for one whose packets are.
