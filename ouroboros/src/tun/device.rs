@@ -250,8 +250,8 @@ impl Queue {
         Ok((header, size))
     }
 
-    /// Writes one packet, or a super-packet as `header` says, from at most
-    /// [`PIECES`] pieces.
+    /// Writes one packet, or a super-packet as `header` says, from at most 64
+    /// pieces.
     ///
     /// # Errors
     ///
