@@ -14,7 +14,7 @@ use ouroboros::{
 
 const BACKENDS: [(&str, AeadBackend); 2] =
     [("ring", AeadBackend::Ring), ("aes-gcm", AeadBackend::RustCrypto)];
-const SIZES: [usize; 4] = [64, 576, 1400, 8000];
+const SIZES: [usize; 4] = [64, 1200, 1440, 8000];
 const ENDS: (Eid, Eid) = (Eid(1), Eid(1));
 
 fn wire_023(criterion: &mut Criterion) {

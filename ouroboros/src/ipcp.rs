@@ -71,7 +71,7 @@ impl Ipcp {
 
     /// Management messages dropped, by cause.
     pub fn counters(&self) -> Counters {
-        self.0.endpoint().counters()
+        self.0.counters()
     }
 }
 
@@ -163,6 +163,13 @@ impl Core {
 
     fn endpoint(&self) -> MutexGuard<'_, Endpoint> {
         lock(&self.endpoint)
+    }
+
+    /// What was dropped, by the transport, too.
+    fn counters(&self) -> Counters {
+        let mut counters = self.endpoint().counters();
+        counters.malformed += self.transport.oversized();
+        counters
     }
 
     pub(crate) fn set_policy(&self, name: &Name, security: ServerSecurity) {

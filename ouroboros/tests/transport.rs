@@ -10,7 +10,7 @@ use std::{
 use ouroboros::{
     transport::{
         Destination, EthDix, IntoTransport, Management, OpenError, Path, ReceiveBatch, SendBatch,
-        Transport, Udp,
+        Stray, Transport, Udp,
     },
     wire::{Eid, MacAddress, PeerAddress},
 };
@@ -165,10 +165,15 @@ fn udp_drops_what_is_too_large_for_management() {
     isolated(|| {
         let (server, _, listens) = udp_pair("127.0.0.1");
         let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
-        for datagram in [&[0; 2049][..], &[0; 3], b"", b"\0\0\0\0next"] {
+        for datagram in [&[0; 2049][..], &[0; 65_507], &[0; 3], b"", b"\0\0\0\0next"] {
             peer.send_to(datagram, listens).unwrap();
         }
         assert_eq!(message(&*server.management().unwrap()).0, b"next");
+        assert_eq!(server.oversized(), 2);
+        let frame = vec![0; 2049];
+        let from = PeerAddress::Udp(listens);
+        assert_eq!(server.dispatch(Stray { from, frame }), None);
+        assert_eq!(server.oversized(), 3, "and what reached a flow's socket");
     });
 }
 
@@ -209,6 +214,7 @@ fn eth_dix_on_loopback() {
         sends.send(Destination::Broadcast, b"query").unwrap();
         let lo = PeerAddress::Mac(MacAddress([0; 6]));
         assert_eq!(message(&*hears), (b"query".to_vec(), lo));
+        assert_eq!(there.oversized(), 1);
         let again = hears.receive(&mut [0; 100]).unwrap_err();
         assert_eq!(again.kind(), std::io::ErrorKind::WouldBlock);
 
@@ -306,6 +312,10 @@ fn eth_dix_by_libpcap_talks_to_packet_sockets() {
         ours.send(Destination::Broadcast, b"query").unwrap();
         let (query, lo) = message(&*theirs);
         assert_eq!(query, b"query");
+        theirs.send(Destination::Broadcast, &[1; 2049]).unwrap();
+        theirs.send(Destination::Broadcast, b"answer").unwrap();
+        while message(&*ours).0 != b"answer" {}
+        assert_eq!(here.oversized(), 1);
         let asks = here.open_requester(Eid(7), None).unwrap();
         let answers = there.open_responder(Eid(9), Eid(7), lo).unwrap();
         asks.connect(Eid(9), lo).unwrap();

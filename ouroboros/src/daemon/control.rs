@@ -24,7 +24,7 @@ const V6: u8 = 6;
 
 /// One message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Message<'a> {
+pub enum Message<'a> {
     /// To the daemon: a frame of the flow's peer that reached the flow's socket
     /// and is not the flow's, with the endpoint id in front as UDP carries it.
     Stray(&'a [u8]),
@@ -36,7 +36,7 @@ pub(super) enum Message<'a> {
 
 impl<'a> Message<'a> {
     /// The message in `datagram`; `None` if it is of another kind, or cut.
-    pub(super) fn parse(datagram: &'a [u8]) -> Option<Self> {
+    pub fn parse(datagram: &'a [u8]) -> Option<Self> {
         match datagram.split_first()? {
             (&STRAY, frame) => Some(Self::Stray(frame)),
             (&FRAME, rest) => {
@@ -49,7 +49,7 @@ impl<'a> Message<'a> {
 
     /// What stands in front of the frame, and the frame. An address that no
     /// daemon serves leaves nothing to say.
-    pub(super) fn encode(&self) -> Option<(Vec<u8>, &'a [u8])> {
+    pub fn encode(&self) -> Option<(Vec<u8>, &'a [u8])> {
         match *self {
             Self::Stray(frame) => Some((vec![STRAY], frame)),
             Self::Frame(from, frame) => {

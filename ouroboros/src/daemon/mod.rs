@@ -6,7 +6,7 @@
 //! [`relay`]. Not here: the daemon's state and policy (`ouroboros-cli`).
 
 mod client;
-mod control;
+pub mod control;
 mod handed;
 pub mod protocol;
 mod relay;

@@ -367,7 +367,12 @@ impl FlowGrant {
         }
     }
 
-    pub(super) fn open(&self) -> Result<(FlowInfo, Option<FlowKeys>), BadGrant> {
+    /// The flow that is granted, and its keys; `None` for a plain flow.
+    ///
+    /// # Errors
+    ///
+    /// No name is one, or keys and suite do not go together.
+    pub fn open(&self) -> Result<(FlowInfo, Option<FlowKeys>), BadGrant> {
         let name: Name = self.name.parse().map_err(|_| BadGrant)?;
         let suite = self.suite.as_ref().map(Suite::try_from).transpose().map_err(|_| BadGrant)?;
         let identity = self.identity.as_ref().map(PeerIdentity::try_from).transpose();

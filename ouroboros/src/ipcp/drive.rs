@@ -62,10 +62,7 @@ pub(super) async fn drive(core: Weak<Core>) {
             let now = driver::now();
             core.endpoint().handle_timeout(now);
             core.flush();
-            let (counters, due) = {
-                let endpoint = core.endpoint();
-                (endpoint.counters(), endpoint.poll_timeout())
-            };
+            let (counters, due) = (core.counters(), core.endpoint().poll_timeout());
             if let Some(causes) = dropped.report(now.monotonic, counters) {
                 tracing::warn!(ipcp = core.name, "management messages dropped: {causes}");
             }

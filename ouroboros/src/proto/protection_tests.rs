@@ -43,22 +43,6 @@ fn sealed(sealer: &mut Sealer, packet: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn two_million_packets_of_two_way_traffic_pass_the_rotations() {
-    let (mut a_seal, mut a_open) = end(1, PERIOD);
-    let (mut b_seal, mut b_open) = end(2, PERIOD);
-    let mut phases = std::collections::BTreeSet::new();
-    for number in 0..1_000_000u32 {
-        let packet = number.to_be_bytes();
-        let mut frame = sealed(&mut a_seal, &packet);
-        phases.insert(frame[0] & PHASE);
-        assert_eq!(open(&mut b_open, &mut frame).expect("a to b"), packet);
-        let mut frame = sealed(&mut b_seal, &packet);
-        assert_eq!(open(&mut a_open, &mut frame).expect("b to a"), packet);
-    }
-    assert_eq!(phases.len(), 2, "the key was rotated");
-}
-
-#[test]
 fn one_way_traffic_rotates_once_and_then_waits_for_a_sign_of_life() {
     let (mut a, mut a_open) = end(1, 64);
     let (_, mut b) = end(2, 64);
@@ -112,16 +96,6 @@ fn stragglers_of_the_old_key_are_still_opened() {
 fn what_is_forged_changes_nothing() {
     let (mut a, _) = end(1, PERIOD);
     let (_, mut b) = end(2, PERIOD);
-    let mut random = Seeded(3);
-    for number in 0..750_000u32 {
-        // Mostly short, so that three quarters of a million are soon done.
-        let mut garbage = vec![0; (number % 48) as usize];
-        random.fill(&mut garbage);
-        if let Some(first) = garbage.first_mut() {
-            *first |= PHASE;
-        }
-        assert!(b.open(&mut garbage).is_err());
-    }
     let frame = sealed(&mut a, b"genuine");
     for bit in 0..frame.len() * 8 {
         let mut corrupted = frame.clone();

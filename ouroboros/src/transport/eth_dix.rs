@@ -19,8 +19,8 @@ use rustix::{io::Errno, net::RecvFlags};
 use socket2::{Domain, SockFilter, Socket, Type};
 
 use super::{
-    Destination, HandOver, Handed, IntoTransport, LARGEST_MANAGEMENT, Management, OpenError, Path,
-    ReceiveBatch, SendBatch, Transport, handed::HandedInterface,
+    Destination, HandOver, Handed, IntoTransport, Management, OpenError, Path, ReceiveBatch,
+    SendBatch, Transport, handed::HandedInterface, oversized::Oversized,
 };
 use crate::{
     sys::{
@@ -90,6 +90,7 @@ impl IntoTransport for EthDix {
             station: Arc::clone(&station),
             socket,
             buffer: Mutex::new(vec![0; HEADER + LARGEST]),
+            oversized: Oversized::default(),
         });
         Ok(Arc::new(Attachment { station, hash: self.hash, management }))
     }
@@ -256,6 +257,10 @@ impl Transport for Attachment {
         None
     }
 
+    fn oversized(&self) -> u64 {
+        self.management.oversized.count()
+    }
+
     fn open_requester(&self, local: Eid, _peer: Option<PeerAddress>) -> io::Result<Arc<dyn Path>> {
         // Whoever the request goes to, only `connect` says who answered.
         let socket = self.station.open(local, None)?;
@@ -279,6 +284,7 @@ struct EthManagement {
     station: Arc<Station>,
     socket: Socket,
     buffer: Mutex<Vec<u8>>,
+    oversized: Oversized,
 }
 
 impl Management for EthManagement {
@@ -305,10 +311,13 @@ impl Management for EthManagement {
                 Err(Errno::NETDOWN) => continue,
                 Err(error) => return Err(error.into()),
             };
-            let Some((from, _, message)) = frame.get(..length).and_then(parse) else { continue };
-            if message.len() <= LARGEST_MANAGEMENT.min(buffer.len()) {
-                buffer[..message.len()].copy_from_slice(message);
-                return Ok((message.len(), PeerAddress::Mac(from)));
+            let Some(frame) = frame.get(..length) else {
+                self.oversized.add();
+                continue;
+            };
+            let Some((from, _, message)) = parse(frame) else { continue };
+            if let Some(size) = self.oversized.take(message, buffer) {
+                return Ok((size, PeerAddress::Mac(from)));
             }
         }
         Err(io::ErrorKind::WouldBlock.into())

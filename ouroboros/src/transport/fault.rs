@@ -158,6 +158,10 @@ impl Transport for FaultyTransport {
         self.inner.open_responder(local, remote, peer).map(|path| self.path(path, false))
     }
 
+    fn oversized(&self) -> u64 {
+        self.inner.oversized()
+    }
+
     fn dispatch(&self, stray: Stray) -> Option<(PeerAddress, Vec<u8>)> {
         self.inner.dispatch(stray)
     }

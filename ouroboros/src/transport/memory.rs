@@ -10,8 +10,8 @@ use std::{
 };
 
 use super::{
-    Destination, IntoTransport, LARGEST_MANAGEMENT, Management, OpenError, Path, ReceiveBatch,
-    SendBatch, Transport, queue::Queue,
+    Destination, IntoTransport, Management, OpenError, Path, ReceiveBatch, SendBatch, Transport,
+    oversized::Oversized, queue::Queue,
 };
 use crate::sync::lock;
 use crate::wire::{Dialect, DirectoryHash, Eid, Name, PeerAddress};
@@ -91,6 +91,7 @@ impl IntoTransport for Memory {
             hash: self.hash,
             largest: self.largest,
             messages: Queue::new(QUEUED)?,
+            oversized: Oversized::default(),
             paths: Mutex::default(),
         });
         stations.push(Arc::downgrade(&station));
@@ -109,6 +110,7 @@ struct Station {
     hash: DirectoryHash,
     largest: usize,
     messages: Queue<Frame>,
+    oversized: Oversized,
     paths: Mutex<HashMap<Eid, Weak<Queue<Frame>>>>,
 }
 
@@ -157,6 +159,10 @@ impl Transport for Attachment {
         Some(Arc::new(MemoryManagement(Arc::clone(&self.0))))
     }
 
+    fn oversized(&self) -> u64 {
+        self.0.oversized.count()
+    }
+
     fn resolve(&self, _name: &Name) -> Option<io::Result<Vec<PeerAddress>>> {
         match self.0.dialect {
             Dialect::EthDix => None,
@@ -203,9 +209,8 @@ impl Management for MemoryManagement {
 
     fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, PeerAddress)> {
         while let Some((from, message)) = self.0.messages.pop() {
-            if message.len() <= buffer.len().min(LARGEST_MANAGEMENT) {
-                buffer[..message.len()].copy_from_slice(&message);
-                return Ok((message.len(), PeerAddress::Memory(from)));
+            if let Some(size) = self.0.oversized.take(&message, buffer) {
+                return Ok((size, PeerAddress::Memory(from)));
             }
         }
         Err(io::ErrorKind::WouldBlock.into())
@@ -300,6 +305,19 @@ impl Path for MemoryPath {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn messages_that_are_too_large_are_dropped_and_counted() {
+        let network = Network::new();
+        let [a, b] = [(); 2].map(|()| network.station().open().unwrap());
+        let [says, hears] = [&a, &b].map(|station| station.management().unwrap());
+        for message in [&[0; 2049][..], &[0; 101], b"next"] {
+            says.send(Destination::Broadcast, message).unwrap();
+        }
+        let mut buffer = [0; 100];
+        assert_eq!(hears.receive(&mut buffer).unwrap().0, 4);
+        assert_eq!((a.oversized(), b.oversized()), (0, 2));
+    }
 
     #[test]
     fn frames_and_messages_reach_the_stations_they_are_for() {

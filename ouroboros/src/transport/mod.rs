@@ -10,6 +10,7 @@ mod eth_dix;
 pub mod fault;
 mod handed;
 pub mod memory;
+mod oversized;
 #[cfg(feature = "pcap")]
 pub mod pcap;
 mod queue;
@@ -107,6 +108,10 @@ pub trait Transport: Send + Sync + 'static {
         peer: PeerAddress,
     ) -> io::Result<Arc<dyn Path>>;
 
+    /// How many management messages came that were too large to be one, and were
+    /// dropped.
+    fn oversized(&self) -> u64;
+
     /// Has `take` called with frames for the endpoint `local` that come from
     /// others than its peer, until nobody else holds `take`.
     fn watch_elsewhere(&self, local: Eid, take: &Wanderer) {
@@ -131,7 +136,7 @@ pub trait Management: Send + Sync {
     fn send(&self, to: Destination, message: &[u8]) -> io::Result<()>;
 
     /// Receives one message into `buffer`; never blocks. A message larger than
-    /// the buffer is dropped and counted, not cut.
+    /// the buffer is dropped and counted ([`Transport::oversized`]), not cut.
     fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, PeerAddress)>;
 
     /// What to poll for reading.

@@ -11,9 +11,10 @@ use std::{
 use pcap::{Active, Capture, Direction, Error};
 
 use super::{
-    Destination, EthDix, IntoTransport, LARGEST_MANAGEMENT, Management, OpenError, Path,
-    ReceiveBatch, SendBatch, Transport,
+    Destination, EthDix, IntoTransport, Management, OpenError, Path, ReceiveBatch, SendBatch,
+    Transport,
     eth_dix::{HEADER, check_eid, find, header, largest_payload, mac, parse},
+    oversized::Oversized,
 };
 use crate::{
     sys::link::Link,
@@ -102,7 +103,8 @@ impl Station {
         capture.filter(&program, true).map_err(other)?;
         let ready = capture.as_fd().try_clone_to_owned()?;
         let capture = Mutex::new(capture);
-        Ok(Port { station: Arc::clone(self), capture, ready, local, remote })
+        let (station, oversized) = (Arc::clone(self), Oversized::default());
+        Ok(Port { station, capture, ready, local, remote, oversized })
     }
 
     fn largest(&self) -> usize {
@@ -136,6 +138,10 @@ impl Transport for Attachment {
         None
     }
 
+    fn oversized(&self) -> u64 {
+        self.management.oversized.count()
+    }
+
     fn open_requester(&self, local: Eid, _peer: Option<PeerAddress>) -> io::Result<Arc<dyn Path>> {
         Ok(Arc::new(self.station.open(local, OnceLock::new())?))
     }
@@ -158,6 +164,7 @@ struct Port {
     ready: OwnedFd,
     local: Eid,
     remote: OnceLock<(Eid, MacAddress)>,
+    oversized: Oversized,
 }
 
 impl Port {
@@ -188,9 +195,8 @@ impl Management for Port {
         for _ in 0..LOOKED_AT {
             let packet = capture.next_packet().map_err(other)?;
             let Some((from, _, message)) = parse(packet.data) else { continue };
-            if message.len() <= LARGEST_MANAGEMENT.min(buffer.len()) {
-                buffer[..message.len()].copy_from_slice(message);
-                return Ok((message.len(), PeerAddress::Mac(from)));
+            if let Some(size) = self.oversized.take(message, buffer) {
+                return Ok((size, PeerAddress::Mac(from)));
             }
         }
         Err(io::ErrorKind::WouldBlock.into())

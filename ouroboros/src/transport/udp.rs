@@ -20,7 +20,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{
     Destination, IntoTransport, LARGEST_MANAGEMENT, Management, OpenError, Path, Stray, TakeFrame,
-    Transport, Wanderer, queue::Queue,
+    Transport, Wanderer, oversized::Oversized, queue::Queue,
 };
 use crate::{
     sync::lock,
@@ -109,6 +109,7 @@ impl IntoTransport for Udp {
             routes: Mutex::default(),
             wanderers: Mutex::default(),
             connected: Arc::default(),
+            oversized: Oversized::default(),
         });
         Ok(Arc::new(Attachment { shared, remote_port, server: self.server }))
     }
@@ -212,6 +213,7 @@ struct Shared {
     /// Apart, because paths hold on to it and must not to the listener: it
     /// closes with the IPCP, while flows may go on.
     connected: Arc<Connected>,
+    oversized: Oversized,
 }
 
 impl Shared {
@@ -307,6 +309,10 @@ impl Transport for Attachment {
         }
     }
 
+    fn oversized(&self) -> u64 {
+        self.shared.oversized.count()
+    }
+
     fn watch_elsewhere(&self, local: Eid, take: &Wanderer) {
         let mut wanderers = lock(&self.shared.wanderers);
         wanderers.retain(|_, take| take.strong_count() > 0);
@@ -317,8 +323,11 @@ impl Transport for Attachment {
         let from = udp_address(stray.from).ok()?;
         let (eid, payload) = split_eid(&stray.frame)?;
         if eid == Eid::MANAGEMENT {
-            return (payload.len() + EID <= LARGEST_MANAGEMENT)
-                .then(|| (stray.from, payload.to_vec()));
+            if stray.frame.len() > LARGEST_MANAGEMENT {
+                self.shared.oversized.add();
+                return None;
+            }
+            return Some((stray.from, payload.to_vec()));
         }
         self.shared.route(eid, from, &mut payload.to_vec());
         None
@@ -358,9 +367,10 @@ impl Management for UdpManagement {
             };
             if eid != Eid::MANAGEMENT {
                 self.shared.route(eid, from, &mut datagram[EID..length]);
-            } else if length <= LARGEST_MANAGEMENT && payload.len() <= buffer.len() {
-                buffer[..payload.len()].copy_from_slice(payload);
-                return Ok((payload.len(), PeerAddress::Udp(from)));
+            } else if length > LARGEST_MANAGEMENT {
+                self.shared.oversized.add();
+            } else if let Some(size) = self.shared.oversized.take(payload, buffer) {
+                return Ok((size, PeerAddress::Udp(from)));
             }
         }
         Err(io::ErrorKind::WouldBlock.into())

@@ -6,8 +6,19 @@
 //! `handle_timeout` are its clock. What it keeps is bounded, whatever the peer
 //! does. Not here: data, which passes it by; it is told of it by `traffic`.
 
+mod announcement;
+mod event;
+mod liveness;
+mod repeat;
+
 use std::{collections::VecDeque, time::Duration};
 
+pub use self::event::{Event, SessionConfig, Transmit};
+use self::{
+    announcement::Announcement,
+    liveness::Probe,
+    repeat::{RETRY, Repeat},
+};
 use super::{
     Capabilities, Channel, Content, HEAD, Opened, Role, Sealer, TAIL,
     control::{Message, Part},
@@ -27,86 +38,10 @@ const SHORTEST_EPOCH: Duration = Duration::from_millis(250);
 /// How long packets of the epoch before are opened after both ends have left
 /// it.
 const RETENTION: Duration = Duration::from_secs(3);
-/// Messages of an exchange are repeated first after this, then after twice as
-/// long each time.
-const RETRY: Duration = Duration::from_millis(250);
-const SLOWEST_RETRY: Duration = Duration::from_secs(4);
 /// An answer is not repeated faster than this.
 const ANSWER_INTERVAL: Duration = Duration::from_millis(100);
 /// Control frames that wait to be sent; more are dropped, as by the network.
 const QUEUE: usize = 64;
-
-/// What a session is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SessionConfig {
-    /// A flow that hears nothing for so long is down; zero: never. A ping
-    /// leaves after a quarter of it without traffic.
-    pub timeout: Duration,
-    /// Largest frame in bytes, as it is sent to the path.
-    pub largest_frame: usize,
-}
-
-impl Default for SessionConfig {
-    fn default() -> Self {
-        Self { timeout: Duration::from_secs(120), largest_frame: 1052 }
-    }
-}
-
-/// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// The peer has shown that it has the flow's keys.
-    Confirmed,
-    /// This end seals in a new epoch.
-    Rekeyed {
-        /// Which, from 0.
-        epoch: u64,
-    },
-    /// The peer answered to [`Session::probe`].
-    Responded {
-        /// From the latest ping to its pong; `None` if an earlier one's pong
-        /// came.
-        round_trip: Option<Duration>,
-    },
-    /// The peer did not answer to [`Session::probe`] in time.
-    Unresponsive,
-    /// What the program at the other end takes beyond packets as they are.
-    Announced(Capabilities),
-    /// No larger frames than this many bytes arrive, as far as is known.
-    LargestFrame(usize),
-    /// The peer is at this address from now on.
-    Moved(PeerAddress),
-    /// The peer closed the flow.
-    Closed,
-    /// Nothing was heard for the flow's timeout, or its keys can do no more.
-    Down,
-}
-
-/// A frame to send.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Transmit {
-    /// Where to; `None`: to the peer, where it is.
-    pub to: Option<PeerAddress>,
-    /// The frame, behind the endpoint id.
-    pub frame: Vec<u8>,
-}
-
-struct Probe {
-    until: Duration,
-    next: Duration,
-    interval: Duration,
-    /// When the latest ping left, which is its token, too.
-    sent: Duration,
-    /// Whether anybody wants to know.
-    asked: bool,
-}
-
-struct Announcement {
-    capabilities: Capabilities,
-    next: Duration,
-    interval: Duration,
-}
 
 /// The session of one native flow.
 pub struct Session {
@@ -120,8 +55,8 @@ pub struct Session {
     due: Duration,
     /// Whether data is held back because the key is too old.
     overdue: bool,
-    /// When the exchange is repeated, and after how long again.
-    retry: Option<(Duration, Duration)>,
+    /// When the exchange is repeated.
+    retry: Option<Repeat>,
     answered: Duration,
     /// Epochs before these are forgotten at these times.
     retiring: VecDeque<(Duration, u64)>,
@@ -220,7 +155,7 @@ impl Session {
                 self.events.push_back(Event::Announced(Capabilities::from_bits(flags)));
             }
             Some(Message::Announced(flags)) => {
-                self.announcement.take_if(|announced| announced.capabilities.bits() == flags);
+                self.announcement.take_if(|announcement| announcement.says(flags));
             }
             Some(Message::Probe(size)) => self.send(now, &Message::Probed(size)),
             Some(Message::Probed(size)) => {
@@ -273,7 +208,7 @@ impl Session {
             Progress::Answered => {
                 // Unasked, too: the peer may be asking where this end is not
                 // any more.
-                self.retry = Some((now + RETRY, RETRY));
+                self.retry = Some(Repeat::new(now, RETRY));
                 self.answer(now);
             }
             Progress::Repeated if now >= self.answered + ANSWER_INTERVAL => self.answer(now),
@@ -290,7 +225,7 @@ impl Session {
         match progress {
             Progress::Sealing => {
                 self.begin_epoch(now, entropy);
-                self.retry = Some((now + RETRY, RETRY));
+                self.retry = Some(Repeat::new(now, RETRY));
                 self.exchange(now);
             }
             Progress::Settled => self.settled(now),
@@ -324,7 +259,7 @@ impl Session {
 
     fn begin_exchange(&mut self, now: Duration, entropy: &mut dyn Entropy) {
         self.rekey.begin(entropy);
-        self.retry = Some((now + RETRY, RETRY));
+        self.retry = Some(Repeat::new(now, RETRY));
         self.exchange(now);
     }
 
@@ -398,52 +333,6 @@ impl Session {
         }
     }
 
-    /// Asks whether the peer is there: [`Event::Responded`] or, after
-    /// `patience`, [`Event::Unresponsive`]. One that is under way is replaced.
-    pub fn probe(&mut self, now: Now, patience: Duration) {
-        if !self.ended {
-            self.probe_at(now.monotonic, patience, true);
-        }
-    }
-
-    fn probe_at(&mut self, now: Duration, patience: Duration, asked: bool) {
-        let interval = (patience / 8).clamp(Duration::from_millis(50), RETRY);
-        let until = now + patience;
-        self.probe = Some(Probe { until, next: now + interval, interval, sent: now, asked });
-        self.ping(now);
-    }
-
-    fn ping(&mut self, now: Duration) {
-        self.send(now, &Message::Ping(token(now)));
-    }
-
-    fn ponged(&mut self, now: Duration, answered: u64) {
-        if let Some(probe) = self.probe.take_if(|probe| probe.asked) {
-            let latest = answered == token(probe.sent);
-            let round_trip = latest.then(|| now.saturating_sub(probe.sent));
-            self.events.push_back(Event::Responded { round_trip });
-        }
-        self.probe = None;
-    }
-
-    /// Tells the peer, until it has heard it, what the program at this end takes
-    /// beyond packets as they are.
-    pub fn announce(&mut self, now: Now, capabilities: Capabilities) {
-        let now = now.monotonic;
-        self.announcement = Some(Announcement { capabilities, next: now + RETRY, interval: RETRY });
-        self.send(now, &Message::Announce(capabilities.bits()));
-    }
-
-    fn announce_again(&mut self, now: Duration) {
-        let Some(announcement) = &mut self.announcement else { return };
-        if now >= announcement.next {
-            announcement.interval = (announcement.interval * 2).min(SLOWEST_RETRY);
-            announcement.next = now + announcement.interval;
-            let flags = announcement.capabilities.bits();
-            self.send(now, &Message::Announce(flags));
-        }
-    }
-
     /// Ends the flow and tells the peer, once.
     pub fn close(&mut self, now: Now) {
         if !self.ended {
@@ -491,11 +380,11 @@ impl Session {
         if self.rekey.is_settled() && self.begins() {
             due.push(if self.keys_due() { self.earliest() } else { self.due });
         }
-        due.extend(self.retry.map(|(at, _)| at));
+        due.extend(self.retry.as_ref().map(Repeat::next));
         due.extend(self.retiring.front().map(|(at, _)| *at));
-        due.extend(self.probe.as_ref().map(|probe| probe.next.min(probe.until)));
+        due.extend(self.probe.as_ref().map(Probe::next));
         due.extend(self.search.as_ref().and_then(Search::poll_timeout));
-        due.extend(self.announcement.as_ref().map(|announcement| announcement.next));
+        due.extend(self.announcement.as_ref().map(Announcement::next));
         due.extend(self.paths.poll_timeout());
         if self.config.timeout > Duration::ZERO {
             due.push(self.sent + self.config.timeout / 4);
@@ -541,11 +430,7 @@ impl Session {
         if due && self.rekey.is_settled() && self.begins() {
             self.begin_exchange(now, entropy);
         }
-        if let Some((at, interval)) = self.retry
-            && at <= now
-        {
-            let interval = (interval * 2).min(SLOWEST_RETRY);
-            self.retry = Some((now + interval, interval));
+        if self.retry.as_mut().is_some_and(|retry| retry.is_due(now)) {
             self.exchange(now);
         }
         self.probe_timeout(now);
@@ -553,21 +438,6 @@ impl Session {
         self.search_further(now);
         self.challenge(now);
         if self.config.timeout > Duration::ZERO && now >= self.sent + self.config.timeout / 4 {
-            self.ping(now);
-        }
-    }
-
-    fn probe_timeout(&mut self, now: Duration) {
-        let Some(probe) = &mut self.probe else { return };
-        if now >= probe.until {
-            if probe.asked {
-                self.events.push_back(Event::Unresponsive);
-            }
-            self.probe = None;
-        } else if now >= probe.next {
-            probe.interval = (probe.interval * 2).min(SLOWEST_RETRY);
-            probe.next = now + probe.interval;
-            probe.sent = now;
             self.ping(now);
         }
     }
@@ -582,11 +452,6 @@ impl Session {
     pub fn epoch(&self) -> u64 {
         self.channel.epoch.number
     }
-}
-
-/// A ping's token: when it left, in nanoseconds.
-fn token(sent: Duration) -> u64 {
-    sent.as_nanos() as u64
 }
 
 impl std::fmt::Debug for Session {

@@ -1,0 +1,87 @@
+//! Words of `irm`: the bytes are text, a word from each white space to the next.
+//! What a command means can be said in full, and means the same.
+
+use std::net::IpAddr;
+
+use ouroboros::{daemon::protocol::TransportSpec, wire::Name};
+use ouroboros_cli::grammar::{Command, parse};
+
+pub(crate) fn body(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+    match parse(&words) {
+        Ok(command) => {
+            let full = in_full(&command);
+            assert_eq!(parse(&full), Ok(command), "{full:?}");
+        }
+        Err(error) => assert!(!error.to_string().contains('\n'), "{error}"),
+    }
+}
+
+fn in_full(command: &Command) -> Vec<String> {
+    let words: Vec<&str> = match command {
+        Command::CreateIpcp { name, kind } => vec!["ipcp", "create", "type", kind, "name", name],
+        Command::Bootstrap { name, layer, transport } => return bootstrap(name, layer, transport),
+        Command::DestroyIpcp { name } => vec!["ipcp", "destroy", "name", name],
+        Command::ListIpcps => vec!["ipcp", "list"],
+        Command::CreateName { name, server, client } => {
+            is_name(name);
+            let mut words = vec!["name", "create", name];
+            for (keyword, path) in [("sencpath", server), ("cencpath", client)] {
+                words.extend(path.as_ref().into_iter().flat_map(|path| [keyword, path]));
+            }
+            words
+        }
+        Command::DestroyName { name } => vec!["name", "destroy", is_name(name)],
+        Command::Register { name, layer } => {
+            vec!["register", "name", is_name(name), "layer", layer]
+        }
+        Command::Unregister { name, layer } => {
+            vec!["name", "unregister", is_name(name), "layer", layer]
+        }
+        Command::ListNames => vec!["name", "list"],
+        Command::ListFlows => vec!["flow", "list"],
+        Command::Program { program, name, bind } => {
+            vec![verb(*bind), "program", program, "name", is_name(name)]
+        }
+        Command::Process { pid, name, bind } => {
+            let pid = pid.to_string();
+            let words = [verb(*bind), "process", &pid, "name", is_name(name)];
+            return words.map(str::to_owned).to_vec();
+        }
+    };
+    words.into_iter().map(str::to_owned).collect()
+}
+
+fn verb(bind: bool) -> &'static str {
+    if bind { "bind" } else { "unbind" }
+}
+
+/// Flows can be allocated to it.
+fn is_name(name: &str) -> &str {
+    assert!(name.parse::<Name>().is_ok(), "{name:?}");
+    name
+}
+
+fn bootstrap(name: &str, layer: &str, transport: &TransportSpec) -> Vec<String> {
+    let mut words = ["ipcp", "bootstrap", "name", name, "layer", layer].map(str::to_owned).to_vec();
+    let mut say = |keyword: &str, value: String| words.extend([keyword.to_owned(), value]);
+    match transport {
+        TransportSpec::EthDix { device, ethertype, hash } => {
+            say("type", "eth-dix".to_owned());
+            say("dev", device.clone());
+            ethertype.iter().for_each(|ethertype| say("ethertype", format!("{ethertype:#x}")));
+            hash.iter().for_each(|hash| say("hash", hash.clone()));
+        }
+        TransportSpec::Udp { ip, port } => {
+            let kind = match ip {
+                IpAddr::V4(_) => "udp4",
+                IpAddr::V6(_) => "udp6",
+            };
+            say("type", kind.to_owned());
+            say("ip", ip.to_string());
+            port.iter().for_each(|port| say("port", port.to_string()));
+        }
+    }
+    words
+}
