@@ -119,7 +119,7 @@ def compare(given, peers, selected, left_out):
     plan = Plan(given.seconds, given.quick)
     rounds = {tunnel.key: [] for tunnel in selected}
     failures, stopped = [], False
-    began, load = datetime.datetime.now(), os.getloadavg()[0]
+    began = f"{datetime.datetime.now():%Y-%m-%d %H:%M}", commit(), os.getloadavg()[0]
     try:
         for number in range(1, given.rounds + 1):
             for tunnel in selected:
@@ -135,7 +135,7 @@ def compare(given, peers, selected, left_out):
             remove(name)
     results = {key: found for key, each in rounds.items() if (found := medians(each))}
     if results:
-        about = description(given, peers, began, load, stopped)
+        about = description(given, peers, *began, stopped)
         write(given, selected, results, rounds, about, left_out, failures)
     return 130 if stopped else 1 if failures or not results else 0
 
@@ -183,20 +183,25 @@ def socket_buffer():
     return wanted if wanted > default else None
 
 
-def description(given, peers, began, load, stopped):
+def commit():
+    """What is measured of ours, as far as the repository knows."""
+    done = subprocess.run(["git", "-C", REPOSITORY, "describe", "--always", "--dirty",
+                           "--exclude", "*"], capture_output=True, text=True)
+    return done.stdout.strip() or "an unknown commit"
+
+
+def description(given, peers, began, ours, load, stopped):
     model = "unknown processor"
     with open("/proc/cpuinfo") as file:
         for line in file:
             if line.startswith("model name"):
                 model = line.partition(":")[2].strip()
                 break
-    commit = subprocess.run(["git", "-C", REPOSITORY, "describe", "--always", "--dirty",
-                             "--exclude", "*"], capture_output=True, text=True).stdout.strip()
     versions = peers.versions()
     buffer = socket_buffer()
     return [
-        f"{began:%Y-%m-%d %H:%M}, {os.cpu_count()} cores of {model}, Linux {platform.release()}, "
-        f"ours at {commit or 'an unknown commit'}"
+        f"{began}, {os.cpu_count()} cores of {model}, Linux {platform.release()}, "
+        f"ours at {ours}"
         + (f" with {given.ovpn_args}" if given.ovpn_args else "") + ". "
         f"Medians of {given.rounds} interleaved rounds{' (interrupted)' if stopped else ''}, "
         f"{given.seconds} s per TCP run, both ends on this machine. Load before the first run: "

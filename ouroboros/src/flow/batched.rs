@@ -6,6 +6,7 @@ use std::{
     ops::Range,
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -339,6 +340,11 @@ impl FlowReceiver {
             content: opened.content,
             ecn: self.batch.ecn(opened.index),
         }
+    }
+
+    /// How long the frame received last had waited for that.
+    pub(crate) fn waited(&self) -> Option<Duration> {
+        self.shared.path.waited()
     }
 
     /// The batch's buffer, for what moves packets on in place.

@@ -6,6 +6,8 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
+use socket2::{Domain, Socket, Type};
+
 use super::option;
 
 /// What the kernel says about a network interface.
@@ -101,4 +103,26 @@ pub(crate) fn bind_packet(socket: impl AsFd, ethertype: u16, index: i32) -> io::
 /// frame on `lo` comes once (as received) and elsewhere never.
 pub(crate) fn ignore_outgoing(socket: impl AsFd) -> io::Result<()> {
     option::set(socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)
+}
+
+/// Sets how many segments a super-packet from interface `index` has at most:
+/// `IFLA_GSO_MAX_SEGS` of rtnetlink(7).
+pub(crate) fn set_largest_run(index: i32, segments: u32) -> io::Result<()> {
+    const MAX_SEGMENTS: u16 = 40;
+    const SET_LINK: u16 = 16;
+    const REQUEST: u16 = 1;
+    let pair = |low: u16, high: u16| {
+        let ([a, b], [c, d]) = (low.to_ne_bytes(), high.to_ne_bytes());
+        u32::from_ne_bytes([a, b, c, d])
+    };
+    // Header: length, type and flags, sequence number, port.
+    let header = [40, pair(SET_LINK, REQUEST), 1, 0];
+    // Family and type, index, flags, and which of them change.
+    let link = [0, index.cast_unsigned(), 0, 0];
+    let attribute = [pair(8, MAX_SEGMENTS), segments];
+    let message = [&header[..], &link, &attribute].concat();
+    let message: Vec<u8> = message.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let netlink = Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, None)?;
+    netlink.send(&message)?;
+    Ok(())
 }

@@ -4,6 +4,7 @@
 use std::{
     io,
     os::fd::{AsFd, AsRawFd},
+    time::Duration,
 };
 
 /// Sets an option that is one integer.
@@ -25,4 +26,17 @@ pub(crate) fn set(
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// When the packet received last had arrived, since 1970. `None` if none has
+/// since the first call, which has the kernel keep these times.
+pub(crate) fn last_arrival(socket: impl AsFd) -> Option<Duration> {
+    /// `SIOCGSTAMPNS` with a timespec as this machine has it.
+    const ARRIVAL: libc::c_ulong = 0x8907;
+    let mut at = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the code writes one timespec, which lives on for the call; the
+    // descriptor is open as long as it is borrowed.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), ARRIVAL as _, &raw mut at) };
+    let (seconds, rest) = (u64::try_from(at.tv_sec).ok()?, u32::try_from(at.tv_nsec).ok()?);
+    (result == 0 && seconds > 0).then(|| Duration::new(seconds, rest))
 }

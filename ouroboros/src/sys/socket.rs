@@ -1,7 +1,12 @@
 //! Socket options and addresses that are the same for all transports. No
 //! `unsafe`; `transport` drives it.
 
-use std::{fs, io, net::IpAddr, os::fd::AsFd};
+use std::{
+    fs, io,
+    net::IpAddr,
+    os::fd::AsFd,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use rustix::net::sockopt;
 
@@ -35,6 +40,13 @@ pub(crate) fn spare_stamps(socket: impl AsFd) {
         // The option of the other family cannot be set: it is not there.
         let _ = option::set(fd, level, name, 0);
     }
+}
+
+/// How long the packet received last had waited in the socket.
+pub(crate) fn waited(socket: impl AsFd) -> Option<Duration> {
+    let arrival = option::last_arrival(socket)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    now.checked_sub(arrival)
 }
 
 /// Has datagrams delivered one by one (no UDP GRO).

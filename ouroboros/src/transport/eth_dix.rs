@@ -12,6 +12,7 @@ use std::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use rustix::{io::Errno, net::RecvFlags};
@@ -425,6 +426,10 @@ impl Path for EthPath {
 
     fn readiness(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+
+    fn waited(&self) -> Option<Duration> {
+        socket::waited(&self.socket)
     }
 
     fn headroom(&self) -> usize {

@@ -20,6 +20,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::fd::BorrowedFd,
     sync::Arc,
+    time::Duration,
 };
 
 pub use batch::{ReceiveBatch, SendBatch, Stray};
@@ -211,6 +212,12 @@ pub trait Path: Send + Sync {
     /// What the kernel does in super-packets now.
     fn offload(&self) -> PathOffload {
         PathOffload::NONE
+    }
+
+    /// How long the frame received last had waited for that, where that can be
+    /// told.
+    fn waited(&self) -> Option<Duration> {
+        None
     }
 
     /// Whether there may be routers on the way that carry less than this end

@@ -22,7 +22,10 @@ use super::{
 };
 use crate::{
     sync::lock,
-    sys::tun::{self as kernel, Shape},
+    sys::{
+        link,
+        tun::{self as kernel, Shape},
+    },
 };
 
 /// Pieces of one packet that is written, at most, without its vnet header.
@@ -130,6 +133,7 @@ impl Device {
         let mut control =
             tun::create(&configuration).map_err(|error| opening(error.into(), settings.name))?;
         control.set_mtu(settings.mtu).map_err(|error| failed("MTU", error.into()))?;
+        limit_runs(&control, settings.mtu);
         for address in settings.addresses.iter().filter(|address| address.address().is_ipv4()) {
             control.set_address(address.address()).map_err(|e| failed("address", e.into()))?;
             control.set_netmask(address.mask().into()).map_err(|e| failed("mask", e.into()))?;
@@ -167,7 +171,10 @@ impl Device {
     ///
     /// The kernel does not take it.
     pub fn set_mtu(&self, mtu: u16) -> Result<(), DeviceError> {
-        lock(&self.control).set_mtu(mtu).map_err(|error| failed("MTU", error.into()))
+        let mut control = lock(&self.control);
+        control.set_mtu(mtu).map_err(|error| failed("MTU", error.into()))?;
+        limit_runs(&control, mtu);
+        Ok(())
     }
 }
 
@@ -273,6 +280,18 @@ impl Queue {
 impl AsFd for Queue {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.packets.as_fd()
+    }
+}
+
+/// Has super-packets be no larger than what one segmented send takes when each
+/// of their packets has become a frame: 65507 bytes (RFC 768), with up to 32 for
+/// each frame. Larger ones cost two sends, no more: nothing to report.
+fn limit_runs(control: &tun::Device, mtu: u16) {
+    const LARGEST_SEND: u32 = 65_507;
+    const LARGEST_OVERHEAD: u32 = 32;
+    let segments = LARGEST_SEND / (u32::from(mtu) + LARGEST_OVERHEAD);
+    if let Ok(index) = control.tun_index() {
+        let _ = link::set_largest_run(index, segments.max(1));
     }
 }
 

@@ -1,9 +1,9 @@
 //! From the flow into the device: a batch is received and opened, runs of one
 //! connection are joined and written at once. Driven by a tunnel's worker.
 
-use std::io;
+use std::{io, time::Instant};
 
-use super::{Counters, TunnelError, worker::Lane};
+use super::{Counters, TunnelError, delay::Delay, worker::Lane};
 use crate::{
     flow::FlowReceiver,
     proto::protection::Content,
@@ -17,15 +17,22 @@ use crate::{
 
 /// A SYN is smaller, in bytes.
 const LARGEST_SYN: usize = 256;
+/// Packets of a batch that may come of a queue that stands.
+const CROWD: usize = 32;
+/// Protocol number.
+const TCP: u8 = 6;
+/// In bytes.
+const LARGEST_TCP_HEADER: usize = 60;
 
 pub(super) struct Inbound {
     receiver: FlowReceiver,
     coalescer: Coalescer,
+    delay: Delay,
 }
 
 impl Inbound {
     pub(super) fn new(receiver: FlowReceiver) -> Self {
-        Self { receiver, coalescer: Coalescer::new(true, true) }
+        Self { receiver, coalescer: Coalescer::new(true, true), delay: Delay::default() }
     }
 
     pub(super) fn receiver(&self) -> &FlowReceiver {
@@ -42,6 +49,11 @@ impl Inbound {
         let offload = queue.offload();
         self.coalescer.clear();
         self.coalescer.set_joined(offload.tcp, offload.udp);
+        let mut tell = count >= CROWD
+            && self
+                .receiver
+                .waited()
+                .is_some_and(|waited| self.delay.tells(Instant::now(), waited));
         let (mut packets, mut bytes) = (0, 0);
         for index in 0..count {
             let received = self.receiver.received(index);
@@ -54,6 +66,13 @@ impl Inbound {
             if received.ecn != Ecn::NotEct && !decapsulate(packet, received.ecn) {
                 counters.congested.add(1);
                 continue;
+            }
+            if tell && is_tcp_data(packet) {
+                tell = false;
+                counters.told.add(1);
+                if !decapsulate(packet, Ecn::Ce) {
+                    continue;
+                }
             }
             let partial = received.content == Content::PartialChecksum;
             if packet.len() < LARGEST_SYN {
@@ -101,6 +120,12 @@ impl Inbound {
             counters.not_taken.add(not_taken);
         }
     }
+}
+
+/// Whether its sender listens to losses and marks.
+fn is_tcp_data(packet: &[u8]) -> bool {
+    let tcp = Layout::of(packet).filter(|layout| layout.protocol == TCP);
+    tcp.is_some_and(|layout| packet.len() > layout.transport + LARGEST_TCP_HEADER)
 }
 
 /// Carries what the outer header says of congestion inward; whether the packet

@@ -4,6 +4,7 @@
 //! between the steps (`worker`, `outbound`, `inbound`). Not here: how the flow
 //! came to be, and what becomes of the tunnel when it ends (the caller's).
 
+mod delay;
 mod inbound;
 mod offload;
 mod outbound;

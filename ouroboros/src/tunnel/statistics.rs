@@ -34,6 +34,7 @@ pub(super) struct Counters {
     pub(super) too_large: Counter,
     pub(super) malformed: Counter,
     pub(super) congested: Counter,
+    pub(super) told: Counter,
 }
 
 /// What went through a tunnel. Bytes are those of IP packets.
@@ -63,6 +64,9 @@ pub struct TunnelStatistics {
     /// Dropped: packets that a router marked as having met congestion, and
     /// whose senders do not understand marks (RFC 6040, section 4.2).
     pub congested: u64,
+    /// Dropped, or marked where the sender understands marks: packets of TCP,
+    /// to keep the queue in front of the tunnel short.
+    pub told: u64,
     /// The flow's own, of the one that runs or ran last.
     pub flow: FlowStatistics,
     /// Offloads in use.
@@ -96,6 +100,7 @@ impl fmt::Display for TunnelStatistics {
             (self.too_large, "too large"),
             (self.malformed, "malformed"),
             (self.congested, "congested"),
+            (self.told, "to keep the queue short"),
             (flow.unopened, "not authentic"),
             (flow.oversize, "too large for the path"),
             (flow.unsealed, "without a key"),
@@ -125,6 +130,7 @@ impl Counters {
             too_large: self.too_large.count(),
             malformed: self.malformed.count(),
             congested: self.congested.count(),
+            told: self.told.count(),
         }
     }
 }

@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
@@ -365,6 +366,10 @@ impl Path for ConnectedPath {
         };
         self.largest.store(datagram, Ordering::Relaxed);
         datagram.saturating_sub(EID)
+    }
+
+    fn waited(&self) -> Option<Duration> {
+        socket::waited(&self.socket)
     }
 
     fn is_routed(&self) -> bool {
