@@ -4,12 +4,15 @@
 mod capture;
 mod checksums;
 mod hosts;
+mod mtu;
 mod offloads;
 mod traffic;
+mod wire;
 
 use std::process::ExitCode;
 
 use checksums::*;
+use mtu::*;
 use offloads::*;
 use ouroboros_testing::{Needs, tests};
 
@@ -21,6 +24,11 @@ fn main() -> ExitCode {
             a_bulk_transfer_moves_many_packets_in_a_call_and_the_statistics_tell,
             packets_that_were_cut_travel_with_right_headers_and_checksums,
             the_far_kernel_gets_checksums_as_it_takes_them,
+            packets_that_are_too_large_are_answered_with_the_mtu,
+            connections_of_hosts_behind_the_ends_offer_segments_that_fit,
+            an_interface_whose_mtu_is_lowered_and_raised_is_followed,
+            a_router_that_says_that_its_link_carries_less_is_believed,
+            a_path_that_drops_what_is_too_large_and_says_nothing_is_measured,
     ]
     .run()
 }
