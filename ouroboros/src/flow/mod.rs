@@ -26,7 +26,10 @@ use shared::{Rest, Shared};
 use crate::{
     crypto::{AeadBackend, Suite, SystemEntropy},
     error::{AllocateError, FlowError},
-    proto::protection::{Protection, protection},
+    proto::{
+        native::KeyLimits,
+        protection::{Protection, protection},
+    },
     sync::lock,
     transport::{Path, PathOffload},
     wire::QosSpec,
@@ -124,10 +127,17 @@ impl Flow {
 
     /// Like [`new`](Self::new), with the AEAD implementation chosen.
     pub fn with_backend(raw: RawFlow, backend: AeadBackend) -> io::Result<Self> {
+        Self::with_limits(raw, backend, KeyLimits::default())
+    }
+
+    /// Like [`with_backend`](Self::with_backend), with keys that may do as much
+    /// as `limits` says before the next are agreed. Of no effect on a flow in
+    /// the 0.23 format.
+    pub fn with_limits(raw: RawFlow, backend: AeadBackend, limits: KeyLimits) -> io::Result<Self> {
         let RawFlow { path, info, keys, early, strays, elsewhere, release } = raw;
         let (ends, checks_errors) = ((info.local, info.remote), info.qos.checks_errors());
         let Protection { sealer, opener, channel } =
-            protection(keys, ends, checks_errors, backend, &mut SystemEntropy);
+            protection(keys, ends, checks_errors, backend, limits, &mut SystemEntropy);
         let shared =
             Shared::start(path.clone(), info, Rest { strays, elsewhere, release }, channel)?;
         Ok(Self {
