@@ -4,17 +4,23 @@
 mod capture;
 mod checksums;
 mod hosts;
+mod movement;
 mod mtu;
 mod offloads;
+mod rekey;
 mod traffic;
+mod unchanged;
 mod wire;
 
 use std::process::ExitCode;
 
 use checksums::*;
+use movement::*;
 use mtu::*;
 use offloads::*;
 use ouroboros_testing::{Needs, tests};
+use rekey::*;
+use unchanged::*;
 
 fn main() -> ExitCode {
     tests![
@@ -28,6 +34,12 @@ fn main() -> ExitCode {
             connections_of_hosts_behind_the_ends_offer_segments_that_fit,
             an_interface_whose_mtu_is_lowered_and_raised_is_followed,
             a_router_that_says_that_its_link_carries_less_is_believed,
+            packets_of_every_kind_pass_unchanged_and_in_order,
+            tcp_recovers_from_loss_with_the_help_of_its_options,
+            marks_of_congestion_are_carried_outward_and_inward,
+            keys_change_under_load_and_no_packet_is_lost,
+            a_client_behind_another_address_is_followed_once_it_has_proved_to_be_there,
+            copies_and_garbage_from_elsewhere_do_not_move_a_flow,
             a_path_that_drops_what_is_too_large_and_says_nothing_is_measured,
     ]
     .run()

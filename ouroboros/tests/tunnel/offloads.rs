@@ -57,10 +57,8 @@ pub(crate) fn counter(host: &Namespace, name: &str) -> u64 {
 fn no_bad_checksums(ends: &[End<'_>; 2]) {
     for end in ends {
         let all = counters(end.host);
-        for name in BAD {
-            let count = all.iter().find(|(known, _)| known == name).map(|(_, count)| *count);
-            assert_eq!(count, Some(0), "{name}");
-        }
+        let bad = |name: &&str| !all.iter().any(|(known, count)| known == name && *count == 0);
+        assert_eq!(BAD.into_iter().filter(bad).collect::<Vec<_>>(), [""; 0]);
     }
 }
 

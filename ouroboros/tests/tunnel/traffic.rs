@@ -26,15 +26,25 @@ pub(crate) fn transfer(ends: &[End<'_>; 2], to: &str, size: usize) {
 
 /// The same, between any hosts.
 pub(crate) fn exchange(from: &Namespace, to: &Namespace, address: &str, size: usize) {
+    exchange_while(from, to, address, &|sent| size - sent);
+}
+
+/// Transfers as much as `left` says: how many bytes, after as many.
+pub(crate) fn exchange_while(
+    from: &Namespace,
+    to: &Namespace,
+    address: &str,
+    left: &(dyn Fn(usize) -> usize + Sync),
+) {
     let address = SocketAddr::new(address.parse().expect("an address"), PORT);
     let listener = to.inside(|| TcpListener::bind(address)).expect("listening");
     thread::scope(|scope| {
         let far = scope.spawn(|| {
             let (stream, _) = listener.accept().expect("connected");
-            both_ways(&stream, size)
+            both_ways(&stream, left)
         });
         let connect = || TcpStream::connect_timeout(&address, PATIENCE).expect("connected");
-        let (sent, received) = both_ways(&from.inside(connect), size);
+        let (sent, received) = both_ways(&from.inside(connect), left);
         let (answered, arrived) = far.join().expect("no panic");
         assert!(sent == arrived, "what the second sent is not what the first received");
         assert!(answered == received, "what the first sent is not what the second received");
@@ -44,46 +54,43 @@ pub(crate) fn exchange(from: &Namespace, to: &Namespace, address: &str, size: us
 type Hash = [u8; 32];
 
 /// Hashes of what was sent and of what came.
-fn both_ways(stream: &TcpStream, size: usize) -> (Hash, Hash) {
+fn both_ways(stream: &TcpStream, left: &(dyn Fn(usize) -> usize + Sync)) -> (Hash, Hash) {
     stream.set_read_timeout(Some(PATIENCE)).expect("set");
     stream.set_write_timeout(Some(PATIENCE)).expect("set");
     thread::scope(|scope| {
-        let sending = scope.spawn(|| send(stream, size));
-        let received = receive(stream, size);
+        let sending = scope.spawn(|| send(stream, left));
+        let received = receive(stream);
         (sending.join().expect("sent"), received)
     })
 }
 
-fn send(mut stream: &TcpStream, size: usize) -> Hash {
+fn send(mut stream: &TcpStream, left: &(dyn Fn(usize) -> usize + Sync)) -> Hash {
     let mut hash = Sha256::new();
     let mut data = vec![0; 64 * 1024];
-    let mut left = size;
-    while left > 0 {
-        getrandom::fill(&mut data).expect("random bytes");
-        let part = &data[..left.min(data.len())];
-        hash.update(part);
-        stream.write_all(part).expect("written");
-        left -= part.len();
+    let mut sent = 0;
+    loop {
+        let size = left(sent).min(data.len());
+        if size == 0 {
+            break;
+        }
+        getrandom::fill(&mut data[..size]).expect("random bytes");
+        hash.update(&data[..size]);
+        stream.write_all(&data[..size]).expect("written");
+        sent += size;
     }
     stream.shutdown(Shutdown::Write).expect("shut down");
     hash.finalize().into()
 }
 
-fn receive(mut stream: &TcpStream, size: usize) -> Hash {
+fn receive(mut stream: &TcpStream) -> Hash {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 256 * 1024];
-    let mut total = 0;
     loop {
         match stream.read(&mut buffer).expect("read") {
-            0 => break,
-            count => {
-                hash.update(&buffer[..count]);
-                total += count;
-            }
+            0 => return hash.finalize().into(),
+            count => hash.update(&buffer[..count]),
         }
     }
-    assert_eq!(total, size, "all of it");
-    hash.finalize().into()
 }
 
 /// A program on a host that sends every datagram back.
@@ -167,7 +174,7 @@ fn runs(socket: &UdpSocket, largest: usize, buffer: &mut [u8]) {
                 segment_size,
                 src_ip: None,
             };
-            state.send(socket.into(), &transmit).expect("sent");
+            state.try_send(socket.into(), &transmit).expect("sent");
         } else {
             parts.clone().for_each(|part| assert!(socket.send(part).is_ok()));
         }
