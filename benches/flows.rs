@@ -103,7 +103,7 @@ fn allocation(criterion: &mut Criterion) {
     // Requests are remembered for 21 s against replay, 65,536 at the most.
     group.sample_size(10).measurement_time(std::time::Duration::from_secs(3));
     for (kind, spec) in [("plain", FlowSpec::raw()), ("encrypted", FlowSpec::raw().encrypted())] {
-        group.bench_function(kind, |bencher| bencher.iter(|| flow(&irms, spec)));
+        group.bench_function(kind, |bencher| bencher.iter(|| flow(&irms, spec.clone())));
     }
     group.finish();
 }

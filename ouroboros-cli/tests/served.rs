@@ -8,7 +8,10 @@ use futures_lite::future;
 use ouroboros::{
     Flow, FlowSpec, Irm,
     crypto::{Cipher, Suite},
-    daemon::protocol::{Request, Security},
+    daemon::{
+        protocol::{Request, Security},
+        security::Authentication,
+    },
     transport::memory::{Memory, Network},
 };
 use ouroboros_cli::irmd::{Place, State, serve};
@@ -50,7 +53,8 @@ impl Host {
     async fn encrypt(&self, server: Option<Suite>, client: Option<Suite>) {
         let security = |suite: Option<Suite>| suite.map(|suite| Security::Suite(suite.into()));
         let (server, client) = (security(server), security(client));
-        self.ask(Request::CreateName { name: "my_vpn".into(), server, client }).await;
+        let (name, authentication, native) = ("my_vpn".into(), Authentication::None, false);
+        self.ask(Request::CreateName { name, server, client, authentication, native }).await;
     }
 
     /// The daemon ends.
@@ -98,13 +102,14 @@ fn plain_and_encrypted_flows_pass_through_two_daemons() {
         server.register().await;
         server.bind().await;
         let suite = Suite { cipher: Cipher::ChaCha20Poly1305, ..Suite::default() };
-        let raw = FlowSpec::raw();
-        let specs = [raw, raw.without_errors(), raw.encrypted(), raw.suite(suite)];
+        let raw = FlowSpec::raw;
+        let specs = [raw(), raw().without_errors(), raw().encrypted(), raw().suite(suite)];
         let mut open = Vec::new();
         for spec in specs {
+            let suite = spec.security().map(|security| security.suite);
             let (accepted, allocated) = pair(&server, &client, spec).await;
-            assert_eq!(accepted.info().suite, spec.security());
-            assert_eq!(allocated.info().suite, spec.security());
+            assert_eq!(accepted.info().suite, suite);
+            assert_eq!(allocated.info().suite, suite);
             exchange(&accepted, &allocated).await;
             open.push((accepted, allocated));
         }

@@ -3,7 +3,12 @@
 
 use std::io;
 
-use crate::{proto::negotiation::NegotiationError, transport::OpenError, wire::InvalidName};
+use crate::{
+    crypto::identity::{CertificateError, Fingerprint},
+    proto::{endpoint::AllocationFailure, negotiation::NegotiationError},
+    transport::OpenError,
+    wire::InvalidName,
+};
 
 /// A layer or name operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -45,10 +50,37 @@ pub enum AllocateError {
     /// Peer: the flow was refused with this response code (negative).
     #[error("the peer refused the flow (response {0})")]
     Refused(i32),
-    /// Peer: what it answered, or what somebody made of it, cannot be accepted.
+    /// Peer: the server has another key than those that are trusted for its
+    /// name. It was changed, or somebody is in between.
+    #[error(
+        "the server's key is {found}, not {}: if it was changed on purpose, forget the old one; \
+         otherwise somebody is in between",
+        list(expected)
+    )]
+    WrongKey {
+        /// Those that are trusted.
+        expected: Vec<Fingerprint>,
+        /// That of whoever answered.
+        found: Fingerprint,
+    },
+    /// Peer: the server does not say who it is, and has to.
+    #[error("the server does not say who it is: it has no identity, or somebody is in between")]
+    NotAuthenticated,
+    /// Peer: no authority that is trusted vouches for the server.
+    #[error("the server cannot be trusted: {0}")]
+    Certificate(CertificateError),
+    /// Peer: it does not speak the native profile, which is required.
+    #[error("the peer does not speak the native profile, which is required")]
+    NotNative,
+    /// Peer: what it answered, or what somebody made of it, cannot be accepted
+    /// for another reason.
     #[error("the answer to the flow request cannot be accepted: {0}")]
-    Rejected(#[from] NegotiationError),
-    /// Peer: no answer came in time.
+    Rejected(NegotiationError),
+    /// Misuse: the flow was to be had under the resource manager's identity.
+    #[error("there is no identity to allocate the flow under: set one first")]
+    NoIdentity,
+    /// Peer: no valid answer came in time. A server that demands its clients'
+    /// identities does not answer others.
     #[error("no answer to the flow request in time")]
     TimedOut,
     /// Misuse: too many allocations are under way in this IPCP.
@@ -63,6 +95,30 @@ pub enum AllocateError {
     /// Environment: the daemon refused, or is gone.
     #[error(transparent)]
     Daemon(#[from] crate::daemon::DaemonError),
+}
+
+impl From<AllocationFailure> for AllocateError {
+    fn from(failure: AllocationFailure) -> Self {
+        match failure {
+            AllocationFailure::NameNotFound => Self::NameNotFound,
+            AllocationFailure::Refused(code) => Self::Refused(code),
+            AllocationFailure::Rejected(reason) => match reason {
+                NegotiationError::WrongKey { expected, found } => {
+                    Self::WrongKey { expected, found }
+                }
+                NegotiationError::NotAuthenticated => Self::NotAuthenticated,
+                NegotiationError::Certificate(reason) => Self::Certificate(reason),
+                NegotiationError::NotNative => Self::NotNative,
+                reason => Self::Rejected(reason),
+            },
+            AllocationFailure::TimedOut => Self::TimedOut,
+        }
+    }
+}
+
+fn list(fingerprints: &[Fingerprint]) -> String {
+    let texts: Vec<_> = fingerprints.iter().map(ToString::to_string).collect();
+    texts.join(" or ")
 }
 
 /// A flow cannot be used, now or any more.

@@ -24,7 +24,7 @@ use crate::{
     flow::{FlowInfo, FlowSpec, PathSource, RawFlow},
     proto::endpoint::{
         AllocationFailure, AllocationId, AllocationRequest, Counters, Endpoint, Event, Limits,
-        Refusal, RequestId, ServerSecurity,
+        PeerIdentity, Refusal, RequestId, ServerSecurity,
     },
     proto::protection::FlowKeys,
     sync::lock,
@@ -89,7 +89,7 @@ pub(crate) async fn allocate_in(
 ) -> Result<RawFlow, AllocateError> {
     let mut failure = AllocateError::NoLayer;
     for ipcp in ipcps {
-        match ipcp.0.allocate(name, spec).await {
+        match ipcp.0.allocate(name, spec.clone()).await {
             // The trouble of one, such as a resolver out of reach, must not
             // hide that another one knows the name.
             Err(error @ AllocateError::Transport(_)) => failure = error,
@@ -111,6 +111,7 @@ struct Agreed {
     remote: Eid,
     keys: Option<FlowKeys>,
     suite: Option<Suite>,
+    identity: Option<PeerIdentity>,
 }
 
 struct Allocating {
@@ -164,6 +165,10 @@ impl Core {
         lock(&self.endpoint)
     }
 
+    pub(crate) fn set_policy(&self, name: &Name, security: ServerSecurity) {
+        self.endpoint().set_policy(name, security);
+    }
+
     pub(crate) fn register(&self, name: &Name) -> bool {
         self.endpoint().register(name)
     }
@@ -199,13 +204,16 @@ impl Core {
         if !spec.qos.is_supported() {
             return Err(AllocateError::UnsupportedQos);
         }
+        if spec.identified && spec.security.as_ref().is_none_or(|s| s.identity.is_none()) {
+            return Err(AllocateError::NoIdentity);
+        }
         let (transport, looked_up) = (self.transport.clone(), name.clone());
         let Some(peers) = blocking::unblock(move || transport.resolve(&looked_up)).await else {
             return self.allocate_at(name, spec, None).await;
         };
         let mut last = AllocateError::NameNotFound;
         for peer in peers? {
-            match self.allocate_at(name, spec, Some(peer)).await {
+            match self.allocate_at(name, spec.clone(), Some(peer)).await {
                 Ok(flow) => return Ok(flow),
                 Err(error) => last = error,
             }
@@ -226,7 +234,7 @@ impl Core {
             let request = AllocationRequest {
                 name: name.clone(),
                 qos: spec.qos,
-                security: spec.security.map(Into::into),
+                security: spec.security,
                 local: reserved.eid,
                 peer,
                 timeout: spec.timeout,
@@ -253,20 +261,10 @@ impl Core {
             .await?
         };
         drop(cancel);
-        let agreed = agreed.map_err(|failure| match failure {
-            AllocationFailure::NameNotFound => AllocateError::NameNotFound,
-            AllocationFailure::Refused(code) => AllocateError::Refused(code),
-            AllocationFailure::Rejected(error) => AllocateError::Rejected(error),
-            _ => AllocateError::TimedOut,
-        })?;
-        let info = FlowInfo::new(
-            name.clone(),
-            agreed.peer,
-            (reserved.eid, agreed.remote),
-            spec.qos,
-            agreed.suite,
-        );
-        Ok(self.raw_flow(path, info, agreed.keys, early, reserved))
+        let Agreed { peer, remote, keys, suite, identity } = agreed?;
+        let info = FlowInfo::new(name.clone(), peer, (reserved.eid, remote), spec.qos);
+        let info = told(info, &keys, suite, identity);
+        Ok(self.raw_flow(path, info, keys, early, reserved))
     }
 
     /// Reads a requester's path until the flow is allocated: a UDP reply comes
@@ -299,11 +297,7 @@ impl Core {
     }
 
     /// Accepts a request that waits; `None` if it does no longer.
-    pub(crate) fn accept(
-        self: &Arc<Self>,
-        requested: Requested,
-        security: &ServerSecurity,
-    ) -> Option<io::Result<RawFlow>> {
+    pub(crate) fn accept(self: &Arc<Self>, requested: Requested) -> Option<io::Result<RawFlow>> {
         let mut reserved = self.reserve();
         let path =
             match self.transport.open_responder(reserved.eid, requested.remote, requested.from) {
@@ -312,7 +306,7 @@ impl Core {
             };
         let accepted = self
             .endpoint()
-            .accept(driver::now(), &mut SystemEntropy, requested.request, reserved.eid, security)
+            .accept(driver::now(), &mut SystemEntropy, requested.request, reserved.eid)
             .map_err(
                 |error| tracing::debug!(name = %requested.name, %error, "request not accepted"),
             );
@@ -320,13 +314,9 @@ impl Core {
         self.flush();
         let accepted = accepted.ok()?;
         reserved.request = Some(requested.request);
-        let info = FlowInfo::new(
-            requested.name,
-            requested.from,
-            (reserved.eid, requested.remote),
-            requested.qos,
-            accepted.suite,
-        );
+        let ends = (reserved.eid, requested.remote);
+        let info = FlowInfo::new(requested.name, requested.from, ends, requested.qos);
+        let info = told(info, &accepted.keys, accepted.suite, accepted.identity);
         Some(Ok(self.raw_flow(path, info, accepted.keys, Vec::new(), reserved)))
     }
 
@@ -416,13 +406,16 @@ impl Core {
             Event::Withdrawn { request } => {
                 (self.notices)(Notice::Withdrawn(Arc::downgrade(self), request));
             }
-            Event::Allocated { allocation, peer, remote, keys, suite } => {
+            Event::Unheard { name, from, reason } => {
+                tracing::debug!(ipcp = self.name, %name, %from, %reason, "a stranger's request");
+            }
+            Event::Allocated { allocation, peer, remote, keys, suite, identity } => {
                 if let Some(allocating) = lock(&self.allocating).remove(&allocation) {
                     if let Err(error) = allocating.path.connect(remote, peer) {
                         tracing::warn!(ipcp = self.name, %error, "flow's path not connected");
                         return;
                     }
-                    let agreed = Agreed { peer, remote, keys, suite };
+                    let agreed = Agreed { peer, remote, keys, suite, identity };
                     let _ = allocating.outcome.try_send(Ok(agreed));
                 }
             }
@@ -432,6 +425,18 @@ impl Core {
                 }
             }
         }
+    }
+}
+
+fn told(
+    info: FlowInfo,
+    keys: &Option<FlowKeys>,
+    suite: Option<Suite>,
+    identity: Option<PeerIdentity>,
+) -> FlowInfo {
+    match (suite, keys) {
+        (Some(suite), Some(keys)) => info.encrypted(suite, keys.profile(), identity),
+        _ => info,
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     flow::{Flow, FlowSpec, RawFlow},
     ipcp::{Core, Ipcp, Notice, Requested, allocate_in},
     layer::{Layer, LayerState},
-    proto::endpoint::ServerSecurity,
+    proto::negotiation::{Identity, ServerSecurity},
     sync::lock,
     transport::IntoTransport,
     wire::Name,
@@ -56,6 +56,7 @@ struct State {
     layers: Mutex<Vec<Layer>>,
     waiting: Arc<Waiting>,
     policies: Mutex<HashMap<Name, ServerSecurity>>,
+    identity: Mutex<Option<Identity>>,
 }
 
 /// Flow requests that no one has accepted yet. Bounded by the limits of the
@@ -127,6 +128,10 @@ impl Irm {
             layers.push(Layer(Arc::new(state)));
             layers[layers.len() - 1].clone()
         });
+        // Before any name is served: some are not for everyone.
+        for (name, security) in lock(&self.0.policies).iter() {
+            core.set_policy(name, security.clone());
+        }
         for name in layer.names() {
             core.register(&name);
         }
@@ -163,9 +168,54 @@ impl Irm {
         lock(&self.0.layers).iter().find(|layer| layer.name() == name).cloned()
     }
 
-    /// What flows to `name` have to be like to be accepted here.
+    /// What flows to `name` have to be like to be accepted here from now on,
+    /// in every layer. Best said before the name is registered.
+    ///
+    /// ```
+    /// use ouroboros::{
+    ///     FlowSpec, Identity, Irm, ServerSecurity, Trust,
+    ///     crypto::{SystemEntropy, identity::IdentityKey},
+    ///     transport::memory::Network,
+    /// };
+    ///
+    /// # async_io::block_on(async {
+    /// let identity = |name: &str| {
+    ///     let key = IdentityKey::generate(&mut SystemEntropy);
+    ///     Identity::self_signed(key, &name.parse().expect("a name"))
+    /// };
+    /// let (ours, theirs) = (identity("my_vpn"), identity("laptop"));
+    /// let pinned = Trust::Keys(vec![ours.fingerprint()]);
+    ///
+    /// let network = Network::new();
+    /// let (server, client) = (Irm::new(), Irm::new());
+    /// let friends = Trust::Keys(vec![theirs.fingerprint()]);
+    /// let policy = ServerSecurity::encrypted().identity(ours).clients(friends);
+    /// server.set_policy("my_vpn".parse()?, policy);
+    /// server.bootstrap("my_layer", network.station()).await?.register("my_vpn").await?;
+    /// client.bootstrap("my_layer", network.station()).await?;
+    ///
+    /// let spec = FlowSpec::raw().encrypted().identity(theirs).trust(pinned);
+    /// let (accepted, allocated) =
+    ///     futures_lite::future::zip(server.accept("my_vpn"), client.allocate("my_vpn", spec)).await;
+    /// let client = accepted?.info().identity.clone().expect("who it is");
+    /// assert_eq!(client.common_name, "laptop");
+    /// assert!(allocated?.info().identity.is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
     pub fn set_policy(&self, name: Name, security: ServerSecurity) {
+        // Held throughout, so that no IPCP comes to be without it.
+        let layers = lock(&self.0.layers);
+        for ipcp in layers.iter().flat_map(Layer::ipcps) {
+            ipcp.0.set_policy(&name, security.clone());
+        }
         lock(&self.0.policies).insert(name, security);
+    }
+
+    /// Under which identity flows are allocated whose spec says
+    /// [`identified`](FlowSpec::identified).
+    pub fn set_identity(&self, identity: Identity) {
+        *lock(&self.0.identity) = Some(identity);
     }
 
     /// Waits for a flow to `name` and accepts it.
@@ -192,9 +242,8 @@ impl Irm {
         loop {
             let arrived = self.0.waiting.arrived.listen();
             while let Some(requested) = self.0.waiting.give(names) {
-                let policy = lock(&self.0.policies).get(&requested.name).copied();
                 let Some(ipcp) = requested.ipcp.upgrade() else { continue };
-                match ipcp.accept(requested, &policy.unwrap_or_default()) {
+                match ipcp.accept(requested) {
                     Some(Ok(flow)) => return Ok(flow),
                     // A request from where there is no way back: its sender's
                     // trouble, not that of who waits here.
@@ -208,19 +257,23 @@ impl Irm {
 
     /// Allocates a flow to `name` in the first layer that knows it.
     pub async fn allocate(&self, name: &str, spec: FlowSpec) -> Result<Flow, AllocateError> {
-        let parsed = name.parse()?;
+        let (parsed, timeout) = (name.parse()?, spec.timeout);
         if let Some(daemon) = &self.0.daemon {
-            return Flow::begin(daemon.allocate(name, spec).await?, spec.timeout).await;
+            return Flow::begin(daemon.allocate(name, spec).await?, timeout).await;
         }
-        Flow::begin(self.allocate_raw(&parsed, spec).await?, spec.timeout).await
+        Flow::begin(self.allocate_raw(&parsed, spec).await?, timeout).await
     }
 
     /// Like [`allocate`](Self::allocate); see [`RawFlow`].
     pub async fn allocate_raw(
         &self,
         name: &Name,
-        spec: FlowSpec,
+        mut spec: FlowSpec,
     ) -> Result<RawFlow, AllocateError> {
+        if let Some(security) = spec.security.as_mut().filter(|_| spec.identified) {
+            let identity = lock(&self.0.identity).clone().ok_or(AllocateError::NoIdentity)?;
+            security.identity = Some(identity);
+        }
         let ipcps = self.layers().iter().flat_map(Layer::ipcps).collect();
         allocate_in(ipcps, name, spec).await
     }

@@ -74,8 +74,8 @@ impl Layer {
 
     /// Allocates a flow to the program that serves `name` in this layer.
     pub async fn allocate(&self, name: &str, spec: FlowSpec) -> Result<Flow, AllocateError> {
-        let name: Name = name.parse()?;
-        Flow::begin(self.allocate_raw(&name, spec).await?, spec.timeout).await
+        let (name, timeout) = (name.parse()?, spec.timeout);
+        Flow::begin(self.allocate_raw(&name, spec).await?, timeout).await
     }
 
     /// Like [`allocate`](Self::allocate), before packets are protected: for

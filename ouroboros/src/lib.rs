@@ -14,6 +14,7 @@
 //!   [`FlowReceiver`]).
 //! - `tunnel`: a TUN device at the end of a flow ([`Tunnel`]).
 //! - [`daemon`]: the same flows, served by `irmd`.
+//! - [`trust`]: files of keys, known names, authorized clients, authorities.
 //! - `sys`: the only `unsafe`: sockets, ioctls, batched system calls.
 
 pub mod crypto;
@@ -21,6 +22,7 @@ pub mod daemon;
 pub mod error;
 pub mod proto;
 pub mod transport;
+pub mod trust;
 pub mod tun;
 pub mod wire;
 
@@ -42,7 +44,7 @@ pub use flow::{
 pub use ipcp::Ipcp;
 pub use irm::Irm;
 pub use layer::Layer;
-pub use proto::endpoint::ServerSecurity;
+pub use proto::negotiation::{Identity, PeerIdentity, ServerSecurity, Trust};
 pub use tunnel::{Offload, Tunnel, TunnelBuilder, TunnelError, TunnelStatistics, UnknownOffload};
 
 #[cfg(doctest)]

@@ -7,8 +7,9 @@ use std::{
 
 use futures_lite::future;
 use ouroboros::{
-    AllocateError, Flow, FlowError, FlowSpec, Irm,
-    crypto::{Cipher, Hash, KeyExchange, Suite},
+    AllocateError, Flow, FlowError, FlowSpec, Identity, Irm, ServerSecurity, Trust,
+    crypto::{Cipher, Hash, KeyExchange, Suite, SystemEntropy, identity::IdentityKey},
+    proto::negotiation::{Profile, ProfilePolicy},
     transport::{Udp, memory::Network},
     wire::QosSpec,
 };
@@ -49,14 +50,15 @@ fn every_suite_and_qos_carries_packets_both_ways() {
             for kdf in [Hash::Sha256, Hash::Sha384, Hash::Sha512] {
                 for cipher in [Cipher::Aes128Gcm, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305] {
                     let spec = FlowSpec::raw().suite(Suite { kex, kdf, cipher });
-                    specs.extend([spec, spec.without_errors()]);
+                    specs.extend([spec.clone(), spec.without_errors()]);
                 }
             }
         }
         for spec in specs {
+            let suite = spec.security().map(|security| security.suite);
             let (accepted, allocated) = pair(&server, &client, spec).await;
-            assert_eq!(accepted.info().suite, spec.security());
-            assert_eq!(allocated.info().suite, spec.security());
+            assert_eq!(accepted.info().suite, suite);
+            assert_eq!(allocated.info().suite, suite);
             exchange(&accepted, &allocated).await;
         }
     });
@@ -156,7 +158,7 @@ fn a_silent_peer_is_noticed_and_a_living_one_is_not() {
 fn a_name_that_requires_encryption_refuses_plain_flows() {
     future::block_on(async {
         let (server, client) = in_memory().await;
-        let policy = ouroboros::ServerSecurity { require_encryption: true, ..Default::default() };
+        let policy = ServerSecurity { require_encryption: true, ..Default::default() };
         server.set_policy("my_vpn".parse().expect("a name"), policy);
         let refused = future::or(
             async { client.allocate("my_vpn", FlowSpec::raw()).await.map(drop) },
@@ -166,6 +168,84 @@ fn a_name_that_requires_encryption_refuses_plain_flows() {
         assert!(matches!(refused, Err(AllocateError::Refused(_))), "{refused:?}");
         let (accepted, allocated) = pair(&server, &client, FlowSpec::raw().encrypted()).await;
         exchange(&accepted, &allocated).await;
+    });
+}
+
+fn identity(name: &str) -> Identity {
+    let key = IdentityKey::generate(&mut SystemEntropy);
+    Identity::self_signed(key, &name.parse().expect("a name"))
+}
+
+#[test]
+fn both_ends_of_a_flow_know_each_other_if_they_are_to() {
+    future::block_on(async {
+        let (server, client) = in_memory().await;
+        let (ours, theirs, other) = (identity("my_vpn"), identity("laptop"), identity("other"));
+        let trust = |identity: &Identity| Trust::Keys(vec![identity.fingerprint()]);
+        let policy = ServerSecurity::encrypted().identity(ours.clone()).clients(trust(&theirs));
+        server.set_policy("my_vpn".parse().expect("a name"), policy);
+        let spec = FlowSpec::raw().trust(trust(&ours)).require_native();
+        let (accepted, allocated) =
+            pair(&server, &client, spec.clone().identity(theirs.clone())).await;
+        exchange(&accepted, &allocated).await;
+        for (flow, peer) in [(&accepted, &theirs), (&allocated, &ours)] {
+            let info = flow.info();
+            let known = info.identity.as_ref().map(|identity| identity.fingerprint);
+            assert_eq!(known, Some(peer.fingerprint()));
+            assert_eq!(info.profile, Some(Profile::Native));
+        }
+        // Under the identity that the manager has, once it has one.
+        let managed = spec.clone().identified();
+        assert!(matches!(
+            client.allocate("my_vpn", managed.clone()).await,
+            Err(AllocateError::NoIdentity)
+        ));
+        client.set_identity(theirs.clone());
+        let (accepted, _allocated) = pair(&server, &client, managed).await;
+        assert!(accepted.info().identity.is_some());
+        // A server with another key.
+        let spec = FlowSpec::raw().identity(theirs).trust(trust(&other));
+        let wrong = future::or(client.allocate("my_vpn", spec), async {
+            let _flow = server.accept("my_vpn").await;
+            future::pending().await
+        })
+        .await;
+        assert!(matches!(
+            wrong,
+            Err(AllocateError::WrongKey { expected, found })
+                if expected == [other.fingerprint()] && found == ours.fingerprint()
+        ));
+        // A stranger hears nothing.
+        let spec = FlowSpec::raw().identity(other).timeout(Duration::from_millis(100));
+        assert!(matches!(client.allocate("my_vpn", spec).await, Err(AllocateError::TimedOut)));
+    });
+}
+
+#[test]
+fn what_a_server_is_not_or_does_not_speak_is_told() {
+    future::block_on(async {
+        let (server, client) = in_memory().await;
+        let old = ServerSecurity { profile: ProfilePolicy::Wire023, ..ServerSecurity::default() };
+        server.set_policy("my_vpn".parse().expect("a name"), old);
+        let failed = async |spec| {
+            future::or(client.allocate("my_vpn", spec), async {
+                let _flow = server.accept("my_vpn").await;
+                future::pending().await
+            })
+            .await
+        };
+        let native = failed(FlowSpec::raw().require_native()).await;
+        assert!(matches!(native, Err(AllocateError::NotNative)), "{native:?}");
+        let known = failed(FlowSpec::raw().trust(Trust::FirstUse)).await;
+        assert!(matches!(known, Err(AllocateError::NotAuthenticated)), "{known:?}");
+        // Whoever asks for no more sees what it got.
+        let (accepted, allocated) = pair(&server, &client, FlowSpec::raw().encrypted()).await;
+        for flow in [accepted, allocated] {
+            assert_eq!(flow.info().profile, Some(Profile::Wire023));
+            assert!(flow.info().identity.is_none());
+        }
+        let (_accepted, plain) = pair(&server, &client, FlowSpec::raw()).await;
+        assert_eq!(plain.info().profile, None);
     });
 }
 

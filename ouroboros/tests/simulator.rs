@@ -4,10 +4,13 @@
 use std::{collections::HashMap, time::Duration};
 
 use ouroboros::{
-    crypto::{Entropy, Suite},
+    crypto::{Entropy, Suite, identity::IdentityKey},
     proto::{
         Now,
-        endpoint::{AcceptError, AllocationRequest, Endpoint, Event, Limits, ServerSecurity},
+        endpoint::{
+            AcceptError, AllocationRequest, ClientSecurity, Endpoint, Event, Identity, Limits,
+            ServerSecurity, Share, Trust,
+        },
         protection::FlowKeys,
     },
     transport::Destination,
@@ -48,17 +51,34 @@ const STRANGER: PeerAddress = PeerAddress::Memory(3);
 /// Length of the longer of the two management headers.
 const GUARDED: usize = 43;
 
-/// One run; panics where a property does not hold.
-fn run(seed: u64, dialect: Dialect) {
+/// An identity that is always the same.
+fn identity(seed: u64, name: &str) -> Identity {
+    let key = IdentityKey::generate(&mut Random(seed));
+    Identity::self_signed(key, &name.parse().expect("a name"))
+}
+
+/// One run; panics where a property does not hold. In a `signed` one both sides
+/// know each other by their keys.
+fn run(seed: u64, dialect: Dialect, signed: bool) {
     let random = &mut Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let hash = match dialect {
         Dialect::EthDix => DirectoryHash::Sha3_256,
         Dialect::Udp => DirectoryHash::Md5,
     };
-    let limits = Limits { pending_requests: 16, pending_per_source: 8, ..Limits::default() };
+    let limits = Limits {
+        pending_requests: 16,
+        pending_of: Share { host: 8, prefix: 16 },
+        ..Limits::default()
+    };
     let mut server = Endpoint::new(dialect, hash, limits);
     let mut client = Endpoint::new(dialect, hash, limits);
     let name = "my_vpn".parse().expect("a name");
+    let (ours, theirs) = (identity(1, "my_vpn"), identity(2, "client"));
+    let known = |identity: &Identity| Trust::Keys(vec![identity.fingerprint()]);
+    if signed {
+        let policy = ServerSecurity::encrypted().identity(ours.clone()).clients(known(&theirs));
+        server.set_policy(&name, policy);
+    }
     server.register(&name);
     // No faults at all; all faults but altered bytes; all.
     let (quiet, unaltered) = (seed.is_multiple_of(4), seed % 4 < 2);
@@ -69,7 +89,17 @@ fn run(seed: u64, dialect: Dialect) {
         let request = AllocationRequest {
             name: name.clone(),
             qos: QosSpec::RAW,
-            security: (number != 0).then(|| Suite::default().into()),
+            security: (signed || number != 0).then(|| {
+                let security = ClientSecurity::from(Suite::default());
+                match signed {
+                    true => ClientSecurity {
+                        identity: Some(theirs.clone()),
+                        trust: known(&ours),
+                        ..security
+                    },
+                    false => security,
+                }
+            }),
             local: Eid(100 + number),
             peer: (dialect == Dialect::Udp).then_some(SERVER),
             timeout,
@@ -101,7 +131,7 @@ fn run(seed: u64, dialect: Dialect) {
                     // Of what can be altered, the 0.23 format notices this: the
                     // header of a request, by its hash in the reply. Without a
                     // certificate nothing guards the reply itself.
-                    let guarded = own == CLIENT && message.len() > GUARDED;
+                    let guarded = (signed || own == CLIENT) && message.len() > GUARDED;
                     if !unaltered && guarded && random.one_in(5) {
                         let at = GUARDED + random.next() as usize % (message.len() - GUARDED);
                         message[at] ^= 1 << (random.next() % 8);
@@ -156,9 +186,10 @@ fn run(seed: u64, dialect: Dialect) {
         }
         for (_, request, remote, from) in waiting.extract_if(.., |(when, ..)| *when <= time) {
             next_eid += 1;
-            let policy = ServerSecurity::default();
-            match server.accept(now, random, request, Eid(next_eid), &policy) {
+            match server.accept(now, random, request, Eid(next_eid)) {
                 Ok(flow) if from == CLIENT => {
+                    let known = flow.identity.map(|identity| identity.fingerprint);
+                    assert_eq!(known, signed.then(|| theirs.fingerprint()));
                     accepted.entry(remote).or_default().push((Eid(next_eid), flow.keys));
                 }
                 Err(AcceptError::Gone) => panic!("a request is gone without a word"),
@@ -167,8 +198,10 @@ fn run(seed: u64, dialect: Dialect) {
         }
         while let Some(event) = client.poll() {
             match event {
-                Event::Allocated { allocation, peer, remote, keys, .. } => {
+                Event::Allocated { allocation, peer, remote, keys, identity, .. } => {
                     assert_eq!(peer, SERVER);
+                    let known = identity.map(|identity| identity.fingerprint);
+                    assert_eq!(known, signed.then(|| ours.fingerprint()));
                     allocated.insert(ids[&allocation], (remote, keys));
                 }
                 Event::Failed { .. } => failed += 1,
@@ -193,16 +226,25 @@ fn run(seed: u64, dialect: Dialect) {
     }
 }
 
-#[test]
-fn allocations_end_alike_on_both_sides_whatever_the_network_does() {
+fn run_all(seeds: u64, signed: bool) {
     for dialect in [Dialect::EthDix, Dialect::Udp] {
-        for seed in 0..300 {
-            if let Err(panic) = std::panic::catch_unwind(|| run(seed, dialect)) {
+        for seed in 0..seeds {
+            if let Err(panic) = std::panic::catch_unwind(|| run(seed, dialect, signed)) {
                 eprintln!("failed with seed {seed}, {dialect:?}");
                 std::panic::resume_unwind(panic);
             }
         }
     }
+}
+
+#[test]
+fn allocations_end_alike_on_both_sides_whatever_the_network_does() {
+    run_all(300, false);
+}
+
+#[test]
+fn signed_allocations_end_with_the_right_peer_whatever_the_network_does() {
+    run_all(100, true);
 }
 
 #[test]
@@ -232,7 +274,7 @@ fn a_flood_of_requests_leaves_a_bounded_state() {
         }
     }
     let (pending, remembered) = server.held();
-    assert_eq!(pending, limits.pending_requests);
+    assert_eq!(pending, limits.unproved_requests);
     assert!(remembered <= limits.remembered_requests);
     assert_eq!(answers, limits.answers_per_second, "refusals keep to the rate");
     server.handle_timeout(at(limits.hold));

@@ -5,6 +5,7 @@ use std::{fs, path::Path, process::ExitCode};
 use ouroboros::daemon::{
     Client,
     protocol::{Request, Response, Security},
+    security::Authentication,
 };
 use ouroboros_cli::{
     enc_conf,
@@ -57,6 +58,8 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn std::error::Error>> {
             name,
             server: server.as_deref().map(security).transpose()?,
             client: client.as_deref().map(security).transpose()?,
+            authentication: Authentication::None,
+            native: false,
         },
         Command::DestroyName { name } => Request::DestroyName { name },
         Command::Register { name, layer } => Request::Register { name, layer },

@@ -15,12 +15,13 @@ use std::{
 use futures_lite::future;
 use ouroboros::{
     FlowSpec, RawFlow,
-    crypto::Suite,
     daemon::{
         Connection, Listener, attend, hand_over,
         protocol::{FlowEntry, FlowGrant, Request, Response},
         relay,
+        security::{FlowSecurity, PeerData},
     },
+    proto::negotiation::Profile,
     wire::Name,
 };
 
@@ -89,13 +90,12 @@ async fn answer(state: &State, connection: &Connection, place: Place) -> io::Res
                 Ok(given) => break Ok(given),
             }
         },
-        Request::Allocate { name, qos, suite, timeout } => {
+        Request::Allocate { name, qos, security, timeout } => {
             let spec = FlowSpec::with_qos(qos).timeout(Duration::from_millis(timeout));
-            let suite = suite.as_ref().map(Suite::try_from).transpose();
-            let flow = match (name.parse::<Name>(), suite) {
-                (Ok(name), Ok(suite)) => allocate(state, connection, &name, spec, suite).await?,
-                (Err(error), _) => Err(error.to_string()),
-                (_, Err(error)) => Err(error.to_string()),
+            let security = security.as_ref();
+            let flow = match name.parse::<Name>() {
+                Ok(name) => allocate(state, connection, &name, spec, security).await?,
+                Err(error) => Err(error.to_string()),
             };
             flow.and_then(|flow| Given::admit(state, connection, flow))
         }
@@ -130,6 +130,8 @@ impl Given {
             local: info.local,
             remote: info.remote,
             encryption: info.suite.map_or_else(|| "none".to_owned(), |suite| suite.to_string()),
+            native: info.profile == Some(Profile::Native),
+            identity: info.identity.as_ref().map(PeerData::from),
             relayed: handed.is_none(),
         };
         tracing::info!(entry.name, entry.peer, entry.relayed, "flow allocated");
@@ -214,13 +216,20 @@ async fn allocate(
     connection: &Connection,
     name: &Name,
     spec: FlowSpec,
-    suite: Option<Suite>,
+    security: Option<&FlowSecurity>,
 ) -> io::Result<Result<RawFlow, String>> {
-    let spec = match suite.or_else(|| state.client_suite(name)) {
-        Some(suite) => spec.suite(suite),
-        None => spec,
+    let (spec, first_use) = match state.secure(name, spec, security) {
+        Ok(secured) => secured,
+        Err(reason) => return Ok(Err(reason)),
     };
-    let allocated =
-        async { Ok(state.irm.allocate_raw(name, spec).await.map_err(|error| error.to_string())) };
+    let allocated = async {
+        let flow = state.irm.allocate_raw(name, spec).await.map_err(|error| error.to_string());
+        Ok(flow.and_then(|flow| {
+            if first_use {
+                state.meet(&flow.info)?;
+            }
+            Ok(flow)
+        }))
+    };
     future::or(allocated, hang_up(connection)).await
 }

@@ -11,10 +11,15 @@ use std::{
 use super::Flows;
 use event_listener::{Event, EventListener};
 use ouroboros::{
-    Irm, ServerSecurity,
-    crypto::Suite,
-    daemon::protocol::{IpcpEntry, NameEntry, Request, Response, Security, TransportSpec},
+    FlowInfo, FlowSpec, Identity, Irm, ServerSecurity, Trust,
+    crypto::{Suite, SystemEntropy, identity::CaStore},
+    daemon::{
+        protocol::{IpcpEntry, NameEntry, Request, Response, Security, TransportSpec},
+        security::{Authentication, FlowSecurity},
+    },
+    proto::negotiation::ProfilePolicy,
     transport::{EthDix, IntoTransport, OpenError, Transport, Udp},
+    trust::{self, Meeting, TrustFolder},
     wire::{DirectoryHash, Name},
 };
 use rustix::{
@@ -27,7 +32,7 @@ struct NameState {
     /// By `name create`, not only by what else was said of it.
     created: bool,
     client: Option<Suite>,
-    encryption: Option<Suite>,
+    encryption: String,
     programs: BTreeSet<String>,
     processes: BTreeMap<u32, Process>,
 }
@@ -63,6 +68,8 @@ pub struct State {
     pub irm: Irm,
     /// The flows that applications have.
     pub flows: Flows,
+    /// The daemon's key and whom it knows; `None`: nobody says where they are.
+    trust: Option<TrustFolder>,
     tables: Mutex<Tables>,
     bindings_changed: Event,
 }
@@ -103,6 +110,37 @@ fn directory_hash(name: &str) -> Option<DirectoryHash> {
     }
 }
 
+fn suite(security: Option<&Security>) -> Result<Option<Suite>, String> {
+    match security {
+        Some(Security::Suite(names)) => Suite::try_from(names).map(Some).map_err(text),
+        _ => Ok(None),
+    }
+}
+
+/// What this machine says its name is when it allocates flows.
+fn host_name() -> Result<Name, String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").map_err(text)?;
+    name.trim().parse().map_err(text)
+}
+
+fn describe(policy: &ServerSecurity) -> String {
+    let mut words = match policy.suite {
+        Some(suite) => suite.to_string(),
+        None if policy.require_encryption => "encrypted".to_owned(),
+        None => "as the client asks".to_owned(),
+    };
+    if policy.identity.is_some() {
+        words += ", authenticated";
+    }
+    if policy.clients.demands_identity() {
+        words += " both ways";
+    }
+    if policy.profile == ProfilePolicy::RequireNative {
+        words += ", native only";
+    }
+    words
+}
+
 /// Whether an IPCP of this type is bootstrapped like that.
 fn attaches(kind: &str, transport: &TransportSpec) -> bool {
     match transport {
@@ -120,6 +158,11 @@ fn text(error: impl Display) -> String {
 }
 
 impl State {
+    /// A daemon whose key and known names are in `trust`.
+    pub fn trusting(trust: TrustFolder) -> Self {
+        Self { trust: Some(trust), ..Self::default() }
+    }
+
     /// Does what `request` says, except for flows.
     ///
     /// # Errors
@@ -141,8 +184,11 @@ impl State {
             }
             Request::ListFlows => Ok(Response::Flows(self.flows.list())),
             Request::ListIpcps => Ok(Response::Ipcps(self.ipcps())),
-            Request::CreateName { name, server, client } => {
-                self.create_name(&name, server.as_ref(), client.as_ref())
+            Request::CreateName { name, server, client, authentication, native } => {
+                let name: Name = name.parse().map_err(text)?;
+                let (server, client) = (suite(server.as_ref())?, suite(client.as_ref())?);
+                let policy = self.policy(&name, server, &authentication, native)?;
+                self.create_name(name, client, policy)
             }
             Request::DestroyName { name } => self.destroy_name(&name).await,
             Request::Register { name, layer } => {
@@ -223,31 +269,108 @@ impl State {
         entries
     }
 
-    fn create_name(
-        &self,
-        name: &str,
-        server: Option<&Security>,
-        client: Option<&Security>,
-    ) -> Outcome {
-        let name: Name = name.parse().map_err(text)?;
-        let suite = |security: Option<&Security>| match security {
-            Some(Security::Suite(names)) => Suite::try_from(names).map(Some).map_err(text),
-            _ => Ok(None),
-        };
-        let (encryption, client) = (suite(server)?, suite(client)?);
+    fn create_name(&self, name: Name, client: Option<Suite>, policy: ServerSecurity) -> Outcome {
         let mut tables = self.tables();
         let known = tables.names.entry(name.clone()).or_default();
         if known.created {
             return Err(format!("{name}: there is such a name already"));
         }
-        (known.created, known.client, known.encryption) = (true, client, encryption);
-        let policy = ServerSecurity {
-            suite: encryption,
-            require_encryption: encryption.is_some(),
-            ..ServerSecurity::default()
-        };
+        (known.created, known.client, known.encryption) = (true, client, describe(&policy));
         self.irm.set_policy(name, policy);
         Ok(Response::Done)
+    }
+
+    fn policy(
+        &self,
+        name: &Name,
+        suite: Option<Suite>,
+        authentication: &Authentication,
+        native: bool,
+    ) -> Result<ServerSecurity, String> {
+        let authenticated = *authentication != Authentication::None;
+        let mut policy = ServerSecurity {
+            suite,
+            require_encryption: suite.is_some() || authenticated || native,
+            ..ServerSecurity::default()
+        };
+        if native {
+            policy = policy.require_native();
+        }
+        if authenticated {
+            policy = policy.identity(self.identity(name)?);
+        }
+        policy.clients = match authentication {
+            Authentication::Keys(path) => {
+                Trust::Keys(trust::authorized_keys(path.as_ref()).map_err(text)?)
+            }
+            Authentication::Authorities => Trust::Authorities(self.authorities()?),
+            _ => Trust::Anyone,
+        };
+        Ok(policy)
+    }
+
+    fn trust(&self) -> Result<TrustFolder, String> {
+        self.trust.clone().map_or_else(|| TrustFolder::of_user().map_err(text), Ok)
+    }
+
+    /// The daemon's identity, for the server of `name` or a client that says so.
+    fn identity(&self, name: &Name) -> Result<Identity, String> {
+        let key = self.trust()?.identity().load_or_generate(&mut SystemEntropy).map_err(text)?;
+        Ok(Identity::self_signed(key, name))
+    }
+
+    fn authorities(&self) -> Result<CaStore, String> {
+        let (store, unused) = trust::authorities(&self.trust()?.authorities()).map_err(text)?;
+        for reason in unused {
+            tracing::warn!(%reason, "an authority that is not trusted");
+        }
+        Ok(store)
+    }
+
+    /// What to ask of a flow to `name`: what the application says, or else what
+    /// the name has here. And whether the server is to be met for the first time.
+    ///
+    /// # Errors
+    ///
+    /// What the application says makes no sense, or the daemon's files of trust
+    /// cannot be used.
+    pub fn secure(
+        &self,
+        name: &Name,
+        spec: FlowSpec,
+        security: Option<&FlowSecurity>,
+    ) -> Result<(FlowSpec, bool), String> {
+        let Some(asked) = security else {
+            let suite = self.tables().names.get(name).and_then(|state| state.client);
+            return Ok((suite.map_or(spec.clone(), |suite| spec.suite(suite)), false));
+        };
+        let mut security = asked.open().map_err(text)?;
+        if asked.identified {
+            security.identity = Some(self.identity(&host_name()?)?);
+        }
+        let first_use = matches!(security.trust, Trust::FirstUse);
+        if first_use {
+            let known = self.trust()?.known_names().keys(name).map_err(text)?;
+            if !known.is_empty() {
+                security.trust = Trust::Keys(known.iter().map(|key| key.fingerprint).collect());
+            }
+        }
+        Ok((spec.secured(security), first_use))
+    }
+
+    /// Knows the server of a flow from now on.
+    ///
+    /// # Errors
+    ///
+    /// It is known by another key, or cannot be written down.
+    pub fn meet(&self, info: &FlowInfo) -> Result<(), String> {
+        let Some(peer) = &info.identity else { return Ok(()) };
+        let met = self.trust()?.known_names().meet(&info.name, peer.fingerprint).map_err(text)?;
+        if met == Meeting::First {
+            let (name, fingerprint) = (&info.name, peer.fingerprint);
+            tracing::warn!(%name, %fingerprint, "a server met for the first time");
+        }
+        Ok(())
     }
 
     async fn destroy_name(&self, name: &str) -> Outcome {
@@ -281,10 +404,7 @@ impl State {
             layers: registered(name),
             programs: state.programs.iter().cloned().collect(),
             processes: state.processes.keys().copied().collect(),
-            encryption: match state.encryption {
-                Some(suite) => suite.to_string(),
-                None => "as the client asks".to_owned(),
-            },
+            encryption: state.encryption.clone(),
         };
         tables.names.iter().map(entry).collect()
     }
@@ -315,11 +435,6 @@ impl State {
     /// Tells of the next change to bindings.
     pub fn bindings_changed(&self) -> EventListener {
         self.bindings_changed.listen()
-    }
-
-    /// The encryption that flows allocated to `name` get here.
-    pub fn client_suite(&self, name: &Name) -> Option<Suite> {
-        self.tables().names.get(name)?.client
     }
 
     /// The tables, without the bindings of processes that have ended.

@@ -56,6 +56,15 @@ impl KeyExchange {
         matches!(self, Self::X25519MlKem768)
     }
 
+    /// Bytes of the server's answer.
+    pub const fn answer_size(self) -> usize {
+        match self {
+            Self::P256 => P256_SIZE,
+            Self::X25519 => X25519_SIZE,
+            Self::X25519MlKem768 => hybrid::CIPHERTEXT,
+        }
+    }
+
     /// Bytes of randomness that a secret is made of.
     const fn secret_size(self) -> usize {
         match self {

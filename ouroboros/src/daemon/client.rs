@@ -16,6 +16,7 @@ use super::{
     control::{LARGEST_MESSAGE, Message},
     protocol::{DataPath, Request, Response},
     relay::RelayPath,
+    security::FlowSecurity,
     socket_path,
 };
 use crate::{
@@ -100,12 +101,18 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// As [`DaemonError`] says.
+    /// As [`DaemonError`] says. A spec with an identity of its own is refused:
+    /// its key would have to leave this process.
     pub async fn allocate(&self, name: &str, spec: FlowSpec) -> Result<RawFlow, DaemonError> {
+        let security = spec.security();
+        if security.is_some_and(|security| security.identity.is_some()) {
+            let reason = "flows through irmd have irmd's identity: ask for it with `identified`";
+            return Err(DaemonError::Refused(reason.to_owned()));
+        }
         self.flow(&Request::Allocate {
             name: name.to_owned(),
             qos: spec.qos(),
-            suite: spec.security().map(Into::into),
+            security: security.map(|security| FlowSecurity::new(security, spec.identified)),
             timeout: u64::try_from(spec.allocation_timeout().as_millis()).unwrap_or(u64::MAX),
         })
         .await

@@ -10,6 +10,7 @@ mod control;
 mod handed;
 pub mod protocol;
 mod relay;
+pub mod security;
 mod socket;
 
 pub use client::Client;

@@ -5,10 +5,14 @@
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use super::security::{Authentication, FlowSecurity, PeerData};
 use crate::{
     crypto::Suite,
     flow::{FlowInfo, RawFlow},
-    proto::protection::{FlowKeys, Profile},
+    proto::{
+        negotiation::PeerIdentity,
+        protection::{FlowKeys, Profile},
+    },
     transport::Handed,
     wire::{Eid, Name, PeerAddress, QosSpec},
 };
@@ -113,6 +117,13 @@ pub enum Request {
         server: Option<Security>,
         /// For flows that are allocated.
         client: Option<Security>,
+        /// Who has to prove who they are. With it flows are encrypted.
+        #[serde(default)]
+        authentication: Authentication,
+        /// Whether flows have to have the native profile. With it they are
+        /// encrypted.
+        #[serde(default)]
+        native: bool,
     },
     /// Forgets a name and its bindings.
     DestroyName {
@@ -166,8 +177,9 @@ pub enum Request {
         name: String,
         /// What it should be like.
         qos: QosSpec,
-        /// How it must be encrypted.
-        suite: Option<SuiteNames>,
+        /// How it must be encrypted, and with whom; `None`: as the daemon has it
+        /// for the name.
+        security: Option<FlowSecurity>,
         /// How long it may take, in milliseconds.
         timeout: u64,
     },
@@ -231,6 +243,10 @@ pub struct FlowEntry {
     pub remote: Eid,
     /// How its packets are encrypted.
     pub encryption: String,
+    /// Whether they have the native profile.
+    pub native: bool,
+    /// Who the peer is; `None`: nobody knows.
+    pub identity: Option<PeerData>,
     /// Whether its frames pass through the daemon; otherwise the application
     /// has the flow's own socket.
     pub relayed: bool,
@@ -279,6 +295,7 @@ pub struct FlowGrant {
     remote: Eid,
     qos: QosSpec,
     suite: Option<SuiteNames>,
+    identity: Option<PeerData>,
     keys: Option<GrantedKeys>,
     /// Largest frame of the path in bytes.
     pub(super) largest_frame: usize,
@@ -304,6 +321,7 @@ impl FlowGrant {
             remote: info.remote,
             qos: info.qos,
             suite: info.suite.map(Into::into),
+            identity: info.identity.as_ref().map(Into::into),
             keys,
             largest_frame: flow.path.largest_frame(),
             early: 0,
@@ -314,12 +332,17 @@ impl FlowGrant {
     pub(super) fn open(&self) -> Result<(FlowInfo, Option<FlowKeys>), BadGrant> {
         let name: Name = self.name.parse().map_err(|_| BadGrant)?;
         let suite = self.suite.as_ref().map(Suite::try_from).transpose().map_err(|_| BadGrant)?;
-        let keys = match (suite, &self.keys) {
-            (None, None) => None,
-            (Some(suite), Some(keys)) => Some(keys.open(suite)?),
-            _ => return Err(BadGrant),
-        };
-        Ok((FlowInfo::new(name, self.peer, (self.local, self.remote), self.qos, suite), keys))
+        let identity = self.identity.as_ref().map(PeerIdentity::try_from).transpose();
+        let identity = identity.map_err(|_| BadGrant)?;
+        let info = FlowInfo::new(name, self.peer, (self.local, self.remote), self.qos);
+        match (suite, &self.keys) {
+            (None, None) => Ok((info, None)),
+            (Some(suite), Some(keys)) => {
+                let keys = keys.open(suite)?;
+                Ok((info.encrypted(suite, keys.profile(), identity), Some(keys)))
+            }
+            _ => Err(BadGrant),
+        }
     }
 }
 
@@ -333,21 +356,42 @@ impl std::fmt::Debug for FlowGrant {
 mod tests {
     use super::*;
     use crate::{
-        crypto::{Cipher, FlowKey},
+        crypto::{Cipher, Entropy, FlowKey, identity::IdentityKey},
         daemon::relay::RelayPath,
         proto::native::{Capabilities, NativeKeys, Role},
     };
 
-    fn info(suite: Option<Suite>) -> FlowInfo {
+    fn peer_identity() -> PeerIdentity {
+        let key = IdentityKey::generate(&mut Zeros);
+        let fingerprint = key.public_key().fingerprint();
+        PeerIdentity { fingerprint, common_name: "my_vpn".to_owned(), certified: false }
+    }
+
+    struct Zeros;
+
+    impl Entropy for Zeros {
+        fn fill(&mut self, bytes: &mut [u8]) {
+            bytes.fill(0);
+        }
+    }
+
+    fn info(suite: Option<Suite>, keys: Option<&FlowKeys>) -> FlowInfo {
         let peer = PeerAddress::Udp(([10, 0, 0, 1], 3435).into());
         let name = "my_vpn".parse().expect("a name");
-        FlowInfo::new(name, peer, (Eid(7), Eid(70_000)), QosSpec::RAW_NO_ERRORS, suite)
+        let info = FlowInfo::new(name, peer, (Eid(7), Eid(70_000)), QosSpec::RAW_NO_ERRORS);
+        match suite {
+            None => info,
+            Some(suite) => {
+                let profile = keys.map_or(Profile::Wire023, FlowKeys::profile);
+                info.encrypted(suite, profile, Some(peer_identity()))
+            }
+        }
     }
 
     fn grant(suite: Option<Suite>, keys: Option<FlowKeys>) -> FlowGrant {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
         let path = std::sync::Arc::new(RelayPath::new(socket.into(), 1468));
-        let info = info(suite);
+        let info = info(suite, keys.as_ref());
         let (early, strays, elsewhere, release) = (Vec::new(), None, None, None);
         let mut flow = RawFlow { path, info, keys, early, strays, elsewhere, release };
         FlowGrant::new(&mut flow, DataPath::Socket(Handed::Udp))
@@ -379,8 +423,11 @@ mod tests {
             assert_eq!(grant.path, DataPath::Socket(Handed::Udp));
             assert_eq!(grant.largest_frame, 1468);
             let (opened, opened_keys) = grant.open().expect("a grant that makes sense");
-            let told = |i: &FlowInfo| (i.name.clone(), i.peer, i.local, i.remote, i.qos, i.suite);
-            assert_eq!(told(&opened), told(&info(suite)));
+            let told = |i: &FlowInfo| {
+                let agreed = (i.suite, i.profile, i.identity.clone());
+                (i.name.clone(), i.peer, i.local, i.remote, i.qos, agreed)
+            };
+            assert_eq!(told(&opened), told(&info(suite, opened_keys.as_ref())));
             match (opened_keys, peer) {
                 (Some(keys), Some(peer)) => assert!(keys.is_counterpart(&peer)),
                 (keys, peer) => assert!(keys.is_none() && peer.is_none()),
@@ -405,12 +452,18 @@ mod tests {
         for request in [
             Request::ListIpcps,
             Request::BootstrapIpcp { name: "n".into(), layer: "l".into(), transport },
-            Request::CreateName { name: "n".into(), server: security, client: None },
+            Request::CreateName {
+                name: "n".into(),
+                server: security,
+                client: None,
+                authentication: Authentication::Keys("/etc/friends".into()),
+                native: true,
+            },
             Request::Accept { name: None },
             Request::Allocate {
                 name: "n".into(),
                 qos: QosSpec::RAW,
-                suite: Some(Suite::default().into()),
+                security: Some(FlowSecurity::new(&Suite::default().into(), true)),
                 timeout: u64::MAX,
             },
         ] {

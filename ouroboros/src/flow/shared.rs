@@ -24,7 +24,8 @@ use crate::{
     error::FlowError,
     proto::{
         native::{Channel, Content},
-        protection::FlowKeys,
+        negotiation::PeerIdentity,
+        protection::{FlowKeys, Profile},
     },
     transport::{Path, PathOffload, SendBatch, Stray, Wanderer},
     wire::{Eid, Name, PeerAddress, QosSpec},
@@ -46,18 +47,31 @@ pub struct FlowInfo {
     pub qos: QosSpec,
     /// How packets are encrypted; `None`: they are not.
     pub suite: Option<Suite>,
+    /// Which format encrypted packets have. Who asked for the native profile
+    /// and sees that of 0.23 speaks with a 0.23 peer, or with somebody in
+    /// between who took the offer away.
+    pub profile: Option<Profile>,
+    /// Who the peer is; `None`: nobody knows.
+    pub identity: Option<PeerIdentity>,
 }
 
 impl FlowInfo {
-    /// The terms of a flow. For those who carry flows between processes.
-    pub fn new(
-        name: Name,
-        peer: PeerAddress,
-        (local, remote): (Eid, Eid),
-        qos: QosSpec,
-        suite: Option<Suite>,
+    /// The terms of a flow whose packets are not encrypted. For those who
+    /// carry flows between processes.
+    pub fn new(name: Name, peer: PeerAddress, (local, remote): (Eid, Eid), qos: QosSpec) -> Self {
+        Self { name, peer, local, remote, qos, suite: None, profile: None, identity: None }
+    }
+
+    /// The same for one whose packets are.
+    #[must_use]
+    pub fn encrypted(
+        mut self,
+        suite: Suite,
+        profile: Profile,
+        identity: Option<PeerIdentity>,
     ) -> Self {
-        Self { name, peer, local, remote, qos, suite }
+        (self.suite, self.profile, self.identity) = (Some(suite), Some(profile), identity);
+        self
     }
 }
 
@@ -335,6 +349,12 @@ impl FlowWatcher {
     /// What went over the flow so far.
     pub fn statistics(&self) -> FlowStatistics {
         self.counters.statistics()
+    }
+
+    /// How large the socket's buffers for sending and receiving are, in bytes as
+    /// the kernel counts them.
+    pub fn buffers(&self) -> (usize, usize) {
+        self.flow.upgrade().map_or((0, 0), |flow| flow.path.buffers())
     }
 
     /// What the kernel does in super-packets at the flow's socket.

@@ -11,17 +11,19 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// What the log knows already.
 #[derive(Default)]
 pub(super) struct Dropped {
-    told: [u64; 6],
+    told: [u64; 8],
     quiet_until: Duration,
 }
 
 /// What a peer does wrong, or too often. Not copies and names that others on
 /// the segment serve: they are part of every day.
-fn causes(counters: Counters) -> [(u64, &'static str); 6] {
+fn causes(counters: Counters) -> [(u64, &'static str); 8] {
     [
         (counters.malformed, "malformed"),
         (counters.not_fresh, "stale or replayed"),
         (counters.over_limit, "beyond a limit"),
+        (counters.cookies, "asked for a cookie"),
+        (counters.strangers, "of strangers"),
         (counters.unexpected, "replies to nothing"),
         (counters.bad_replies, "replies to something else"),
         (counters.unanswered, "left unanswered"),

@@ -19,13 +19,20 @@ const SOCKET_BUFFER: usize = 4 << 20;
 pub(crate) fn enlarge_buffers(socket: impl AsFd) {
     let fd = socket.as_fd();
     // The forced options need CAP_NET_ADMIN; the others stop at the system's
-    // limit. A small buffer is slow, not wrong: nothing to report.
+    // limit. A small buffer is slow, not wrong: `buffers` tells.
     if sockopt::set_socket_recv_buffer_size_force(fd, SOCKET_BUFFER).is_err() {
         let _ = sockopt::set_socket_recv_buffer_size(fd, SOCKET_BUFFER);
     }
     if sockopt::set_socket_send_buffer_size_force(fd, SOCKET_BUFFER).is_err() {
         let _ = sockopt::set_socket_send_buffer_size(fd, SOCKET_BUFFER);
     }
+}
+
+/// How large the socket's buffers are, in bytes as the kernel counts them: with
+/// its own overhead, twice what was asked for.
+pub(crate) fn buffers(socket: impl AsFd) -> io::Result<(usize, usize)> {
+    let fd = socket.as_fd();
+    Ok((sockopt::socket_send_buffer_size(fd)?, sockopt::socket_recv_buffer_size(fd)?))
 }
 
 /// Asks for no receive times and no local addresses, which quinn does ask for:

@@ -428,6 +428,10 @@ impl Path for EthPath {
         self.socket.as_fd()
     }
 
+    fn buffers(&self) -> (usize, usize) {
+        socket::buffers(&self.socket).unwrap_or_default()
+    }
+
     fn waited(&self) -> Option<Duration> {
         socket::waited(&self.socket)
     }

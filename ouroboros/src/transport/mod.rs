@@ -214,6 +214,12 @@ pub trait Path: Send + Sync {
         PathOffload::NONE
     }
 
+    /// How large the socket's buffers for sending and receiving are, in bytes as
+    /// the kernel counts them; nothing where there is no socket.
+    fn buffers(&self) -> (usize, usize) {
+        (0, 0)
+    }
+
     /// How long the frame received last had waited for that, where that can be
     /// told.
     fn waited(&self) -> Option<Duration> {

@@ -33,9 +33,9 @@ use crate::{
     tun::{Device, DeviceError, DeviceSettings, InterfaceAddress, LEAST_IPV6},
 };
 
-/// Packets that wait in the device, at most. With super-packets of 64 KiB this
-/// is some milliseconds of a fast link.
-const QUEUE_LENGTH: u16 = 500;
+/// Packets that wait in the device, at most: some milliseconds of the smallest,
+/// which is how long a busy machine may let a thread wait for its turn.
+const QUEUE_LENGTH: u16 = 2048;
 
 /// A tunnel cannot be built, or ended by a failure.
 #[derive(Debug, thiserror::Error)]
@@ -176,7 +176,8 @@ impl Tunnel {
         let flows = lock(&self.flows);
         let path = flows.first().map_or(PathOffload::NONE, FlowWatcher::offload);
         let offload = Offload { device: self.device.queues()[0].offload(), path };
-        self.counters.statistics(flows.iter().map(FlowWatcher::statistics).sum(), offload)
+        let buffers = flows.first().map_or((0, 0), FlowWatcher::buffers);
+        self.counters.statistics(flows.iter().map(FlowWatcher::statistics).sum(), offload, buffers)
     }
 
     /// Moves packets both ways until the flow ends. The device's MTU becomes

@@ -71,6 +71,11 @@ pub struct TunnelStatistics {
     pub flow: FlowStatistics,
     /// Offloads in use.
     pub offload: Offload,
+    /// Size of the flow's socket buffer for sending, in bytes as the kernel
+    /// counts them.
+    pub send_buffer: usize,
+    /// The same for receiving.
+    pub receive_buffer: usize,
 }
 
 impl fmt::Display for TunnelStatistics {
@@ -82,7 +87,7 @@ impl fmt::Display for TunnelStatistics {
         write!(
             f,
             "out {} packets, {} bytes ({:.1} a read, {:.1} a send); in {} packets, {} bytes \
-             ({:.1} a receive, {:.1} a write); offload {}; dropped",
+             ({:.1} a receive, {:.1} a write); offload {}; buffers {}/{}; dropped",
             self.sent_packets,
             self.sent_bytes,
             per(self.sent_packets, self.reads),
@@ -92,6 +97,8 @@ impl fmt::Display for TunnelStatistics {
             per(flow.received_packets, flow.receive_calls),
             per(self.received_packets, self.writes),
             self.offload,
+            self.send_buffer,
+            self.receive_buffer,
         )?;
         let mut nothing = true;
         for (count, cause) in [
@@ -115,10 +122,17 @@ impl fmt::Display for TunnelStatistics {
 }
 
 impl Counters {
-    pub(super) fn statistics(&self, flow: FlowStatistics, offload: Offload) -> TunnelStatistics {
+    pub(super) fn statistics(
+        &self,
+        flow: FlowStatistics,
+        offload: Offload,
+        (send_buffer, receive_buffer): (usize, usize),
+    ) -> TunnelStatistics {
         TunnelStatistics {
             flow,
             offload,
+            send_buffer,
+            receive_buffer,
             sent_packets: self.sent_packets.count(),
             sent_bytes: self.sent_bytes.count(),
             received_packets: self.received_packets.count(),

@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use ouroboros::{
-    crypto::{Entropy, Suite},
+    crypto::{
+        Entropy, Suite,
+        identity::{CaStore, IdentityKey},
+    },
     proto::{
         Now,
         endpoint::{
-            AcceptError, Accepted, AllocationId, AllocationRequest, Endpoint, Event, Limits,
-            ProfilePolicy, RequestId, ServerSecurity, Transmit,
+            AcceptError, Accepted, AllocationId, AllocationRequest, ClientSecurity, Endpoint,
+            Event, Identity, Limits, ProfilePolicy, RequestId, ServerSecurity, Transmit, Trust,
         },
         native::Capabilities,
     },
@@ -43,6 +46,8 @@ pub(crate) const PLAIN: ServerSecurity = ServerSecurity {
     require_encryption: false,
     profile: ProfilePolicy::PreferNative,
     capabilities: Capabilities::NONE,
+    identity: None,
+    clients: Trust::Anyone,
 };
 
 pub(crate) fn at(milliseconds: u64) -> Now {
@@ -128,7 +133,8 @@ impl Pair {
         request: RequestId,
         security: &ServerSecurity,
     ) -> Result<Accepted, AcceptError> {
-        self.server.accept(now, &mut self.entropy, request, REMOTE, security)
+        self.server.set_policy(&name(), security.clone());
+        self.server.accept(now, &mut self.entropy, request, REMOTE)
     }
 
     /// The client's request, as the server accepts it: both messages.
@@ -169,3 +175,124 @@ pub(crate) fn request_with(dialect: Dialect, header: &Allocation<'_>) -> Vec<u8>
 }
 
 pub(crate) const DIALECTS: [Dialect; 2] = [Dialect::EthDix, Dialect::Udp];
+
+macro_rules! made {
+    ($name:literal) => {
+        include_bytes!(concat!("../vectors/certificates/", $name))
+    };
+}
+
+/// A key of the vectors' and the certificate that their authority has made.
+pub(crate) fn certified() -> [Identity; 3] {
+    let files: [(&[u8], &[u8]); 3] = [
+        (made!("ed25519.key"), made!("ed25519.der")),
+        (made!("p256.key"), made!("p256.der")),
+        (made!("p384.key"), made!("p384.der")),
+    ];
+    files.map(|(key, certificate)| {
+        let key = std::str::from_utf8(key).expect("text");
+        let key = IdentityKey::from_pkcs8_pem(key).expect("a key");
+        Identity::certified(key, certificate).expect("of this key")
+    })
+}
+
+/// The vectors' authority.
+pub(crate) fn authority() -> Trust {
+    let mut store = CaStore::new();
+    store.add(made!("authority.pem")).expect("a certificate");
+    Trust::Authorities(store)
+}
+
+/// A key that vouches for itself as `name`; always the same for one `seed`.
+pub(crate) fn own(seed: u8, name: &str) -> Identity {
+    let key = IdentityKey::generate(&mut Counting(seed));
+    Identity::self_signed(key, &name.parse().expect("a name"))
+}
+
+pub(crate) fn only(identity: &Identity) -> Trust {
+    Trust::Keys(vec![identity.fingerprint()])
+}
+
+/// How an allocation went.
+pub(crate) struct Met {
+    /// The request was put to the server's application, and this came of it.
+    pub(crate) accepted: Option<Result<Accepted, AcceptError>>,
+    /// The request and what the server sent, of which the client got the last.
+    pub(crate) request: Vec<u8>,
+    pub(crate) replies: Vec<Vec<u8>>,
+    /// What the client was told at last.
+    pub(crate) told: Event,
+}
+
+/// Headers as they come, and as they go on.
+pub(crate) type Alter<'a> = &'a dyn Fn(&mut Vec<u8>);
+
+/// A flow from `client` to `server`, the headers altered on their way.
+pub(crate) fn meet(
+    dialect: Dialect,
+    now: Now,
+    client: Option<ClientSecurity>,
+    server: &ServerSecurity,
+    (on_request, on_reply): (Alter<'_>, Alter<'_>),
+) -> Met {
+    let entropy = &mut Counting(99);
+    let endpoint = || Endpoint::new(dialect, hash_of(dialect), Limits::default());
+    let (mut responder, mut requester) = (endpoint(), endpoint());
+    responder.set_policy(&name(), server.clone());
+    responder.register(&name());
+    let request = AllocationRequest {
+        name: name(),
+        qos: QosSpec::RAW,
+        security: client,
+        local: LOCAL,
+        peer: Some(SERVER),
+        timeout: TIMEOUT,
+        largest_message: LARGEST_MESSAGE,
+    };
+    let id = requester.allocate(now, entropy, request).expect("within limits");
+    let via = (dialect == Dialect::Udp).then_some(id);
+    let sent = requester.poll_transmit().expect("a request").message;
+    let request = altered(dialect, &sent, on_request);
+    responder.handle(now, entropy, CLIENT, None, &request);
+    let mut accepted = None;
+    if let Some(Event::Requested { request, .. }) = responder.poll() {
+        accepted = Some(responder.accept(now, entropy, request, REMOTE));
+    }
+    let mut replies = Vec::new();
+    while let Some(reply) = responder.poll_transmit() {
+        let reply = altered(dialect, &reply.message, on_reply);
+        requester.handle(now, entropy, SERVER, via, &reply);
+        replies.push(reply);
+    }
+    let told = loop {
+        if let Some(told) = requester.poll() {
+            break told;
+        }
+        let monotonic = requester.poll_timeout().expect("it ends some time");
+        let later = (monotonic - now.monotonic).as_nanos() as u64;
+        requester.handle_timeout(Now { monotonic, utc: now.utc + later });
+    };
+    Met { accepted, request, replies, told }
+}
+
+pub(crate) fn unaltered(_: &mut Vec<u8>) {}
+
+fn altered(dialect: Dialect, message: &[u8], alter: Alter<'_>) -> Vec<u8> {
+    let message = Message::parse(dialect, hash_of(dialect), message).expect("a message");
+    let changed = |header: &[u8]| {
+        let mut header = header.to_vec();
+        alter(&mut header);
+        header
+    };
+    match message {
+        Message::FlowRequest { source, qos, name, allocation } => {
+            let allocation = &changed(allocation);
+            Message::FlowRequest { source, qos, name, allocation }.encode(dialect)
+        }
+        Message::FlowReply { requester, responder, response, allocation } => {
+            let allocation = &changed(allocation);
+            Message::FlowReply { requester, responder, response, allocation }.encode(dialect)
+        }
+        other => panic!("no header in {other:?}"),
+    }
+}

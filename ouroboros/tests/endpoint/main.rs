@@ -2,5 +2,8 @@
 
 mod arbitrary;
 mod harness;
+mod load;
 mod requester;
 mod responder;
+mod silence;
+mod trust;

@@ -14,7 +14,7 @@ use ouroboros::{
 };
 
 use crate::harness::{
-    CLIENT, Counting, DIALECTS, LOCAL, PLAIN, Pair, REMOTE, SERVER, STRANGER, TIMEOUT, at, hash_of,
+    CLIENT, Counting, DIALECTS, LOCAL, Pair, REMOTE, SERVER, STRANGER, TIMEOUT, at, hash_of,
     header_of, name,
 };
 
@@ -277,7 +277,7 @@ fn processes_that_share_an_interface_do_not_answer_for_each_other() {
         }
         // The application takes its time.
         for request in requests.drain(..) {
-            server.accept(now, entropy, request, REMOTE, &PLAIN).expect("accepted");
+            server.accept(now, entropy, request, REMOTE).expect("accepted");
         }
         while let Some(event) = server.poll() {
             if let Event::Requested { request, .. } = event {

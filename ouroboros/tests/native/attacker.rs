@@ -257,6 +257,7 @@ fn run(seed: u64) {
     };
     // Small enough for the hybrid's messages to be cut.
     let config = SessionConfig { largest_frame: 600, ..SessionConfig::default() };
+    let capabilities = security.capabilities;
     let ends = pair(&mut random, security, limits, config);
     let mut world = World {
         random,
@@ -283,7 +284,7 @@ fn run(seed: u64) {
     if quiet {
         assert!(epoch >= 3, "epochs advance: {epoch}");
         // Its own first exchange is all that data has ever waited for.
-        let waits = security.capabilities.has(Capabilities::HYBRID_FIRST);
+        let waits = capabilities.has(Capabilities::HYBRID_FIRST);
         assert!(waits || world.paused == 0, "data had to wait");
     }
     let start = if quiet { Duration::ZERO } else { attacked + RECOVERY };

@@ -12,7 +12,7 @@ use ouroboros::{
             NegotiationError, ProfilePolicy, ServerSecurity,
         },
         native::Capabilities,
-        negotiation::{Offer, Terms, answer},
+        negotiation::{Offer, Shape, Terms, answer},
         protection::{FlowKeys, Profile},
     },
     wire::{Dialect, DirectoryHash, QosSpec, extension::Extensions, management::LARGEST_MESSAGE},
@@ -168,8 +168,8 @@ fn altered_flags_and_headers_make_keys_that_do_not_fit() {
     // Less is offered than was, and the reply's hash is made to fit.
     let allocated = allocate(
         random,
-        Some(client),
-        server,
+        Some(client.clone()),
+        server.clone(),
         |request| {
             original.replace(request.to_vec());
             with_flags(request, 0, 0)
@@ -180,7 +180,9 @@ fn altered_flags_and_headers_make_keys_that_do_not_fit() {
     assert!(!fit(&allocated), "the keys are bound to the request");
     // Less is answered than was.
     let allocated =
-        allocate(random, Some(client), server, unaltered, |_, reply| with_flags(reply, HASH, 0));
+        allocate(random, Some(client.clone()), server.clone(), unaltered, |_, reply| {
+            with_flags(reply, HASH, 0)
+        });
     assert_eq!(profiles(&allocated), [Some(Profile::Native); 2]);
     assert!(!fit(&allocated), "the keys are bound to the reply");
     // More is answered than was offered.
@@ -200,8 +202,8 @@ fn every_bit_of_both_headers_is_bound() {
         let original = std::cell::RefCell::new(Vec::new());
         let allocated = allocate(
             random,
-            Some(client),
-            server,
+            Some(client.clone()),
+            server.clone(),
             |request| {
                 size.set(request.len() * 8);
                 original.replace(request.to_vec());
@@ -245,14 +247,16 @@ fn a_hybrid_that_does_not_fit_is_done_inside_the_flow_or_not_at_all() {
         let client = ClientSecurity { profile, ..hybrid.into() };
         let server = ServerSecurity { suite: Some(hybrid), ..ServerSecurity::default() };
         // Room for it: in the header.
-        let offer = Offer::new(0, terms, Some(client), 1300, random);
+        let name = &"my_vpn".parse().expect("a name");
+        let within = |largest| Shape { largest, ..Shape::default() };
+        let offer = Offer::new(0, terms, Some(client.clone()), within(1300), random);
         assert!(offer.header.len() > 1216);
         // None: smaller, and no weaker where data is concerned.
-        let offer = Offer::new(0, terms, Some(client), 600, random);
+        let offer = Offer::new(0, terms, Some(client), within(600), random);
         assert!(offer.header.len() <= 600);
         let (reply, agreed) = answer(&offer.header, 0, &terms, &server, random).expect("accepted");
         let agreed = agreed.expect("encrypted");
-        let own = offer.check(&reply).expect("accepted").expect("encrypted");
+        let own = offer.check(&reply, name, 0).expect("accepted").expect("encrypted");
         assert_eq!([agreed.suite, own.suite], [hybrid; 2]);
         assert!(own.keys.is_counterpart(&agreed.keys));
         assert!(matches!(own.keys, FlowKeys::Native(keys)
@@ -260,7 +264,7 @@ fn a_hybrid_that_does_not_fit_is_done_inside_the_flow_or_not_at_all() {
         // A peer that has no such thing would be weaker than was asked for.
         let old = ServerSecurity { profile: ProfilePolicy::Wire023, ..ServerSecurity::default() };
         let (reply, _) = answer(&offer.header, 0, &terms, &old, random).expect("accepted");
-        assert!(offer.check(&reply).is_err());
+        assert!(offer.check(&reply, name, 0).is_err());
     }
 }
 
@@ -282,10 +286,11 @@ fn who_required_native_is_told_why_there_is_no_flow() {
     let sent = client.poll_transmit().expect("a request").message;
     let mut server = Endpoint::new(Dialect::Udp, DirectoryHash::Md5, Limits::default());
     server.register(&"my_vpn".parse().expect("a name"));
+    let old = self::server(ProfilePolicy::Wire023);
+    server.set_policy(&"my_vpn".parse().expect("a name"), old);
     server.handle(start, random, CLIENT, None, &sent);
     let Some(Event::Requested { request, .. }) = server.poll() else { panic!("a request") };
-    let old = self::server(ProfilePolicy::Wire023);
-    server.accept(start, random, request, SERVER_EID, &old).expect("accepted");
+    server.accept(start, random, request, SERVER_EID).expect("accepted");
     let reply = server.poll_transmit().expect("a reply").message;
     client.handle(start, random, SERVER, Some(id), &reply);
     assert!(client.poll().is_none(), "a better reply may come");

@@ -80,6 +80,7 @@ pub(crate) fn allocate(
     let endpoint = || Endpoint::new(Dialect::EthDix, DirectoryHash::Sha3_256, Limits::default());
     let (mut requester, mut responder) = (endpoint(), endpoint());
     let name = "my_vpn".parse().expect("a name");
+    responder.set_policy(&name, server);
     responder.register(&name);
     let request = AllocationRequest {
         name,
@@ -97,7 +98,7 @@ pub(crate) fn allocate(
     responder.handle(start, random, CLIENT, None, &message);
     let accepted = match responder.poll() {
         Some(Event::Requested { request, .. }) => {
-            match responder.accept(start, random, request, SERVER_EID, &server) {
+            match responder.accept(start, random, request, SERVER_EID) {
                 Ok(accepted) => Some(accepted.keys),
                 Err(AcceptError::Refused(_)) => None,
                 Err(error) => panic!("{error}"),

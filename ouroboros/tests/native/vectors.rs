@@ -10,10 +10,10 @@ use ouroboros::{
             Capabilities, Channel, Content, HEAD, KeyLimits, NativeKeys, Session, SessionConfig,
             TAIL,
         },
-        negotiation::{ClientSecurity, Offer, ProfilePolicy, ServerSecurity, Terms, answer},
+        negotiation::{ClientSecurity, Offer, ProfilePolicy, ServerSecurity, Shape, Terms, answer},
         protection::FlowKeys,
     },
-    wire::{DirectoryHash, Eid, Name, QosSpec, management::LARGEST_MESSAGE},
+    wire::{DirectoryHash, Eid, Name, QosSpec},
 };
 use serde_json::Value;
 
@@ -80,7 +80,7 @@ fn allocated(flow: &Value) -> Ends {
     };
     let timestamp = number(flow, "timestamp");
     let entropy = &mut Script::new([bytes(flow, "id"), bytes(flow, "client_secret")]);
-    let offer = Offer::new(timestamp, terms, Some(client), LARGEST_MESSAGE, entropy);
+    let offer = Offer::new(timestamp, terms, Some(client), Shape::default(), entropy);
     assert_eq!(offer.header, bytes(flow, "request"));
     let entropy = &mut Script::new([bytes(flow, "server_secret")]);
     let (reply, agreed) =
@@ -88,7 +88,7 @@ fn allocated(flow: &Value) -> Ends {
     assert_eq!(reply, bytes(flow, "reply"));
     assert!(reply.len() <= offer.header.len(), "no more goes back than came");
     let server = agreed.expect("encrypted").keys;
-    let client = offer.check(&reply).expect("accepted").expect("encrypted").keys;
+    let client = offer.check(&reply, &name, timestamp).expect("accepted").expect("encrypted").keys;
     match (client, server) {
         (FlowKeys::Native(client), FlowKeys::Native(server)) => {
             let eid = |field| Eid(number(flow, field) as u32);

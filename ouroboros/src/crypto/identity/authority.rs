@@ -58,6 +58,11 @@ impl CaStore {
         Ok(count)
     }
 
+    /// The certificates, DER.
+    pub fn certificates(&self) -> impl Iterator<Item = &[u8]> {
+        self.trusted.iter().map(|trusted| &*trusted.der)
+    }
+
     /// How many certificates it holds.
     pub fn len(&self) -> usize {
         self.trusted.len()

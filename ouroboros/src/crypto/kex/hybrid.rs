@@ -18,6 +18,8 @@ const X25519: usize = 32;
 
 /// Length of a public key (encapsulation key) in bytes.
 pub(super) const PUBLIC_KEY: usize = ML_KEM_PUBLIC_KEY + X25519;
+/// Length of a ciphertext (the answer to a public key) in bytes.
+pub(super) const CIPHERTEXT: usize = ML_KEM_CIPHERTEXT + X25519;
 /// Length of a secret in bytes: ML-KEM's seed (d, z) and an X25519 scalar.
 pub(super) const SECRET: usize = ML_KEM_SEED + X25519;
 

@@ -10,7 +10,7 @@ use crate::{
     crypto::Entropy,
     proto::{
         Now,
-        negotiation::{NegotiationError, Offer, Terms},
+        negotiation::{Agreement, NegotiationError, Offer, Refused, Shape, Terms},
     },
     transport::Destination,
     wire::{Dialect, Eid, NameHash, PeerAddress, management::Message},
@@ -21,8 +21,13 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 const QUERY_INTERVAL: Duration = Duration::from_millis(200);
 const REQUEST_INTERVAL: Duration = Duration::from_millis(500);
 /// A 0.23 server refuses the copy of a request it is about to accept: a
-/// refusal after a retransmission counts only once this has passed.
+/// refusal after a retransmission counts only once this has passed. So does a
+/// reply that is not acceptable: the server's own may come yet.
 const DOUBT: Duration = Duration::from_secs(2);
+/// Bytes that a native request over UDP has at least, behind the endpoint id:
+/// the reply may be as long, certificate and signature and all, without more
+/// going to its address than came from there; and no network cuts it in two.
+const LEAST_UDP_REQUEST: usize = 1200;
 
 pub(super) struct Allocating {
     request: AllocationRequest,
@@ -43,12 +48,21 @@ enum Stage {
         peer: PeerAddress,
         offer: Box<Offer>,
         sent: u32,
-        /// A refusal that may be of a copy.
-        refused: Option<i32>,
-        /// What was wrong with a reply. It may be anybody's: the right one may
-        /// still come.
-        rejected: Option<NegotiationError>,
+        /// It echoes a cookie already.
+        cookie: bool,
+        /// What may turn out to be a stranger's word, or the refusal of a copy.
+        doubted: Option<AllocationFailure>,
     },
+}
+
+/// A flow reply as it came.
+pub(super) struct Reply<'a> {
+    pub(super) from: PeerAddress,
+    pub(super) via: Option<AllocationId>,
+    pub(super) requester: Eid,
+    pub(super) responder: Eid,
+    pub(super) response: i32,
+    pub(super) header: &'a [u8],
 }
 
 impl Allocating {
@@ -86,9 +100,10 @@ impl Endpoint {
             request,
             hash,
         };
+        self.by_endpoint.insert(allocating.request.local, id);
         self.allocating.insert(id, allocating);
         match peer {
-            Some(peer) => self.request(now, entropy, id, peer),
+            Some(peer) => self.request(now, entropy, id, peer, None),
             None => self.transmit_allocation(id),
         }
         Ok(id)
@@ -96,7 +111,9 @@ impl Endpoint {
 
     /// Gives an allocation up; nothing more is said of it.
     pub fn cancel(&mut self, allocation: AllocationId) {
-        self.allocating.remove(&allocation);
+        if let Some(allocating) = self.allocating.remove(&allocation) {
+            self.by_endpoint.remove(&allocating.request.local);
+        }
     }
 
     fn request(
@@ -105,6 +122,7 @@ impl Endpoint {
         entropy: &mut dyn Entropy,
         id: AllocationId,
         peer: PeerAddress,
+        cookie: Option<&[u8]>,
     ) {
         let Some(allocating) = self.allocating.get_mut(&id) else { return };
         let request = &allocating.request;
@@ -113,19 +131,20 @@ impl Endpoint {
         let message = |allocation: &[u8]| {
             Message::FlowRequest { source, qos, name, allocation }.encode(self.dialect)
         };
-        let largest = request.largest_message.saturating_sub(message(&[]).len());
-        let offer = Offer::new(now.utc, terms, request.security, largest, entropy);
+        let around = message(&[]).len();
+        let least = match self.dialect {
+            Dialect::Udp => LEAST_UDP_REQUEST.saturating_sub(around),
+            Dialect::EthDix => 0,
+        };
+        let largest = request.largest_message.saturating_sub(around);
+        let shape = Shape { least, largest, cookie };
+        let offer = Offer::new(now.utc, terms, request.security.clone(), shape, entropy);
         allocating.message = message(&offer.header);
         allocating.deadline = allocating.until;
         allocating.interval = REQUEST_INTERVAL;
         allocating.retry = now.monotonic + REQUEST_INTERVAL;
-        allocating.stage = Stage::Requesting {
-            peer,
-            offer: Box::new(offer),
-            sent: 0,
-            refused: None,
-            rejected: None,
-        };
+        let (offer, cookie, doubted) = (Box::new(offer), cookie.is_some(), None);
+        allocating.stage = Stage::Requesting { peer, offer, sent: 0, cookie, doubted };
         self.transmit_allocation(id);
     }
 
@@ -159,77 +178,89 @@ impl Endpoint {
             self.counters.unexpected += 1;
         }
         for id in waiting {
-            self.request(now, entropy, id, from);
+            self.request(now, entropy, id, from, None);
         }
     }
 
-    pub(super) fn handle_reply(
-        &mut self,
-        now: Now,
-        from: PeerAddress,
-        via: Option<AllocationId>,
-        requester: Eid,
-        (responder, response): (Eid, i32),
-        header: &[u8],
-    ) {
-        let by_path = self.dialect == Dialect::Udp;
-        let found = self.allocating.iter_mut().find_map(|(id, allocating)| {
-            let Stage::Requesting { peer, offer, sent, refused, rejected } = &mut allocating.stage
-            else {
-                return None;
-            };
-            let here = if by_path { via == Some(*id) } else { true };
-            (here && *peer == from && allocating.request.local == requester).then_some((
-                *id,
-                offer,
-                *sent,
-                (refused, rejected),
-                &mut allocating.retry,
-                &mut allocating.deadline,
-            ))
-        });
-        let Some((id, offer, sent, (refused, rejected), retry, deadline)) = found else {
+    pub(super) fn handle_reply(&mut self, now: Now, entropy: &mut dyn Entropy, reply: Reply<'_>) {
+        let Reply { from, via, requester, responder, response, header } = reply;
+        let id = match self.dialect {
+            Dialect::Udp => via,
+            Dialect::EthDix => self.by_endpoint.get(&requester).copied(),
+        };
+        let found = id.and_then(|id| Some((id, self.allocating.get_mut(&id)?)));
+        let Some((id, allocating)) = found.filter(|(_, a)| a.request.local == requester) else {
             self.counters.unexpected += 1;
             return;
         };
-        if response < 0 {
-            if sent > 1 {
-                if refused.is_none() {
-                    *refused = Some(response);
-                    *deadline = (*deadline).min(now.monotonic + DOUBT);
-                    *retry = *deadline;
-                }
-            } else {
-                self.fail(id, AllocationFailure::Refused(response));
-            }
+        let Stage::Requesting { peer, offer, sent, cookie, doubted } = &mut allocating.stage else {
+            self.counters.unexpected += 1;
+            return;
+        };
+        if *peer != from {
+            self.counters.unexpected += 1;
             return;
         }
-        let agreed = if response == 0 && responder != Eid::MANAGEMENT {
-            offer.check(header)
+        let doubtful = if response < 0 {
+            match offer.read_refusal(header) {
+                Refused::Another => {
+                    self.counters.unexpected += 1;
+                    return;
+                }
+                Refused::ForCookie(given) if !*cookie => {
+                    return self.request(now, entropy, id, from, Some(given));
+                }
+                _ => {}
+            }
+            let refused = AllocationFailure::Refused(response);
+            if *sent <= 1 && doubted.is_none() {
+                return self.fail(id, refused);
+            }
+            refused
         } else {
-            Err(NegotiationError::Malformed)
-        };
-        let agreed = match agreed {
-            Ok(agreed) => agreed,
-            Err(error) => {
-                *rejected = Some(error);
-                self.counters.bad_replies += 1;
-                return;
+            let agreed = if response == 0 && responder != Eid::MANAGEMENT {
+                offer.check(header, &allocating.request.name, now.utc)
+            } else {
+                Err(NegotiationError::Mismatch)
+            };
+            match agreed {
+                Ok(agreed) => return self.allocated(id, from, responder, agreed),
+                Err(error) => {
+                    self.counters.bad_replies += 1;
+                    // What does not answer the request anyone can have sent.
+                    let answers =
+                        !matches!(error, NegotiationError::Malformed | NegotiationError::Mismatch);
+                    if !answers {
+                        return;
+                    }
+                    AllocationFailure::Rejected(error)
+                }
             }
         };
-        self.allocating.remove(&id);
-        let (keys, suite) = agreed.map(|agreed| (agreed.keys, agreed.suite)).unzip();
-        self.events.push_back(Event::Allocated {
-            allocation: id,
-            peer: from,
-            remote: responder,
-            keys,
-            suite,
-        });
+        if doubted.is_none() {
+            *doubted = Some(doubtful);
+            allocating.deadline = allocating.deadline.min(now.monotonic + DOUBT);
+            allocating.retry = allocating.deadline;
+        }
+    }
+
+    fn allocated(
+        &mut self,
+        allocation: AllocationId,
+        peer: PeerAddress,
+        remote: Eid,
+        agreed: Agreement,
+    ) {
+        self.cancel(allocation);
+        let (keys, suite, identity) = match agreed {
+            Some(agreed) => (Some(agreed.keys), Some(agreed.suite), agreed.identity),
+            None => (None, None, None),
+        };
+        self.events.push_back(Event::Allocated { allocation, peer, remote, keys, suite, identity });
     }
 
     fn fail(&mut self, id: AllocationId, reason: AllocationFailure) {
-        self.allocating.remove(&id);
+        self.cancel(id);
         self.events.push_back(Event::Failed { allocation: id, reason });
     }
 
@@ -243,15 +274,11 @@ impl Endpoint {
         for id in due {
             let Some(allocating) = self.allocating.get_mut(&id) else { continue };
             if allocating.deadline <= now.monotonic {
-                let reason = match &allocating.stage {
+                let reason = match &mut allocating.stage {
                     Stage::Querying => AllocationFailure::NameNotFound,
-                    Stage::Requesting { refused: Some(code), .. } => {
-                        AllocationFailure::Refused(*code)
+                    Stage::Requesting { doubted, .. } => {
+                        doubted.take().unwrap_or(AllocationFailure::TimedOut)
                     }
-                    Stage::Requesting { rejected: Some(error), .. } => {
-                        AllocationFailure::Rejected(*error)
-                    }
-                    Stage::Requesting { .. } => AllocationFailure::TimedOut,
                 };
                 self.fail(id, reason);
             } else {

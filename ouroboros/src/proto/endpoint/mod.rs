@@ -6,19 +6,29 @@
 //! [`Limits`]. Not here: sockets, the packets of a flow, who accepts.
 
 mod client;
+mod cookie;
+mod memory;
 mod server;
+mod sources;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
+pub use self::sources::Share;
 use self::{
-    client::Allocating,
-    server::{Memory, Pending},
+    client::{Allocating, Reply},
+    cookie::Cookies,
+    memory::Memory,
+    server::{Incoming, Pending, Served},
+    sources::Shares,
 };
-pub use super::negotiation::{ClientSecurity, NegotiationError, ProfilePolicy, ServerSecurity};
-use super::{Now, protection::FlowKeys};
+pub use super::negotiation::{
+    ClientSecurity, Identity, NegotiationError, PeerIdentity, ProfilePolicy, ServerSecurity, Trust,
+};
+use super::{Now, negotiation::Terms, protection::FlowKeys};
 use crate::{
     crypto::{Entropy, Suite},
     transport::Destination,
@@ -28,17 +38,36 @@ use crate::{
     },
 };
 
-/// Bounds on what peers can make an IPCP keep and send.
+/// Bounds on what peers can make an IPCP keep, do and send.
+///
+/// Over UDP a sender may write any address into its requests. As long as there
+/// are few, they are taken at their word. Beyond, a native request has to echo
+/// a cookie that was sent to its address. 0.23 peers and plain flows know no
+/// cookies: they have a share of their own, which floods of native requests do
+/// not touch; beyond it they are refused. What is sent in a source's name
+/// without proof is not counted with what it has proved to have sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Flow requests that wait to be accepted.
     pub pending_requests: usize,
-    /// The same from one host, whatever its ports.
-    pub pending_per_source: usize,
+    /// The same from one source.
+    pub pending_of: Share,
+    /// Requests that may wait without proof of their address: that many native
+    /// ones, and that many others.
+    pub unproved_requests: usize,
+    /// Requests looked at in a second without proof of their address, counted
+    /// in the same way.
+    pub unproved_per_second: u32,
+    /// Cookies sent in a second.
+    pub cookies_per_second: u32,
+    /// Requests looked at closely in a second, from one source.
+    pub requests_per_second_of: Share,
     /// Own allocations under way.
     pub allocations: usize,
     /// Requests remembered against replay.
     pub remembered_requests: usize,
+    /// The same from one source.
+    pub remembered_of: Share,
     /// Answers per second to messages that lead to no new flow.
     pub answers_per_second: u32,
     /// How long a request waits to be accepted before it is refused.
@@ -48,10 +77,15 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            pending_requests: 256,
-            pending_per_source: 64,
+            pending_requests: 512,
+            pending_of: Share { host: 32, prefix: 64 },
+            unproved_requests: 128,
+            unproved_per_second: 3000,
+            cookies_per_second: 20_000,
+            requests_per_second_of: Share { host: 2000, prefix: 2500 },
             allocations: 1024,
             remembered_requests: 65_536,
+            remembered_of: Share { host: 16_384, prefix: 32_768 },
             answers_per_second: 1000,
             hold: Duration::from_secs(5),
         }
@@ -91,14 +125,14 @@ pub struct AllocationRequest {
 }
 
 /// Why there is no flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AllocationFailure {
     /// Nobody answered the name query.
     NameNotFound,
     /// The peer refused, with this response code.
     Refused(i32),
-    /// No reply in time that could be accepted; the last one, for this reason.
+    /// No reply that could be accepted; the first, for this reason.
     Rejected(NegotiationError),
     /// No reply in time.
     TimedOut,
@@ -114,6 +148,9 @@ pub enum Refusal {
     NotFresh,
     /// The encryption asked for is not had here.
     Security,
+    /// There are too many requests. One that offers the native profile gets a
+    /// cookie with it, to ask again.
+    Busy,
 }
 
 impl Refusal {
@@ -123,6 +160,7 @@ impl Refusal {
             Self::NotAvailable => -1,
             Self::NotFresh => -2,
             Self::Security => -3,
+            Self::Busy => -4,
         }
     }
 }
@@ -136,10 +174,12 @@ pub struct Accepted {
     pub suite: Option<Suite>,
     /// The flow's place in the client's tunnel, if it has one.
     pub lane: Option<Lane>,
+    /// Who the client is; `None`: it has not said.
+    pub identity: Option<PeerIdentity>,
 }
 
 /// A request was not accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AcceptError {
     /// It waits no longer.
@@ -185,6 +225,16 @@ pub enum Event {
         /// The request.
         request: RequestId,
     },
+    /// A request for a name that demands its clients' identities was met with
+    /// silence: its sender is none of them.
+    Unheard {
+        /// The name.
+        name: Name,
+        /// Where it came from.
+        from: PeerAddress,
+        /// What was wrong with it.
+        reason: NegotiationError,
+    },
     /// An own allocation is done.
     Allocated {
         /// The allocation.
@@ -197,6 +247,8 @@ pub enum Event {
         keys: Option<FlowKeys>,
         /// The agreed suite; `None` for a plain flow.
         suite: Option<Suite>,
+        /// Who the server is; `None`: it has not said.
+        identity: Option<PeerIdentity>,
     },
     /// An own allocation failed.
     Failed {
@@ -222,6 +274,10 @@ pub struct Counters {
     pub repeated: u64,
     /// Requests beyond a limit.
     pub over_limit: u64,
+    /// Requests that were asked for a cookie.
+    pub cookies: u64,
+    /// Requests from whom their name does not know, met with silence.
+    pub strangers: u64,
     /// Replies nobody waits for, or from the wrong address.
     pub unexpected: u64,
     /// Replies whose header does not answer the request.
@@ -235,11 +291,26 @@ pub struct Endpoint {
     dialect: Dialect,
     hash: DirectoryHash,
     limits: Limits,
-    names: HashMap<NameHash, Name>,
+    names: HashMap<NameHash, Served>,
+    policies: HashMap<NameHash, Arc<ServerSecurity>>,
+    /// Some name demands its clients' identities: see [`Served`].
+    hushed: bool,
+    /// The longest certificate of a name, in bytes.
+    largest_certificate: usize,
     allocating: HashMap<AllocationId, Allocating>,
-    pending: HashMap<RequestId, Pending>,
+    by_endpoint: HashMap<Eid, AllocationId>,
+    /// In the order in which they came, which is that of their ends.
+    pending: BTreeMap<RequestId, Pending>,
+    shares: Shares,
+    native: Unproved,
+    old: Unproved,
+    cookies: Cookies,
+    cookie_budget: Budget,
+    /// Requests looked at closely since then.
+    recent: Shares,
+    recent_since: Duration,
     memory: Memory,
-    answers: Answers,
+    answers: Budget,
     next_id: u64,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
@@ -254,10 +325,21 @@ impl Endpoint {
             hash,
             limits,
             names: HashMap::new(),
+            policies: HashMap::new(),
+            hushed: false,
+            largest_certificate: 0,
             allocating: HashMap::new(),
-            pending: HashMap::new(),
+            by_endpoint: HashMap::new(),
+            pending: BTreeMap::new(),
+            shares: Shares::default(),
+            native: Unproved::default(),
+            old: Unproved::default(),
+            cookies: Cookies::default(),
+            cookie_budget: Budget::default(),
+            recent: Shares::default(),
+            recent_since: Duration::ZERO,
             memory: Memory::default(),
-            answers: Answers { left: limits.answers_per_second, since: Duration::ZERO },
+            answers: Budget::default(),
             next_id: 0,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -267,12 +349,37 @@ impl Endpoint {
 
     /// Serves `name` from now on; whether it is new.
     pub fn register(&mut self, name: &Name) -> bool {
-        self.names.insert(self.hash.of(name), name.clone()).is_none()
+        let hash = self.hash.of(name);
+        let security = self.policies.get(&hash).cloned().unwrap_or_default();
+        let served = Served { name: name.clone(), security };
+        let new = self.names.insert(hash, served).is_none();
+        self.survey();
+        new
     }
 
     /// Serves `name` no longer; whether it was served.
     pub fn unregister(&mut self, name: &Name) -> bool {
-        self.names.remove(&self.hash.of(name)).is_some()
+        let known = self.names.remove(&self.hash.of(name)).is_some();
+        self.survey();
+        known
+    }
+
+    /// What flows to `name` have to be like from now on, registered or not;
+    /// [`ServerSecurity::default`] where nothing is said.
+    pub fn set_policy(&mut self, name: &Name, security: ServerSecurity) {
+        let (hash, security) = (self.hash.of(name), Arc::new(security));
+        if let Some(served) = self.names.get_mut(&hash) {
+            served.security = security.clone();
+        }
+        self.policies.insert(hash, security);
+        self.survey();
+    }
+
+    fn survey(&mut self) {
+        let policies = self.names.values().map(|served| &served.security);
+        self.hushed = policies.clone().any(|policy| policy.clients.demands_identity());
+        let certificates = policies.filter_map(|policy| policy.identity.as_ref());
+        self.largest_certificate = certificates.map(|i| i.certificate().len()).max().unwrap_or(0);
     }
 
     /// Takes a management message from `from`; `via` if it came on the path of
@@ -287,10 +394,14 @@ impl Endpoint {
     ) {
         match Message::parse(self.dialect, self.hash, message) {
             Ok(Message::FlowRequest { source, qos, name, allocation }) => {
-                self.handle_request(now, from, source, qos, name, allocation);
+                let terms = Terms { name, qos };
+                let (remote, header, size) = (source, allocation, message.len());
+                let incoming = Incoming { from, remote, terms, header, size };
+                self.handle_request(now, entropy, incoming);
             }
             Ok(Message::FlowReply { requester, responder, response, allocation }) => {
-                self.handle_reply(now, from, via, requester, (responder, response), allocation);
+                let reply = Reply { from, via, requester, responder, response, header: allocation };
+                self.handle_reply(now, entropy, reply);
             }
             Ok(Message::NameQuery(name)) => {
                 if self.names.contains_key(&name) {
@@ -317,7 +428,8 @@ impl Endpoint {
     /// When `handle_timeout` is due, in monotonic time.
     pub fn poll_timeout(&self) -> Option<Duration> {
         let allocating = self.allocating.values().map(Allocating::due);
-        allocating.chain(self.pending.values().map(|pending| pending.until)).min()
+        let pending = self.pending.first_key_value().map(|(_, pending)| pending.until);
+        allocating.chain(pending).min()
     }
 
     /// Does what is due.
@@ -357,20 +469,37 @@ impl Endpoint {
     }
 }
 
-/// How many answers may still be given in this second.
-struct Answers {
+/// How many more there may be in this second.
+#[derive(Default)]
+struct Budget {
+    /// `None` before the first.
+    since: Option<Duration>,
     left: u32,
-    since: Duration,
 }
 
-impl Answers {
+impl Budget {
     fn take(&mut self, now: Now, per_second: u32) -> bool {
-        if now.monotonic.saturating_sub(self.since) >= Duration::from_secs(1) {
-            *self = Self { left: per_second, since: now.monotonic };
+        let second = Duration::from_secs(1);
+        if self.since.is_none_or(|since| now.monotonic.saturating_sub(since) >= second) {
+            *self = Self { left: per_second, since: Some(now.monotonic) };
         }
         let left = self.left.checked_sub(1);
         self.left = left.unwrap_or(0);
         left.is_some()
+    }
+}
+
+/// Requests whose senders' addresses may be others'.
+#[derive(Default)]
+struct Unproved {
+    pending: usize,
+    budget: Budget,
+}
+
+impl Unproved {
+    /// Whether one more may be taken without proof.
+    fn take(&mut self, now: Now, limits: &Limits) -> bool {
+        self.pending < limits.unproved_requests && self.budget.take(now, limits.unproved_per_second)
     }
 }
 

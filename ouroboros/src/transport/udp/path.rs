@@ -368,6 +368,10 @@ impl Path for ConnectedPath {
         datagram.saturating_sub(EID)
     }
 
+    fn buffers(&self) -> (usize, usize) {
+        socket::buffers(&self.socket).unwrap_or_default()
+    }
+
     fn waited(&self) -> Option<Duration> {
         socket::waited(&self.socket)
     }

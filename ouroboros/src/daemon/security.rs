@@ -1,0 +1,258 @@
+//! Security on its way between applications and the daemon: policies as data,
+//! identities by name. No key leaves the process that holds it.
+
+use serde::{Deserialize, Serialize};
+
+use super::protocol::SuiteNames;
+use crate::{
+    crypto::{
+        Suite,
+        identity::{CaStore, Fingerprint},
+    },
+    proto::{
+        native::Capabilities,
+        negotiation::{ClientSecurity, PeerIdentity, ProfilePolicy, Trust},
+    },
+};
+
+/// What is said of a flow's security makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadSecurity(String);
+
+/// How an allocated flow has to be encrypted, and with whom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowSecurity {
+    /// The algorithms.
+    pub suite: SuiteNames,
+    /// Whether it is to have the native profile.
+    pub profile: ProfileChoice,
+    /// What the application can do in a native flow.
+    pub capabilities: u8,
+    /// Whom to believe to be the server.
+    pub trust: TrustData,
+    /// Whether the daemon says who it is.
+    pub identified: bool,
+}
+
+/// Whether a flow is to have the native profile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProfileChoice {
+    /// The format of 0.23.
+    Wire023,
+    /// The native profile if the peer has it.
+    Prefer,
+    /// The native profile or no flow.
+    Require,
+}
+
+/// Whom to believe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrustData {
+    /// Anyone.
+    Anyone,
+    /// Whoever has the key that the daemon knows for the name; if it knows
+    /// none, anyone who has a key, which it knows from then on.
+    FirstUse,
+    /// Who has a key with one of these fingerprints.
+    Keys(Vec<String>),
+    /// Whom one of these authorities vouches for: certificates, DER in
+    /// hexadecimal.
+    Authorities(Vec<String>),
+}
+
+/// Who a flow's peer is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerData {
+    /// The fingerprint of its key.
+    pub fingerprint: String,
+    /// The common name of its certificate.
+    pub common_name: String,
+    /// Whether a trusted authority vouches for it.
+    pub certified: bool,
+}
+
+/// Who has to prove who they are before there is a flow to a name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Authentication {
+    /// Nobody.
+    #[default]
+    None,
+    /// The server: it has the daemon's identity.
+    Server,
+    /// The server, and the client: by one of the keys in this file, whose path
+    /// is absolute.
+    Keys(String),
+    /// The server, and the client: by one of the daemon's authorities.
+    Authorities,
+}
+
+impl FlowSecurity {
+    /// What is said of `security`. An identity's key stays where it is.
+    pub fn new(security: &ClientSecurity, identified: bool) -> Self {
+        let trust = match &security.trust {
+            Trust::Anyone => TrustData::Anyone,
+            Trust::FirstUse => TrustData::FirstUse,
+            Trust::Keys(keys) => TrustData::Keys(keys.iter().map(ToString::to_string).collect()),
+            Trust::Authorities(store) => {
+                TrustData::Authorities(store.certificates().map(hexadecimal).collect())
+            }
+        };
+        let profile = match security.profile {
+            ProfilePolicy::Wire023 => ProfileChoice::Wire023,
+            ProfilePolicy::PreferNative => ProfileChoice::Prefer,
+            ProfilePolicy::RequireNative => ProfileChoice::Require,
+        };
+        let (suite, capabilities) = (security.suite.into(), security.capabilities.bits());
+        Self { suite, profile, capabilities, trust, identified }
+    }
+
+    /// What the daemon has to ask; the identity, if there is to be one, is its
+    /// own to add.
+    ///
+    /// # Errors
+    ///
+    /// An algorithm, a fingerprint or a certificate that is none.
+    pub fn open(&self) -> Result<ClientSecurity, BadSecurity> {
+        let suite = Suite::try_from(&self.suite).map_err(|e| BadSecurity(e.to_string()))?;
+        let profile = match self.profile {
+            ProfileChoice::Wire023 => ProfilePolicy::Wire023,
+            ProfileChoice::Prefer => ProfilePolicy::PreferNative,
+            ProfileChoice::Require => ProfilePolicy::RequireNative,
+        };
+        let trust = match &self.trust {
+            TrustData::Anyone => Trust::Anyone,
+            TrustData::FirstUse => Trust::FirstUse,
+            TrustData::Keys(texts) => {
+                let keys = texts.iter().map(|text| text.parse::<Fingerprint>());
+                let keys = keys.collect::<Result<_, _>>();
+                Trust::Keys(keys.map_err(|error| BadSecurity(error.to_string()))?)
+            }
+            TrustData::Authorities(texts) => {
+                let mut store = CaStore::new();
+                for text in texts {
+                    let der = bytes(text).ok_or(BadSecurity("not a certificate".to_owned()))?;
+                    store.add(&der).map_err(|error| BadSecurity(error.to_string()))?;
+                }
+                Trust::Authorities(store)
+            }
+        };
+        let capabilities = Capabilities::from_bits(self.capabilities);
+        let (lane, identity) = (None, None);
+        Ok(ClientSecurity { suite, profile, capabilities, lane, identity, trust })
+    }
+}
+
+impl From<&PeerIdentity> for PeerData {
+    fn from(peer: &PeerIdentity) -> Self {
+        Self {
+            fingerprint: peer.fingerprint.to_string(),
+            common_name: peer.common_name.clone(),
+            certified: peer.certified,
+        }
+    }
+}
+
+impl TryFrom<&PeerData> for PeerIdentity {
+    type Error = BadSecurity;
+
+    fn try_from(data: &PeerData) -> Result<Self, BadSecurity> {
+        Ok(Self {
+            fingerprint: data
+                .fingerprint
+                .parse()
+                .map_err(|_| BadSecurity("a fingerprint that is none".to_owned()))?,
+            common_name: data.common_name.clone(),
+            certified: data.certified,
+        })
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn bytes(text: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let pairs = pairs.iter().map(|[high, low]| Some((digit(*high)? << 4 | digit(*low)?) as u8));
+    pairs.collect::<Option<Vec<_>>>().filter(|_| rest.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::{SystemEntropy, identity::IdentityKey};
+
+    fn over_the_wire<T: Serialize + for<'a> Deserialize<'a>>(value: &T) -> T {
+        let bytes = serde_json::to_vec(value).expect("encoded");
+        serde_json::from_slice(&bytes).expect("decoded")
+    }
+
+    #[test]
+    fn what_an_application_asks_the_daemon_asks() {
+        let key = IdentityKey::generate(&mut SystemEntropy);
+        let fingerprint = key.public_key().fingerprint();
+        let certificate = key.certificate(&"an authority".parse().expect("a name"));
+        let mut store = CaStore::new();
+        store.add(&certificate).expect("a certificate");
+        let trusts = [
+            Trust::Anyone,
+            Trust::FirstUse,
+            Trust::Keys(vec![fingerprint, fingerprint]),
+            Trust::Authorities(store),
+        ];
+        let profiles =
+            [ProfilePolicy::Wire023, ProfilePolicy::PreferNative, ProfilePolicy::RequireNative];
+        for trust in trusts {
+            for profile in profiles {
+                let capabilities = Capabilities::BUNDLES;
+                let trust = trust.clone();
+                let asked =
+                    ClientSecurity { profile, capabilities, trust, ..ClientSecurity::default() };
+                let data = over_the_wire(&FlowSecurity::new(&asked, true));
+                assert!(data.identified);
+                let opened = data.open().expect("makes sense");
+                assert_eq!(opened.suite, asked.suite);
+                assert_eq!(opened.profile, profile);
+                assert_eq!(opened.capabilities, capabilities);
+                match (&opened.trust, &asked.trust) {
+                    (Trust::Keys(opened), Trust::Keys(asked)) => assert_eq!(opened, asked),
+                    (Trust::Authorities(opened), Trust::Authorities(_)) => {
+                        assert!(opened.certificates().eq([&*certificate]));
+                    }
+                    (opened, asked) => {
+                        assert_eq!(format!("{opened:?}"), format!("{asked:?}"));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_not_taken_for_trust_in_anyone() {
+        let good = FlowSecurity::new(&ClientSecurity::default(), false);
+        for trust in [
+            TrustData::Keys(vec!["o7s:aaaa".to_owned()]),
+            TrustData::Authorities(vec!["30".to_owned()]),
+            TrustData::Authorities(vec!["3".to_owned()]),
+            TrustData::Authorities(vec!["zz".to_owned()]),
+        ] {
+            assert!(
+                FlowSecurity { trust: trust.clone(), ..good.clone() }.open().is_err(),
+                "{trust:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_peer_is_the_same_on_both_sides() {
+        let fingerprint = IdentityKey::generate(&mut SystemEntropy).public_key().fingerprint();
+        let peer = PeerIdentity { fingerprint, common_name: "laptop".to_owned(), certified: true };
+        let data = over_the_wire(&PeerData::from(&peer));
+        assert_eq!(PeerIdentity::try_from(&data), Ok(peer));
+    }
+}

@@ -1,0 +1,119 @@
+//! The requests seen of late, against replay: as long as one would be fresh, it
+//! is here.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+use super::{
+    RequestId,
+    sources::{Share, Shares, Source},
+};
+use crate::{
+    proto::Now,
+    wire::{PeerAddress, oap::Allocation},
+};
+
+/// A request may be this old, in nanoseconds (WIRE.md, "Allocation header").
+const OLDEST: u64 = 20_000_000_000;
+/// A request may be this far in the future, in nanoseconds.
+const NEWEST: u64 = 100_000_000;
+
+/// What tells one request from another: id and timestamp.
+pub(super) type Key = ([u8; 16], u64);
+
+pub(super) fn is_fresh(now: Now, request: &Allocation<'_>) -> bool {
+    let age = now.utc.saturating_sub(request.timestamp);
+    let ahead = request.timestamp.saturating_sub(now.utc);
+    age <= OLDEST && ahead <= NEWEST
+}
+
+/// What became of a request.
+pub(super) enum Known {
+    Pending,
+    Accepted(Answered),
+    Gone,
+}
+
+/// The reply, for copies of the request.
+pub(super) struct Answered {
+    /// From where a copy has to come.
+    pub(super) from: PeerAddress,
+    /// How long a copy is: a shorter one is none.
+    pub(super) request: usize,
+    /// How often it may still be sent.
+    pub(super) left: u8,
+    pub(super) reply: Vec<u8>,
+}
+
+impl Answered {
+    /// Whether a message of `size` bytes from `from` is a copy of the request.
+    pub(super) fn is_for(&self, from: PeerAddress, size: usize) -> bool {
+        self.from == from && self.request == size
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Memory {
+    known: HashMap<Key, Known>,
+    /// Oldest first, with the monotonic time until which it is kept.
+    order: VecDeque<(Duration, Key, Source)>,
+    accepted: HashMap<RequestId, Key>,
+    shares: Shares,
+}
+
+impl Memory {
+    pub(super) fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    pub(super) fn has_room(&self, source: Source, limit: usize, share: Share) -> bool {
+        self.known.len() < limit && self.shares.has_room(source, share)
+    }
+
+    pub(super) fn known(&mut self, key: &Key) -> Option<&mut Known> {
+        self.known.get_mut(key)
+    }
+
+    pub(super) fn forget(&mut self, now: Now) {
+        while self.order.front().is_some_and(|(until, ..)| *until <= now.monotonic) {
+            if let Some((_, key, source)) = self.order.pop_front() {
+                self.known.remove(&key);
+                self.shares.remove(source);
+            }
+        }
+        if self.known.is_empty() {
+            self.accepted.clear();
+        }
+    }
+
+    pub(super) fn remember(&mut self, now: Now, key: Key, source: Source) {
+        self.known.insert(key, Known::Pending);
+        let life = Duration::from_nanos(OLDEST + NEWEST) + Duration::from_secs(1);
+        self.order.push_back((now.monotonic + life, key, source));
+        self.shares.add(source);
+    }
+
+    pub(super) fn accepted(&mut self, request: RequestId, key: Key, answered: Answered) {
+        self.settle(key, Known::Accepted(answered));
+        self.accepted.insert(request, key);
+    }
+
+    pub(super) fn refused(&mut self, key: Key) {
+        self.settle(key, Known::Gone);
+    }
+
+    pub(super) fn released(&mut self, request: RequestId) {
+        if let Some(key) = self.accepted.remove(&request) {
+            self.settle(key, Known::Gone);
+        }
+    }
+
+    /// Only what is known: there is nothing to forget a request by that is not.
+    fn settle(&mut self, key: Key, known: Known) {
+        if let Some(entry) = self.known.get_mut(&key) {
+            *entry = known;
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Files that nobody else may have changed, and how they are made.
+
+use std::{
+    fs::{self, DirBuilder, File, Metadata, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
+use zeroize::Zeroizing;
+
+use super::TrustError;
+use crate::crypto::{Entropy, SystemEntropy};
+
+/// Others can do to a file what only its owner may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Flaw {
+    /// Others can read a secret.
+    #[error("others can read it: chmod 600 it, and use another key if they may have done so")]
+    Readable,
+    /// Others can write to it.
+    #[error("others can write to it: chmod go-w it when you have looked what is in it")]
+    Writable,
+    /// It belongs to another user than this one and root.
+    #[error("it belongs to another user: have your own")]
+    Foreign,
+    /// It is no regular file.
+    #[error("not a regular file")]
+    Special,
+}
+
+/// What others may do to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Guard {
+    /// Nothing.
+    Secret,
+    /// Read it.
+    Public,
+}
+
+/// The contents of the file at `path`; `None` if there is none. A symbolic link
+/// is followed: whoever may write to the folders at both of its ends is asked
+/// about.
+pub(super) fn read(
+    path: &Path,
+    guard: Guard,
+    largest: u64,
+) -> Result<Option<Zeroizing<Vec<u8>>>, TrustError> {
+    let failed = |error| TrustError::Io(path.to_owned(), error);
+    let real = match fs::canonicalize(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        real => real.map_err(failed)?,
+    };
+    for place in [path, &real] {
+        check_folder(place)?;
+    }
+    // Neither a link that has just been put there, nor a FIFO that is waited at.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC).bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(&real).map_err(failed)?;
+    check(&file, path, guard)?;
+    contents(&file, path, largest).map(Some)
+}
+
+/// All that is in `file`, which is at `path`.
+pub(super) fn contents(
+    file: &File,
+    path: &Path,
+    largest: u64,
+) -> Result<Zeroizing<Vec<u8>>, TrustError> {
+    let failed = |error| TrustError::Io(path.to_owned(), error);
+    let size = file.metadata().map_err(failed)?.len().min(largest);
+    // With room from the start: a buffer that grows leaves its contents behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1));
+    file.take(largest + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > largest {
+        return Err(TrustError::TooLong(path.to_owned(), largest));
+    }
+    Ok(bytes)
+}
+
+/// Whether `file`, which was opened at `path`, is as its guard demands.
+pub(super) fn check(file: &File, path: &Path, guard: Guard) -> Result<(), TrustError> {
+    let metadata = file.metadata().map_err(|error| TrustError::Io(path.to_owned(), error))?;
+    let flaw = if metadata.is_file() { flaw(&metadata, guard) } else { Some(Flaw::Special) };
+    flaw.map_or(Ok(()), |flaw| Err(TrustError::Unsafe(path.to_owned(), flaw)))
+}
+
+/// Whether only this user and root can put other files in the place of the one
+/// at `path`.
+pub(super) fn check_folder(path: &Path) -> Result<(), TrustError> {
+    let folder = folder_of(path);
+    let metadata = fs::metadata(&folder).map_err(|e| TrustError::Io(folder.clone(), e))?;
+    match flaw(&metadata, Guard::Public) {
+        Some(flaw) => Err(TrustError::Unsafe(folder, flaw)),
+        None => Ok(()),
+    }
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+fn flaw(metadata: &Metadata, guard: Guard) -> Option<Flaw> {
+    let user = rustix::process::geteuid().as_raw();
+    judge((metadata.uid(), metadata.mode()), user, guard)
+}
+
+fn judge((owner, mode): (u32, u32), user: u32, guard: Guard) -> Option<Flaw> {
+    if owner != user && owner != 0 {
+        Some(Flaw::Foreign)
+    } else if mode & 0o022 != 0 {
+        Some(Flaw::Writable)
+    } else if guard == Guard::Secret && mode & 0o077 != 0 {
+        Some(Flaw::Readable)
+    } else {
+        None
+    }
+}
+
+/// Makes the folder for a file at `path`, where there is none.
+pub(super) fn make_folder(path: &Path) -> Result<(), TrustError> {
+    let folder = folder_of(path);
+    let made = DirBuilder::new().recursive(true).mode(0o755).create(&folder);
+    made.map_err(|error| TrustError::Io(folder, error))?;
+    check_folder(path)
+}
+
+/// Puts a file that only its owner can read at `path`, whole or not at all;
+/// whether it is there now. Unless it is to `replace` what is there, it is not
+/// if something is.
+pub(super) fn create(path: &Path, contents: &[u8], replace: bool) -> Result<bool, TrustError> {
+    make_folder(path)?;
+    let folder = folder_of(path);
+    let failed = |error: io::Error| TrustError::Io(path.to_owned(), error);
+    let mut random = [0; 8];
+    SystemEntropy.fill(&mut random);
+    let draft = folder.join(format!(".draft-{:016x}", u64::from_be_bytes(random)));
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        file.write_all(contents)?;
+        file.sync_all()?;
+        let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+        renameat_with(CWD, &draft, CWD, path, flags)?;
+        File::open(&folder)?.sync_all()
+    };
+    match write() {
+        Ok(()) => Ok(true),
+        Err(error) => {
+            // It is not there if it could not be made.
+            let _ = fs::remove_file(&draft);
+            let exists = !replace && error.kind() == io::ErrorKind::AlreadyExists;
+            if exists { Ok(false) } else { Err(failed(error)) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_their_owner_s_and_root_s_alone() {
+        use Guard::{Public, Secret};
+        for (owner, mode, guard, expected) in [
+            (7, 0o600, Secret, None),
+            (7, 0o400, Secret, None),
+            (0, 0o600, Secret, None),
+            (8, 0o600, Secret, Some(Flaw::Foreign)),
+            (8, 0o600, Public, Some(Flaw::Foreign)),
+            (7, 0o640, Secret, Some(Flaw::Readable)),
+            (7, 0o604, Secret, Some(Flaw::Readable)),
+            (7, 0o601, Secret, Some(Flaw::Readable)),
+            (7, 0o644, Public, None),
+            (7, 0o620, Secret, Some(Flaw::Writable)),
+            (7, 0o664, Public, Some(Flaw::Writable)),
+            (7, 0o1777, Public, Some(Flaw::Writable)),
+        ] {
+            assert_eq!(judge((owner, mode), 7, guard), expected, "{owner} {mode:o} {guard:?}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Files of trust: a user's own key, the names whose servers' keys are known,
+//! the clients that a name takes, and the authorities that vouch.
+//!
+//! Files become typed values here, once, and first use is written down. What is
+//! in them decides who is let in, so a file that others can change is refused;
+//! a key that others can read as well. All are bounded in size. Not here: whom
+//! to believe (`proto::negotiation`), and keys themselves
+//! ([`crypto::identity`](crate::crypto::identity)).
+
+mod file;
+mod key;
+mod known;
+mod list;
+
+use std::{
+    env, io,
+    path::{Path, PathBuf},
+};
+
+pub use file::Flaw;
+pub use key::KeyFile;
+pub use known::{ChangedKey, KnownKey, KnownNames, Meeting};
+pub use list::{authorities, authorized_keys};
+
+/// A file of trust cannot be used. Says what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrustError {
+    /// Environment: the file or folder cannot be read or written.
+    #[error("{0}: {1}")]
+    Io(PathBuf, #[source] io::Error),
+    /// Environment: others can do to it what only its owner may.
+    #[error("{0}: {1}")]
+    Unsafe(PathBuf, Flaw),
+    /// Misuse: the file is longer than any such file.
+    #[error("{0}: longer than {1} bytes, which no such file is")]
+    TooLong(PathBuf, u64),
+    /// Misuse: the file holds no key that can be used.
+    #[error("{0}: {1}")]
+    Key(PathBuf, #[source] crate::crypto::identity::UnusableKey),
+    /// Misuse: there is a key already.
+    #[error("{0}: there is a key already, and a new one would make a stranger of this user")]
+    Exists(PathBuf),
+    /// Misuse: a line makes no sense.
+    #[error("{path}, line {line}: {reason}")]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Misuse: a file of certificates holds none that can be used.
+    #[error("{0}: {1}")]
+    Certificate(PathBuf, #[source] crate::crypto::identity::CertificateError),
+    /// Misuse: such a name has no place in a file of lines.
+    #[error("{0:?}: a name that begins with # or with a space cannot be written down")]
+    Name(String),
+    /// The peer's: it showed another key than the one that is known.
+    #[error(transparent)]
+    Changed(#[from] ChangedKey),
+    /// Environment: nobody says where this user's files are.
+    #[error("where the keys of this user are is not known: set OUROBOROS_CONFIG or HOME")]
+    NoHome,
+}
+
+/// The folder of a user's files of trust: `OUROBOROS_CONFIG`; or else
+/// `/etc/ouroboros` for root, and so for the daemon, and
+/// `$XDG_CONFIG_HOME/ouroboros` or `~/.config/ouroboros` for others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustFolder(PathBuf);
+
+impl TrustFolder {
+    /// That of the user who runs this process.
+    ///
+    /// # Errors
+    ///
+    /// [`NoHome`](TrustError::NoHome).
+    pub fn of_user() -> Result<Self, TrustError> {
+        let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        if let Some(folder) = set("OUROBOROS_CONFIG") {
+            return Ok(Self(folder));
+        }
+        if rustix::process::geteuid().is_root() {
+            return Ok(Self("/etc/ouroboros".into()));
+        }
+        let configuration = set("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
+        let configuration = configuration.or_else(|| set("HOME").map(|home| home.join(".config")));
+        configuration.map(|path| Self(path.join("ouroboros"))).ok_or(TrustError::NoHome)
+    }
+
+    /// The one at `path`.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The user's own key, `identity.pem`.
+    pub fn identity(&self) -> KeyFile {
+        KeyFile::at(self.0.join("identity.pem"))
+    }
+
+    /// The servers that are known by their keys, `known_names`.
+    pub fn known_names(&self) -> KnownNames {
+        KnownNames::at(self.0.join("known_names"))
+    }
+
+    /// The folder of authorities, `authorities`, as [`authorities`] reads it.
+    pub fn authorities(&self) -> PathBuf {
+        self.0.join("authorities")
+    }
+}

@@ -1,0 +1,474 @@
+//! Under attack: cookies, shares, and what leaves for what came.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ouroboros::{
+    crypto::{KeyExchange, Suite},
+    proto::{
+        Now,
+        endpoint::{
+            AllocationFailure, AllocationId, AllocationRequest, ClientSecurity, Endpoint, Event,
+            Identity, Limits, ProfilePolicy, Refusal, ServerSecurity, Trust,
+        },
+    },
+    wire::{
+        Dialect, PeerAddress, QosSpec,
+        extension::Extensions,
+        management::{LARGEST_MESSAGE, Message},
+        oap::Allocation,
+    },
+};
+
+use crate::harness::{
+    Counting, LOCAL, REMOTE, SERVER, TIMEOUT, at, authority, certified, hash_of, header_of, name,
+    own, request_with,
+};
+
+const UDP: Dialect = Dialect::Udp;
+
+fn address(ip: &str, port: u16) -> PeerAddress {
+    PeerAddress::Udp(SocketAddr::new(ip.parse().expect("an address"), port))
+}
+
+/// The `number`th of many addresses, each in a network of its own.
+fn anywhere(number: u32) -> PeerAddress {
+    let ip = IpAddr::V4(std::net::Ipv4Addr::from_bits((10 << 24) | (number << 8)));
+    PeerAddress::Udp(SocketAddr::new(ip, 4_000))
+}
+
+struct Server {
+    endpoint: Endpoint,
+    entropy: Counting,
+}
+
+impl Server {
+    fn new(limits: Limits, policy: ServerSecurity) -> Self {
+        let mut endpoint = Endpoint::new(UDP, hash_of(UDP), limits);
+        endpoint.set_policy(&name(), policy);
+        endpoint.register(&name());
+        Self { endpoint, entropy: Counting(1) }
+    }
+
+    /// Whether the request gets to the application.
+    fn takes(&mut self, now: Now, from: PeerAddress, message: &[u8]) -> bool {
+        self.endpoint.handle(now, &mut self.entropy, from, None, message);
+        matches!(self.endpoint.poll(), Some(Event::Requested { .. }))
+    }
+
+    fn sent(&mut self) -> Option<Vec<u8>> {
+        self.endpoint.poll_transmit().map(|transmit| transmit.message)
+    }
+}
+
+struct Client {
+    endpoint: Endpoint,
+    allocation: AllocationId,
+    entropy: Counting,
+}
+
+impl Client {
+    fn new(seed: u8, now: Now, security: Option<ClientSecurity>) -> Self {
+        let mut entropy = Counting(seed);
+        let mut endpoint = Endpoint::new(UDP, hash_of(UDP), Limits::default());
+        let request = AllocationRequest {
+            name: name(),
+            qos: QosSpec::RAW,
+            security,
+            local: LOCAL,
+            peer: Some(SERVER),
+            timeout: TIMEOUT,
+            largest_message: LARGEST_MESSAGE,
+        };
+        let allocation = endpoint.allocate(now, &mut entropy, request).expect("within limits");
+        Self { endpoint, allocation, entropy }
+    }
+
+    fn sent(&mut self) -> Option<Vec<u8>> {
+        self.endpoint.poll_transmit().map(|transmit| transmit.message)
+    }
+
+    fn take(&mut self, now: Now, message: &[u8]) {
+        let via = Some(self.allocation);
+        self.endpoint.handle(now, &mut self.entropy, SERVER, via, message);
+    }
+}
+
+fn native() -> Option<ClientSecurity> {
+    Some(ClientSecurity::default())
+}
+
+/// A native request of its own, whichever number.
+fn flood(number: u32, now: Now, template: &[u8]) -> Vec<u8> {
+    let mut header = Allocation::parse(header_of(UDP, template), 0).expect("a header");
+    header.id[..4].copy_from_slice(&number.to_be_bytes());
+    header.timestamp = now.utc;
+    request_with(UDP, &header)
+}
+
+fn template(security: Option<ClientSecurity>) -> Vec<u8> {
+    Client::new(77, at(0), security).sent().expect("a request")
+}
+
+/// A server that demands cookies: as many requests wait as may without.
+fn busy() -> Server {
+    let mut server = Server::new(Limits::default(), ServerSecurity::default());
+    let template = template(native());
+    let limit = Limits::default().unproved_requests as u32;
+    for number in 0..limit {
+        assert!(server.takes(at(0), anywhere(number), &flood(number, at(0), &template)));
+    }
+    server
+}
+
+fn cookie_of(message: &[u8]) -> Option<Vec<u8>> {
+    let header = Allocation::parse(header_of(UDP, message), 0).ok()?;
+    Extensions::parse(header.data).ok()?.cookie.map(<[u8]>::to_vec)
+}
+
+/// A native request with a cookie.
+fn with_cookie(number: u32, now: Now, cookie: &[u8]) -> Vec<u8> {
+    let template = template(native());
+    let template = flood(number, now, &template);
+    let header = Allocation::parse(header_of(UDP, &template), 0).expect("a header");
+    let mut extensions = Extensions::parse(header.data).expect("extensions");
+    extensions.cookie = Some(cookie);
+    request_with(UDP, &Allocation { data: &extensions.encode(), ..header })
+}
+
+#[test]
+fn under_load_a_native_client_gets_its_flow_by_a_cookie() {
+    let mut server = busy();
+    let from = address("192.0.2.1", 5_000);
+    let mut client = Client::new(9, at(1), native());
+    let first = client.sent().expect("a request");
+    assert!(!server.takes(at(1), from, &first));
+    // The network doubles the request.
+    assert!(!server.takes(at(1), from, &first));
+    let held = server.endpoint.held();
+    let refusal = server.sent().expect("a refusal");
+    let again = server.sent().expect("another");
+    assert!(cookie_of(&refusal).is_some());
+    assert!(refusal.len() <= first.len());
+    client.take(at(2), &refusal);
+    let second = client.sent().expect("the request once more");
+    assert!(second.len() <= 1200);
+    assert!(server.takes(at(3), from, &second));
+    assert_eq!(server.endpoint.held(), (held.0 + 1, held.1 + 1));
+    // What is said to the first request is of no more account.
+    client.take(at(3), &again);
+    assert!(client.endpoint.poll().is_none() && client.sent().is_none());
+}
+
+#[test]
+fn a_cookie_is_asked_for_once() {
+    let mut server = busy();
+    let from = address("192.0.2.1", 5_000);
+    let mut client = Client::new(9, at(1), native());
+    let first = client.sent().expect("a request");
+    server.takes(at(1), from, &first);
+    client.take(at(2), &server.sent().expect("a refusal"));
+    let second = client.sent().expect("the request once more");
+    // Another server has taken the address over, or somebody plays.
+    let mut other = busy();
+    assert!(!other.takes(at(3), from, &second));
+    client.take(at(4), &other.sent().expect("a refusal"));
+    assert!(client.sent().is_none());
+    let busy = AllocationFailure::Refused(Refusal::Busy.code());
+    assert!(matches!(client.endpoint.poll(), Some(Event::Failed { reason, .. }) if reason == busy));
+}
+
+#[test]
+fn a_client_that_did_not_offer_the_native_profile_takes_a_cookie_for_a_refusal() {
+    for security in [
+        None,
+        Some(ClientSecurity { profile: ProfilePolicy::Wire023, ..ClientSecurity::default() }),
+    ] {
+        let mut client = Client::new(9, at(1), security);
+        let sent = client.sent().expect("a request");
+        let header = Allocation::parse(header_of(UDP, &sent), 0).expect("a header");
+        let data = Extensions { cookie: Some(b"sweet"), ..Extensions::default() }.encode();
+        let header = Allocation { data: &data, ..Allocation::plain(header.id, 0) };
+        let header = header.encode().expect("encodes");
+        let refusal = Message::FlowReply {
+            requester: LOCAL,
+            responder: ouroboros::wire::Eid(0),
+            response: -4,
+            allocation: &header,
+        };
+        client.take(at(2), &refusal.encode(UDP));
+        assert!(matches!(client.endpoint.poll(), Some(Event::Failed { .. })));
+    }
+}
+
+#[test]
+fn a_cookie_is_for_one_address_and_for_a_while() {
+    let mut server = busy();
+    let (from, other_port) = (address("192.0.2.1", 5_000), address("192.0.2.1", 5_001));
+    let (elsewhere, v6) = (address("192.0.2.2", 5_000), address("2001:db8::1", 5_000));
+    let plain = flood(1_000, at(0), &template(native()));
+    assert!(!server.takes(at(0), from, &plain));
+    let cookie = cookie_of(&server.sent().expect("a refusal")).expect("a cookie");
+    let mut number = 2_000;
+    let mut is_good = |server: &mut Server, time: u64, from, cookie: &[u8]| {
+        // Keep it busy: what waited is gone after 5 s.
+        let template = template(native());
+        for filler in 0..Limits::default().unproved_requests as u32 {
+            number += 1;
+            server.takes(at(time), anywhere(filler), &flood(number, at(time), &template));
+        }
+        while server.sent().is_some() {}
+        number += 1;
+        let taken = server.takes(at(time), from, &with_cookie(number, at(time), cookie));
+        while server.sent().is_some() {}
+        taken
+    };
+    assert!(is_good(&mut server, 1, from, &cookie));
+    for from in [other_port, elsewhere, v6] {
+        assert!(!is_good(&mut server, 1, from, &cookie), "{from}");
+    }
+    for byte in 0..cookie.len() {
+        let mut forged = cookie.clone();
+        forged[byte] ^= 1;
+        assert!(!is_good(&mut server, 1, from, &forged));
+    }
+    assert!(!is_good(&mut server, 1, from, &cookie[..cookie.len() - 1]));
+    assert!(!is_good(&mut server, 1, from, &[&cookie[..], &[0]].concat()));
+    // The secret is another after a minute; the former is good for one more.
+    for (time, good) in [(59_000, true), (61_000, true), (119_000, true), (121_000, false)] {
+        server.endpoint.handle_timeout(at(time));
+        while server.endpoint.poll().is_some() {}
+        assert_eq!(is_good(&mut server, time, from, &cookie), good, "after {time} ms");
+    }
+}
+
+#[test]
+fn native_floods_leave_0_23_peers_their_share_and_the_other_way_round() {
+    let mut server = busy();
+    let old = template(None);
+    let limit = Limits::default().unproved_requests as u32;
+    for number in 0..limit {
+        assert!(server.takes(at(1), anywhere(500 + number), &flood(number, at(1), &old)));
+    }
+    // Beyond it they are refused.
+    assert!(!server.takes(at(1), anywhere(900), &flood(900, at(1), &old)));
+    let refusal = server.sent().expect("a refusal");
+    assert!(matches!(
+        Message::parse(UDP, hash_of(UDP), &refusal),
+        Ok(Message::FlowReply { response, allocation: &[], .. }) if response == Refusal::Busy.code()
+    ));
+    // With both shares gone, who proves its address is heard.
+    let from = address("192.0.2.1", 5_000);
+    assert!(!server.takes(at(1), from, &flood(901, at(1), &template(native()))));
+    let cookie = cookie_of(&server.sent().expect("a refusal")).expect("a cookie");
+    assert!(server.takes(at(1), from, &with_cookie(902, at(1), &cookie)));
+    // And without the native ones there is room for the others.
+    let mut server = Server::new(Limits::default(), ServerSecurity::default());
+    for number in 0..limit {
+        assert!(server.takes(at(1), anywhere(500 + number), &flood(number, at(1), &old)));
+    }
+    assert!(server.takes(at(1), from, &flood(903, at(1), &template(native()))));
+}
+
+#[test]
+fn no_source_and_no_prefix_takes_what_is_others() {
+    let limits = Limits::default();
+    let old = template(None);
+    // The flooder's addresses, how many it has room for, and a neighbour.
+    type Addresses = fn(u16) -> PeerAddress;
+    let v4: Addresses = |_| address("192.0.2.7", 1);
+    let v4_ports: Addresses = |number| address("192.0.2.7", 1 + number);
+    let v4_prefix: Addresses = |number| address(&format!("192.0.2.{}", number % 200), 1);
+    let v6: Addresses = |number| address(&format!("2001:db8:1:1::{number:x}"), 1);
+    let v6_prefix: Addresses = |number| address(&format!("2001:db8:1:{number:x}::1"), 1);
+    let mapped: Addresses = |number| address("::ffff:192.0.2.7", 1 + number);
+    for (flooder, room, neighbour) in [
+        (v4, limits.pending_of.host, "192.0.2.8"),
+        (v4_ports, limits.pending_of.host, "192.0.2.8"),
+        (v4_prefix, limits.pending_of.prefix, "192.0.3.7"),
+        (v6, limits.pending_of.host, "2001:db8:1:2::1"),
+        (v6_prefix, limits.pending_of.prefix, "2001:db8:2::1"),
+        (mapped, limits.pending_of.host, "192.0.2.8"),
+    ] {
+        let mut server = Server::new(limits, ServerSecurity::default());
+        let taken = (0..2_000)
+            .filter(|&number| {
+                server.takes(at(1), flooder(number), &flood(number.into(), at(1), &old))
+            })
+            .count();
+        assert_eq!(taken, room);
+        while server.sent().is_some() {}
+        assert!(server.takes(at(1), address(neighbour, 1), &flood(9_000, at(1), &old)));
+        assert!(server.takes(
+            at(1),
+            address(neighbour, 1),
+            &flood(9_001, at(1), &template(native()))
+        ));
+        // It gives back what it does not use any more.
+        server.endpoint.handle_timeout(at(6_000));
+        while server.endpoint.poll().is_some() {}
+        assert!(server.takes(at(6_000), flooder(0), &flood(9_002, at(6_000), &old)));
+    }
+}
+
+#[test]
+fn who_sends_in_anothers_name_does_not_lock_it_out() {
+    let mut server = Server::new(Limits::default(), ServerSecurity::default());
+    let victim = address("192.0.2.7", 5_000);
+    let template = template(native());
+    for number in 0..5_000 {
+        server.takes(at(1), victim, &flood(number, at(1), &template));
+        while server.sent().is_some() {}
+    }
+    // Nor does it lock out others.
+    assert!(server.takes(at(1), address("198.51.100.1", 1), &flood(6_000, at(1), &template)));
+    let mut client = Client::new(9, at(1), native());
+    let first = client.sent().expect("a request");
+    assert!(!server.takes(at(1), victim, &first));
+    client.take(at(1), &server.sent().expect("a refusal"));
+    assert!(server.takes(at(1), victim, &client.sent().expect("with a cookie")));
+}
+
+#[test]
+fn what_a_flood_leaves_is_bounded_whoever_sends_it() {
+    let limits = Limits { pending_requests: 64, remembered_requests: 500, ..Limits::default() };
+    let mut server = Server::new(limits, ServerSecurity::default());
+    let (native, old) = (template(native()), template(None));
+    for number in 0..30_000 {
+        let now = at(u64::from(number) / 10);
+        let template = if number % 2 == 0 { &native } else { &old };
+        server.endpoint.handle(
+            now,
+            &mut server.entropy,
+            anywhere(number % 5_000),
+            None,
+            &flood(number, now, template),
+        );
+        while server.sent().is_some() {}
+        while let Some(event) = server.endpoint.poll() {
+            // The application refuses all it is asked.
+            if let Event::Requested { request, .. } = event {
+                server.endpoint.refuse(now, request, Refusal::NotAvailable);
+            }
+        }
+        let (pending, remembered) = server.endpoint.held();
+        assert!(pending <= 64 && remembered <= 500);
+    }
+    assert_eq!(server.endpoint.held(), (0, 500));
+    // One address alone does not fill the memory.
+    let limits = Limits::default();
+    let mut server = Server::new(limits, ServerSecurity::default());
+    for number in 0..60_000 {
+        let now = at(u64::from(number) / 4);
+        let from = address("192.0.2.1", 1);
+        server.endpoint.handle(now, &mut server.entropy, from, None, &flood(number, now, &old));
+        while let Some(event) = server.endpoint.poll() {
+            if let Event::Requested { request, .. } = event {
+                server.endpoint.refuse(now, request, Refusal::NotAvailable);
+            }
+        }
+        while server.sent().is_some() {}
+    }
+    assert_eq!(server.endpoint.held().1, limits.remembered_of.host);
+    assert!(server.takes(at(15_000), address("192.0.3.1", 1), &flood(70_000, at(15_000), &old)));
+}
+
+/// What went out to an address that nobody has proved to be at, in bytes, and
+/// what came from there.
+#[test]
+fn no_native_request_is_answered_with_more_than_came() {
+    let [_, p256, p384] = certified();
+    let long: String = "n".repeat(200);
+    let identities: [Option<Identity>; 5] =
+        [None, Some(own(1, "my_vpn")), Some(own(1, &long)), Some(p256.clone()), Some(p384.clone())];
+    let suites = [KeyExchange::X25519, KeyExchange::P256, KeyExchange::X25519MlKem768]
+        .map(|kex| Suite { kex, ..Suite::default() });
+    let mut answered = 0;
+    for server in &identities {
+        for suite in suites {
+            for client in &identities {
+                for clients in [Trust::Anyone, authority()] {
+                    for profile in [ProfilePolicy::PreferNative, ProfilePolicy::Wire023] {
+                        let policy = ServerSecurity {
+                            identity: server.clone(),
+                            clients: clients.clone(),
+                            profile,
+                            ..ServerSecurity::default()
+                        };
+                        let asked = ClientSecurity {
+                            identity: client.clone(),
+                            suite,
+                            ..ClientSecurity::default()
+                        };
+                        answered += usize::from(amplifies_nothing(policy, asked));
+                    }
+                }
+            }
+        }
+    }
+    assert!(answered > 100, "many are accepted at once: {answered}");
+}
+
+/// Whether the request was accepted without a cookie.
+fn amplifies_nothing(policy: ServerSecurity, asked: ClientSecurity) -> bool {
+    let mut server = Server::new(Limits::default(), policy);
+    let from = anywhere(1);
+    let request = Client::new(9, at(0), Some(asked)).sent().expect("a request");
+    let (mut came, mut went) = (0, 0);
+    let mut accepted = false;
+    // The request, copies of it, and what looks like one but is shorter.
+    let header = Allocation::parse(header_of(UDP, &request), 0).expect("a header");
+    let short = request_with(UDP, &Allocation::plain(header.id, header.timestamp));
+    for message in [&request, &request, &short, &request, &short] {
+        came += message.len();
+        server.endpoint.handle(at(0), &mut server.entropy, from, None, message);
+        while let Some(event) = server.endpoint.poll() {
+            if let Event::Requested { request, .. } = event {
+                accepted |=
+                    server.endpoint.accept(at(0), &mut server.entropy, request, REMOTE).is_ok();
+            }
+        }
+        while let Some(sent) = server.sent() {
+            went += sent.len();
+        }
+        assert!(went <= came, "{went} bytes for {came}");
+    }
+    accepted
+}
+
+#[test]
+fn a_server_whose_reply_is_longer_than_the_request_asks_for_a_cookie_first() {
+    // A name as long as they get, twice in the certificate: all that fits in a
+    // request is not enough.
+    let policy = ServerSecurity::default().identity(own(1, &"n".repeat(255)));
+    let mut server = Server::new(Limits::default(), policy);
+    let mut client = Client::new(
+        9,
+        at(0),
+        Some(Suite { kex: KeyExchange::X25519MlKem768, ..Suite::default() }.into()),
+    );
+    let from = anywhere(1);
+    let first = client.sent().expect("a request");
+    assert!(!server.takes(at(0), from, &first));
+    client.take(at(0), &server.sent().expect("a refusal"));
+    assert!(server.takes(at(0), from, &client.sent().expect("with a cookie")));
+}
+
+#[test]
+fn copies_of_a_request_are_answered_so_many_times() {
+    let mut server = Server::new(Limits::default(), ServerSecurity::default());
+    let from = anywhere(1);
+    let request = Client::new(9, at(0), native()).sent().expect("a request");
+    server.endpoint.handle(at(0), &mut server.entropy, from, None, &request);
+    let Some(Event::Requested { request: id, .. }) = server.endpoint.poll() else {
+        panic!("no request")
+    };
+    server.endpoint.accept(at(0), &mut server.entropy, id, REMOTE).expect("accepted");
+    let mut answers = 0;
+    for _ in 0..1000 {
+        server.endpoint.handle(at(0), &mut server.entropy, from, None, &request);
+        while server.sent().is_some() {
+            answers += 1;
+        }
+    }
+    assert_eq!(answers, 17, "the reply, and so many copies");
+}
