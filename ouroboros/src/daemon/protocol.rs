@@ -14,7 +14,7 @@ use crate::{
         protection::{FlowKeys, Profile},
     },
     transport::Handed,
-    wire::{Eid, Name, PeerAddress, QosSpec},
+    wire::{Eid, Name, PeerAddress, QosSpec, extension::Lane},
 };
 
 /// Longest request or response in bytes.
@@ -296,6 +296,7 @@ pub struct FlowGrant {
     qos: QosSpec,
     suite: Option<SuiteNames>,
     identity: Option<PeerData>,
+    lane: Option<Lane>,
     keys: Option<GrantedKeys>,
     /// Largest frame of the path in bytes.
     pub(super) largest_frame: usize,
@@ -322,6 +323,7 @@ impl FlowGrant {
             qos: info.qos,
             suite: info.suite.map(Into::into),
             identity: info.identity.as_ref().map(Into::into),
+            lane: info.lane,
             keys,
             largest_frame: flow.path.largest_frame(),
             early: 0,
@@ -335,6 +337,7 @@ impl FlowGrant {
         let identity = self.identity.as_ref().map(PeerIdentity::try_from).transpose();
         let identity = identity.map_err(|_| BadGrant)?;
         let info = FlowInfo::new(name, self.peer, (self.local, self.remote), self.qos);
+        let info = info.in_lane(self.lane);
         match (suite, &self.keys) {
             (None, None) => Ok((info, None)),
             (Some(suite), Some(keys)) => {
@@ -383,7 +386,8 @@ mod tests {
             None => info,
             Some(suite) => {
                 let profile = keys.map_or(Profile::Wire023, FlowKeys::profile);
-                info.encrypted(suite, profile, Some(peer_identity()))
+                let lane = Lane { group: [7; 16], index: 1, lanes: 2 };
+                info.encrypted(suite, profile, Some(peer_identity())).in_lane(Some(lane))
             }
         }
     }
@@ -424,7 +428,7 @@ mod tests {
             assert_eq!(grant.largest_frame, 1468);
             let (opened, opened_keys) = grant.open().expect("a grant that makes sense");
             let told = |i: &FlowInfo| {
-                let agreed = (i.suite, i.profile, i.identity.clone());
+                let agreed = (i.suite, i.profile, i.identity.clone(), i.lane);
                 (i.name.clone(), i.peer, i.local, i.remote, i.qos, agreed)
             };
             assert_eq!(told(&opened), told(&info(suite, opened_keys.as_ref())));

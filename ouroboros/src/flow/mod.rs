@@ -33,7 +33,7 @@ use crate::{
     },
     sync::lock,
     transport::{Path, PathOffload},
-    wire::QosSpec,
+    wire::{QosSpec, extension::Lane},
 };
 
 /// What to ask of a flow that is to be allocated.
@@ -131,6 +131,15 @@ impl FlowSpec {
     pub fn native(mut self, native: bool) -> Self {
         let profile = if native { ProfilePolicy::PreferNative } else { ProfilePolicy::Wire023 };
         self.encryption().profile = profile;
+        self
+    }
+
+    /// Encrypted, and one of the flows of a tunnel. A peer that does not know of
+    /// such gives a flow like any other:
+    /// [`FlowInfo::lane`](crate::FlowInfo::lane) tells.
+    #[must_use]
+    pub fn lane(mut self, lane: Lane) -> Self {
+        self.encryption().lane = Some(lane);
         self
     }
 

@@ -28,7 +28,7 @@ use crate::{
         protection::{FlowKeys, Profile},
     },
     transport::{Path, PathOffload, SendBatch, Stray, Wanderer},
-    wire::{Eid, Name, PeerAddress, QosSpec},
+    wire::{Eid, Name, PeerAddress, QosSpec, extension::Lane},
 };
 
 /// What was agreed for a flow.
@@ -53,13 +53,17 @@ pub struct FlowInfo {
     pub profile: Option<Profile>,
     /// Who the peer is; `None`: nobody knows.
     pub identity: Option<PeerIdentity>,
+    /// The flow's place in a tunnel of several, as its client says; native
+    /// flows only.
+    pub lane: Option<Lane>,
 }
 
 impl FlowInfo {
     /// The terms of a flow whose packets are not encrypted. For those who
     /// carry flows between processes.
     pub fn new(name: Name, peer: PeerAddress, (local, remote): (Eid, Eid), qos: QosSpec) -> Self {
-        Self { name, peer, local, remote, qos, suite: None, profile: None, identity: None }
+        let (suite, profile, identity, lane) = (None, None, None, None);
+        Self { name, peer, local, remote, qos, suite, profile, identity, lane }
     }
 
     /// The same for one whose packets are.
@@ -71,6 +75,13 @@ impl FlowInfo {
         identity: Option<PeerIdentity>,
     ) -> Self {
         (self.suite, self.profile, self.identity) = (Some(suite), Some(profile), identity);
+        self
+    }
+
+    /// The same for one that has, or has not, a place in a tunnel of several.
+    #[must_use]
+    pub fn in_lane(mut self, lane: Option<Lane>) -> Self {
+        self.lane = lane;
         self
     }
 }
