@@ -9,16 +9,14 @@ use std::{
 
 use futures_lite::future::{block_on, or, poll_once, zip};
 use ouroboros::{
-    Flow, FlowCloser, FlowSpec, Irm, Offload, RawFlow, Tunnel, TunnelBuilder, TunnelStatistics,
+    Flow, FlowCloser, FlowSpec, FlowStatistics, FlowWatcher, Irm, Offload, RawFlow, Tunnel,
+    TunnelBuilder, TunnelStatistics,
     transport::{EthDix, IntoTransport, Udp},
 };
 use ouroboros_testing::Namespace;
 
 /// Only ends a test that has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The name that the first host serves.
-const NAME: &str = "my_vpn";
 
 /// Waits until `done`, or fails.
 pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
@@ -52,6 +50,9 @@ pub(crate) fn udp(one: &str, two: &str) -> (Udp, Udp) {
 }
 
 impl Hosts {
+    /// The name that the first host serves.
+    pub(crate) const NAME: &str = "my_vpn";
+
     /// Hosts with a cable between them and a layer of raw Ethernet on it.
     pub(crate) fn on_ethernet() -> Self {
         Self::with_cable().serving((EthDix::on("eth0"), EthDix::on("eth0")))
@@ -87,10 +88,15 @@ impl Hosts {
         let [serves, asks] = &self.irms;
         self.one.inside(|| {
             let layer = block_on(serves.bootstrap("layer", server)).expect("a layer");
-            block_on(layer.register(NAME)).expect("registered");
+            block_on(layer.register(Self::NAME)).expect("registered");
         });
         self.two.inside(|| block_on(asks.bootstrap("layer", client)).expect("a layer"));
         self
+    }
+
+    /// Their resource managers.
+    pub(crate) fn irms(&self) -> [&Irm; 2] {
+        self.irms.each_ref()
     }
 
     /// A flow from the second host to the first: its ends.
@@ -101,10 +107,10 @@ impl Hosts {
     /// The same, before packets are protected.
     pub(crate) fn raw_flow(&self, spec: FlowSpec) -> [RawFlow; 2] {
         let [serves, asks] = &self.irms;
-        let name = NAME.parse().expect("a name");
+        let name = Self::NAME.parse().expect("a name");
         thread::scope(|scope| {
             let accepting = scope.spawn(|| {
-                let accept = || block_on(serves.accept_raw(&[NAME.parse().expect("a name")]));
+                let accept = || block_on(serves.accept_raw(std::slice::from_ref(&name)));
                 self.one.inside(accept).expect("accepted")
             });
             let asked = self.two.inside(|| block_on(asks.allocate_raw(&name, spec)));
@@ -154,12 +160,14 @@ pub(crate) struct End<'a> {
     pub(crate) host: &'a Namespace,
     tunnel: Arc<Tunnel>,
     closers: Vec<FlowCloser>,
+    watchers: Vec<FlowWatcher>,
     running: Option<JoinHandle<()>>,
 }
 
 impl<'a> End<'a> {
     fn start(host: &'a Namespace, number: u8, flows: Vec<Flow>, builder: TunnelBuilder) -> Self {
         let closers = flows.iter().map(Flow::closer).collect();
+        let watchers = flows.iter().map(Flow::watcher).collect();
         let (tunnel, running) = host.inside(|| {
             let v4 = format!("10.9.0.{number}/24").parse().expect("an address");
             let v6 = format!("fd09::{number}/64").parse().expect("an address");
@@ -180,7 +188,7 @@ impl<'a> End<'a> {
         eventually("the address is in use", || {
             host.shell("ip -6 route show table local").contains(&local)
         });
-        Self { host, tunnel, closers, running: Some(running) }
+        Self { host, tunnel, closers, watchers, running: Some(running) }
     }
 
     pub(crate) fn device(&self) -> &str {
@@ -189,6 +197,20 @@ impl<'a> End<'a> {
 
     pub(crate) fn statistics(&self) -> TunnelStatistics {
         self.tunnel.statistics()
+    }
+
+    /// What went over each of its flows.
+    pub(crate) fn lanes(&self) -> Vec<FlowStatistics> {
+        self.watchers.iter().map(FlowWatcher::statistics).collect()
+    }
+
+    pub(crate) fn close_lane(&self, index: usize) {
+        self.closers[index].close();
+    }
+
+    /// Whether the tunnel has ended by itself.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.running.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
     /// The device's MTU, as the kernel tells.

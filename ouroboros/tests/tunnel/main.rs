@@ -4,6 +4,7 @@
 mod capture;
 mod checksums;
 mod hosts;
+mod lanes;
 mod movement;
 mod mtu;
 mod offloads;
@@ -15,6 +16,7 @@ mod wire;
 use std::process::ExitCode;
 
 use checksums::*;
+use lanes::*;
 use movement::*;
 use mtu::*;
 use offloads::*;
@@ -39,6 +41,8 @@ fn main() -> ExitCode {
             marks_of_congestion_are_carried_outward_and_inward,
             keys_change_under_load_and_no_packet_is_lost,
             a_client_behind_another_address_is_followed_once_it_has_proved_to_be_there,
+            several_connections_share_the_lanes_of_a_tunnel,
+            who_does_not_know_of_lanes_has_one_flow,
             copies_and_garbage_from_elsewhere_do_not_move_a_flow,
             a_path_that_drops_what_is_too_large_and_says_nothing_is_measured,
     ]

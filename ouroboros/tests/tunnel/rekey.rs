@@ -5,7 +5,7 @@ use ouroboros::{Flow, FlowSpec, Tunnel, crypto::AeadBackend, proto::native::KeyL
 use crate::{
     hosts::{Hosts, PATIENCE, eventually},
     offloads::counter,
-    traffic::{FIRST, exchange_while},
+    traffic::{FIRST, PORT, exchange_while},
 };
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ pub(crate) fn keys_change_under_load_and_no_packet_is_lost() {
     let ends = hosts.run(flow, [(); 2].map(|()| Tunnel::builder()));
     let start = ends[0].statistics().flow.epoch;
     let started = Instant::now();
-    exchange_while(&hosts.two, &hosts.one, FIRST[0], &|_| {
+    exchange_while(&hosts.two, &hosts.one, FIRST[0], PORT, &|_| {
         assert!(started.elapsed() < PATIENCE, "no new keys");
         let done = ends.iter().all(|end| end.statistics().flow.epoch >= start + EPOCHS);
         if done { 0 } else { usize::MAX }

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::hosts::{End, PATIENCE};
 
-const PORT: u16 = 4242;
+pub(crate) const PORT: u16 = 4242;
 
 /// The address of the first end of a tunnel.
 pub(crate) const FIRST: [&str; 2] = ["10.9.0.1", "fd09::1"];
@@ -26,7 +26,12 @@ pub(crate) fn transfer(ends: &[End<'_>; 2], to: &str, size: usize) {
 
 /// The same, between any hosts.
 pub(crate) fn exchange(from: &Namespace, to: &Namespace, address: &str, size: usize) {
-    exchange_while(from, to, address, &|sent| size - sent);
+    exchange_on(from, to, address, PORT, size);
+}
+
+/// The same, to another port.
+pub(crate) fn exchange_on(from: &Namespace, to: &Namespace, address: &str, port: u16, size: usize) {
+    exchange_while(from, to, address, port, &|sent| size - sent);
 }
 
 /// Transfers as much as `left` says: how many bytes, after as many.
@@ -34,9 +39,10 @@ pub(crate) fn exchange_while(
     from: &Namespace,
     to: &Namespace,
     address: &str,
+    port: u16,
     left: &(dyn Fn(usize) -> usize + Sync),
 ) {
-    let address = SocketAddr::new(address.parse().expect("an address"), PORT);
+    let address = SocketAddr::new(address.parse().expect("an address"), port);
     let listener = to.inside(|| TcpListener::bind(address)).expect("listening");
     thread::scope(|scope| {
         let far = scope.spawn(|| {
