@@ -2,11 +2,13 @@
 //! namespaces and an encrypted tunnel between them, with the library alone.
 //! With arguments, an `ovpn` that needs no daemon.
 
-use std::{error::Error, net::IpAddr, process::ExitCode, str::FromStr, time::Duration};
+use std::{
+    error::Error, net::IpAddr, num::NonZeroU8, process::ExitCode, str::FromStr, time::Duration,
+};
 
 use futures_lite::future;
 use ouroboros::{
-    Flow, FlowSpec, Irm, Offload, Tunnel,
+    Flow, FlowSpec, Irm, LaneAcceptor, Offload, Tunnel,
     transport::{EthDix, Udp},
     tun::InterfaceAddress,
 };
@@ -52,6 +54,9 @@ struct Arguments {
     /// Encrypts the tunnel
     #[structopt(long)]
     crypt: bool,
+    /// Spreads an encrypted tunnel's connections over so many flows, for machines with more cores than one flow keeps busy
+    #[structopt(long, default_value = "1", value_name = "NUMBER")]
+    queues: NonZeroU8,
     /// Says every second what went through
     #[structopt(long)]
     stats: bool,
@@ -89,13 +94,15 @@ async fn tunnel(arguments: Arguments) -> Outcome {
         println!("Allocating a flow to {name}.");
         let spec = FlowSpec::raw();
         let spec = if arguments.crypt { spec.encrypted() } else { spec };
-        return carry(layer.allocate(name, spec).await?, settings).await;
+        let flows = irm.allocate_lanes(name, spec, arguments.queues.get()).await?;
+        return carry(flows, settings).await;
     }
     let name = arguments.serve.unwrap_or_default();
     layer.register(&name).await?;
+    let mut acceptor = LaneAcceptor::new(&irm, Some(&name));
     loop {
         println!("Waiting for a flow to {name}.");
-        if let Err(error) = carry(irm.accept(&name).await?, settings).await {
+        if let Err(error) = carry(acceptor.accept().await?, settings).await {
             println!("The flow has ended: {error}.");
         }
     }
@@ -108,13 +115,13 @@ struct Settings {
     stats: bool,
 }
 
-async fn carry(flow: Flow, settings: Settings) -> Outcome {
-    match flow.info().suite {
+async fn carry(flows: Vec<Flow>, settings: Settings) -> Outcome {
+    match flows[0].info().suite {
         Some(suite) => println!("Flow allocated, encrypted: {suite}."),
         None => println!("Flow allocated. Warning: this tunnel is NOT encrypted."),
     }
     let Settings { address, offload, stats } = settings;
-    let tunnel = Tunnel::builder().address(address).offload(offload).build()?;
+    let tunnel = Tunnel::builder().address(address).offload(offload).queues(flows.len()).build()?;
     println!("Tunnel device {} with {address} is up.", tunnel.interface_name());
     let watch = async {
         loop {
@@ -122,7 +129,7 @@ async fn carry(flow: Flow, settings: Settings) -> Outcome {
             println!("{}", tunnel.statistics());
         }
     };
-    let run = tunnel.run(flow);
+    let run = tunnel.run_lanes(flows);
     if stats {
         future::or(run, watch).await?;
     } else {

@@ -2,13 +2,14 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
+    num::NonZeroU8,
     process::ExitCode,
 };
 
 use async_std::task::{self, JoinHandle};
 use futures_lite::{StreamExt, future};
 use ouroboros::{
-    Flow, FlowSpec, Irm, Tunnel,
+    Flow, FlowSpec, Irm, LaneAcceptor, Tunnel,
     daemon::{Client, protocol::Request},
     tun::InterfaceAddress,
     wire::{Name, PeerAddress},
@@ -34,6 +35,9 @@ struct Arguments {
     /// Encrypts the tunnel
     #[structopt(short = "C", long)]
     crypt: bool,
+    /// Spreads an encrypted tunnel's connections over so many flows, for machines with more cores than one flow keeps busy
+    #[structopt(long, default_value = "1", value_name = "NUMBER")]
+    queues: NonZeroU8,
 }
 
 fn main() -> ExitCode {
@@ -75,7 +79,9 @@ async fn run(arguments: &Arguments, address: InterfaceAddress) -> Outcome {
                 println!("Allocating a flow to {name}.");
                 let spec = FlowSpec::raw();
                 let spec = if arguments.crypt { spec.encrypted() } else { spec };
-                carry(irm.allocate(name.as_str(), spec).await?, None, address).await
+                let queues = arguments.queues.get();
+                let flows = irm.allocate_lanes(name.as_str(), spec, queues).await?;
+                carry(flows, None, address).await
             }
             None => serve(&irm, address).await,
         }
@@ -96,16 +102,17 @@ async fn serve(irm: &Irm, address: InterfaceAddress) -> Outcome {
     // to make devices.
     Client::new().ask(&Request::ListNames).await?;
     let mut ready = Some(Tunnel::builder().address(address).build()?);
+    let mut acceptor = LaneAcceptor::new(irm, None);
     loop {
         println!("Waiting for a flow.");
-        let flow = irm.accept_any().await?;
-        let host = host(&flow.info().peer);
+        let flows = acceptor.accept().await?;
+        let host = host(&flows[0].info().peer);
         while let Some(at) = tunnels.iter().position(|(known, _)| *known == host) {
             tunnels.remove(at).1.cancel().await;
         }
         let ready = ready.take();
         let tunnel = task::spawn(async move {
-            if let Err(error) = carry(flow, ready, address).await {
+            if let Err(error) = carry(flows, ready, address).await {
                 println!("The flow has ended: {error}.");
             }
         });
@@ -122,17 +129,22 @@ fn host(peer: &PeerAddress) -> String {
 }
 
 /// Runs a tunnel, with a device that is `ready` or with one of its own.
-async fn carry(flow: Flow, ready: Option<Tunnel>, address: InterfaceAddress) -> Outcome {
-    println!("Flow allocated to {}, with {}.", flow.info().name, flow.info().peer);
-    match flow.info().suite {
+async fn carry(flows: Vec<Flow>, ready: Option<Tunnel>, address: InterfaceAddress) -> Outcome {
+    let info = flows[0].info();
+    println!("Flow allocated to {}, with {}.", info.name, info.peer);
+    match info.suite {
         Some(suite) => println!("Encrypted: key exchange {}, cipher {}.", suite.kex, suite.cipher),
         None => println!("Warning: this tunnel is NOT encrypted."),
     }
-    let tunnel = match ready {
+    // One that is ready has one queue. It goes before another takes its name.
+    let tunnel = match ready.filter(|_| flows.len() == 1) {
         Some(tunnel) => tunnel,
-        None => Tunnel::builder().address(address).build()?,
+        None => Tunnel::builder().address(address).queues(flows.len()).build()?,
     };
+    if flows.len() > 1 {
+        println!("The tunnel has {} queues, a flow each.", flows.len());
+    }
     println!("Tunnel device {} with {address} is up.", tunnel.interface_name());
-    tunnel.run(flow).await?;
+    tunnel.run_lanes(flows).await?;
     Ok(())
 }
