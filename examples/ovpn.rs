@@ -8,14 +8,17 @@ use std::{
 
 use futures_lite::future;
 use ouroboros::{
-    Flow, FlowSpec, Irm, LaneAcceptor, Offload, Tunnel,
+    Flow, FlowSpec, Identity, Irm, LaneAcceptor, Offload, ServerSecurity, Tunnel,
+    crypto::SystemEntropy,
     transport::{EthDix, Udp},
+    trust::{KnownNames, Meeting, TrustFolder},
     tun::InterfaceAddress,
+    wire::Name,
 };
 use ouroboros_examples::demonstration;
 use structopt::StructOpt;
 
-type Outcome = Result<(), Box<dyn Error>>;
+type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
 enum LayerChoice {
     EthDix(String),
@@ -51,10 +54,11 @@ struct Arguments {
     /// Address of the tunnel's device, such as 10.0.0.1/24
     #[structopt(long)]
     ip: InterfaceAddress,
-    /// Encrypts the tunnel
+    /// Encrypts the tunnel, with the server that is known by its key
     #[structopt(long)]
     crypt: bool,
-    /// Spreads an encrypted tunnel's connections over so many flows, for machines with more cores than one flow keeps busy
+    /// Spreads an encrypted tunnel's connections over so many flows, for machines with more cores
+    /// than one flow keeps busy
     #[structopt(long, default_value = "1", value_name = "NUMBER")]
     queues: NonZeroU8,
     /// Says every second what went through
@@ -90,14 +94,21 @@ async fn tunnel(arguments: Arguments) -> Outcome {
         (LayerChoice::Udp(ip), Some(_)) => irm.bootstrap("layer", Udp::at(*ip)).await,
         (LayerChoice::Udp(ip), None) => irm.bootstrap("layer", Udp::connect_only(*ip)).await,
     }?;
+    let trust = TrustFolder::of_user()?;
     if let Some(name) = &arguments.connect {
         println!("Allocating a flow to {name}.");
-        let spec = FlowSpec::raw();
-        let spec = if arguments.crypt { spec.encrypted() } else { spec };
-        let flows = irm.allocate_lanes(name, spec, arguments.queues.get()).await?;
+        let flows = if arguments.crypt {
+            known(&irm, name, arguments.queues.get(), &trust.known_names()).await?
+        } else {
+            vec![irm.allocate(name, FlowSpec::raw()).await?]
+        };
         return carry(flows, settings).await;
     }
     let name = arguments.serve.unwrap_or_default();
+    let key = trust.identity().load_or_generate(&mut SystemEntropy)?;
+    println!("The key of {name} is {}.", key.public_key().fingerprint());
+    let identity = Identity::self_signed(key, &name.parse()?);
+    irm.set_policy(name.parse()?, ServerSecurity::default().native_identity(identity));
     layer.register(&name).await?;
     let mut acceptor = LaneAcceptor::new(&irm, Some(&name));
     loop {
@@ -106,6 +117,29 @@ async fn tunnel(arguments: Arguments) -> Outcome {
             println!("The flow has ended: {error}.");
         }
     }
+}
+
+/// The flows of an encrypted tunnel to the server that is known by its key, or
+/// will be.
+async fn known(irm: &Irm, name: &str, queues: u8, known: &KnownNames) -> Outcome<Vec<Flow>> {
+    let parsed: Name = name.parse()?;
+    let spec = FlowSpec::raw().encrypted().trust(known.trust(&parsed)?);
+    let flows = match irm.allocate_lanes(name, spec, queues).await {
+        Ok(flows) => flows,
+        Err(error) => {
+            return Err(known.changed(&parsed, &error).map_or_else(|| error.into(), Into::into));
+        }
+    };
+    match &flows[0].info().identity {
+        Some(peer) => {
+            println!("The server's key is {}.", peer.fingerprint);
+            if known.meet(&parsed, peer.fingerprint)? == Meeting::First {
+                println!("{name} is known by it from now on, in {}.", known.path().display());
+            }
+        }
+        None => println!("Warning: the server shows no key."),
+    }
+    Ok(flows)
 }
 
 #[derive(Clone, Copy)]
@@ -121,7 +155,8 @@ async fn carry(flows: Vec<Flow>, settings: Settings) -> Outcome {
         None => println!("Flow allocated. Warning: this tunnel is NOT encrypted."),
     }
     let Settings { address, offload, stats } = settings;
-    let tunnel = Tunnel::builder().address(address).offload(offload).queues(flows.len()).build()?;
+    let builder = Tunnel::builder().address(address).offload(offload);
+    let tunnel = builder.queues(flows.len()).build()?;
     println!("Tunnel device {} with {address} is up.", tunnel.interface_name());
     let watch = async {
         loop {

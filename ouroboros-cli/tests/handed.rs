@@ -22,6 +22,7 @@ use ouroboros::{
     daemon::protocol::Request,
     proto::negotiation::{Terms, answer},
     transport::{Udp, memory::Network},
+    trust::TrustFolder,
     wire::{Dialect, DirectoryHash, Eid, QosSpec, management::Message, oap::Allocation},
 };
 use ouroboros_cli::irmd::{Flows, Place, State, serve};
@@ -46,8 +47,9 @@ struct Host {
 }
 
 impl Host {
-    fn new(state: State) -> Self {
+    fn new(mut state: State) -> Self {
         let folder = Folder::new();
+        state.trust = Some(TrustFolder::at(folder.path().join("trust")));
         let path = folder.path().join("irmd.sock");
         let place = Place::take(&path).expect("a place");
         let state = Arc::new(state);

@@ -264,7 +264,8 @@ impl Core {
         drop(cancel);
         let Agreed { peer, remote, keys, suite, lane, identity } = agreed?;
         let info = FlowInfo::new(name.clone(), peer, (reserved.eid, remote), spec.qos);
-        let info = told(info, &keys, suite, identity).in_lane(lane);
+        let mut info = told(info, &keys, suite, identity);
+        info.lane = lane;
         Ok(self.raw_flow(path, info, keys, early, reserved))
     }
 
@@ -317,8 +318,8 @@ impl Core {
         reserved.request = Some(requested.request);
         let ends = (reserved.eid, requested.remote);
         let info = FlowInfo::new(requested.name, requested.from, ends, requested.qos);
-        let info = told(info, &accepted.keys, accepted.suite, accepted.identity);
-        let info = info.in_lane(accepted.lane);
+        let mut info = told(info, &accepted.keys, accepted.suite, accepted.identity);
+        info.lane = accepted.lane;
         Some(Ok(self.raw_flow(path, info, accepted.keys, Vec::new(), reserved)))
     }
 

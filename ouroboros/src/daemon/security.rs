@@ -55,10 +55,10 @@ pub enum ProfileChoice {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TrustData {
-    /// Anyone.
-    Anyone,
     /// Whoever has the key that the daemon knows for the name; if it knows
-    /// none, anyone who has a key, which it knows from then on.
+    /// none, anyone, by whose key, if there is one, it is known from then on.
+    Anyone,
+    /// The same, but nobody without a key.
     FirstUse,
     /// Who has a key with one of these fingerprints.
     Keys(Vec<String>),
@@ -78,20 +78,25 @@ pub struct PeerData {
     pub certified: bool,
 }
 
-/// Who has to prove who they are before there is a flow to a name.
+/// Who proves who they are before there is a flow to a name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Authentication {
-    /// Nobody.
+    /// The server, to clients with the native profile: they may know it by its
+    /// key from then on. 0.23 clients are shown nothing that they would refuse.
     #[default]
+    Offered,
+    /// Nobody.
     None,
-    /// The server: it has the daemon's identity.
-    Server,
+    /// The server; to this machine, if there is a folder of authorities, by one
+    /// of them.
+    Server(Option<String>),
     /// The server, and the client: by one of the keys in this file, whose path
     /// is absolute.
     Keys(String),
-    /// The server, and the client: by one of the daemon's authorities.
-    Authorities,
+    /// The server, and the client: by one of the authorities in this folder,
+    /// whose path is absolute; the daemon's own otherwise.
+    Authorities(Option<String>),
 }
 
 impl FlowSecurity {

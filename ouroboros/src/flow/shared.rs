@@ -56,6 +56,9 @@ pub struct FlowInfo {
     /// The flow's place in a tunnel of several, as its client says; native
     /// flows only.
     pub lane: Option<Lane>,
+    /// Whether the peer's key is that of a first use, and known to `irmd` from
+    /// this flow on: nobody has compared it yet.
+    pub first_use: bool,
 }
 
 impl FlowInfo {
@@ -63,7 +66,8 @@ impl FlowInfo {
     /// carry flows between processes.
     pub fn new(name: Name, peer: PeerAddress, (local, remote): (Eid, Eid), qos: QosSpec) -> Self {
         let (suite, profile, identity, lane) = (None, None, None, None);
-        Self { name, peer, local, remote, qos, suite, profile, identity, lane }
+        let first_use = false;
+        Self { name, peer, local, remote, qos, suite, profile, identity, lane, first_use }
     }
 
     /// The same for one whose packets are.
@@ -75,13 +79,6 @@ impl FlowInfo {
         identity: Option<PeerIdentity>,
     ) -> Self {
         (self.suite, self.profile, self.identity) = (Some(suite), Some(profile), identity);
-        self
-    }
-
-    /// The same for one that has, or has not, a place in a tunnel of several.
-    #[must_use]
-    pub fn in_lane(mut self, lane: Option<Lane>) -> Self {
-        self.lane = lane;
         self
     }
 }

@@ -171,6 +171,11 @@ impl Tunnel {
         self.device.name()
     }
 
+    /// How many queues the device has: over as many flows it runs.
+    pub fn queues(&self) -> usize {
+        self.device.queues().len()
+    }
+
     /// What went through so far.
     pub fn statistics(&self) -> TunnelStatistics {
         let flows = lock(&self.flows);
@@ -201,7 +206,7 @@ impl Tunnel {
     ///
     /// As for [`run`](Self::run).
     pub async fn run_lanes(&self, flows: Vec<Flow>) -> Result<(), TunnelError> {
-        let queues = self.device.queues().len();
+        let queues = self.queues();
         if flows.len() != queues {
             return Err(TunnelError::Lanes { queues, flows: flows.len() });
         }

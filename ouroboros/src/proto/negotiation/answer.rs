@@ -143,7 +143,8 @@ pub(in crate::proto) fn answer_to(
     let profile = capabilities.map(Capabilities::bits);
     let data = Extensions { profile, ..Extensions::default() }.encode();
     reply.data = &data;
-    let reply = match &security.identity {
+    let shown = native.is_some() || security.identify_to_old;
+    let reply = match security.identity.as_ref().filter(|_| shown) {
         Some(identity) => {
             reply.md = identity.md();
             identity.sign(&reply).ok_or(NegotiationError::Unsupported)?
