@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
+    num::NonZeroU8,
     path::PathBuf,
     process::ExitCode,
 };
@@ -56,6 +57,10 @@ struct Arguments {
     /// Encrypts the tunnel, in the native profile only
     #[structopt(long)]
     native: bool,
+    /// Spreads an encrypted tunnel's connections over so many flows, for machines with more
+    /// cores than one flow keeps busy
+    #[structopt(long, value_name = "NUMBER", default_value = "1")]
+    queues: NonZeroU8,
     /// Takes the other end for gone after so many seconds without a word
     #[structopt(long, value_name = "SECONDS", default_value = "30")]
     timeout: u32,
@@ -141,7 +146,10 @@ async fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
     let irm = Irm::connect();
     let tunnels = async {
         match &arguments.name {
-            Some(name) => client(&irm, name, spec(arguments)?, settings).await,
+            Some(name) => {
+                let queues = arguments.queues.get();
+                client(&irm, name, spec(arguments)?, queues, settings).await
+            }
             None => server(&irm, settings).await,
         }
     };

@@ -23,26 +23,33 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// A flow that lived this long was one: when it ends, the next is had at once.
 const LIVED: Duration = Duration::from_secs(10);
 
-/// Runs a tunnel to the server of `name`, over one flow after the other. Comes
-/// back only with an error: the first flow cannot be had, or its device fails.
+/// Runs a tunnel to the server of `name`, over one flow after the other, or
+/// `queues` at a time. Comes back only with an error: the first flow cannot be
+/// had, or its device fails.
 ///
 /// # Errors
 ///
 /// As said.
-pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings) -> Outcome {
+pub async fn client(
+    irm: &Irm,
+    name: &Name,
+    spec: FlowSpec,
+    queues: u8,
+    settings: &Settings,
+) -> Outcome {
     if spec.is_identified() {
         println!("This machine's key is {}.", own_key().await?);
     }
     println!("Allocating a flow to {name}.");
-    let mut flow = irm.allocate(name.as_str(), spec.clone()).await?;
-    meet(flow.info());
-    let spec = as_good_as(flow.info(), spec).timeout(ATTEMPT);
-    let tunnel = settings.build()?;
+    let mut flows = irm.allocate_lanes(name.as_str(), spec.clone(), queues).await?;
+    meet(flows[0].info());
+    let spec = as_good_as(flows[0].info(), spec).timeout(ATTEMPT);
+    let tunnel = settings.build(flows.len())?;
     let mut backoff = Backoff::default();
     loop {
         let since = Instant::now();
-        flow.expect_answers_within(PATIENCE);
-        let ended = match settings.run(&tunnel, flow).await {
+        flows.iter().for_each(|flow| flow.expect_answers_within(PATIENCE));
+        let ended = match settings.run(&tunnel, flows).await {
             Ok(()) => FlowError::Closed,
             Err(TunnelError::Flow(error)) => error,
             Err(error) => return Err(error.into()),
@@ -51,8 +58,8 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
         if since.elapsed() >= LIVED {
             backoff = Backoff::default();
         }
-        flow = again(irm, name, &spec, &mut backoff).await;
-        meet(flow.info());
+        flows = again(irm, name, &spec, tunnel.queues(), &mut backoff).await;
+        meet(flows[0].info());
     }
 }
 
@@ -85,24 +92,30 @@ fn as_good_as(info: &FlowInfo, spec: FlowSpec) -> FlowSpec {
     spec.secured(security)
 }
 
-/// Attempts until there is a flow again. Whatever is missing may come back: the
+/// Attempts until there are as many flows again. Whatever is missing may come back: the
 /// network, the peer, irmd; and who is in between may go away.
-async fn again(irm: &Irm, name: &Name, spec: &FlowSpec, backoff: &mut Backoff) -> Flow {
+async fn again(
+    irm: &Irm,
+    name: &Name,
+    spec: &FlowSpec,
+    lanes: usize,
+    backoff: &mut Backoff,
+) -> Vec<Flow> {
+    let queues = u8::try_from(lanes).unwrap_or(u8::MAX);
     let mut said = String::new();
     let mut began = Instant::now();
     loop {
         let wait = backoff.next(&mut SystemEntropy);
         task::sleep(wait.saturating_sub(began.elapsed())).await;
         began = Instant::now();
-        match irm.allocate(name.as_str(), spec.clone()).await {
-            Ok(flow) => return flow,
-            Err(error) => {
-                let reason = error.to_string();
-                if reason != said {
-                    println!("No flow yet: {reason}.");
-                    said = reason;
-                }
-            }
+        let reason = match irm.allocate_lanes(name.as_str(), spec.clone(), queues).await {
+            Ok(flows) if flows.len() == lanes => return flows,
+            Ok(_) => "the server knows of one flow only".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        if reason != said {
+            println!("No flow yet: {reason}.");
+            said = reason;
         }
     }
 }

@@ -37,12 +37,13 @@ pub struct Settings {
 }
 
 impl Settings {
-    fn build(&self) -> Result<Tunnel, TunnelError> {
-        Tunnel::builder().address(self.address).offload(self.offload).build()
+    /// A device with so many queues.
+    fn build(&self, queues: usize) -> Result<Tunnel, TunnelError> {
+        Tunnel::builder().address(self.address).offload(self.offload).queues(queues).build()
     }
 
-    /// Runs `flow` through `tunnel` to its end.
-    async fn run(&self, tunnel: &Tunnel, flow: Flow) -> Result<(), TunnelError> {
+    /// Runs `flows`, as many as `tunnel` has queues, to the first one's end.
+    async fn run(&self, tunnel: &Tunnel, flows: Vec<Flow>) -> Result<(), TunnelError> {
         println!("Tunnel device {} with {} is up.", tunnel.interface_name(), self.address);
         let watch = async {
             if !self.statistics {
@@ -53,7 +54,7 @@ impl Settings {
                 println!("{}: {}", tunnel.interface_name(), tunnel.statistics());
             }
         };
-        future::or(tunnel.run(flow), watch).await
+        future::or(tunnel.run_lanes(flows), watch).await
     }
 }
 

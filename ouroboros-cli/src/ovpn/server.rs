@@ -8,8 +8,8 @@ use std::{
 
 use async_std::task::{self, JoinHandle};
 use ouroboros::{
-    AllocateError, Flow, FlowInfo, Irm, Tunnel, crypto::identity::Fingerprint, daemon::DaemonError,
-    wire::PeerAddress,
+    AllocateError, Flow, FlowInfo, Irm, LaneAcceptor, Tunnel, crypto::identity::Fingerprint,
+    daemon::DaemonError, wire::PeerAddress,
 };
 
 use super::{Outcome, Settings, announce, own_key};
@@ -59,15 +59,21 @@ pub async fn server(irm: &Irm, settings: &Settings) -> Outcome {
         Err(DaemonError::Refused(reason)) => println!("Warning: no client can know it: {reason}."),
         Err(error) => return Err(error.into()),
     }
-    let mut ready = Some(settings.build()?);
+    let mut ready = Some(settings.build(1)?);
+    let mut acceptor = LaneAcceptor::new(irm, None);
     loop {
         println!("Waiting for a flow.");
-        let flow = accept(irm).await?;
-        announce(flow.info());
-        let who = Who::of(flow.info());
-        let tunnel = match take_back(&mut clients, &who).await {
+        let flows = accept(&mut acceptor).await?;
+        announce(flows[0].info());
+        let who = Who::of(flows[0].info());
+        // A device with another number of queues goes before its successor comes.
+        let fits = |queues| queues == flows.len();
+        let back = take_back(&mut clients, &who).await;
+        let tunnel = match back.filter(|tunnel| fits(tunnel.queues())) {
             Some(tunnel) => tunnel,
-            None => match ready.take().map_or_else(|| settings.build(), Ok) {
+            None => match (ready.take().filter(|tunnel| fits(tunnel.queues())))
+                .map_or_else(|| settings.build(flows.len()), Ok)
+            {
                 Ok(tunnel) => Arc::new(tunnel),
                 Err(error) => {
                     println!("The flow is dropped: {error}.");
@@ -75,16 +81,16 @@ pub async fn server(irm: &Irm, settings: &Settings) -> Outcome {
                 }
             },
         };
-        let running = task::spawn(carry(flow, tunnel.clone(), *settings));
+        let running = task::spawn(carry(flows, tunnel.clone(), *settings));
         clients.push(Served { who, tunnel: Arc::downgrade(&tunnel), running });
     }
 }
 
-/// The next flow, from the next daemon if this one has ended: that there is one
+/// The next client's flows, from the next daemon if this one has ended: that there is one
 /// has been seen.
-async fn accept(irm: &Irm) -> Result<Flow, AllocateError> {
+async fn accept(acceptor: &mut LaneAcceptor) -> Result<Vec<Flow>, AllocateError> {
     loop {
-        match irm.accept_any().await {
+        match acceptor.accept().await {
             Err(AllocateError::Daemon(DaemonError::NotRunning(_))) => task::sleep(RETRY).await,
             outcome => return outcome,
         }
@@ -102,8 +108,8 @@ async fn take_back(clients: &mut Vec<Served>, who: &Who) -> Option<Arc<Tunnel>> 
     tunnel
 }
 
-async fn carry(flow: Flow, tunnel: Arc<Tunnel>, settings: Settings) {
-    match settings.run(&tunnel, flow).await {
+async fn carry(flows: Vec<Flow>, tunnel: Arc<Tunnel>, settings: Settings) {
+    match settings.run(&tunnel, flows).await {
         Ok(()) => println!("The flow has ended."),
         Err(error) => println!("The flow has ended: {error}."),
     }

@@ -48,6 +48,7 @@ fn main() -> ExitCode {
             a_name_for_some_clients_is_silent_to_all_others,
             the_tunnel_of_a_killed_daemon_goes_on_and_a_new_one_takes_its_place,
             tunnels_outlive_both_daemons_and_the_next_ones_serve_more,
+            a_tunnel_over_several_flows_outlives_the_daemons_that_granted_them,
             a_server_that_waits_meets_the_next_daemon,
             root_without_the_right_to_packet_sockets_is_given_none,
             killed_applications_leave_nothing_and_the_next_ones_connect,

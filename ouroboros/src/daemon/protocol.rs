@@ -15,7 +15,7 @@ use crate::{
     },
     transport::Handed,
     trust::KeyFile,
-    wire::{Eid, Name, PeerAddress, QosSpec},
+    wire::{Eid, Name, PeerAddress, QosSpec, extension::Lane},
 };
 
 /// Longest request or response in bytes.
@@ -332,6 +332,7 @@ pub struct FlowGrant {
     qos: QosSpec,
     suite: Option<SuiteNames>,
     identity: Option<PeerData>,
+    lane: Option<Lane>,
     first_use: bool,
     keys: Option<GrantedKeys>,
     /// Largest frame of the path in bytes.
@@ -359,6 +360,7 @@ impl FlowGrant {
             qos: info.qos,
             suite: info.suite.map(Into::into),
             identity: info.identity.as_ref().map(Into::into),
+            lane: info.lane,
             first_use: info.first_use,
             keys,
             largest_frame: flow.path.largest_frame(),
@@ -379,6 +381,7 @@ impl FlowGrant {
         let identity = identity.map_err(|_| BadGrant)?;
         let mut info = FlowInfo::new(name, self.peer, (self.local, self.remote), self.qos);
         info.first_use = self.first_use;
+        info.lane = self.lane;
         match (suite, &self.keys) {
             (None, None) => Ok((info, None)),
             (Some(suite), Some(keys)) => {
@@ -422,11 +425,12 @@ mod tests {
     fn info(suite: Option<Suite>, keys: Option<&FlowKeys>) -> FlowInfo {
         let peer = PeerAddress::Udp(([10, 0, 0, 1], 3435).into());
         let name = "my_vpn".parse().expect("a name");
-        let info = FlowInfo::new(name, peer, (Eid(7), Eid(70_000)), QosSpec::RAW_NO_ERRORS);
+        let mut info = FlowInfo::new(name, peer, (Eid(7), Eid(70_000)), QosSpec::RAW_NO_ERRORS);
         match suite {
             None => info,
             Some(suite) => {
                 let profile = keys.map_or(Profile::Wire023, FlowKeys::profile);
+                info.lane = Some(Lane { group: [7; 16], index: 1, lanes: 2 });
                 info.encrypted(suite, profile, Some(peer_identity()))
             }
         }
@@ -468,7 +472,7 @@ mod tests {
             assert_eq!(grant.largest_frame, 1468);
             let (opened, opened_keys) = grant.open().expect("a grant that makes sense");
             let told = |i: &FlowInfo| {
-                let agreed = (i.suite, i.profile, i.identity.clone());
+                let agreed = (i.suite, i.profile, i.identity.clone(), i.lane);
                 (i.name.clone(), i.peer, i.local, i.remote, i.qos, agreed)
             };
             assert_eq!(told(&opened), told(&info(suite, opened_keys.as_ref())));

@@ -13,6 +13,7 @@ use crate::{
         native::Capabilities,
         negotiation::{ClientSecurity, PeerIdentity, ProfilePolicy, Trust},
     },
+    wire::extension::Lane,
 };
 
 /// What is said of a flow's security makes no sense.
@@ -33,6 +34,9 @@ pub struct FlowSecurity {
     pub trust: TrustData,
     /// Whether the daemon says who it is.
     pub identified: bool,
+    /// The flow's place in a tunnel of several.
+    #[serde(default)]
+    pub lane: Option<Lane>,
 }
 
 /// Whether a flow is to have the native profile.
@@ -112,7 +116,7 @@ impl FlowSecurity {
             ProfilePolicy::RequireNative => ProfileChoice::Require,
         };
         let (suite, capabilities) = (security.suite.into(), security.capabilities.bits());
-        Self { suite, profile, capabilities, trust, identified }
+        Self { suite, profile, capabilities, trust, identified, lane: security.lane }
     }
 
     /// What the daemon has to ask; the identity, if there is to be one, is its
@@ -146,7 +150,7 @@ impl FlowSecurity {
             }
         };
         let capabilities = Capabilities::from_bits(self.capabilities);
-        let (lane, identity) = (None, None);
+        let (lane, identity) = (self.lane, None);
         Ok(ClientSecurity { suite, profile, capabilities, lane, identity, trust })
     }
 }

@@ -32,12 +32,13 @@ use crate::{
     driver,
     error::{AllocateError, FlowError},
     proto::{
+        native::KeyLimits,
         negotiation::{ClientSecurity, Identity, ProfilePolicy, Trust},
         protection::{Protection, protection},
     },
     sync::lock,
     transport::{Path, PathOffload},
-    wire::QosSpec,
+    wire::{QosSpec, extension::Lane},
 };
 
 /// What to ask of a flow that is to be allocated.
@@ -138,6 +139,15 @@ impl FlowSpec {
         self
     }
 
+    /// Encrypted, and one of the flows of a tunnel. A peer that does not know of
+    /// such gives a flow like any other:
+    /// [`FlowInfo::lane`](crate::FlowInfo::lane) tells.
+    #[must_use]
+    pub fn lane(mut self, lane: Lane) -> Self {
+        self.encryption().lane = Some(lane);
+        self
+    }
+
     /// Encrypted just as `security` says.
     #[must_use]
     pub fn secured(mut self, security: ClientSecurity) -> Self {
@@ -207,10 +217,17 @@ impl Flow {
 
     /// Like [`new`](Self::new), with the AEAD implementation chosen.
     pub fn with_backend(raw: RawFlow, backend: AeadBackend) -> io::Result<Self> {
+        Self::with_limits(raw, backend, KeyLimits::default())
+    }
+
+    /// Like [`with_backend`](Self::with_backend), with keys that may do as much
+    /// as `limits` says before the next are agreed. Of no effect on a flow in
+    /// the 0.23 format.
+    pub fn with_limits(raw: RawFlow, backend: AeadBackend, limits: KeyLimits) -> io::Result<Self> {
         let RawFlow { path, info, keys, early, strays, elsewhere, release } = raw;
         let (ends, checks_errors) = ((info.local, info.remote), info.qos.checks_errors());
         let Protection { sealer, opener, channel } =
-            protection(keys, ends, checks_errors, backend, &mut SystemEntropy);
+            protection(keys, ends, checks_errors, backend, limits, &mut SystemEntropy);
         let shared =
             Shared::start(path.clone(), info, Rest { strays, elsewhere, release }, channel)?;
         Ok(Self {
