@@ -25,8 +25,14 @@ fn wire_023(criterion: &mut Criterion) {
             group.bench_with_input(BenchmarkId::from_parameter(size), &size, |bencher, &size| {
                 let key = FlowKey::new([7; 32]);
                 let keys = FlowKeys::Wire023 { cipher: Cipher::Aes256Gcm, key };
-                let Protection { mut sealer, mut opener, .. } =
-                    protection(Some(keys), ENDS, false, backend, &mut SystemEntropy);
+                let Protection { mut sealer, mut opener, .. } = protection(
+                    Some(keys),
+                    ENDS,
+                    false,
+                    backend,
+                    KeyLimits::default(),
+                    &mut SystemEntropy,
+                );
                 let mut frame = vec![0; sealer.headroom() + size + sealer.tailroom()];
                 bencher.iter(|| {
                     sealer.seal(&mut frame, Content::Packet).expect("0.23 always seals");

@@ -40,10 +40,8 @@ pub enum Command {
     CreateName {
         /// The name.
         name: String,
-        /// File with the server's encryption.
-        server: Option<String>,
-        /// File with the client's encryption.
-        client: Option<String>,
+        /// Its security.
+        security: NameSecurity,
     },
     /// `name destroy`
     DestroyName {
@@ -68,6 +66,13 @@ pub enum Command {
     ListNames,
     /// `flow list`
     ListFlows,
+    /// `key show`
+    ShowKey,
+    /// `key generate`
+    GenerateKey {
+        /// In the place of one that is there.
+        force: bool,
+    },
     /// `bind program`, `unbind program`
     Program {
         /// The program, as given.
@@ -86,6 +91,38 @@ pub enum Command {
         /// Bind or unbind.
         bind: bool,
     },
+}
+
+/// The security of a name. Files are paths, as given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NameSecurity {
+    /// With the server's encryption.
+    pub server: Option<String>,
+    /// With the client's encryption.
+    pub client: Option<String>,
+    /// Who proves who they are.
+    pub auth: Option<Auth>,
+    /// With the keys of clients.
+    pub clients: Option<String>,
+    /// The folder of authorities.
+    pub ca: Option<String>,
+    /// With the server's key.
+    pub key: Option<String>,
+    /// With the server's certificate.
+    pub certificate: Option<String>,
+    /// Only the native profile.
+    pub native: bool,
+}
+
+/// Who proves who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// Nobody.
+    None,
+    /// The server.
+    Server,
+    /// The server and the client.
+    Both,
 }
 
 /// The words make no command.
@@ -120,6 +157,9 @@ pub enum UsageError {
         /// Why not.
         reason: &'static str,
     },
+    /// Two keywords exclude each other.
+    #[error("{0} and {1}: one of them")]
+    Together(&'static str, &'static str),
     /// A keyword stands twice.
     #[error("{0}: given twice")]
     Twice(&'static str),
@@ -133,8 +173,8 @@ type Words<'a> = &'a [String];
 ///
 /// As [`UsageError`] says.
 pub fn parse(words: Words<'_>) -> Result<Command, UsageError> {
-    const COMMANDS: [&str; 7] =
-        ["ipcp", "name", "flow", "bind", "unbind", "register", "unregister"];
+    const COMMANDS: [&str; 8] =
+        ["ipcp", "name", "flow", "key", "bind", "unbind", "register", "unregister"];
     let (command, rest) = take(words, &COMMANDS)?;
     match command {
         "ipcp" => ipcp(rest),
@@ -143,6 +183,14 @@ pub fn parse(words: Words<'_>) -> Result<Command, UsageError> {
             let (_, rest) = take(rest, &["list"])?;
             nothing_more(rest).map(|()| Command::ListFlows)
         }
+        "key" => match take(rest, &["show", "generate"])? {
+            ("show", rest) => nothing_more(rest).map(|()| Command::ShowKey),
+            (_, []) => Ok(Command::GenerateKey { force: false }),
+            (_, rest) => {
+                let (_, rest) = take(rest, &["force"])?;
+                nothing_more(rest).map(|()| Command::GenerateKey { force: true })
+            }
+        },
         "register" => registration(rest, true),
         "unregister" => registration(rest, false),
         _ => binding(rest, command == "bind"),
@@ -220,12 +268,7 @@ fn without_old_keywords(words: Words<'_>) -> Vec<String> {
 
 fn name(words: Words<'_>) -> Result<Command, UsageError> {
     match take(words, &["create", "destroy", "register", "unregister", "list"])? {
-        ("create", rest) => {
-            let (name, rest) = named(rest)?;
-            let mut pairs = Pairs::parse(rest, &["sencpath", "cencpath"])?;
-            let (server, client) = (pairs.take("sencpath"), pairs.take("cencpath"));
-            Ok(Command::CreateName { name, server, client })
-        }
+        ("create", rest) => create_name(rest),
         ("destroy", rest) => {
             let (name, rest) = named(rest)?;
             nothing_more(rest).map(|()| Command::DestroyName { name })
@@ -234,6 +277,41 @@ fn name(words: Words<'_>) -> Result<Command, UsageError> {
         ("unregister", rest) => named_layer(rest, false),
         (_, rest) => nothing_more(rest).map(|()| Command::ListNames),
     }
+}
+
+fn create_name(words: Words<'_>) -> Result<Command, UsageError> {
+    const KEYWORDS: [&str; 7] = ["sencpath", "cencpath", "auth", "clients", "ca", "key", "cert"];
+    let (name, rest) = named(words)?;
+    let mut pairs = Pairs::with_flags(rest, &KEYWORDS, &["native"])?;
+    let auth = pairs.take("auth").map(|word| {
+        let known = "none, server or both is known";
+        Ok(match one_of("auth", word, &["none", "server", "both"], known)? {
+            "none" => Auth::None,
+            "server" => Auth::Server,
+            _ => Auth::Both,
+        })
+    });
+    let (auth, clients, ca) = (auth.transpose()?, pairs.take("clients"), pairs.take("ca"));
+    // Lists say who proves who they are.
+    match (&clients, &ca, auth) {
+        (Some(_), Some(_), _) => return Err(UsageError::Together("clients", "ca")),
+        (Some(_), _, Some(Auth::None | Auth::Server)) => {
+            return Err(UsageError::Together("clients", "auth none or server"));
+        }
+        (_, Some(_), Some(Auth::None)) => return Err(UsageError::Together("ca", "auth none")),
+        _ => {}
+    }
+    let security = NameSecurity {
+        server: pairs.take("sencpath"),
+        client: pairs.take("cencpath"),
+        auth,
+        clients,
+        ca,
+        key: pairs.take("key"),
+        certificate: pairs.take("cert"),
+        native: pairs.take("native").is_some(),
+    };
+    Ok(Command::CreateName { name, security })
 }
 
 fn named_layer(words: Words<'_>, register: bool) -> Result<Command, UsageError> {
@@ -308,9 +386,16 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         for (line, message) in [
-            ("", "expected ipcp, name, flow, bind, unbind, register, unregister"),
+            ("", "expected ipcp, name, flow, key, bind, unbind, register, unregister"),
             ("un program x name y", "un: may be unbind or unregister"),
-            ("frob", "frob: expected ipcp, name, flow, bind, unbind, register, unregister"),
+            ("frob", "frob: expected ipcp, name, flow, key, bind, unbind, register, unregister"),
+            ("key generate forcibly", "forcibly: expected force"),
+            ("key show force", "force: expected the end of the command"),
+            ("name create a auth maybe", "auth maybe: none, server or both is known"),
+            ("name create a clients f ca d", "clients and ca: one of them"),
+            ("name create a clients f auth server", "clients and auth none or server: one of them"),
+            ("name create a native native", "native: given twice"),
+            ("name create a c f", "c: may be cencpath or clients or ca or cert"),
             ("ipcp bootstrap type udp name a layer b", "expected ip and its value"),
             (
                 "ipcp bootstrap type udp6 name a layer b ip 1.2.3.4",
@@ -352,10 +437,42 @@ mod tests {
             ("n l", ListNames),
             ("f l", ListFlows),
             ("flow list", ListFlows),
-            ("name create a", CreateName { name: a.clone(), server: None, client: None }),
+            ("k s", ShowKey),
+            ("key generate", GenerateKey { force: false }),
+            ("key gen force", GenerateKey { force: true }),
+            ("name create a", CreateName { name: a.clone(), security: NameSecurity::default() }),
             (
-                "name create a cencpath /c sencpath /s",
-                CreateName { name: a.clone(), server: text("/s"), client: text("/c") },
+                "name create a cencpath /c native auth server sencpath /s key /k cert /z",
+                CreateName {
+                    name: a.clone(),
+                    security: NameSecurity {
+                        server: text("/s"),
+                        client: text("/c"),
+                        auth: Some(Auth::Server),
+                        key: text("/k"),
+                        certificate: text("/z"),
+                        native: true,
+                        ..NameSecurity::default()
+                    },
+                },
+            ),
+            (
+                "n c a cl /f",
+                CreateName {
+                    name: a.clone(),
+                    security: NameSecurity { clients: text("/f"), ..NameSecurity::default() },
+                },
+            ),
+            (
+                "n c a a b ca /d",
+                CreateName {
+                    name: a.clone(),
+                    security: NameSecurity {
+                        auth: Some(Auth::Both),
+                        ca: text("/d"),
+                        ..NameSecurity::default()
+                    },
+                },
             ),
             ("n d a", DestroyName { name: a.clone() }),
             ("name unreg a layer b", Unregister { name: a.clone(), layer: b.clone() }),

@@ -1,10 +1,12 @@
 //! The Ouroboros daemon and tools, as thin consumers of the `ouroboros`
 //! library: arguments, then one call.
 
+pub mod confine;
 pub mod enc_conf;
 pub mod grammar;
 pub mod irmd;
 pub mod man;
+pub mod ovpn;
 pub mod table;
 
 use std::{

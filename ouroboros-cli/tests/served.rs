@@ -13,6 +13,7 @@ use ouroboros::{
         security::Authentication,
     },
     transport::memory::{Memory, Network},
+    trust::TrustFolder,
 };
 use ouroboros_cli::irmd::{Place, State, serve};
 use ouroboros_testing::Folder;
@@ -30,7 +31,9 @@ impl Host {
         let folder = Folder::new();
         let path = folder.path().join("irmd.sock");
         let place = Place::take(&path).expect("a place");
-        let state = Arc::new(State::default());
+        let mut state = State::default();
+        state.trust = Some(TrustFolder::at(folder.path().join("trust")));
+        let state = Arc::new(state);
         state.irm.bootstrap("my_layer", station).await.expect("a layer");
         let served = state.clone();
         let serving = Some(task::spawn(async move { serve(served, &place.listener).await }));
@@ -54,7 +57,10 @@ impl Host {
         let security = |suite: Option<Suite>| suite.map(|suite| Security::Suite(suite.into()));
         let (server, client) = (security(server), security(client));
         let (name, authentication, native) = ("my_vpn".into(), Authentication::None, false);
-        self.ask(Request::CreateName { name, server, client, authentication, native }).await;
+        let (key, certificate) = (None, None);
+        let request =
+            Request::CreateName { name, server, client, authentication, native, key, certificate };
+        self.ask(request).await;
     }
 
     /// The daemon ends.

@@ -1,7 +1,9 @@
 //! The tools as a user meets them: exit codes, messages, the daemon's life.
 
 use std::{
+    fs::Permissions,
     io::{BufRead, BufReader, Read},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
 };
@@ -19,9 +21,15 @@ fn socket_in(folder: &Folder) -> PathBuf {
     folder.path().join("run/irmd.sock")
 }
 
+/// Where the tools' files of trust come to be.
+fn trust_beside(socket: &Path) -> PathBuf {
+    socket.with_file_name("trust")
+}
+
 fn tool(path: &str, socket: &Path) -> Command {
     let mut command = Command::new(path);
-    command.env("OUROBOROS_SOCKET", socket).env_remove("RUST_LOG").stdin(Stdio::null());
+    command.env("OUROBOROS_SOCKET", socket).env("OUROBOROS_CONFIG", trust_beside(socket));
+    command.env_remove("RUST_LOG").stdin(Stdio::null());
     command
 }
 
@@ -115,7 +123,6 @@ fn the_daemon_does_not_start_twice_but_again_after_a_forced_kill() {
 
 #[test]
 fn only_the_owner_and_the_group_may_connect() {
-    use std::os::unix::fs::PermissionsExt;
     let folder = Folder::new();
     let socket = socket_in(&folder);
     let _daemon = Daemon::start(&socket);
@@ -263,6 +270,56 @@ fn ipcps_come_and_go_on_the_loopback_address() {
     assert!(complaint(irm(&socket, "ipcp destroy name u"), 1).contains("no such IPCP"));
     // What it had is free again.
     told(irm(&socket, &bootstrap));
+}
+
+#[test]
+fn a_key_is_made_at_first_need_and_told_the_same_with_and_without_the_daemon() {
+    let folder = Folder::new();
+    let socket = socket_in(&folder);
+    let file = trust_beside(&socket).join("identity.pem");
+    let shown = told(irm(&socket, "key show"));
+    let (fingerprint, path) = shown.trim_end().split_once(' ').expect("two words");
+    assert_eq!(path, file.to_str().expect("UTF-8"));
+    assert!(fingerprint.starts_with("o7s:") && fingerprint.len() == 43, "{shown}");
+    let _daemon = Daemon::start(&socket);
+    assert_eq!(told(irm(&socket, "key show")), shown);
+    let json: serde_json::Value =
+        serde_json::from_str(&told(irm(&socket, "key show --json"))).expect("JSON");
+    assert_eq!(
+        (json["fingerprint"].as_str(), json["path"].as_str()),
+        (Some(fingerprint), Some(path))
+    );
+    assert!(complaint(irm(&socket, "key generate"), 1).contains("there is a key already"));
+    assert_eq!(told(irm(&socket, "k s")), shown, "it was kept");
+    let other = told(irm(&socket, "key generate force"));
+    assert_ne!(other, shown);
+    assert_eq!(told(irm(&socket, "k s")), other);
+    std::fs::set_permissions(&file, Permissions::from_mode(0o644)).expect("changed");
+    let said = complaint(irm(&socket, "key show"), 1);
+    assert!(said.contains(path) && said.contains("others can read it: chmod 600"), "{said}");
+}
+
+#[test]
+fn a_name_s_policy_is_checked_when_it_is_said_and_listed() {
+    let folder = Folder::new();
+    let socket = socket_in(&folder);
+    let _daemon = Daemon::start(&socket);
+    let clients = folder.write("clients", "nonsense\n");
+    std::fs::set_permissions(&clients, Permissions::from_mode(0o644)).expect("changed");
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("changed");
+    let create = format!("name create safe clients {} native", clients.display());
+    assert!(complaint(irm(&socket, &create), 1).contains("clients, line 1: "));
+    let shown = told(irm(&socket, "key show"));
+    let fingerprint = shown.split(' ').next().expect("a word");
+    folder.write("clients", &format!("{fingerprint} this machine\n"));
+    told(irm(&socket, &create));
+    let list = told(irm(&socket, "name list"));
+    assert!(list.contains("encrypted, both authenticated, native only"), "{list}");
+    let missing = format!("name create other key {}", folder.path().join("none").display());
+    assert!(complaint(irm(&socket, &missing), 1).contains("none: there is no such file"));
+    told(irm(&socket, "name create other auth server"));
+    assert!(told(irm(&socket, "n l")).contains("encrypted, server authenticated"));
+    assert!(complaint(irm(&socket, "n c a clients f ca d"), 2).contains("clients and ca"));
 }
 
 #[test]

@@ -81,7 +81,10 @@ pub enum AllocateError {
     NoIdentity,
     /// Peer: no valid answer came in time. A server that demands its clients'
     /// identities does not answer others.
-    #[error("no answer to the flow request in time")]
+    #[error(
+        "no answer to the flow request in time: the server is away, or answers only clients \
+         whose keys it knows"
+    )]
     TimedOut,
     /// Misuse: too many allocations are under way in this IPCP.
     #[error("too many flow allocations are under way")]

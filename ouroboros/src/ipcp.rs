@@ -29,7 +29,7 @@ use crate::{
     proto::protection::FlowKeys,
     sync::lock,
     transport::{Management, Path, ReceiveBatch, Stray, Transport},
-    wire::{Dialect, Eid, Name, PeerAddress, QosSpec},
+    wire::{Dialect, Eid, Name, PeerAddress, QosSpec, extension::Lane},
 };
 
 /// Frames kept that arrive before the flow they belong to is allocated.
@@ -111,6 +111,7 @@ struct Agreed {
     remote: Eid,
     keys: Option<FlowKeys>,
     suite: Option<Suite>,
+    lane: Option<Lane>,
     identity: Option<PeerIdentity>,
 }
 
@@ -268,9 +269,10 @@ impl Core {
             .await?
         };
         drop(cancel);
-        let Agreed { peer, remote, keys, suite, identity } = agreed?;
+        let Agreed { peer, remote, keys, suite, lane, identity } = agreed?;
         let info = FlowInfo::new(name.clone(), peer, (reserved.eid, remote), spec.qos);
-        let info = told(info, &keys, suite, identity);
+        let mut info = told(info, &keys, suite, identity);
+        info.lane = lane;
         Ok(self.raw_flow(path, info, keys, early, reserved))
     }
 
@@ -323,7 +325,8 @@ impl Core {
         reserved.request = Some(requested.request);
         let ends = (reserved.eid, requested.remote);
         let info = FlowInfo::new(requested.name, requested.from, ends, requested.qos);
-        let info = told(info, &accepted.keys, accepted.suite, accepted.identity);
+        let mut info = told(info, &accepted.keys, accepted.suite, accepted.identity);
+        info.lane = accepted.lane;
         Some(Ok(self.raw_flow(path, info, accepted.keys, Vec::new(), reserved)))
     }
 
@@ -416,13 +419,13 @@ impl Core {
             Event::Unheard { name, from, reason } => {
                 tracing::debug!(ipcp = self.name, %name, %from, %reason, "a stranger's request");
             }
-            Event::Allocated { allocation, peer, remote, keys, suite, identity } => {
+            Event::Allocated { allocation, peer, remote, keys, suite, lane, identity } => {
                 if let Some(allocating) = lock(&self.allocating).remove(&allocation) {
                     if let Err(error) = allocating.path.connect(remote, peer) {
                         tracing::warn!(ipcp = self.name, %error, "flow's path not connected");
                         return;
                     }
-                    let agreed = Agreed { peer, remote, keys, suite, identity };
+                    let agreed = Agreed { peer, remote, keys, suite, lane, identity };
                     let _ = allocating.outcome.try_send(Ok(agreed));
                 }
             }

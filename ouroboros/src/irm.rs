@@ -3,14 +3,22 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    future::Future,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
+use async_io::Timer;
 use event_listener::Event;
+use futures_lite::future;
 
 use crate::{
     daemon::{Client, DaemonError},
-    error::{AllocateError, LayerError},
+    driver,
+    error::{AllocateError, FlowError, LayerError},
     flow::{Flow, FlowSpec, RawFlow},
     ipcp::{Core, Ipcp, Notice, Requested, allocate_in},
     layer::{Layer, LayerState},
@@ -55,9 +63,57 @@ struct State {
     daemon: Option<Client>,
     layers: Mutex<Vec<Layer>>,
     waiting: Arc<Waiting>,
+    begun: Arc<Begun>,
     policies: Mutex<HashMap<Name, ServerSecurity>>,
     identity: Mutex<Option<Identity>>,
 }
+
+/// Accepted flows, from when their keys are agreed until somebody takes them.
+#[derive(Default)]
+struct Begun {
+    flows: Mutex<Vec<Flow>>,
+    waited_for: AtomicUsize,
+    more: Event,
+}
+
+impl Begun {
+    fn take(&self, wanted: impl Fn(&Flow) -> bool) -> Option<Flow> {
+        let mut flows = lock(&self.flows);
+        flows.retain(|flow| flow.is_ready().is_ok());
+        let at = flows.iter().position(wanted)?;
+        Some(flows.remove(at))
+    }
+
+    fn wait_for(self: &Arc<Self>, flow: Flow) {
+        if self.waited_for.load(Relaxed) + lock(&self.flows).len() >= LARGEST_CROWD {
+            tracing::debug!(peer = %flow.info().peer, "too many flows begin at once: one dropped");
+            return;
+        }
+        self.waited_for.fetch_add(1, Relaxed);
+        let begun = self.clone();
+        driver::spawn(async move {
+            let late = async {
+                Timer::after(PATIENCE).await;
+                Err(FlowError::Down)
+            };
+            let result = future::or(flow.ready(), late).await;
+            begun.waited_for.fetch_sub(1, Relaxed);
+            match result {
+                Ok(()) => {
+                    lock(&begun.flows).push(flow);
+                    begun.more.notify(usize::MAX);
+                }
+                Err(error) => tracing::debug!(%error, "a flow did not begin"),
+            }
+        })
+        .detach();
+    }
+}
+
+/// Accepted flows that wait for their keys or for who takes them, at most.
+const LARGEST_CROWD: usize = 256;
+/// How long a client may take to agree the keys that come before data.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Flow requests that no one has accepted yet. Bounded by the limits of the
 /// IPCPs, which withdraw what waits too long.
@@ -221,20 +277,61 @@ impl Irm {
     /// Waits for a flow to `name` and accepts it.
     pub async fn accept(&self, name: &str) -> Result<Flow, AllocateError> {
         let names = [name.parse()?];
-        if let Some(daemon) = &self.0.daemon {
-            return Ok(Flow::new(daemon.accept(Some(name)).await?)?);
+        let wanted = |flow: &Flow| flow.info().name == names[0];
+        match &self.0.daemon {
+            Some(daemon) => {
+                let next = || async { Ok(daemon.accept(Some(name)).await?) };
+                self.accept_begun(wanted, next).await
+            }
+            None => self.accept_begun(wanted, || self.accept_raw(&names)).await,
         }
-        Ok(Flow::new(self.accept_raw(&names).await?)?)
     }
 
     /// Waits for a flow to any name that is registered here or, with a daemon,
     /// bound to this process or its program.
     pub async fn accept_any(&self) -> Result<Flow, AllocateError> {
-        if let Some(daemon) = &self.0.daemon {
-            return Ok(Flow::new(daemon.accept(None).await?)?);
+        match &self.0.daemon {
+            Some(daemon) => {
+                let next = || async { Ok(daemon.accept(None).await?) };
+                self.accept_begun(|_| true, next).await
+            }
+            None => {
+                let names: Vec<_> = self.layers().iter().flat_map(Layer::names).collect();
+                let wanted = |flow: &Flow| names.contains(&flow.info().name);
+                self.accept_begun(wanted, || self.accept_raw(&names)).await
+            }
         }
-        let names: Vec<_> = self.layers().iter().flat_map(Layer::names).collect();
-        Ok(Flow::new(self.accept_raw(&names).await?)?)
+    }
+
+    /// The first flow that can be used, of those that `next` gives and those
+    /// that were given earlier. One whose client takes its time, or never
+    /// answers, keeps no other waiting.
+    async fn accept_begun<F>(
+        &self,
+        wanted: impl Fn(&Flow) -> bool,
+        next: impl Fn() -> F,
+    ) -> Result<Flow, AllocateError>
+    where
+        F: Future<Output = Result<RawFlow, AllocateError>>,
+    {
+        let begun = &self.0.begun;
+        loop {
+            let more = begun.more.listen();
+            if let Some(flow) = begun.take(&wanted) {
+                return Ok(flow);
+            }
+            let next = async { next().await.map(Some) };
+            let more = async {
+                more.await;
+                Ok(None)
+            };
+            let Some(raw) = future::or(next, more).await? else { continue };
+            let flow = Flow::new(raw)?;
+            if flow.is_ready().unwrap_or(false) {
+                return Ok(flow);
+            }
+            begun.wait_for(flow);
+        }
     }
 
     /// Waits for a flow to any of `names`; see [`RawFlow`].

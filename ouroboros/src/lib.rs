@@ -12,6 +12,8 @@
 //!   handles [`Ipcp`], [`Layer`] and [`Irm`].
 //! - `flow`: packets of one flow, async ([`Flow`]) and batched ([`FlowSender`],
 //!   [`FlowReceiver`]).
+//! - `lanes`: flows of one tunnel, allocated and accepted together
+//!   ([`LaneAcceptor`]).
 //! - `tunnel`: a TUN device at the end of a flow ([`Tunnel`]).
 //! - [`daemon`]: the same flows, served by `irmd`.
 //! - [`trust`]: files of keys, known names, authorized clients, authorities.
@@ -30,6 +32,7 @@ mod driver;
 mod flow;
 mod ipcp;
 mod irm;
+mod lanes;
 mod layer;
 mod sync;
 #[allow(unsafe_code)]
@@ -43,6 +46,7 @@ pub use flow::{
 };
 pub use ipcp::Ipcp;
 pub use irm::Irm;
+pub use lanes::LaneAcceptor;
 pub use layer::Layer;
 pub use proto::negotiation::{Identity, PeerIdentity, ServerSecurity, Trust};
 pub use tunnel::{Offload, Tunnel, TunnelBuilder, TunnelError, TunnelStatistics, UnknownOffload};

@@ -5,7 +5,6 @@ use std::{
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
 };
 
 use ouroboros::{
@@ -19,32 +18,21 @@ use ouroboros::{
     },
     wire::Name,
 };
+use ouroboros_testing::Folder;
 
-/// A folder of its own, removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Relaxed);
-        let path = std::env::temp_dir().join(format!("o7s-trust-{}-{count}", std::process::id()));
-        fs::create_dir(&path).expect("a folder");
-        mode(&path, 0o755);
-        Self(path)
-    }
-
-    fn file(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
-        let path = self.0.join(name);
-        fs::write(&path, text).expect("written");
-        mode(&path, 0o644);
-        path
-    }
+/// A folder that only its owner can write to.
+fn folder() -> Folder {
+    let folder = Folder::new();
+    mode(folder.path(), 0o755);
+    folder
 }
 
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// Writes a file that only its owner can write to.
+fn file(folder: &Folder, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+    let path = folder.path().join(name);
+    fs::write(&path, text).expect("written");
+    mode(&path, 0o644);
+    path
 }
 
 fn mode(path: &Path, mode: u32) {
@@ -77,8 +65,8 @@ fn flaw<T>(result: Result<T, TrustError>) -> (PathBuf, Flaw) {
 
 #[test]
 fn a_key_is_made_once_for_its_owner_alone_and_found_again() {
-    let folder = Folder::new();
-    let file = KeyFile::at(folder.0.join("new/identity.pem"));
+    let folder = folder();
+    let file = KeyFile::at(folder.path().join("new/identity.pem"));
     assert!(file.load().expect("no error").is_none());
     let made = file.load_or_generate(&mut SystemEntropy).expect("made");
     assert_eq!(mode_of(file.path()), 0o600);
@@ -92,14 +80,14 @@ fn a_key_is_made_once_for_its_owner_alone_and_found_again() {
     let other = file.replace(&mut SystemEntropy).expect("replaced");
     assert_ne!(other.public_key(), made.public_key());
     assert_eq!(file.load().expect("read").expect("there").public_key(), other.public_key());
-    let files = fs::read_dir(folder.0.join("new")).expect("a folder").count();
+    let files = fs::read_dir(folder.path().join("new")).expect("a folder").count();
     assert_eq!(files, 1, "drafts are gone");
 }
 
 #[test]
 fn a_key_that_others_can_read_or_replace_is_refused() {
-    let folder = Folder::new();
-    let file = KeyFile::at(folder.0.join("identity.pem"));
+    let folder = folder();
+    let file = KeyFile::at(folder.path().join("identity.pem"));
     file.generate(&mut SystemEntropy).expect("made");
     for (bits, expected) in
         [(0o640, Flaw::Readable), (0o604, Flaw::Readable), (0o602, Flaw::Writable)]
@@ -110,43 +98,43 @@ fn a_key_that_others_can_read_or_replace_is_refused() {
     mode(file.path(), 0o400);
     file.load().expect("a key that nobody can write is as good");
     for bits in [0o775, 0o757, 0o1777] {
-        mode(&folder.0, bits);
-        assert_eq!(flaw(file.load()), (folder.0.clone(), Flaw::Writable), "{bits:o}");
+        mode(folder.path(), bits);
+        assert_eq!(flaw(file.load()), (folder.path().to_owned(), Flaw::Writable), "{bits:o}");
         assert_eq!(flaw(file.replace(&mut SystemEntropy)).1, Flaw::Writable, "{bits:o}");
     }
 }
 
 #[test]
 fn links_lead_to_a_key_only_between_folders_that_are_safe() {
-    let (safe, open) = (Folder::new(), Folder::new());
+    let (safe, open) = (folder(), folder());
     for folder in [&safe, &open] {
-        KeyFile::at(folder.0.join("real.pem")).generate(&mut SystemEntropy).expect("made");
+        KeyFile::at(folder.path().join("real.pem")).generate(&mut SystemEntropy).expect("made");
     }
     let link = |target: PathBuf, name: &str| {
-        symlink(target, safe.0.join(name)).expect("a link");
-        KeyFile::at(safe.0.join(name))
+        symlink(target, safe.path().join(name)).expect("a link");
+        KeyFile::at(safe.path().join(name))
     };
-    let good = link(safe.0.join("real.pem"), "good.pem");
-    let bad = link(open.0.join("real.pem"), "bad.pem");
-    let nowhere = link(safe.0.join("nothing"), "nowhere.pem");
-    mode(&open.0, 0o777);
+    let good = link(safe.path().join("real.pem"), "good.pem");
+    let bad = link(open.path().join("real.pem"), "bad.pem");
+    let nowhere = link(safe.path().join("nothing"), "nowhere.pem");
+    mode(open.path(), 0o777);
     assert!(good.load().expect("followed").is_some());
-    assert_eq!(flaw(bad.load()), (open.0.clone(), Flaw::Writable));
+    assert_eq!(flaw(bad.load()), (open.path().to_owned(), Flaw::Writable));
     assert!(nowhere.load().expect("no error").is_none());
-    symlink(safe.0.join("real.pem"), open.0.join("from.pem")).expect("a link");
-    let from = KeyFile::at(open.0.join("from.pem"));
-    assert_eq!(flaw(from.load()), (open.0.clone(), Flaw::Writable));
+    symlink(safe.path().join("real.pem"), open.path().join("from.pem")).expect("a link");
+    let from = KeyFile::at(open.path().join("from.pem"));
+    assert_eq!(flaw(from.load()), (open.path().to_owned(), Flaw::Writable));
     // A new key takes the link's place, and not that of what it leads to.
     let old = good.load().expect("read").expect("there");
     good.replace(&mut SystemEntropy).expect("replaced");
-    let kept = KeyFile::at(safe.0.join("real.pem")).load().expect("read").expect("there");
+    let kept = KeyFile::at(safe.path().join("real.pem")).load().expect("read").expect("there");
     assert_eq!(kept.public_key(), old.public_key());
 }
 
 #[test]
 fn what_is_no_key_is_named() {
-    let folder = Folder::new();
-    let path = folder.file("identity.pem", "not a key");
+    let folder = folder();
+    let path = file(&folder, "identity.pem", "not a key");
     mode(&path, 0o600);
     let file = KeyFile::at(&path);
     let error = file.load().expect_err("no key").to_string();
@@ -164,8 +152,8 @@ fn what_is_no_key_is_named() {
 
 #[test]
 fn a_name_is_known_by_the_key_of_its_first_use() {
-    let folder = Folder::new();
-    let known = TrustFolder::at(folder.0.join("new")).known_names();
+    let folder = folder();
+    let known = TrustFolder::at(folder.path().join("new")).known_names();
     let (mine, other) = (fingerprint(), fingerprint());
     assert!(!known.check(&name("my_vpn"), Some(mine)).expect("no file"));
     assert!(!known.check(&name("my_vpn"), None).expect("no file"));
@@ -196,11 +184,11 @@ fn a_name_is_known_by_the_key_of_its_first_use() {
 
 #[test]
 fn known_names_may_be_written_by_hand() {
-    let folder = Folder::new();
+    let folder = folder();
     let (one, two) = (fingerprint(), fingerprint());
     let plain = one.to_string().replace('-', "").to_uppercase();
     let text = format!("# ours\n\n  my_vpn \t {plain}\r\nmy_vpn {two}\na#b {two}\nlast {one}");
-    let known = KnownNames::at(folder.file("known_names", text));
+    let known = KnownNames::at(file(&folder, "known_names", text));
     let lines = |of: &str| -> Vec<_> {
         let keys = known.keys(&name(of)).expect("read");
         keys.iter().map(|key| (key.fingerprint, key.line)).collect()
@@ -223,7 +211,7 @@ fn known_names_may_be_written_by_hand() {
 
 #[test]
 fn lines_that_make_no_sense_are_named() {
-    let folder = Folder::new();
+    let folder = folder();
     let good = fingerprint();
     for (text, line) in [
         (format!("my_vpn {good}\nmy_vpn"), 2),
@@ -231,24 +219,24 @@ fn lines_that_make_no_sense_are_named() {
         (format!("# x\n\n{good}\n"), 3),
         (format!("{} {good}\n", "n".repeat(256)), 1),
     ] {
-        let known = KnownNames::at(folder.file("known_names", &text));
+        let known = KnownNames::at(file(&folder, "known_names", &text));
         let error = known.meet(&name("my_vpn"), good).expect_err(&text);
         assert!(matches!(&error, TrustError::Line { line: found, .. } if *found == line), "{text}");
         let place = format!("{}, line {line}: ", known.path().display());
         assert!(error.to_string().starts_with(&place), "{error}");
     }
-    let invalid = KnownNames::at(folder.file("known_names", b"a\n\xff\xfe\n"));
+    let invalid = KnownNames::at(file(&folder, "known_names", b"a\n\xff\xfe\n"));
     assert!(invalid.keys(&name("a")).is_err());
-    let long = KnownNames::at(folder.file("known_names", "#".repeat(2 << 20)));
+    let long = KnownNames::at(file(&folder, "known_names", "#".repeat(2 << 20)));
     assert!(matches!(long.keys(&name("a")), Err(TrustError::TooLong(..))));
     assert!(matches!(long.meet(&name("a"), good), Err(TrustError::TooLong(..))));
 }
 
 #[test]
 fn known_names_and_authorized_keys_that_others_can_change_are_refused() {
-    let folder = Folder::new();
-    let known = KnownNames::at(folder.file("known_names", ""));
-    let list = folder.file("clients", "");
+    let folder = folder();
+    let known = KnownNames::at(file(&folder, "known_names", ""));
+    let list = file(&folder, "clients", "");
     for path in [known.path(), &list] {
         mode(path, 0o666);
     }
@@ -259,54 +247,55 @@ fn known_names_and_authorized_keys_that_others_can_change_are_refused() {
     for path in [known.path(), &list] {
         mode(path, 0o644);
     }
-    mode(&folder.0, 0o777);
-    assert_eq!(flaw(known.keys(&one)), (folder.0.clone(), Flaw::Writable));
+    mode(folder.path(), 0o777);
+    assert_eq!(flaw(known.keys(&one)), (folder.path().to_owned(), Flaw::Writable));
     assert_eq!(flaw(known.meet(&one, key)).1, Flaw::Writable);
     assert_eq!(flaw(authorized_keys(&list)).1, Flaw::Writable);
-    assert_eq!(flaw(authorities(&folder.0)).1, Flaw::Writable);
+    assert_eq!(flaw(authorities(folder.path())).1, Flaw::Writable);
 }
 
 #[test]
 fn authorized_keys_are_one_a_line() {
-    let folder = Folder::new();
+    let folder = folder();
     let (one, two) = (fingerprint(), fingerprint());
-    let list = folder.file("clients", format!("# ours\n{one} Ann's laptop\n\n\t{two}\n"));
+    let list = file(&folder, "clients", format!("# ours\n{one} Ann's laptop\n\n\t{two}\n"));
     assert_eq!(authorized_keys(&list).expect("read"), [one, two]);
-    let nobody = folder.file("nobody", "");
+    let nobody = file(&folder, "nobody", "");
     assert_eq!(authorized_keys(&nobody).expect("read"), []);
-    let bad = folder.file("bad", format!("{one}\nAnn {two}\n"));
+    let bad = file(&folder, "bad", format!("{one}\nAnn {two}\n"));
     let error = authorized_keys(&bad).expect_err("no fingerprint in front").to_string();
     assert!(error.starts_with(&format!("{}, line 2: ", bad.display())), "{error}");
-    let missing = authorized_keys(&folder.0.join("missing")).expect_err("not there").to_string();
+    let missing =
+        authorized_keys(&folder.path().join("missing")).expect_err("not there").to_string();
     assert!(missing.contains("missing: "), "{missing}");
 }
 
 #[test]
 fn authorities_are_those_of_a_folder_and_what_is_unusable_is_reported() {
-    let folder = Folder::new();
+    let folder = folder();
     let certificate = |of: &str| key().certificate(&name(of));
     let pem = |der: &[u8]| {
         let body = base64(der);
         format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n")
     };
-    folder.file("one.der", certificate("one"));
-    folder.file("two.pem", pem(&certificate("two")) + &pem(&certificate("three")));
-    folder.file("four.crt", pem(&certificate("four")));
-    folder.file("readme.txt", "nothing to see");
-    let (store, unused) = authorities(&folder.0).expect("read");
+    file(&folder, "one.der", certificate("one"));
+    file(&folder, "two.pem", pem(&certificate("two")) + &pem(&certificate("three")));
+    file(&folder, "four.crt", pem(&certificate("four")));
+    file(&folder, "readme.txt", "nothing to see");
+    let (store, unused) = authorities(folder.path()).expect("read");
     assert_eq!((store.len(), unused.len()), (4, 0));
-    let bad = folder.file("bad.pem", "not a certificate");
-    let open = folder.file("open.crt", pem(&certificate("open")));
+    let bad = file(&folder, "bad.pem", "not a certificate");
+    let open = file(&folder, "open.crt", pem(&certificate("open")));
     mode(&open, 0o666);
-    symlink("nowhere", folder.0.join("link.pem")).expect("a link");
-    let (store, unused) = authorities(&folder.0).expect("read");
+    symlink("nowhere", folder.path().join("link.pem")).expect("a link");
+    let (store, unused) = authorities(folder.path()).expect("read");
     assert_eq!(store.len(), 4);
     let said: Vec<_> = unused.iter().map(ToString::to_string).collect();
     assert_eq!(said.len(), 3, "{said:?}");
-    for (path, said) in [bad, folder.0.join("link.pem"), open].iter().zip(&said) {
+    for (path, said) in [bad, folder.path().join("link.pem"), open].iter().zip(&said) {
         assert!(said.starts_with(&path.display().to_string()), "{said}");
     }
-    assert!(authorities(&folder.0.join("missing")).is_err());
+    assert!(authorities(&folder.path().join("missing")).is_err());
 }
 
 /// RFC 4648, section 4, in lines of 64.
@@ -356,10 +345,10 @@ fn processes_that_make_a_key_at_once_have_the_same() {
         println!("child: {}", key.public_key().fingerprint());
         return;
     }
-    let folder = Folder::new();
+    let folder = folder();
     let test = "processes_that_make_a_key_at_once_have_the_same";
-    let said = at_once(test, &folder.0, &vec![String::new(); 12]);
-    let key = TrustFolder::at(&folder.0).identity().load().expect("read").expect("there");
+    let said = at_once(test, folder.path(), &vec![String::new(); 12]);
+    let key = TrustFolder::at(folder.path()).identity().load().expect("read").expect("there");
     assert_eq!(said, vec![key.public_key().fingerprint().to_string(); 12]);
 }
 
@@ -376,12 +365,12 @@ fn processes_that_meet_a_server_at_once_write_it_down_once() {
         }
         return;
     }
-    let folder = Folder::new();
+    let folder = folder();
     let shown = [fingerprint().to_string(), fingerprint().to_string()];
     let arguments: Vec<_> = (0..12).map(|index| shown[index % 2].clone()).collect();
     let test = "processes_that_meet_a_server_at_once_write_it_down_once";
-    let said = at_once(test, &folder.0, &arguments);
-    let keys = TrustFolder::at(&folder.0).known_names().keys(&meeting).expect("read");
+    let said = at_once(test, folder.path(), &arguments);
+    let keys = TrustFolder::at(folder.path()).known_names().keys(&meeting).expect("read");
     assert_eq!(keys.len(), 1);
     let first = keys[0].fingerprint.to_string();
     assert_eq!(said.iter().filter(|said| *said == "First").count(), 1, "{said:?}");

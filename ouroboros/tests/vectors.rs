@@ -2,7 +2,10 @@
 
 use ouroboros::{
     crypto::{AeadBackend, Cipher, Entropy, EphemeralSecret, FlowKey, Hash, KeyExchange, Secret},
-    proto::protection::{FlowKeys, Opener, Protection, protection},
+    proto::{
+        native::KeyLimits,
+        protection::{FlowKeys, Opener, Protection, protection},
+    },
     wire::{Dialect, DirectoryHash, Eid, Name, QosSpec, management::Message, oap::Allocation},
 };
 use serde_json::Value;
@@ -42,7 +45,8 @@ impl Entropy for Zeros {
 /// The opener of a flow with a 0.23 peer.
 fn opener(key: Option<FlowKey>, backend: AeadBackend) -> Opener {
     let keys = key.map(|key| FlowKeys::Wire023 { cipher: Cipher::Aes256Gcm, key });
-    let Protection { opener, .. } = protection(keys, (Eid(1), Eid(2)), false, backend, &mut Zeros);
+    let Protection { opener, .. } =
+        protection(keys, (Eid(1), Eid(2)), false, backend, KeyLimits::default(), &mut Zeros);
     opener
 }
 

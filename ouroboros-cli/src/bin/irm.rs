@@ -1,15 +1,16 @@
 //! Tells `irmd` what to do.
 
-use std::{fs, path::Path, process::ExitCode};
+use std::{error::Error, fs, path, process::ExitCode};
 
 use ouroboros::daemon::{
-    Client,
+    Client, DaemonError,
     protocol::{Request, Response, Security},
     security::Authentication,
 };
 use ouroboros_cli::{
     enc_conf,
-    grammar::{self, Command},
+    grammar::{self, Auth, Command, NameSecurity},
+    irmd::State,
     table::table,
 };
 use structopt::StructOpt;
@@ -17,10 +18,14 @@ use structopt::StructOpt;
 /// Manages the layers, names and bindings of irmd
 ///
 /// irm ipcp create|destroy|bootstrap|list,
-/// irm name create|destroy|register|unregister|list,
+/// irm name create|destroy|register|unregister|list, irm key show|generate|generate force,
 /// irm flow list, irm bind|unbind program P name N, irm bind|unbind process PID name N,
 /// irm register|unregister name N layer L.
 /// Words may be cut to any unambiguous prefix; keyword pairs come in any order.
+/// name create N takes: auth none|server|both, who proves who they are; clients FILE
+/// with the keys of clients that get a flow, or ca DIR of authorities that vouch for
+/// them; key FILE and cert FILE instead of irmd's own key; native, for flows in no
+/// other format; sencpath FILE and cencpath FILE with the algorithms.
 #[derive(StructOpt)]
 #[structopt(name = "irm")]
 struct Arguments {
@@ -46,7 +51,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, json: bool) -> Result<(), Box<dyn std::error::Error>> {
+fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
     let request = match command {
         Command::CreateIpcp { name, kind } => Request::CreateIpcp { name, kind },
         Command::Bootstrap { name, layer, transport } => {
@@ -54,13 +59,9 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn std::error::Error>> {
         }
         Command::DestroyIpcp { name } => Request::DestroyIpcp { name },
         Command::ListIpcps => Request::ListIpcps,
-        Command::CreateName { name, server, client } => Request::CreateName {
-            name,
-            server: server.as_deref().map(security).transpose()?,
-            client: client.as_deref().map(security).transpose()?,
-            authentication: Authentication::None,
-            native: false,
-        },
+        Command::CreateName { name, security } => create_name(name, security)?,
+        Command::ShowKey => Request::ShowKey,
+        Command::GenerateKey { force } => Request::GenerateKey { force },
         Command::DestroyName { name } => Request::DestroyName { name },
         Command::Register { name, layer } => Request::Register { name, layer },
         Command::Unregister { name, layer } => Request::Unregister { name, layer },
@@ -71,10 +72,12 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn std::error::Error>> {
         }
         Command::Process { pid, name, bind } => Request::Process { pid, name, bind },
     };
-    match async_std::task::block_on(Client::new().ask(&request))? {
+    match async_std::task::block_on(ask(request))? {
+        Response::Key(key) if json => println!("{}", serde_json::to_string_pretty(&key)?),
         Response::Ipcps(ipcps) if json => println!("{}", serde_json::to_string_pretty(&ipcps)?),
         Response::Names(names) if json => println!("{}", serde_json::to_string_pretty(&names)?),
         Response::Flows(flows) if json => println!("{}", serde_json::to_string_pretty(&flows)?),
+        Response::Key(key) => println!("{} {}", key.fingerprint, key.path),
         Response::Ipcps(ipcps) => {
             let row = |ipcp: ouroboros::daemon::protocol::IpcpEntry| {
                 vec![ipcp.name, ipcp.layer, ipcp.attachment]
@@ -94,17 +97,56 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn std::error::Error>> {
         Response::Flows(flows) => {
             let row = |flow: ouroboros::daemon::protocol::FlowEntry| {
                 let way = if flow.relayed { "relayed" } else { "handed over" };
-                vec![flow.name, flow.peer, flow.encryption, way.to_owned()]
+                let key = flow.identity.map_or_else(|| "-".to_owned(), |peer| peer.fingerprint);
+                vec![flow.name, flow.peer, key, flow.encryption, way.to_owned()]
             };
             let rows: Vec<_> = flows.into_iter().map(row).collect();
-            print!("{}", table(&["NAME", "PEER", "ENCRYPTION", "PACKETS"], &rows));
+            print!("{}", table(&["NAME", "PEER", "KEY", "ENCRYPTION", "PACKETS"], &rows));
         }
         _ => {}
     }
     Ok(())
 }
 
-fn security(path: &str) -> Result<Security, Box<dyn std::error::Error>> {
-    let text = fs::read_to_string(Path::new(path)).map_err(|error| format!("{path}: {error}"))?;
+/// Asks the daemon; without one, keys are those of the user.
+async fn ask(request: Request) -> Result<Response, Box<dyn Error>> {
+    match Client::new().ask(&request).await {
+        Err(DaemonError::NotRunning(_) | DaemonError::NotPermitted(_))
+            if matches!(request, Request::ShowKey | Request::GenerateKey { .. }) =>
+        {
+            Ok(State::default().handle(request).await?)
+        }
+        outcome => Ok(outcome?),
+    }
+}
+
+fn create_name(name: String, security: NameSecurity) -> Result<Request, Box<dyn Error>> {
+    let place = |path: Option<String>| -> Result<Option<String>, Box<dyn Error>> {
+        let Some(path) = path else { return Ok(None) };
+        let absolute = path::absolute(&path).map_err(|error| format!("{path}: {error}"))?;
+        Ok(Some(absolute.to_str().ok_or("a path that is not UTF-8")?.to_owned()))
+    };
+    let authentication = match (security.clients, security.ca, security.auth) {
+        (Some(file), ..) => Authentication::Keys(place(Some(file))?.unwrap_or_default()),
+        (None, ca, Some(Auth::Server)) => Authentication::Server(place(ca)?),
+        (None, ca @ Some(_), _) | (None, ca, Some(Auth::Both)) => {
+            Authentication::Authorities(place(ca)?)
+        }
+        (None, None, Some(Auth::None)) => Authentication::None,
+        (None, None, None) => Authentication::Offered,
+    };
+    Ok(Request::CreateName {
+        name,
+        server: security.server.as_deref().map(encryption).transpose()?,
+        client: security.client.as_deref().map(encryption).transpose()?,
+        authentication,
+        native: security.native,
+        key: place(security.key)?,
+        certificate: place(security.certificate)?,
+    })
+}
+
+fn encryption(path: &str) -> Result<Security, Box<dyn Error>> {
+    let text = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
     Ok(enc_conf::parse(&text).map_err(|error| format!("{path}: {error}"))?)
 }

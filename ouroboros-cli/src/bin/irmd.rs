@@ -5,9 +5,11 @@ use std::{process::ExitCode, sync::Arc};
 use futures_lite::{StreamExt, future};
 use ouroboros::daemon::socket_path;
 use ouroboros_cli::{
-    irmd::{Place, State, raise_descriptor_limit, serve},
+    confine::confine,
+    irmd::{Place, State, group, raise_descriptor_limit, serve},
     signals,
 };
+use rustix::thread::CapabilitySet;
 use structopt::StructOpt;
 
 /// Hosts Ouroboros layers, keeps names and bindings, serves applications
@@ -23,6 +25,12 @@ fn main() -> ExitCode {
     let arguments = ouroboros_cli::arguments::<Arguments>();
     ouroboros_cli::log(arguments.stdout);
     raise_descriptor_limit();
+    // Layers over Ethernet, sockets with large buffers, ports below 1024; and
+    // the group whose socket it is.
+    let kept = CapabilitySet::NET_RAW | CapabilitySet::NET_ADMIN | CapabilitySet::NET_BIND_SERVICE;
+    if let Err(error) = confine(kept, group().as_slice()) {
+        return ouroboros_cli::failed("irmd", &error);
+    }
     match async_std::task::block_on(run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => ouroboros_cli::failed("irmd", error.as_ref()),

@@ -2,18 +2,26 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
+    num::NonZeroU8,
+    path::PathBuf,
     process::ExitCode,
 };
 
-use async_std::task::{self, JoinHandle};
+use async_std::task;
 use futures_lite::{StreamExt, future};
 use ouroboros::{
-    Flow, FlowSpec, Irm, Tunnel,
-    daemon::{Client, protocol::Request},
+    FlowSpec, Irm, Offload, Trust, UnknownOffload,
+    crypto::identity::Fingerprint,
+    trust::{TrustError, authorities},
     tun::InterfaceAddress,
-    wire::{Name, PeerAddress},
+    wire::{Name, QosSpec},
 };
-use ouroboros_cli::signals;
+use ouroboros_cli::{
+    confine::confine,
+    ovpn::{Outcome, Settings, client, server},
+    signals,
+};
+use rustix::thread::CapabilitySet;
 use structopt::StructOpt;
 
 /// An IP tunnel over an Ouroboros flow
@@ -31,25 +39,68 @@ struct Arguments {
     /// Mask of the tunnel's device, such as 255.255.255.0
     #[structopt(short, long)]
     mask: Option<Ipv4Addr>,
-    /// Encrypts the tunnel
+    /// Encrypts the tunnel. A server that shows its key is known by it from then on, and
+    /// refused when it has changed
     #[structopt(short = "C", long)]
     crypt: bool,
+    /// Encrypts the tunnel, and tells the server whose it is: this machine's, by the key
+    /// that `irm key show` tells
+    #[structopt(short = "I", long)]
+    identify: bool,
+    /// Encrypts the tunnel, and takes nobody for the server but who has this key
+    #[structopt(long, value_name = "FINGERPRINT")]
+    server_key: Option<Fingerprint>,
+    /// Encrypts the tunnel, and takes nobody for the server but whom one of the authorities
+    /// in this folder vouches for
+    #[structopt(long, value_name = "FOLDER", conflicts_with = "server-key")]
+    ca: Option<PathBuf>,
+    /// Encrypts the tunnel, in the native profile only
+    #[structopt(long)]
+    native: bool,
+    /// Spreads an encrypted tunnel's connections over so many flows, for machines with more
+    /// cores than one flow keeps busy
+    #[structopt(long, value_name = "NUMBER", default_value = "1")]
+    queues: NonZeroU8,
+    /// Takes the other end for gone after so many seconds without a word
+    #[structopt(long, value_name = "SECONDS", default_value = "30")]
+    timeout: u32,
+    /// Says every second what went through
+    #[structopt(long)]
+    stats: bool,
+    /// Does without offloads: a list of tcp, udp, checksums, segments, coalesces, or all
+    #[structopt(long, value_name = "LIST")]
+    no_offload: Option<String>,
 }
 
 fn main() -> ExitCode {
     let arguments = ouroboros_cli::arguments::<Arguments>();
     ouroboros_cli::log(false);
-    let address = match address(&arguments.ip, arguments.mask) {
-        Ok(address) => address,
+    let settings = match settings(&arguments) {
+        Ok(settings) => settings,
         Err(error) => {
             eprintln!("ovpn: {error}");
             return ExitCode::from(2);
         }
     };
-    match task::block_on(run(&arguments, address)) {
+    // Devices are made, and given other MTUs, as long as it runs. With the right
+    // to packet sockets it has its flows' own ones from the daemon.
+    if let Err(error) = confine(CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW, &[]) {
+        return ouroboros_cli::failed("ovpn", &error);
+    }
+    match task::block_on(run(&arguments, &settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => ouroboros_cli::failed("ovpn", error.as_ref()),
     }
+}
+
+fn settings(arguments: &Arguments) -> Result<Settings, String> {
+    let unused = arguments.no_offload.as_deref().unwrap_or_default();
+    let offload = Offload::from_environment().and_then(|offload| offload.without(unused));
+    Ok(Settings {
+        address: address(&arguments.ip, arguments.mask)?,
+        offload: offload.map_err(|error: UnknownOffload| error.to_string())?,
+        statistics: arguments.stats,
+    })
 }
 
 fn address(ip: &str, mask: Option<Ipv4Addr>) -> Result<InterfaceAddress, String> {
@@ -64,20 +115,42 @@ fn address(ip: &str, mask: Option<Ipv4Addr>) -> Result<InterfaceAddress, String>
     parsed.map_err(|error| format!("--ip {error}"))
 }
 
-type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+/// The flow that is asked for.
+fn spec(arguments: &Arguments) -> Result<FlowSpec, TrustError> {
+    let timeout = arguments.timeout.saturating_mul(1000);
+    let mut spec = FlowSpec::with_qos(QosSpec { timeout, ..QosSpec::RAW });
+    if arguments.crypt {
+        spec = spec.encrypted();
+    }
+    if arguments.identify {
+        spec = spec.identified();
+    }
+    if arguments.native {
+        spec = spec.require_native();
+    }
+    if let Some(key) = arguments.server_key {
+        spec = spec.trust(Trust::Keys(vec![key]));
+    }
+    if let Some(folder) = &arguments.ca {
+        let (store, unused) = authorities(folder)?;
+        for reason in unused {
+            println!("Not an authority: {reason}.");
+        }
+        spec = spec.trust(Trust::Authorities(store));
+    }
+    Ok(spec)
+}
 
-async fn run(arguments: &Arguments, address: InterfaceAddress) -> Outcome {
+async fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
     let mut signals = signals()?;
     let irm = Irm::connect();
     let tunnels = async {
         match &arguments.name {
             Some(name) => {
-                println!("Allocating a flow to {name}.");
-                let spec = FlowSpec::raw();
-                let spec = if arguments.crypt { spec.encrypted() } else { spec };
-                carry(irm.allocate(name.as_str(), spec).await?, None, address).await
+                let queues = arguments.queues.get();
+                client(&irm, name, spec(arguments)?, queues, settings).await
             }
-            None => serve(&irm, address).await,
+            None => server(&irm, settings).await,
         }
     };
     future::or(tunnels, async {
@@ -86,53 +159,4 @@ async fn run(arguments: &Arguments, address: InterfaceAddress) -> Outcome {
         Ok(())
     })
     .await
-}
-
-/// Serves each client with a tunnel of its own. One that comes back takes the
-/// place of its former flow: the format has no message that ends one.
-async fn serve(irm: &Irm, address: InterfaceAddress) -> Outcome {
-    let mut tunnels: Vec<(String, JoinHandle<()>)> = Vec::new();
-    // What is missing shows before there is a client: the daemon, or the right
-    // to make devices.
-    Client::new().ask(&Request::ListNames).await?;
-    let mut ready = Some(Tunnel::builder().address(address).build()?);
-    loop {
-        println!("Waiting for a flow.");
-        let flow = irm.accept_any().await?;
-        let host = host(&flow.info().peer);
-        while let Some(at) = tunnels.iter().position(|(known, _)| *known == host) {
-            tunnels.remove(at).1.cancel().await;
-        }
-        let ready = ready.take();
-        let tunnel = task::spawn(async move {
-            if let Err(error) = carry(flow, ready, address).await {
-                println!("The flow has ended: {error}.");
-            }
-        });
-        tunnels.push((host, tunnel));
-    }
-}
-
-/// Which machine a peer is on: a UDP client has a port for each flow.
-fn host(peer: &PeerAddress) -> String {
-    match peer {
-        PeerAddress::Udp(address) => address.ip().to_string(),
-        other => other.to_string(),
-    }
-}
-
-/// Runs a tunnel, with a device that is `ready` or with one of its own.
-async fn carry(flow: Flow, ready: Option<Tunnel>, address: InterfaceAddress) -> Outcome {
-    println!("Flow allocated to {}, with {}.", flow.info().name, flow.info().peer);
-    match flow.info().suite {
-        Some(suite) => println!("Encrypted: key exchange {}, cipher {}.", suite.kex, suite.cipher),
-        None => println!("Warning: this tunnel is NOT encrypted."),
-    }
-    let tunnel = match ready {
-        Some(tunnel) => tunnel,
-        None => Tunnel::builder().address(address).build()?,
-    };
-    println!("Tunnel device {} with {address} is up.", tunnel.interface_name());
-    tunnel.run(flow).await?;
-    Ok(())
 }

@@ -80,14 +80,24 @@ pub(super) fn nothing_more(words: Words<'_>) -> Result<(), UsageError> {
 pub(super) struct Pairs(Vec<(&'static str, String)>);
 
 impl Pairs {
-    pub(super) fn parse(
+    pub(super) fn parse(words: Words<'_>, keywords: &[&'static str]) -> Result<Self, UsageError> {
+        Self::with_flags(words, keywords, &[])
+    }
+
+    /// The same, with `flags` that stand without a value.
+    pub(super) fn with_flags(
         mut words: Words<'_>,
         keywords: &[&'static str],
+        flags: &[&'static str],
     ) -> Result<Self, UsageError> {
         let mut pairs: Vec<(&'static str, String)> = Vec::new();
+        let candidates = [keywords, flags].concat();
         while !words.is_empty() {
-            let (keyword, rest) = take(words, keywords)?;
-            let (value, rest) = value(rest, &format!("a value behind {keyword}"))?;
+            let (keyword, rest) = take(words, &candidates)?;
+            let (value, rest) = match flags.contains(&keyword) {
+                true => (String::new(), rest),
+                false => value(rest, &format!("a value behind {keyword}"))?,
+            };
             if pairs.iter().any(|(known, _)| *known == keyword) {
                 return Err(UsageError::Twice(keyword));
             }

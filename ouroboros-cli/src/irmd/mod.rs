@@ -2,6 +2,7 @@
 //! The layers themselves are the library's.
 
 mod flows;
+mod policy;
 mod serve;
 mod state;
 
@@ -15,7 +16,7 @@ use std::{
 use ouroboros::daemon::Listener;
 use rustix::{
     fs::{FlockOperation, Mode, flock},
-    process::{Resource, Rlimit, getrlimit, setrlimit, umask},
+    process::{Gid, Resource, Rlimit, getrlimit, setrlimit, umask},
 };
 
 pub use flows::Flows;
@@ -75,8 +76,8 @@ impl Place {
         umask(mask);
         let listener = listener.map_err(|error| at(path, error))?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o660))
-            .and_then(|()| match group("ouroboros") {
-                Some(group) => std::os::unix::fs::chown(path, None, Some(group)),
+            .and_then(|()| match group() {
+                Some(group) => std::os::unix::fs::chown(path, None, Some(group.as_raw())),
                 None => Ok(()),
             })
             .map_err(|error| at(path, error))?;
@@ -98,11 +99,12 @@ pub fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
-/// The id of the group called `name`, if there is one.
-fn group(name: &str) -> Option<u32> {
+/// The group `ouroboros`, whose members may use the daemon, if there is one.
+pub fn group() -> Option<Gid> {
     let groups = fs::read_to_string("/etc/group").ok()?;
     groups.lines().find_map(|line| {
         let mut fields = line.split(':');
-        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?
+        (fields.next() == Some("ouroboros"))
+            .then(|| fields.nth(1)?.parse().ok().map(Gid::from_raw))?
     })
 }

@@ -32,6 +32,9 @@ const LARGEST_CROWD: usize = 1024;
 /// A connection that has not asked by then is closed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How often to look whether files of trust have changed.
+const REFRESH: Duration = Duration::from_secs(1);
+
 /// A place in the crowd.
 struct Place(Arc<AtomicUsize>);
 
@@ -43,6 +46,16 @@ impl Drop for Place {
 
 /// Serves whoever connects, for ever.
 pub async fn serve(state: Arc<State>, listener: &Listener) {
+    let watch = async {
+        loop {
+            async_io::Timer::after(REFRESH).await;
+            state.refresh();
+        }
+    };
+    future::or(connections(state.clone(), listener), watch).await
+}
+
+async fn connections(state: Arc<State>, listener: &Listener) {
     let crowd = Arc::new(AtomicUsize::new(0));
     loop {
         let connection = match listener.accept().await {
@@ -82,8 +95,8 @@ async fn answer(state: &State, connection: &Connection, place: Place) -> io::Res
     };
     tracing::debug!(?request);
     let flow = match request {
-        Request::Accept { name } => loop {
-            let flow = accept(state, connection, name.as_deref()).await?;
+        Request::Accept { name, program } => loop {
+            let flow = accept(state, connection, name.as_deref(), program.as_deref()).await?;
             match Given::admit(state, connection, flow) {
                 // Its peer learns of it by silence; whoever waits goes on.
                 Err(reason) => tracing::warn!(reason, "a flow that was accepted is dropped"),
@@ -178,16 +191,19 @@ async fn hang_up<T>(connection: &Connection) -> io::Result<T> {
     Err(io::ErrorKind::UnexpectedEof.into())
 }
 
-async fn accept(state: &State, connection: &Connection, only: Option<&str>) -> io::Result<RawFlow> {
+async fn accept(
+    state: &State,
+    connection: &Connection,
+    only: Option<&str>,
+    program: Option<&str>,
+) -> io::Result<RawFlow> {
     let pid = connection.peer_process()?;
-    let executable = fs::read_link(format!("/proc/{pid}/exe")).ok();
-    let executable = executable.as_ref().and_then(|path| path.to_str());
     loop {
         let changed = state.bindings_changed();
-        let mut names = state.bound(pid, executable);
+        let mut names = state.bound(pid, program);
         names.retain(|name| only.is_none_or(|only| name.as_str() == only));
         if names.is_empty() {
-            tracing::info!(pid, ?executable, "accepts flows, but no name is bound to it yet");
+            tracing::info!(pid, ?program, "accepts flows, but no name is bound to it yet");
         }
         let flow = async {
             loop {
@@ -218,18 +234,6 @@ async fn allocate(
     spec: FlowSpec,
     security: Option<&FlowSecurity>,
 ) -> io::Result<Result<RawFlow, String>> {
-    let (spec, first_use) = match state.secure(name, spec, security) {
-        Ok(secured) => secured,
-        Err(reason) => return Ok(Err(reason)),
-    };
-    let allocated = async {
-        let flow = state.irm.allocate_raw(name, spec).await.map_err(|error| error.to_string());
-        Ok(flow.and_then(|flow| {
-            if first_use {
-                state.meet(&flow.info)?;
-            }
-            Ok(flow)
-        }))
-    };
+    let allocated = async { Ok(state.allocate(name, spec, security).await) };
     future::or(allocated, hang_up(connection)).await
 }

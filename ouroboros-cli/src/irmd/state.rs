@@ -8,18 +8,20 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::Flows;
+use super::{
+    Flows,
+    policy::{Asked, Policy, Stamp},
+};
 use event_listener::{Event, EventListener};
 use ouroboros::{
-    FlowInfo, FlowSpec, Identity, Irm, ServerSecurity, Trust,
-    crypto::{Suite, SystemEntropy, identity::CaStore},
+    FlowSpec, Irm, RawFlow, ServerSecurity,
+    crypto::{Suite, SystemEntropy},
     daemon::{
-        protocol::{IpcpEntry, NameEntry, Request, Response, Security, TransportSpec},
-        security::{Authentication, FlowSecurity},
+        protocol::{IpcpEntry, KeyEntry, NameEntry, Request, Response, Security, TransportSpec},
+        security::FlowSecurity,
     },
-    proto::negotiation::ProfilePolicy,
     transport::{EthDix, IntoTransport, OpenError, Transport, Udp},
-    trust::{self, Meeting, TrustFolder},
+    trust::{KeyFile, Meeting, TrustFolder},
     wire::{DirectoryHash, Name},
 };
 use rustix::{
@@ -31,8 +33,9 @@ use rustix::{
 struct NameState {
     /// By `name create`, not only by what else was said of it.
     created: bool,
-    client: Option<Suite>,
-    encryption: String,
+    policy: Policy,
+    /// Of the policy's files when they were read.
+    stamps: Vec<Stamp>,
     programs: BTreeSet<String>,
     processes: BTreeMap<u32, Process>,
 }
@@ -68,8 +71,9 @@ pub struct State {
     pub irm: Irm,
     /// The flows that applications have.
     pub flows: Flows,
-    /// The daemon's key and whom it knows; `None`: nobody says where they are.
-    trust: Option<TrustFolder>,
+    /// The daemon's key and whom it knows; the user's, if there is none of its
+    /// own.
+    pub trust: Option<TrustFolder>,
     tables: Mutex<Tables>,
     bindings_changed: Event,
 }
@@ -110,37 +114,6 @@ fn directory_hash(name: &str) -> Option<DirectoryHash> {
     }
 }
 
-fn suite(security: Option<&Security>) -> Result<Option<Suite>, String> {
-    match security {
-        Some(Security::Suite(names)) => Suite::try_from(names).map(Some).map_err(text),
-        _ => Ok(None),
-    }
-}
-
-/// What this machine says its name is when it allocates flows.
-fn host_name() -> Result<Name, String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").map_err(text)?;
-    name.trim().parse().map_err(text)
-}
-
-fn describe(policy: &ServerSecurity) -> String {
-    let mut words = match policy.suite {
-        Some(suite) => suite.to_string(),
-        None if policy.require_encryption => "encrypted".to_owned(),
-        None => "as the client asks".to_owned(),
-    };
-    if policy.identity.is_some() {
-        words += ", authenticated";
-    }
-    if policy.clients.demands_identity() {
-        words += " both ways";
-    }
-    if policy.profile == ProfilePolicy::RequireNative {
-        words += ", native only";
-    }
-    words
-}
-
 /// Whether an IPCP of this type is bootstrapped like that.
 fn attaches(kind: &str, transport: &TransportSpec) -> bool {
     match transport {
@@ -151,18 +124,20 @@ fn attaches(kind: &str, transport: &TransportSpec) -> bool {
     }
 }
 
+fn suite(security: Option<&Security>) -> Result<Option<Suite>, String> {
+    match security {
+        Some(Security::Suite(names)) => Suite::try_from(names).map(Some).map_err(text),
+        _ => Ok(None),
+    }
+}
+
 type Outcome = Result<Response, String>;
 
-fn text(error: impl Display) -> String {
+pub(super) fn text(error: impl Display) -> String {
     error.to_string()
 }
 
 impl State {
-    /// A daemon whose key and known names are in `trust`.
-    pub fn trusting(trust: TrustFolder) -> Self {
-        Self { trust: Some(trust), ..Self::default() }
-    }
-
     /// Does what `request` says, except for flows.
     ///
     /// # Errors
@@ -184,19 +159,34 @@ impl State {
             }
             Request::ListFlows => Ok(Response::Flows(self.flows.list())),
             Request::ListIpcps => Ok(Response::Ipcps(self.ipcps())),
-            Request::CreateName { name, server, client, authentication, native } => {
-                let name: Name = name.parse().map_err(text)?;
+            Request::CreateName {
+                name,
+                server,
+                client,
+                authentication,
+                native,
+                key,
+                certificate,
+            } => {
                 let (server, client) = (suite(server.as_ref())?, suite(client.as_ref())?);
-                let policy = self.policy(&name, server, &authentication, native)?;
-                self.create_name(name, client, policy)
+                let (key, certificate) = (key.map(Into::into), certificate.map(Into::into));
+                let policy = Policy { server, client, authentication, native, key, certificate };
+                self.create_name(name.parse().map_err(text)?, policy)
+            }
+            Request::ShowKey => {
+                let file = self.trust()?.identity();
+                let key = file.load_or_generate(&mut SystemEntropy).map_err(text)?;
+                Ok(Response::Key(KeyEntry::new(&file, &key)))
+            }
+            Request::GenerateKey { force } => {
+                let file = self.trust()?.identity();
+                let make = if force { KeyFile::replace } else { KeyFile::generate };
+                let key = make(&file, &mut SystemEntropy).map_err(text)?;
+                self.refresh();
+                Ok(Response::Key(KeyEntry::new(&file, &key)))
             }
             Request::DestroyName { name } => self.destroy_name(&name).await,
-            Request::Register { name, layer } => {
-                let known = self.irm.layer(&layer).ok_or(format!("{layer}: no such layer"))?;
-                known.register(&name).await.map_err(text)?;
-                self.tables().names.entry(name.parse().map_err(text)?).or_default();
-                Ok(Response::Done)
-            }
+            Request::Register { name, layer } => self.register(&name, &layer).await,
             Request::Unregister { name, layer } => {
                 let known = self.irm.layer(&layer).ok_or(format!("{layer}: no such layer"))?;
                 known.unregister(&name).await.map_err(text)?;
@@ -269,108 +259,81 @@ impl State {
         entries
     }
 
-    fn create_name(&self, name: Name, client: Option<Suite>, policy: ServerSecurity) -> Outcome {
+    fn create_name(&self, name: Name, policy: Policy) -> Outcome {
+        let folder = self.trust()?;
+        let stamps = policy.stamps(&folder);
+        let accepted = policy.accepted(&name, &folder)?;
         let mut tables = self.tables();
         let known = tables.names.entry(name.clone()).or_default();
         if known.created {
             return Err(format!("{name}: there is such a name already"));
         }
-        (known.created, known.client, known.encryption) = (true, client, describe(&policy));
-        self.irm.set_policy(name, policy);
+        (known.created, known.policy, known.stamps) = (true, policy, stamps);
+        self.irm.set_policy(name, accepted);
         Ok(Response::Done)
     }
 
-    fn policy(
-        &self,
-        name: &Name,
-        suite: Option<Suite>,
-        authentication: &Authentication,
-        native: bool,
-    ) -> Result<ServerSecurity, String> {
-        let authenticated = *authentication != Authentication::None;
-        let mut policy = ServerSecurity {
-            suite,
-            require_encryption: suite.is_some() || authenticated || native,
-            ..ServerSecurity::default()
-        };
-        if native {
-            policy = policy.require_native();
-        }
-        if authenticated {
-            policy = policy.identity(self.identity(name)?);
-        }
-        policy.clients = match authentication {
-            Authentication::Keys(path) => {
-                Trust::Keys(trust::authorized_keys(path.as_ref()).map_err(text)?)
+    async fn register(&self, name: &str, layer: &str) -> Outcome {
+        let known = self.irm.layer(layer).ok_or(format!("{layer}: no such layer"))?;
+        let parsed: Name = name.parse().map_err(text)?;
+        self.tables().names.entry(parsed).or_default();
+        // Its key, before anybody can ask for it.
+        self.refresh();
+        known.register(name).await.map_err(text)?;
+        Ok(Response::Done)
+    }
+
+    /// Reads the files of trust that have changed, for the flows that are
+    /// accepted from now on.
+    pub fn refresh(&self) {
+        let Ok(folder) = self.trust() else { return };
+        let mut tables = self.tables();
+        for (name, state) in &mut tables.names {
+            let stamps = state.policy.stamps(&folder);
+            if stamps == state.stamps {
+                continue;
             }
-            Authentication::Authorities => Trust::Authorities(self.authorities()?),
-            _ => Trust::Anyone,
-        };
-        Ok(policy)
+            let accepted = state.policy.accepted(name, &folder).unwrap_or_else(|reason| {
+                tracing::error!(%name, reason, "a file of trust cannot be used");
+                state.policy.without_files()
+            });
+            // A key may have been made for it.
+            state.stamps = state.policy.stamps(&folder);
+            self.irm.set_policy(name.clone(), accepted);
+        }
     }
 
     fn trust(&self) -> Result<TrustFolder, String> {
         self.trust.clone().map_or_else(|| TrustFolder::of_user().map_err(text), Ok)
     }
 
-    /// The daemon's identity, for the server of `name` or a client that says so.
-    fn identity(&self, name: &Name) -> Result<Identity, String> {
-        let key = self.trust()?.identity().load_or_generate(&mut SystemEntropy).map_err(text)?;
-        Ok(Identity::self_signed(key, name))
-    }
-
-    fn authorities(&self) -> Result<CaStore, String> {
-        let (store, unused) = trust::authorities(&self.trust()?.authorities()).map_err(text)?;
-        for reason in unused {
-            tracing::warn!(%reason, "an authority that is not trusted");
-        }
-        Ok(store)
-    }
-
-    /// What to ask of a flow to `name`: what the application says, or else what
-    /// the name has here. And whether the server is to be met for the first time.
+    /// Allocates a flow to `name`, as the application says and as the name has
+    /// it here. A server that is met for the first time is known from then on.
     ///
     /// # Errors
     ///
-    /// What the application says makes no sense, or the daemon's files of trust
-    /// cannot be used.
-    pub fn secure(
+    /// Why there is none, for the user to read.
+    pub async fn allocate(
         &self,
         name: &Name,
         spec: FlowSpec,
-        security: Option<&FlowSecurity>,
-    ) -> Result<(FlowSpec, bool), String> {
-        let Some(asked) = security else {
-            let suite = self.tables().names.get(name).and_then(|state| state.client);
-            return Ok((suite.map_or(spec.clone(), |suite| spec.suite(suite)), false));
-        };
-        let mut security = asked.open().map_err(text)?;
-        if asked.identified {
-            security.identity = Some(self.identity(&host_name()?)?);
+        asked: Option<&FlowSecurity>,
+    ) -> Result<RawFlow, String> {
+        let folder = self.trust()?;
+        let policy = self.tables().names.get(name).map(|state| state.policy.clone());
+        let Asked { spec, remembered } =
+            policy.unwrap_or_default().allocated(name, spec, asked, &folder)?;
+        let known = folder.known_names();
+        let mut flow = self.irm.allocate_raw(name, spec).await.map_err(|error| {
+            let changed = remembered.then(|| known.changed(name, &error)).flatten();
+            changed.map_or_else(|| error.to_string(), text)
+        })?;
+        if let Some(peer) = flow.info.identity.as_ref().filter(|_| remembered) {
+            let met = known.meet(name, peer.fingerprint);
+            let met = met.map_err(|e| format!("the server of {name} cannot be remembered: {e}"))?;
+            flow.info.first_use = met == Meeting::First;
         }
-        let first_use = matches!(security.trust, Trust::FirstUse);
-        if first_use {
-            let known = self.trust()?.known_names().keys(name).map_err(text)?;
-            if !known.is_empty() {
-                security.trust = Trust::Keys(known.iter().map(|key| key.fingerprint).collect());
-            }
-        }
-        Ok((spec.secured(security), first_use))
-    }
-
-    /// Knows the server of a flow from now on.
-    ///
-    /// # Errors
-    ///
-    /// It is known by another key, or cannot be written down.
-    pub fn meet(&self, info: &FlowInfo) -> Result<(), String> {
-        let Some(peer) = &info.identity else { return Ok(()) };
-        let met = self.trust()?.known_names().meet(&info.name, peer.fingerprint).map_err(text)?;
-        if met == Meeting::First {
-            let (name, fingerprint) = (&info.name, peer.fingerprint);
-            tracing::warn!(%name, %fingerprint, "a server met for the first time");
-        }
-        Ok(())
+        Ok(flow)
     }
 
     async fn destroy_name(&self, name: &str) -> Outcome {
@@ -404,7 +367,7 @@ impl State {
             layers: registered(name),
             programs: state.programs.iter().cloned().collect(),
             processes: state.processes.keys().copied().collect(),
-            encryption: state.encryption.clone(),
+            encryption: state.policy.describe(),
         };
         tables.names.iter().map(entry).collect()
     }

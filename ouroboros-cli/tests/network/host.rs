@@ -66,7 +66,8 @@ impl Host {
         command
             .args(words.split_whitespace())
             .env("PATH", format!("{}:{path}", tools.display()))
-            .env("OUROBOROS_SOCKET", self.socket());
+            .env("OUROBOROS_SOCKET", self.socket())
+            .env("OUROBOROS_CONFIG", self.folder.path().join("trust"));
         command
     }
 
@@ -174,7 +175,7 @@ pub(crate) const ETH: Layer = Layer {
 pub(crate) struct Pair {
     pub(crate) one: Host,
     pub(crate) two: Host,
-    layer: Layer,
+    pub(crate) layer: Layer,
     pub(crate) daemons: [Option<Running>; 2],
 }
 

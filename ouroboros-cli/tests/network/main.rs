@@ -1,20 +1,26 @@
 //! The tools on real interfaces: hosts are network namespaces, each with a
 //! daemon of its own.
 
+mod confined;
 mod eavesdropper;
 mod host;
 mod hostile;
 mod killed;
+mod known;
 mod probe;
+mod returning;
 mod survival;
 mod tutorial;
 
 use std::process::ExitCode;
 
+use confined::*;
 use eavesdropper::*;
 use hostile::*;
 use killed::*;
+use known::*;
 use ouroboros_testing::Needs;
+use returning::*;
 use survival::*;
 use tutorial::*;
 
@@ -31,8 +37,18 @@ fn main() -> ExitCode {
             ipv6_passes_inside_the_tunnel,
             the_server_outlives_a_client_that_was_killed,
             a_client_outlives_a_server_that_was_killed,
+            a_client_s_tunnel_comes_back_after_its_server_and_leaks_nothing_meanwhile,
+            a_client_s_tunnel_comes_back_when_both_daemons_have_been_replaced,
+            a_client_without_a_flow_ends_when_it_is_told_to,
+            the_tools_keep_no_right_that_they_do_not_need,
+            a_server_is_known_by_the_key_of_its_first_use,
+            authorities_vouch_for_both_ends,
+            a_server_is_taken_by_the_key_that_the_user_says,
+            a_client_that_comes_back_takes_no_other_server,
+            a_name_for_some_clients_is_silent_to_all_others,
             the_tunnel_of_a_killed_daemon_goes_on_and_a_new_one_takes_its_place,
             tunnels_outlive_both_daemons_and_the_next_ones_serve_more,
+            a_tunnel_over_several_flows_outlives_the_daemons_that_granted_them,
             a_server_that_waits_meets_the_next_daemon,
             root_without_the_right_to_packet_sockets_is_given_none,
             killed_applications_leave_nothing_and_the_next_ones_connect,

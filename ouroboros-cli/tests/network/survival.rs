@@ -55,6 +55,24 @@ pub(crate) fn tunnels_outlive_both_daemons_and_the_next_ones_serve_more() {
     }
 }
 
+pub(crate) fn a_tunnel_over_several_flows_outlives_the_daemons_that_granted_them() {
+    for layer in [UDP4, ETH] {
+        let mut pair = Pair::new(layer);
+        let server = pair.one.start("ovpn", "--ip 10.9.0.1 --mask 255.255.255.0", "Waiting");
+        let client = pair.client("--crypt --queues 3");
+        // The device that waited for any client makes place for one with queues.
+        eventually("the server's end is up", || server.lines_with("is up") > 0);
+        assert_eq!((relayed(&pair.one), relayed(&pair.two)), (vec![false; 3], vec![false; 3]));
+        transfer(&pair.two, &pair.one, "10.9.0.1:1", 1 << 20);
+        pair.kill();
+        transfer(&pair.one, &pair.two, "10.9.0.2:1", 1 << 20);
+        for host in [&pair.one, &pair.two] {
+            assert!(host.ip("-d link show tun0").contains("multi_queue"));
+        }
+        drop((server, client));
+    }
+}
+
 pub(crate) fn a_server_that_waits_meets_the_next_daemon() {
     let mut pair = Pair::new(UDP4);
     let _far = pair.one.start("ovpn", "--ip 10.9.0.1 --mask 255.255.255.0", "Waiting");

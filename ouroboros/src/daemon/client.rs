@@ -82,7 +82,8 @@ impl Client {
     ///
     /// As [`DaemonError`] says.
     pub async fn accept(&self, name: Option<&str>) -> Result<RawFlow, DaemonError> {
-        let request = Request::Accept { name: name.map(str::to_owned) };
+        let program = std::env::current_exe().ok().and_then(|path| Some(path.to_str()?.to_owned()));
+        let request = Request::Accept { name: name.map(str::to_owned), program };
         let mut waited = false;
         loop {
             match self.flow(&request).await {

@@ -7,14 +7,15 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::security::{Authentication, FlowSecurity, PeerData};
 use crate::{
-    crypto::Suite,
+    crypto::{Suite, identity::IdentityKey},
     flow::{FlowInfo, RawFlow},
     proto::{
         negotiation::PeerIdentity,
         protection::{FlowKeys, Profile},
     },
     transport::Handed,
-    wire::{Eid, Name, PeerAddress, QosSpec},
+    trust::KeyFile,
+    wire::{Eid, Name, PeerAddress, QosSpec, extension::Lane},
 };
 
 /// Longest request or response in bytes.
@@ -124,6 +125,19 @@ pub enum Request {
         /// encrypted.
         #[serde(default)]
         native: bool,
+        /// File with the key that the server has instead of the daemon's.
+        #[serde(default)]
+        key: Option<String>,
+        /// File with the certificate that an authority has given to the key.
+        #[serde(default)]
+        certificate: Option<String>,
+    },
+    /// Tells the daemon's key, made first if need be.
+    ShowKey,
+    /// Makes a key for the daemon.
+    GenerateKey {
+        /// Whether it takes the place of one that is there.
+        force: bool,
     },
     /// Forgets a name and its bindings.
     DestroyName {
@@ -170,6 +184,9 @@ pub enum Request {
     Accept {
         /// Only this name.
         name: Option<String>,
+        /// Its executable, as an absolute path. Who may ask could also bind, so
+        /// it is believed, and the daemon needs no right to look for itself.
+        program: Option<String>,
     },
     /// Allocates a flow.
     Allocate {
@@ -198,10 +215,29 @@ pub enum Response {
     Names(Vec<NameEntry>),
     /// The flows.
     Flows(Vec<FlowEntry>),
+    /// The daemon's key.
+    Key(KeyEntry),
     /// A flow; its data path's descriptor comes with the datagram.
     Flow(Box<FlowGrant>),
     /// It cannot be done, and why.
     Error(String),
+}
+
+/// A key, by its public half.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyEntry {
+    /// What it is known by.
+    pub fingerprint: String,
+    /// The file it is in.
+    pub path: String,
+}
+
+impl KeyEntry {
+    /// The key that is in `file`.
+    pub fn new(file: &KeyFile, key: &IdentityKey) -> Self {
+        let fingerprint = key.public_key().fingerprint().to_string();
+        Self { fingerprint, path: file.path().display().to_string() }
+    }
 }
 
 /// One IPCP in a list.
@@ -296,6 +332,8 @@ pub struct FlowGrant {
     qos: QosSpec,
     suite: Option<SuiteNames>,
     identity: Option<PeerData>,
+    lane: Option<Lane>,
+    first_use: bool,
     keys: Option<GrantedKeys>,
     /// Largest frame of the path in bytes.
     pub(super) largest_frame: usize,
@@ -322,6 +360,8 @@ impl FlowGrant {
             qos: info.qos,
             suite: info.suite.map(Into::into),
             identity: info.identity.as_ref().map(Into::into),
+            lane: info.lane,
+            first_use: info.first_use,
             keys,
             largest_frame: flow.path.largest_frame(),
             early: 0,
@@ -339,7 +379,9 @@ impl FlowGrant {
         let suite = self.suite.as_ref().map(Suite::try_from).transpose().map_err(|_| BadGrant)?;
         let identity = self.identity.as_ref().map(PeerIdentity::try_from).transpose();
         let identity = identity.map_err(|_| BadGrant)?;
-        let info = FlowInfo::new(name, self.peer, (self.local, self.remote), self.qos);
+        let mut info = FlowInfo::new(name, self.peer, (self.local, self.remote), self.qos);
+        info.first_use = self.first_use;
+        info.lane = self.lane;
         match (suite, &self.keys) {
             (None, None) => Ok((info, None)),
             (Some(suite), Some(keys)) => {
@@ -361,7 +403,7 @@ impl std::fmt::Debug for FlowGrant {
 mod tests {
     use super::*;
     use crate::{
-        crypto::{Cipher, Entropy, FlowKey, identity::IdentityKey},
+        crypto::{Cipher, Entropy, FlowKey},
         daemon::relay::RelayPath,
         proto::native::{Capabilities, NativeKeys, Role},
     };
@@ -383,11 +425,12 @@ mod tests {
     fn info(suite: Option<Suite>, keys: Option<&FlowKeys>) -> FlowInfo {
         let peer = PeerAddress::Udp(([10, 0, 0, 1], 3435).into());
         let name = "my_vpn".parse().expect("a name");
-        let info = FlowInfo::new(name, peer, (Eid(7), Eid(70_000)), QosSpec::RAW_NO_ERRORS);
+        let mut info = FlowInfo::new(name, peer, (Eid(7), Eid(70_000)), QosSpec::RAW_NO_ERRORS);
         match suite {
             None => info,
             Some(suite) => {
                 let profile = keys.map_or(Profile::Wire023, FlowKeys::profile);
+                info.lane = Some(Lane { group: [7; 16], index: 1, lanes: 2 });
                 info.encrypted(suite, profile, Some(peer_identity()))
             }
         }
@@ -429,7 +472,7 @@ mod tests {
             assert_eq!(grant.largest_frame, 1468);
             let (opened, opened_keys) = grant.open().expect("a grant that makes sense");
             let told = |i: &FlowInfo| {
-                let agreed = (i.suite, i.profile, i.identity.clone());
+                let agreed = (i.suite, i.profile, i.identity.clone(), i.lane);
                 (i.name.clone(), i.peer, i.local, i.remote, i.qos, agreed)
             };
             assert_eq!(told(&opened), told(&info(suite, opened_keys.as_ref())));
@@ -463,8 +506,10 @@ mod tests {
                 client: None,
                 authentication: Authentication::Keys("/etc/friends".into()),
                 native: true,
+                key: Some("/etc/key.pem".into()),
+                certificate: None,
             },
-            Request::Accept { name: None },
+            Request::Accept { name: None, program: Some("/bin/p".into()) },
             Request::Allocate {
                 name: "n".into(),
                 qos: QosSpec::RAW,

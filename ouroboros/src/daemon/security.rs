@@ -13,6 +13,7 @@ use crate::{
         native::Capabilities,
         negotiation::{ClientSecurity, PeerIdentity, ProfilePolicy, Trust},
     },
+    wire::extension::Lane,
 };
 
 /// What is said of a flow's security makes no sense.
@@ -33,6 +34,9 @@ pub struct FlowSecurity {
     pub trust: TrustData,
     /// Whether the daemon says who it is.
     pub identified: bool,
+    /// The flow's place in a tunnel of several.
+    #[serde(default)]
+    pub lane: Option<Lane>,
 }
 
 /// Whether a flow is to have the native profile.
@@ -51,10 +55,10 @@ pub enum ProfileChoice {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TrustData {
-    /// Anyone.
-    Anyone,
     /// Whoever has the key that the daemon knows for the name; if it knows
-    /// none, anyone who has a key, which it knows from then on.
+    /// none, anyone, by whose key, if there is one, it is known from then on.
+    Anyone,
+    /// The same, but nobody without a key.
     FirstUse,
     /// Who has a key with one of these fingerprints.
     Keys(Vec<String>),
@@ -74,20 +78,25 @@ pub struct PeerData {
     pub certified: bool,
 }
 
-/// Who has to prove who they are before there is a flow to a name.
+/// Who proves who they are before there is a flow to a name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Authentication {
-    /// Nobody.
+    /// The server, to clients with the native profile: they may know it by its
+    /// key from then on. 0.23 clients are shown nothing that they would refuse.
     #[default]
+    Offered,
+    /// Nobody.
     None,
-    /// The server: it has the daemon's identity.
-    Server,
+    /// The server; to this machine, if there is a folder of authorities, by one
+    /// of them.
+    Server(Option<String>),
     /// The server, and the client: by one of the keys in this file, whose path
     /// is absolute.
     Keys(String),
-    /// The server, and the client: by one of the daemon's authorities.
-    Authorities,
+    /// The server, and the client: by one of the authorities in this folder,
+    /// whose path is absolute; the daemon's own otherwise.
+    Authorities(Option<String>),
 }
 
 impl FlowSecurity {
@@ -107,7 +116,7 @@ impl FlowSecurity {
             ProfilePolicy::RequireNative => ProfileChoice::Require,
         };
         let (suite, capabilities) = (security.suite.into(), security.capabilities.bits());
-        Self { suite, profile, capabilities, trust, identified }
+        Self { suite, profile, capabilities, trust, identified, lane: security.lane }
     }
 
     /// What the daemon has to ask; the identity, if there is to be one, is its
@@ -141,7 +150,7 @@ impl FlowSecurity {
             }
         };
         let capabilities = Capabilities::from_bits(self.capabilities);
-        let (lane, identity) = (None, None);
+        let (lane, identity) = (self.lane, None);
         Ok(ClientSecurity { suite, profile, capabilities, lane, identity, trust })
     }
 }

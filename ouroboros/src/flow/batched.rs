@@ -357,6 +357,14 @@ impl FlowReceiver {
         self.batch.buffer()
     }
 
+    /// Receives if no packet waits to be taken.
+    pub(super) fn look(&mut self) -> Result<(), FlowError> {
+        if self.next >= self.packets.len() {
+            self.try_receive()?;
+        }
+        Ok(())
+    }
+
     /// The next packet, from this batch or a new one; `None`: none there now.
     pub(super) fn next_packet(&mut self) -> Result<Option<&[u8]>, FlowError> {
         if self.next >= self.packets.len() && self.try_receive()? == 0 {

@@ -270,7 +270,7 @@ pub(super) async fn attend(flow: Weak<Shared>) {
                     state.session.search(now, shared.path.largest_frame());
                 }
                 state.session.handle_timeout(now, &mut SystemEntropy);
-                let one_sided = sent > heard + WATCH;
+                let one_sided = sent > heard && now.monotonic > heard + WATCH;
                 if !patience.is_zero() && one_sided && !state.probing {
                     state.session.probe(now, patience);
                     state.probing = true;

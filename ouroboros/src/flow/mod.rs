@@ -12,7 +12,10 @@ use std::{
     future::Future,
     io,
     os::fd::{AsFd, BorrowedFd},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -20,19 +23,22 @@ use async_io::{Async, Timer};
 use futures_lite::future;
 
 pub use batched::{FlowReceiver, FlowSender};
+use control::Control;
 pub use shared::{FlowCloser, FlowInfo, FlowStatistics, FlowWatcher, RawFlow, WatchElsewhere};
 use shared::{Rest, Shared};
 
 use crate::{
     crypto::{AeadBackend, Suite, SystemEntropy},
+    driver,
     error::{AllocateError, FlowError},
     proto::{
+        native::KeyLimits,
         negotiation::{ClientSecurity, Identity, ProfilePolicy, Trust},
         protection::{Protection, protection},
     },
     sync::lock,
     transport::{Path, PathOffload},
-    wire::QosSpec,
+    wire::{QosSpec, extension::Lane},
 };
 
 /// What to ask of a flow that is to be allocated.
@@ -133,6 +139,15 @@ impl FlowSpec {
         self
     }
 
+    /// Encrypted, and one of the flows of a tunnel. A peer that does not know of
+    /// such gives a flow like any other:
+    /// [`FlowInfo::lane`](crate::FlowInfo::lane) tells.
+    #[must_use]
+    pub fn lane(mut self, lane: Lane) -> Self {
+        self.encryption().lane = Some(lane);
+        self
+    }
+
     /// Encrypted just as `security` says.
     #[must_use]
     pub fn secured(mut self, security: ClientSecurity) -> Self {
@@ -145,6 +160,12 @@ impl FlowSpec {
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
+    }
+
+    /// Whether the server is told who asks, by
+    /// [`identified`](Self::identified).
+    pub const fn is_identified(&self) -> bool {
+        self.identified
     }
 
     /// Whether the flow will be encrypted.
@@ -178,8 +199,14 @@ pub struct Flow {
     sender: Mutex<FlowSender>,
     receiver: Mutex<FlowReceiver>,
     watch: Async<PathSource>,
+    /// When it was last looked whether something came, in milliseconds.
+    looked: AtomicU64,
     shared: Arc<Shared>,
 }
+
+/// How often a program that sends looks whether something came, in
+/// milliseconds.
+const LOOKS: u64 = 100;
 
 impl Flow {
     /// A flow over an allocated path, with packets protected by its keys. For
@@ -190,16 +217,24 @@ impl Flow {
 
     /// Like [`new`](Self::new), with the AEAD implementation chosen.
     pub fn with_backend(raw: RawFlow, backend: AeadBackend) -> io::Result<Self> {
+        Self::with_limits(raw, backend, KeyLimits::default())
+    }
+
+    /// Like [`with_backend`](Self::with_backend), with keys that may do as much
+    /// as `limits` says before the next are agreed. Of no effect on a flow in
+    /// the 0.23 format.
+    pub fn with_limits(raw: RawFlow, backend: AeadBackend, limits: KeyLimits) -> io::Result<Self> {
         let RawFlow { path, info, keys, early, strays, elsewhere, release } = raw;
         let (ends, checks_errors) = ((info.local, info.remote), info.qos.checks_errors());
         let Protection { sealer, opener, channel } =
-            protection(keys, ends, checks_errors, backend, &mut SystemEntropy);
+            protection(keys, ends, checks_errors, backend, limits, &mut SystemEntropy);
         let shared =
             Shared::start(path.clone(), info, Rest { strays, elsewhere, release }, channel)?;
         Ok(Self {
             sender: Mutex::new(FlowSender::new(shared.clone(), sealer)),
             receiver: Mutex::new(FlowReceiver::new(shared.clone(), opener, early)),
             watch: Async::new_nonblocking(PathSource(path))?,
+            looked: AtomicU64::new(0),
             shared,
         })
     }
@@ -233,6 +268,7 @@ impl Flow {
             return Err(FlowError::TooLarge { size: packet.len(), largest });
         }
         self.ready().await?;
+        self.look_now_and_then()?;
         loop {
             {
                 let mut sender = lock(&self.sender);
@@ -309,19 +345,46 @@ impl Flow {
     ///
     /// The flow has ended before.
     pub async fn ready(&self) -> Result<(), FlowError> {
-        let Some(control) = &self.shared.control else { return self.shared.check() };
-        loop {
-            let became = control.becomes_ready();
-            self.shared.check()?;
-            if control.is_ready() {
+        while !self.is_ready()? {
+            // Nobody else may be reading yet, and the exchange goes on by what
+            // is read.
+            lock(&self.receiver).look()?;
+            if self.is_ready()? {
                 return Ok(());
             }
-            let became = async {
-                became.await;
-                Ok(())
-            };
-            self.unless_ended(became).await?;
+            self.unless_ended(future::or(self.watch.readable(), self.becomes_ready())).await?;
         }
+        Ok(())
+    }
+
+    pub(crate) fn is_ready(&self) -> Result<bool, FlowError> {
+        self.shared.check()?;
+        Ok(self.shared.control.as_ref().is_none_or(Control::is_ready))
+    }
+
+    /// A program that only sends reads nothing, and what the peer's session says
+    /// would be lost on it.
+    fn look_now_and_then(&self) -> Result<(), FlowError> {
+        if self.shared.control.is_none() {
+            return Ok(());
+        }
+        let now = driver::now().monotonic.as_millis() as u64;
+        if now >= self.looked.load(Relaxed) + LOOKS
+            && let Ok(mut receiver) = self.receiver.try_lock()
+        {
+            self.looked.store(now, Relaxed);
+            receiver.look()?;
+        }
+        Ok(())
+    }
+
+    async fn becomes_ready(&self) -> io::Result<()> {
+        let Some(control) = &self.shared.control else { return Ok(()) };
+        let became = control.becomes_ready();
+        if !control.is_ready() {
+            became.await;
+        }
+        Ok(())
     }
 
     /// Ends the flow with [`FlowError::Down`] when the peer, asked whether it
@@ -353,7 +416,7 @@ impl Flow {
     /// The blocking, batched pair of ends for two threads. The flow ends when
     /// both are gone.
     pub fn split(self) -> (FlowSender, FlowReceiver) {
-        let Self { sender, receiver, watch, shared: _ } = self;
+        let Self { sender, receiver, watch, .. } = self;
         drop(watch);
         (
             sender.into_inner().unwrap_or_else(PoisonError::into_inner),

@@ -28,7 +28,7 @@ use crate::{
         protection::{FlowKeys, Profile},
     },
     transport::{Path, PathOffload, SendBatch, Stray, Wanderer},
-    wire::{Eid, Name, PeerAddress, QosSpec},
+    wire::{Eid, Name, PeerAddress, QosSpec, extension::Lane},
 };
 
 /// What was agreed for a flow.
@@ -53,13 +53,21 @@ pub struct FlowInfo {
     pub profile: Option<Profile>,
     /// Who the peer is; `None`: nobody knows.
     pub identity: Option<PeerIdentity>,
+    /// The flow's place in a tunnel of several, as its client says; native
+    /// flows only.
+    pub lane: Option<Lane>,
+    /// Whether the peer's key is that of a first use, and known to `irmd` from
+    /// this flow on: nobody has compared it yet.
+    pub first_use: bool,
 }
 
 impl FlowInfo {
     /// The terms of a flow whose packets are not encrypted. For those who
     /// carry flows between processes.
     pub fn new(name: Name, peer: PeerAddress, (local, remote): (Eid, Eid), qos: QosSpec) -> Self {
-        Self { name, peer, local, remote, qos, suite: None, profile: None, identity: None }
+        let (suite, profile, identity, lane) = (None, None, None, None);
+        let first_use = false;
+        Self { name, peer, local, remote, qos, suite, profile, identity, lane, first_use }
     }
 
     /// The same for one whose packets are.

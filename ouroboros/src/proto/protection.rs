@@ -130,17 +130,19 @@ pub struct Protection {
 
 /// The protection of the flow between the endpoints `local` and `remote`.
 /// `keys` is `None` for a plain flow. `checks_errors` puts a CRC-32 behind every
-/// packet; the native profile needs none, for its tags do more.
+/// packet; the native profile needs none, for its tags do more. `limits` are for
+/// the native profile's keys.
 pub fn protection(
     keys: Option<FlowKeys>,
     ends: (Eid, Eid),
     checks_errors: bool,
     backend: AeadBackend,
+    limits: KeyLimits,
     entropy: &mut dyn Entropy,
 ) -> Protection {
     match keys {
         Some(FlowKeys::Native(keys)) => {
-            let channel = Channel::new(keys, ends, backend, KeyLimits::default());
+            let channel = Channel::new(keys, ends, backend, limits);
             Protection {
                 sealer: Sealer { kind: SealerKind::Native(channel.sealer()), checks_errors: false },
                 opener: Opener { kind: OpenerKind::Native(channel.opener()), checks_errors: false },

@@ -15,7 +15,9 @@ use super::{
     TrustError,
     file::{self, Guard},
 };
-use crate::{crypto::identity::Fingerprint, wire::Name};
+use crate::{
+    crypto::identity::Fingerprint, error::AllocateError, proto::negotiation::Trust, wire::Name,
+};
 
 /// Some ten thousand names.
 const LARGEST: u64 = 1 << 20;
@@ -101,6 +103,17 @@ impl KnownNames {
         }
     }
 
+    /// Whom to take for the server of `name`: those whose keys are known; anyone
+    /// if none is, for [`meet`](Self::meet) to remember.
+    ///
+    /// # Errors
+    ///
+    /// As for [`keys`](Self::keys).
+    pub fn trust(&self, name: &Name) -> Result<Trust, TrustError> {
+        let keys: Vec<_> = self.keys(name)?.iter().map(|known| known.fingerprint).collect();
+        Ok(if keys.is_empty() { Trust::Anyone } else { Trust::Keys(keys) })
+    }
+
     /// Compares the key that the server of `name` showed with what is known of
     /// it, and writes nothing; whether it is known.
     ///
@@ -143,6 +156,18 @@ impl KnownNames {
         let addition = if ends { line } else { format!("\n{line}") };
         append(&file, text.len(), addition.as_bytes()).map_err(failed)?;
         Ok(Meeting::First)
+    }
+
+    /// What to say of a flow to `name` that could not be had because the server
+    /// is not the one that is known: what to do about it. `None` if that is not
+    /// why.
+    pub fn changed(&self, name: &Name, error: &AllocateError) -> Option<TrustError> {
+        let shown = match error {
+            AllocateError::WrongKey { found, .. } => Some(*found),
+            AllocateError::NotAuthenticated => None,
+            _ => return None,
+        };
+        self.check(name, shown).err()
     }
 
     fn compare(

@@ -1,4 +1,5 @@
-//! Whom a server takes for a client: keys, one by one, and authorities.
+//! Whom a server takes for a client: keys, one by one, and authorities; and
+//! what an authority has said of oneself.
 
 use std::{fs, path::Path};
 
@@ -41,6 +42,21 @@ pub fn authorized_keys(path: &Path) -> Result<Vec<Fingerprint>, TrustError> {
         })?);
     }
     Ok(keys)
+}
+
+/// The certificate in the file at `path`, DER: the first if there are several.
+///
+/// # Errors
+///
+/// The file cannot be read or holds none, or others can change it.
+pub fn certificate(path: &Path) -> Result<Vec<u8>, TrustError> {
+    let Some(bytes) = file::read(path, Guard::Public, LARGEST)? else {
+        return Err(TrustError::Io(path.to_owned(), std::io::ErrorKind::NotFound.into()));
+    };
+    let mut store = CaStore::new();
+    let added = store.add(&bytes);
+    added.map_err(|error| TrustError::Certificate(path.to_owned(), error))?;
+    Ok(store.certificates().next().unwrap_or_default().to_vec())
 }
 
 /// The certificates in the files of `folder` that end in `.pem`, `.crt` or

@@ -31,6 +31,9 @@ use crate::{
 /// Pieces of one packet that is written, at most, without its vnet header.
 pub(crate) const PIECES: usize = 64;
 
+/// Least MTU in bytes of a device with IPv6 (RFC 8200, section 5).
+pub(crate) const LEAST_IPV6: u16 = 1280;
+
 /// The TUN device cannot be had or changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -86,6 +89,7 @@ pub struct Device {
     control: Mutex<tun::Device>,
     queues: Vec<Queue>,
     name: String,
+    ipv6: Option<Ipv6>,
 }
 
 /// What a device will be.
@@ -142,17 +146,11 @@ impl Device {
         // A longer queue is slower under load, no more: nothing to report.
         let _ = kernel::set_queue_length(&socket, &name, settings.queue_length.into());
         control.enabled(true).map_err(|error| failed("up", error.into()))?;
-        for address in settings.addresses {
-            if let IpAddr::V6(v6) = address.address() {
-                let add = || {
-                    let index = control.tun_index()?.cast_unsigned();
-                    let socket = UdpSocket::bind("[::]:0")?;
-                    kernel::add_ipv6(&socket, index, v6, address.prefix())
-                };
-                add().map_err(|error| failed("IPv6 address", error))?;
-            }
+        let ipv6 = Ipv6::of(settings.addresses).map_err(|error| failed("socket", error))?;
+        if let Some(ipv6) = &ipv6 {
+            ipv6.add(&control).map_err(|error| failed("IPv6 address", error))?;
         }
-        Ok(Self { control: Mutex::new(control), queues, name })
+        Ok(Self { control: Mutex::new(control), queues, name, ipv6 })
     }
 
     /// The device's name, such as `tun0`.
@@ -165,15 +163,56 @@ impl Device {
         &self.queues
     }
 
-    /// Changes the MTU, in bytes.
+    /// Changes the MTU, in bytes. The kernel takes IPv6 away from a device whose
+    /// MTU is less than 1280; its addresses of the beginning are given back when
+    /// it is not any more.
     ///
     /// # Errors
     ///
     /// The kernel does not take it.
     pub fn set_mtu(&self, mtu: u16) -> Result<(), DeviceError> {
         let mut control = lock(&self.control);
+        let before = control.mtu().map_err(|error| failed("MTU", error.into()))?;
         control.set_mtu(mtu).map_err(|error| failed("MTU", error.into()))?;
         limit_runs(&control, mtu);
+        if before < LEAST_IPV6
+            && mtu >= LEAST_IPV6
+            && let Some(Err(error)) = self.ipv6.as_ref().map(|ipv6| ipv6.add(&control))
+        {
+            tracing::warn!(%error, "IPv6 has not come back to the device");
+        }
+        Ok(())
+    }
+}
+
+/// The IPv6 addresses of a device.
+struct Ipv6 {
+    addresses: Vec<InterfaceAddress>,
+    /// Of the network namespace that the device is in.
+    socket: UdpSocket,
+}
+
+impl Ipv6 {
+    /// `None` if there are none.
+    fn of(addresses: &[InterfaceAddress]) -> io::Result<Option<Self>> {
+        let is_ipv6 = |address: &&InterfaceAddress| address.address().is_ipv6();
+        let addresses: Vec<_> = addresses.iter().filter(is_ipv6).copied().collect();
+        if addresses.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Self { addresses, socket: UdpSocket::bind("[::]:0")? }))
+    }
+
+    fn add(&self, control: &tun::Device) -> io::Result<()> {
+        let index = control.tun_index()?.cast_unsigned();
+        for address in &self.addresses {
+            if let IpAddr::V6(v6) = address.address() {
+                match kernel::add_ipv6(&self.socket, index, v6, address.prefix()) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    result => result?,
+                }
+            }
+        }
         Ok(())
     }
 }
@@ -250,8 +289,8 @@ impl Queue {
         Ok((header, size))
     }
 
-    /// Writes one packet, or a super-packet as `header` says, from at most
-    /// [`PIECES`] pieces.
+    /// Writes one packet, or a super-packet as `header` says, from at most 64
+    /// pieces.
     ///
     /// # Errors
     ///

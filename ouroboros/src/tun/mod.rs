@@ -6,4 +6,5 @@ mod device;
 pub mod offload;
 
 pub use address::{InterfaceAddress, InvalidAddress};
+pub(crate) use device::LEAST_IPV6;
 pub use device::{Device, DeviceError, DeviceOffload, DeviceSettings, Queue};

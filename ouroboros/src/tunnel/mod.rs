@@ -6,6 +6,7 @@
 
 mod delay;
 mod inbound;
+mod mtu;
 mod offload;
 mod outbound;
 mod statistics;
@@ -15,22 +16,23 @@ use std::{
     io,
     sync::{Arc, Mutex, atomic::AtomicU16},
     thread,
+    time::Instant,
 };
 
 pub use offload::{Offload, UnknownOffload};
 pub use statistics::TunnelStatistics;
 
-use self::{inbound::Inbound, outbound::Outbound, statistics::Counters, worker::Lane};
+use self::{
+    inbound::Inbound, mtu::Following, outbound::Outbound, statistics::Counters, worker::Lane,
+};
 use crate::{
     error::FlowError,
     flow::{Flow, FlowCloser, FlowWatcher},
     sync::lock,
     transport::PathOffload,
-    tun::{Device, DeviceError, DeviceSettings, InterfaceAddress},
+    tun::{Device, DeviceError, DeviceSettings, InterfaceAddress, LEAST_IPV6},
 };
 
-/// MTU of a device that has no flow yet, in bytes.
-const IDLE_MTU: u16 = 1280;
 /// Packets that wait in the device, at most: some milliseconds of the smallest,
 /// which is how long a busy machine may let a thread wait for its turn.
 const QUEUE_LENGTH: u16 = 2048;
@@ -90,7 +92,8 @@ impl TunnelBuilder {
         self
     }
 
-    /// Fixes the MTU, in bytes; it follows from the flow otherwise.
+    /// Fixes the device's MTU, in bytes; it follows from the flow otherwise.
+    /// Packets that are too large for the flow are answered as a router would.
     #[must_use]
     pub fn mtu(mut self, mtu: u16) -> Self {
         self.mtu = Some(mtu);
@@ -121,7 +124,7 @@ impl TunnelBuilder {
         let device = Device::open(&DeviceSettings {
             name: self.name.as_deref(),
             addresses: &self.addresses,
-            mtu: self.mtu.unwrap_or(IDLE_MTU),
+            mtu: self.mtu.unwrap_or(LEAST_IPV6),
             queues: self.queues,
             offload: self.offload.device,
             queue_length: QUEUE_LENGTH,
@@ -168,6 +171,11 @@ impl Tunnel {
         self.device.name()
     }
 
+    /// How many queues the device has: over as many flows it runs.
+    pub fn queues(&self) -> usize {
+        self.device.queues().len()
+    }
+
     /// What went through so far.
     pub fn statistics(&self) -> TunnelStatistics {
         let flows = lock(&self.flows);
@@ -198,7 +206,7 @@ impl Tunnel {
     ///
     /// As for [`run`](Self::run).
     pub async fn run_lanes(&self, flows: Vec<Flow>) -> Result<(), TunnelError> {
-        let queues = self.device.queues().len();
+        let queues = self.queues();
         if flows.len() != queues {
             return Err(TunnelError::Lanes { queues, flows: flows.len() });
         }
@@ -211,21 +219,22 @@ impl Tunnel {
             flow.take_partial_checksums();
             largest = largest.min(flow.largest_packet());
         }
-        let mtu = self.mtu.unwrap_or_else(|| clamp(largest));
-        self.device.set_mtu(mtu)?;
-        if mtu < IDLE_MTU {
+        let following = Following::new(Instant::now(), self.mtu, clamp(largest));
+        let mtus = following.mtus();
+        let mut following = Some(following);
+        self.device.set_mtu(mtus.device)?;
+        if mtus.packets < LEAST_IPV6 {
+            let mtu = mtus.packets;
             tracing::warn!(mtu, "the flow's packets are too small for IPv6 in the tunnel");
         }
-        let shared_mtu = Arc::new(AtomicU16::new(mtu));
+        let mtu = Arc::new(AtomicU16::new(mtus.packets));
         let (done, ended) = async_channel::bounded(queues);
         for (queue, flow) in flows.into_iter().enumerate() {
             let (sender, receiver) = flow.split();
-            // All lanes take the same way: one of them knows it.
-            let follows = self.mtu.is_none() && queue == 0;
-            let outbound = Outbound::new(sender, follows);
+            let outbound = Outbound::new(sender, following.take());
             let inbound = Inbound::new(receiver);
             let (device, counters) = (self.device.clone(), self.counters.clone());
-            let lane = Arc::new(Lane { device, queue, counters, mtu: shared_mtu.clone() });
+            let lane = Arc::new(Lane { device, queue, counters, mtu: mtu.clone() });
             let done = done.clone();
             thread::Builder::new().name(format!("tunnel-{queue}")).spawn(move || {
                 let _ = done.try_send(worker::run(&lane, outbound, inbound));

@@ -1,13 +1,9 @@
 //! From the device into the flow: packets and super-packets are read, cut,
 //! sealed and sent in one batch. Driven by a tunnel's worker.
 
-use std::{
-    io, iter,
-    sync::atomic::Ordering::Relaxed,
-    time::{Duration, Instant},
-};
+use std::{io, iter, sync::atomic::Ordering::Relaxed, time::Instant};
 
-use super::{TunnelError, clamp, worker::Lane};
+use super::{TunnelError, clamp, mtu::Following, worker::Lane};
 use crate::{
     flow::FlowSender,
     proto::protection::Content,
@@ -25,8 +21,6 @@ const SUPER_PACKET: usize = 65_535;
 const LARGEST_SYN: usize = 256;
 /// Largest ICMP answer, in bytes.
 const LARGEST_ANSWER: usize = 1280;
-/// How often the path is asked for its MTU.
-const MEASURES: Duration = Duration::from_secs(1);
 
 /// How far a turn got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,21 +34,14 @@ pub(super) enum Progress {
 pub(super) struct Outbound {
     sender: FlowSender,
     packet: Box<[u8]>,
-    /// The device's MTU follows the flow's.
-    follows: bool,
-    measured: Instant,
+    /// All lanes take the same way: one of them knows it.
+    mtu: Option<Following>,
     full: bool,
 }
 
 impl Outbound {
-    pub(super) fn new(sender: FlowSender, follows: bool) -> Self {
-        Self {
-            sender,
-            packet: vec![0; SUPER_PACKET].into_boxed_slice(),
-            follows,
-            measured: Instant::now(),
-            full: false,
-        }
+    pub(super) fn new(sender: FlowSender, mtu: Option<Following>) -> Self {
+        Self { sender, packet: vec![0; SUPER_PACKET].into_boxed_slice(), mtu, full: false }
     }
 
     pub(super) fn sender(&self) -> &FlowSender {
@@ -136,18 +123,21 @@ impl Outbound {
         Ok(())
     }
 
-    /// Gives the device the MTU that the path has now.
+    /// Cuts packets, and has the device tell others to, to what the path
+    /// carries now.
     fn follow(&mut self, lane: &Lane) -> Result<(), TunnelError> {
+        let Some(following) = &mut self.mtu else { return Ok(()) };
         let now = Instant::now();
-        if !self.follows || (now - self.measured < MEASURES && !self.sender.take_oversize()) {
+        if !following.is_due(now, self.sender.take_oversize()) {
             return Ok(());
         }
-        self.measured = now;
-        let (from, to) = (lane.mtu(), clamp(self.sender.largest_packet()));
-        if usize::from(to) != from {
-            tracing::info!(from, to, "the tunnel's MTU follows the path's");
-            lane.mtu.store(to, Relaxed);
-            lane.device.set_mtu(to)?;
+        let from = following.mtus();
+        if let Some(to) = following.path_says(now, clamp(self.sender.largest_packet())) {
+            tracing::info!(from = from.packets, to = to.packets, "the MTU follows the path's");
+            lane.mtu.store(to.packets, Relaxed);
+            if to.device != from.device {
+                lane.device.set_mtu(to.device)?;
+            }
         }
         Ok(())
     }

@@ -29,7 +29,7 @@ pub(super) struct Lane {
     pub(super) device: Arc<Device>,
     pub(super) queue: usize,
     pub(super) counters: Arc<Counters>,
-    /// MTU of the device in bytes, for all lanes.
+    /// Largest packet in bytes, for all lanes.
     pub(super) mtu: Arc<AtomicU16>,
 }
 

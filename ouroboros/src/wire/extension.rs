@@ -2,6 +2,8 @@
 //! extensions"): a magic, then type, length, value. A 0.23 peer ignores them.
 //! Shapes only: what is offered and what is answered is `proto::negotiation`'s.
 
+use serde::{Deserialize, Serialize};
+
 use super::management::Malformed;
 
 const MAGIC: [u8; 4] = *b"o7s\x01";
@@ -16,7 +18,7 @@ const VERSION: u8 = 1;
 pub const LARGEST_COOKIE: usize = 255;
 
 /// The flows of one tunnel: which of them this is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Lane {
     /// The tunnel's random id.
     pub group: [u8; 16],

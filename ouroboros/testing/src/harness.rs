@@ -29,13 +29,22 @@ pub enum Needs {
 
 /// The tests of a binary whose manifest says `harness = false`.
 #[derive(Debug, Default)]
-pub struct Tests(Vec<(Needs, &'static str, fn())>);
+pub struct Tests {
+    tests: Vec<(Needs, &'static str, fn())>,
+    long: Vec<&'static str>,
+}
 
 impl Tests {
     /// A test.
     pub fn with(mut self, needs: Needs, name: &'static str, test: fn()) -> Self {
-        self.0.push((needs, name, test));
+        self.tests.push((needs, name, test));
         self
+    }
+
+    /// A test that takes minutes: it runs only when asked for, with `--ignored`.
+    pub fn with_long(mut self, needs: Needs, name: &'static str, test: fn()) -> Self {
+        self.long.push(name);
+        self.with(needs, name, test)
     }
 
     /// Runs them as the command line says; call it from `main`.
@@ -61,7 +70,7 @@ impl Tests {
         };
         let mut ignored = BTreeMap::<_, usize>::new();
         let mut trials = Vec::new();
-        for (needs, name, test) in self.0 {
+        for (needs, name, test) in self.tests {
             let missing = missing(needs);
             let trial = Trial::ignorable_test(name, move || match missing {
                 Some(reason) => Ok(Completion::ignored_with(reason)),
@@ -70,6 +79,7 @@ impl Tests {
                     Ok(Completion::Completed)
                 }
             });
+            let trial = trial.with_ignored_flag(self.long.contains(&name));
             if let Some(reason) = missing.filter(|_| !arguments.is_filtered_out(&trial)) {
                 *ignored.entry(reason).or_default() += 1;
             }

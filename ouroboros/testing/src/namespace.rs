@@ -76,8 +76,17 @@ impl Namespace {
     ///
     /// If either has one already.
     pub fn connect(&self, other: &Self) {
-        let other = format!("/proc/{}/fd/{}", std::process::id(), other.0.as_raw_fd());
-        self.shell(&format!("ip link add eth0 type veth peer name eth0 netns {other}"));
+        self.cable("eth0", other, "eth0");
+    }
+
+    /// A cable between interfaces of those names, here and in another namespace.
+    ///
+    /// # Panics
+    ///
+    /// If either is there already.
+    pub fn cable(&self, here: &str, other: &Self, there: &str) {
+        let place = format!("/proc/{}/fd/{}", std::process::id(), other.0.as_raw_fd());
+        self.shell(&format!("ip link add {here} type veth peer name {there} netns {place}"));
     }
 }
 

@@ -47,6 +47,7 @@ pub(crate) const PLAIN: ServerSecurity = ServerSecurity {
     profile: ProfilePolicy::PreferNative,
     capabilities: Capabilities::NONE,
     identity: None,
+    identify_to_old: true,
     clients: Trust::Anyone,
 };
 

@@ -81,24 +81,25 @@ fn every_policy_meets_every_client_as_it_says() {
         ServerSecurity::encrypted().require_native(),
         // As a 0.23 server with a certificate.
         ServerSecurity { profile: ProfilePolicy::Wire023, ..signed },
+        ServerSecurity::encrypted().native_identity(server.clone()),
     ];
     let pinned = || only(&server);
     let native =
         ClientSecurity { profile: ProfilePolicy::RequireNative, ..trusting(Trust::Anyone) };
     let clients = [
-        ("p--..--", None),
-        ("nnN..nO", Some(encrypted())),
-        ("AAN..AO", Some(trusting(pinned()))),
-        ("AAK..AK", Some(trusting(only(&stranger)))),
-        ("AAN..AO", Some(trusting(Trust::FirstUse))),
-        ("AAC..AC", Some(trusting(authority()))),
-        ("nnNN.nO", Some(named(friend.clone(), Trust::Anyone))),
-        ("AANN.AO", Some(named(friend.clone(), pinned()))),
-        ("nnN..nO", Some(named(stranger, Trust::Anyone))),
-        ("nnN..nX", Some(native)),
-        ("ooO..-O", Some(old(encrypted()))),
-        ("AAOO.-O", Some(old(named(friend, pinned())))),
-        ("AAC.NAC", Some(named(p256, authority()))),
+        ("p--..---", None),
+        ("nnN..nON", Some(encrypted())),
+        ("AAN..AON", Some(trusting(pinned()))),
+        ("AAK..AKK", Some(trusting(only(&stranger)))),
+        ("AAN..AON", Some(trusting(Trust::FirstUse))),
+        ("AAC..ACC", Some(trusting(authority()))),
+        ("nnNN.nON", Some(named(friend.clone(), Trust::Anyone))),
+        ("AANN.AON", Some(named(friend.clone(), pinned()))),
+        ("nnN..nON", Some(named(stranger, Trust::Anyone))),
+        ("nnN..nXN", Some(native)),
+        ("ooO..-Oo", Some(old(encrypted()))),
+        ("AAOO.-OA", Some(old(named(friend, pinned())))),
+        ("AAC.NACC", Some(named(p256, authority()))),
     ];
     for dialect in DIALECTS {
         for (number, (expected, client)) in clients.iter().enumerate() {

@@ -10,7 +10,7 @@ use crate::{
     crypto::Entropy,
     proto::{
         Now,
-        negotiation::{Agreement, NegotiationError, Offer, Refused, Shape, Terms},
+        negotiation::{Agreed, Agreement, NegotiationError, Offer, Refused, Shape, Terms},
     },
     transport::Destination,
     wire::{Dialect, Eid, NameHash, PeerAddress, management::Message},
@@ -252,11 +252,14 @@ impl Endpoint {
         agreed: Agreement,
     ) {
         self.cancel(allocation);
-        let (keys, suite, identity) = match agreed {
-            Some(agreed) => (Some(agreed.keys), Some(agreed.suite), agreed.identity),
-            None => (None, None, None),
+        let (keys, suite, lane, identity) = match agreed {
+            Some(Agreed { keys, suite, lane, identity }) => {
+                (Some(keys), Some(suite), lane, identity)
+            }
+            None => (None, None, None, None),
         };
-        self.events.push_back(Event::Allocated { allocation, peer, remote, keys, suite, identity });
+        let allocated = Event::Allocated { allocation, peer, remote, keys, suite, lane, identity };
+        self.events.push_back(allocated);
     }
 
     fn fail(&mut self, id: AllocationId, reason: AllocationFailure) {

@@ -247,6 +247,8 @@ pub enum Event {
         keys: Option<FlowKeys>,
         /// The agreed suite; `None` for a plain flow.
         suite: Option<Suite>,
+        /// The flow's place in a tunnel of several, if the peer knows of such.
+        lane: Option<Lane>,
         /// Who the server is; `None`: it has not said.
         identity: Option<PeerIdentity>,
     },

@@ -143,7 +143,11 @@ pub(in crate::proto) fn answer_to(
     let profile = capabilities.map(Capabilities::bits);
     let data = Extensions { profile, ..Extensions::default() }.encode();
     reply.data = &data;
-    let reply = match &security.identity {
+    // There is no room for a certificate beside the hybrid's answer, and who
+    // wants one asks for the hybrid inside the flow.
+    let room = asked.kex != KeyExchange::X25519MlKem768;
+    let shown = (native.is_some() && room) || security.identify_to_old;
+    let reply = match security.identity.as_ref().filter(|_| shown) {
         Some(identity) => {
             reply.md = identity.md();
             identity.sign(&reply).ok_or(NegotiationError::Unsupported)?

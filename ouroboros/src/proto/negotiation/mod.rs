@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// What this library does in native flows unless it is told otherwise.
-pub const DEFAULT_CAPABILITIES: Capabilities = Capabilities::NONE;
+pub const DEFAULT_CAPABILITIES: Capabilities = Capabilities::HYBRID_FIRST;
 
 /// Whether an encrypted flow is to have the native profile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -123,6 +123,9 @@ pub struct ServerSecurity {
     /// What replies to encrypted requests are signed with; its certificate has
     /// to be for the name.
     pub identity: Option<Identity>,
+    /// Whether 0.23 clients are shown the identity, too. They know a server by
+    /// an authority only, and refuse one that vouches for itself.
+    pub identify_to_old: bool,
     /// Who gets a flow. If not anyone: encrypted flows only, and whoever else
     /// asks hears nothing.
     pub clients: Trust,
@@ -136,6 +139,7 @@ impl Default for ServerSecurity {
             profile: ProfilePolicy::default(),
             capabilities: DEFAULT_CAPABILITIES,
             identity: None,
+            identify_to_old: true,
             clients: Trust::Anyone,
         }
     }
@@ -152,6 +156,12 @@ impl ServerSecurity {
     pub fn identity(mut self, identity: Identity) -> Self {
         self.identity = Some(identity);
         self
+    }
+
+    /// With this identity, shown to clients with the native profile only.
+    #[must_use]
+    pub fn native_identity(self, identity: Identity) -> Self {
+        Self { identify_to_old: false, ..self.identity(identity) }
     }
 
     /// For these clients only. All others hear nothing, not even that the name

@@ -84,7 +84,12 @@ impl Offer {
         let (kex, native) = (asked.suite.kex, asked.offers_native());
         let whole = offer(kex, asked.clone(), entropy);
         let hybrid = kex == KeyExchange::X25519MlKem768;
-        if whole.header.len() <= shape.largest || !hybrid || !native {
+        // With a certificate in the reply the hybrid has no room beside it. Who
+        // insists on the native profile need not know whether there is one.
+        let alone = !asked.trust.demands_identity()
+            && asked.profile != ProfilePolicy::RequireNative
+            && whole.header.len() <= shape.largest;
+        if alone || !hybrid || !native {
             return whole;
         }
         let capabilities = asked.capabilities.and(Capabilities::HYBRID_FIRST);

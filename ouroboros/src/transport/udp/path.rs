@@ -144,6 +144,12 @@ impl ConnectedPath {
         Ok(path)
     }
 
+    /// Has the kernel find the way to the peer again.
+    fn look_for_the_way(&self) {
+        // Fails where there is none, as sending does.
+        let _ = self.socket.connect(&SockAddr::from(self.peer()));
+    }
+
     fn transmit(&self, contents: &[u8], segment_size: Option<usize>, ecn: Ecn) -> io::Result<()> {
         self.transmit_to(self.peer(), contents, segment_size, ecn)
     }
@@ -181,6 +187,10 @@ impl ConnectedPath {
             // A connected socket reports what ICMP said about earlier frames in
             // place of sending this one, so the first error may not be its own.
             if is(&error, Errno::MSGSIZE) {
+                if tries == TRIES {
+                    // There is another way to the peer than the socket knows.
+                    self.look_for_the_way();
+                }
                 if tries == TRIES || range.len() > EID + self.largest_frame() {
                     batch.skip_oversize();
                     return Ok(());
@@ -343,8 +353,17 @@ impl Path for ConnectedPath {
     fn largest_frame(&self) -> usize {
         let v6 = self.peer().is_ipv6();
         let headers = if v6 { 48 } else { 28 };
-        let mtu = socket::path_mtu(&self.socket, v6).unwrap_or(1280);
-        let datagram = mtu.saturating_sub(headers).min(LARGEST_DATAGRAM);
+        let datagram = |mtu: usize| mtu.saturating_sub(headers).min(LARGEST_DATAGRAM);
+        // The kernel forgets the way, and with it the MTU, when routes change.
+        let mtu = socket::path_mtu(&self.socket, v6).or_else(|_| {
+            self.look_for_the_way();
+            socket::path_mtu(&self.socket, v6)
+        });
+        let datagram = match (mtu, self.largest.load(Ordering::Relaxed)) {
+            (Ok(mtu), _) => datagram(mtu),
+            (Err(_), 0) => datagram(1280),
+            (Err(_), known) => known,
+        };
         self.largest.store(datagram, Ordering::Relaxed);
         datagram.saturating_sub(EID)
     }

@@ -1,0 +1,233 @@
+//! The security of a name, as `irm name create` says it: for flows that are
+//! accepted here, and for flows that are allocated from here. Files are read
+//! when they are needed and when they have changed.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use ouroboros::{
+    FlowSpec, Identity, ServerSecurity, Trust,
+    crypto::{Suite, SystemEntropy, identity::CaStore},
+    daemon::security::{Authentication, FlowSecurity},
+    proto::negotiation::{ClientSecurity, ProfilePolicy},
+    trust::{self, KeyFile, TrustFolder},
+    wire::Name,
+};
+
+use super::state::text;
+
+/// The security of a name.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Policy {
+    pub(super) server: Option<Suite>,
+    pub(super) client: Option<Suite>,
+    pub(super) authentication: Authentication,
+    pub(super) native: bool,
+    pub(super) key: Option<PathBuf>,
+    pub(super) certificate: Option<PathBuf>,
+}
+
+/// What a flow to be allocated is asked for with.
+pub(super) struct Asked {
+    pub(super) spec: FlowSpec,
+    /// Whether the server is known by its key from then on.
+    pub(super) remembered: bool,
+}
+
+/// Tells a file from what it is when it has changed.
+pub(super) type Stamp = Option<(u64, u64, i64, i64)>;
+
+impl Policy {
+    fn authenticates(&self) -> bool {
+        !matches!(self.authentication, Authentication::Offered | Authentication::None)
+    }
+
+    /// What is asked of flows that are accepted.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be used.
+    pub(super) fn accepted(
+        &self,
+        name: &Name,
+        folder: &TrustFolder,
+    ) -> Result<ServerSecurity, String> {
+        let mut security = self.unauthenticated();
+        security = match &self.authentication {
+            Authentication::None => return Ok(security),
+            // The certificate of an authority is for 0.23 clients as well.
+            Authentication::Offered if self.certificate.is_none() => {
+                return Ok(security.native_identity(self.identity(name, folder)?));
+            }
+            _ => security.identity(self.identity(name, folder)?),
+        };
+        security.clients = match &self.authentication {
+            Authentication::Keys(path) => {
+                Trust::Keys(trust::authorized_keys(path.as_ref()).map_err(text)?)
+            }
+            Authentication::Authorities(own) => {
+                Trust::Authorities(authorities(own.as_deref(), folder)?)
+            }
+            _ => Trust::Anyone,
+        };
+        Ok(security)
+    }
+
+    /// The same while a file cannot be used: nobody gets a flow that is to be
+    /// authenticated.
+    pub(super) fn without_files(&self) -> ServerSecurity {
+        let nobody = Trust::Keys(Vec::new());
+        let security = self.unauthenticated();
+        if self.authenticates() { security.clients(nobody) } else { security }
+    }
+
+    fn unauthenticated(&self) -> ServerSecurity {
+        let security = ServerSecurity {
+            suite: self.server,
+            require_encryption: self.server.is_some() || self.authenticates() || self.native,
+            ..ServerSecurity::default()
+        };
+        if self.native { security.require_native() } else { security }
+    }
+
+    /// What to ask of a flow to `name`: what the application says, and what the
+    /// name has here.
+    ///
+    /// # Errors
+    ///
+    /// What the application says makes no sense, or a file cannot be used.
+    pub(super) fn allocated(
+        &self,
+        name: &Name,
+        spec: FlowSpec,
+        asked: Option<&FlowSecurity>,
+        folder: &TrustFolder,
+    ) -> Result<Asked, String> {
+        let encrypted = self.client.is_some() || self.authenticates() || self.native;
+        let (mut security, mut identified) = match asked {
+            Some(asked) => (asked.open().map_err(text)?, asked.identified),
+            None if encrypted => (self.client.map_or_else(Default::default, Into::into), false),
+            None => return Ok(Asked { spec, remembered: false }),
+        };
+        if self.native {
+            security.profile = ProfilePolicy::RequireNative;
+        }
+        identified |=
+            matches!(self.authentication, Authentication::Keys(_) | Authentication::Authorities(_));
+        if identified {
+            security.identity = Some(self.identity(&host_name()?, folder)?);
+        }
+        let remembered = self.know(&mut security, name, folder)?;
+        Ok(Asked { spec: spec.secured(security), remembered })
+    }
+
+    /// Adds whom this machine knows to what the application trusts; whether the
+    /// server is to be remembered.
+    fn know(
+        &self,
+        security: &mut ClientSecurity,
+        name: &Name,
+        folder: &TrustFolder,
+    ) -> Result<bool, String> {
+        if !matches!(security.trust, Trust::Anyone | Trust::FirstUse) {
+            return Ok(false);
+        }
+        let vouching = match &self.authentication {
+            Authentication::Server(own @ Some(_)) | Authentication::Authorities(own) => {
+                authorities(own.as_deref(), folder)?
+            }
+            _ => CaStore::new(),
+        };
+        if !vouching.is_empty() {
+            security.trust = Trust::Authorities(vouching);
+            return Ok(false);
+        }
+        match folder.known_names().trust(name).map_err(text)? {
+            Trust::Anyone if self.authenticates() => security.trust = Trust::FirstUse,
+            Trust::Anyone => {}
+            known => security.trust = known,
+        }
+        Ok(true)
+    }
+
+    fn key(&self, folder: &TrustFolder) -> KeyFile {
+        self.key.as_ref().map_or_else(|| folder.identity(), KeyFile::at)
+    }
+
+    fn identity(&self, name: &Name, folder: &TrustFolder) -> Result<Identity, String> {
+        let file = self.key(folder);
+        let key = match &self.key {
+            None => file.load_or_generate(&mut SystemEntropy).map_err(text)?,
+            Some(path) => {
+                let missing = || format!("{}: there is no such file", path.display());
+                file.load().map_err(text)?.ok_or_else(missing)?
+            }
+        };
+        match &self.certificate {
+            None => Ok(Identity::self_signed(key, name)),
+            Some(path) => {
+                let certificate = trust::certificate(path).map_err(text)?;
+                Identity::certified(key, &certificate)
+                    .map_err(|error| format!("{}: {error}", path.display()))
+            }
+        }
+    }
+
+    /// Changes when one of the files that flows are accepted by does.
+    pub(super) fn stamps(&self, folder: &TrustFolder) -> Vec<Stamp> {
+        let mut paths = vec![self.key(folder).path().to_owned()];
+        paths.extend(self.certificate.clone());
+        match &self.authentication {
+            Authentication::Keys(path) => paths.push(path.into()),
+            Authentication::Authorities(own) => {
+                paths.push(own.as_ref().map_or_else(|| folder.authorities(), Into::into));
+            }
+            _ => {}
+        }
+        let stamp = |path: &PathBuf| {
+            let metadata = fs::metadata(path).ok()?;
+            Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+        };
+        paths.iter().map(stamp).collect()
+    }
+
+    /// What flows that are accepted are like, for people.
+    pub(super) fn describe(&self) -> String {
+        let mut text = match self.server {
+            Some(suite) => suite.to_string(),
+            None if self.authenticates() || self.native => "encrypted".to_owned(),
+            None => "as the client asks".to_owned(),
+        };
+        match &self.authentication {
+            Authentication::Offered | Authentication::None => {}
+            Authentication::Server(_) => text += ", server authenticated",
+            _ => text += ", both authenticated",
+        }
+        if self.native {
+            text += ", native only";
+        }
+        text
+    }
+}
+
+/// Those in the folder of one's own, or else the daemon's, who may have none.
+fn authorities(own: Option<&str>, folder: &TrustFolder) -> Result<CaStore, String> {
+    let place = own.map_or_else(|| folder.authorities(), PathBuf::from);
+    if own.is_none() && !place.exists() {
+        return Ok(CaStore::new());
+    }
+    let (store, unused) = trust::authorities(Path::new(&place)).map_err(text)?;
+    for reason in unused {
+        tracing::warn!(%reason, "an authority that is not trusted");
+    }
+    Ok(store)
+}
+
+/// What this machine says its name is when it allocates flows.
+fn host_name() -> Result<Name, String> {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").map_err(text)?;
+    name.trim().parse().map_err(text)
+}

@@ -1,0 +1,172 @@
+//! A client's tunnel: its device stays while flows come and go. Without a flow
+//! packets wait in the device, and are dropped when it is full: none is ever
+//! sent another way.
+
+use std::time::{Duration, Instant};
+
+use async_std::task;
+use ouroboros::{
+    Flow, FlowError, FlowInfo, FlowSpec, Irm, Trust, TunnelError,
+    crypto::SystemEntropy,
+    proto::negotiation::{Profile, ProfilePolicy},
+    wire::Name,
+};
+
+use super::{Outcome, Settings, announce, backoff::Backoff, own_key};
+
+/// How long one of several attempts may take. Shorter than the first one, so
+/// that names are looked up anew soon.
+const ATTEMPT: Duration = Duration::from_secs(3);
+/// A server that was asked whether it is there and does not say so by then is
+/// not there any more.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A flow that lived this long was one: when it ends, the next is had at once.
+const LIVED: Duration = Duration::from_secs(10);
+
+/// Runs a tunnel to the server of `name`, over one flow after the other, or
+/// `queues` at a time. Comes back only with an error: the first flow cannot be
+/// had, or its device fails.
+///
+/// # Errors
+///
+/// As said.
+pub async fn client(
+    irm: &Irm,
+    name: &Name,
+    spec: FlowSpec,
+    queues: u8,
+    settings: &Settings,
+) -> Outcome {
+    if spec.is_identified() {
+        println!("This machine's key is {}.", own_key().await?);
+    }
+    println!("Allocating a flow to {name}.");
+    let mut flows = irm.allocate_lanes(name.as_str(), spec.clone(), queues).await?;
+    meet(flows[0].info());
+    let spec = as_good_as(flows[0].info(), spec).timeout(ATTEMPT);
+    let tunnel = settings.build(flows.len())?;
+    let mut backoff = Backoff::default();
+    loop {
+        let since = Instant::now();
+        flows.iter().for_each(|flow| flow.expect_answers_within(PATIENCE));
+        let ended = match settings.run(&tunnel, flows).await {
+            Ok(()) => FlowError::Closed,
+            Err(TunnelError::Flow(error)) => error,
+            Err(error) => return Err(error.into()),
+        };
+        println!("The flow has ended: {ended}. Allocating another one.");
+        if since.elapsed() >= LIVED {
+            backoff = Backoff::default();
+        }
+        flows = again(irm, name, &spec, tunnel.queues(), &mut backoff).await;
+        meet(flows[0].info());
+    }
+}
+
+/// Says whom the flow is with.
+fn meet(info: &FlowInfo) {
+    announce(info);
+    if info.suite.is_some() && info.identity.is_none() {
+        println!("Warning: the server shows no key: who answers in its place is taken for it.");
+    }
+    if info.first_use {
+        let name = &info.name;
+        println!(
+            "The server of {name} is known by this key from now on: compare it with what `irm key show` says there."
+        );
+    }
+}
+
+/// What to ask of the flows that come after one with `info`: nothing weaker,
+/// and nobody else.
+fn as_good_as(info: &FlowInfo, spec: FlowSpec) -> FlowSpec {
+    let Some(suite) = info.suite else { return spec };
+    let mut security = spec.security().cloned().unwrap_or_default();
+    security.suite = suite;
+    if info.profile == Some(Profile::Native) {
+        security.profile = ProfilePolicy::RequireNative;
+    }
+    if let Some(peer) = info.identity.as_ref().filter(|peer| !peer.certified) {
+        security.trust = Trust::Keys(vec![peer.fingerprint]);
+    }
+    spec.secured(security)
+}
+
+/// Attempts until there are as many flows again. Whatever is missing may come back: the
+/// network, the peer, irmd; and who is in between may go away.
+async fn again(
+    irm: &Irm,
+    name: &Name,
+    spec: &FlowSpec,
+    lanes: usize,
+    backoff: &mut Backoff,
+) -> Vec<Flow> {
+    let queues = u8::try_from(lanes).unwrap_or(u8::MAX);
+    let mut said = String::new();
+    let mut began = Instant::now();
+    loop {
+        let wait = backoff.next(&mut SystemEntropy);
+        task::sleep(wait.saturating_sub(began.elapsed())).await;
+        began = Instant::now();
+        let reason = match irm.allocate_lanes(name.as_str(), spec.clone(), queues).await {
+            Ok(flows) if flows.len() == lanes => return flows,
+            Ok(_) => "the server knows of one flow only".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        if reason != said {
+            println!("No flow yet: {reason}.");
+            said = reason;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ouroboros::{
+        PeerIdentity,
+        crypto::{Cipher, KeyExchange, Suite, identity::IdentityKey},
+        wire::{Eid, QosSpec},
+    };
+
+    use super::*;
+
+    #[test]
+    fn flows_that_come_after_are_never_weaker() {
+        let peer = ouroboros::wire::PeerAddress::Udp(([10, 0, 0, 1], 3435).into());
+        let name: Name = "my_vpn".parse().expect("a name");
+        let plain = FlowInfo::new(name, peer, (Eid(1), Eid(2)), QosSpec::RAW);
+        assert!(!as_good_as(&plain, FlowSpec::raw()).is_encrypted());
+
+        let suite =
+            Suite { kex: KeyExchange::P256, cipher: Cipher::ChaCha20Poly1305, ..Suite::default() };
+        let fingerprint = IdentityKey::generate(&mut SystemEntropy).public_key().fingerprint();
+        let identity = |certified| {
+            let common_name = "my_vpn".to_owned();
+            Some(PeerIdentity { fingerprint, common_name, certified })
+        };
+        // Encrypted because the daemon had it so: it may not next time.
+        for asked in [FlowSpec::raw(), FlowSpec::raw().encrypted()] {
+            for (profile, peer) in [
+                (Profile::Native, identity(false)),
+                (Profile::Native, identity(true)),
+                (Profile::Wire023, None),
+            ] {
+                let info = plain.clone().encrypted(suite, profile, peer.clone());
+                let next = as_good_as(&info, asked.clone());
+                let security = next.security().expect("encrypted");
+                assert_eq!(security.suite, suite);
+                let native = security.profile == ProfilePolicy::RequireNative;
+                assert_eq!(native, profile == Profile::Native);
+                match (&security.trust, peer) {
+                    (Trust::Keys(keys), Some(peer)) if !peer.certified => {
+                        assert_eq!(keys, &[fingerprint]);
+                    }
+                    (Trust::Anyone, None) => {}
+                    // Authorities vouch for its next key as well.
+                    (Trust::Anyone, Some(peer)) => assert!(peer.certified),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+}

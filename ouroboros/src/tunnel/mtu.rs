@@ -1,0 +1,109 @@
+//! How large packets may be, and what the device is told of it. Time is an
+//! argument; `outbound` drives it.
+
+use std::time::{Duration, Instant};
+
+use crate::tun::LEAST_IPV6;
+
+/// How often the path is asked for its MTU.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// A path that is too small for IPv6 for so long stays so. While its MTU is
+/// searched it may seem to be for some seconds, and the kernel would take IPv6
+/// away from the device, with all its addresses and routes.
+const LASTING: Duration = Duration::from_secs(10);
+
+/// The MTUs of a tunnel, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mtus {
+    /// Of packets.
+    pub(super) packets: u16,
+    /// Of the device.
+    pub(super) device: u16,
+}
+
+/// Follows the path's.
+pub(super) struct Following {
+    /// What the user wants the device to have.
+    fixed: Option<u16>,
+    mtus: Mtus,
+    asked: Instant,
+    small_since: Option<Instant>,
+}
+
+impl Following {
+    /// For a path of that MTU.
+    pub(super) fn new(now: Instant, fixed: Option<u16>, path: u16) -> Self {
+        let device = fixed.unwrap_or(path);
+        let mtus = Mtus { packets: device.min(path), device };
+        Self { fixed, mtus, asked: now, small_since: None }
+    }
+
+    pub(super) fn mtus(&self) -> Mtus {
+        self.mtus
+    }
+
+    /// Whether the path should be asked now; `hurry`: it has refused a packet.
+    pub(super) fn is_due(&self, now: Instant, hurry: bool) -> bool {
+        hurry || now - self.asked >= INTERVAL
+    }
+
+    /// What becomes of a path of that MTU; `None`: nothing has changed.
+    pub(super) fn path_says(&mut self, now: Instant, path: u16) -> Option<Mtus> {
+        self.asked = now;
+        let mut mtus = Mtus { packets: path, device: path };
+        if path >= LEAST_IPV6 {
+            self.small_since = None;
+        } else if self.mtus.device >= LEAST_IPV6 {
+            let since = *self.small_since.get_or_insert(now);
+            if now - since < LASTING {
+                mtus.device = LEAST_IPV6;
+            }
+        }
+        if let Some(fixed) = self.fixed {
+            mtus = Mtus { packets: path.min(fixed), device: fixed };
+        }
+        let changed = mtus != self.mtus;
+        self.mtus = mtus;
+        changed.then_some(mtus)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn the_device_follows_unless_it_is_fixed_and_packets_do_always() {
+        let start = Instant::now();
+        let mut free = Following::new(start, None, 1424);
+        assert_eq!(free.mtus(), Mtus { packets: 1424, device: 1424 });
+        assert_eq!(free.path_says(start, 1424), None);
+        assert_eq!(free.path_says(start, 1300), Some(Mtus { packets: 1300, device: 1300 }));
+        let mut fixed = Following::new(start, Some(1400), 1424);
+        assert_eq!(fixed.mtus(), Mtus { packets: 1400, device: 1400 });
+        assert_eq!(fixed.path_says(start, 1300), Some(Mtus { packets: 1300, device: 1400 }));
+        assert!(!fixed.is_due(start, false));
+        assert!(fixed.is_due(start, true) && fixed.is_due(start + SECOND, false));
+    }
+
+    #[test]
+    fn the_device_keeps_ipv6_until_the_path_is_too_small_for_good() {
+        let start = Instant::now();
+        let mut following = Following::new(start, None, 1424);
+        let small = Some(Mtus { packets: 1178, device: 1280 });
+        assert_eq!(following.path_says(start, 1178), small);
+        assert_eq!(
+            following.path_says(start + 5 * SECOND, 1424),
+            Some(Mtus { packets: 1424, device: 1424 })
+        );
+        assert_eq!(following.path_says(start + 10 * SECOND, 1178), small);
+        assert_eq!(following.path_says(start + 19 * SECOND, 1178), None);
+        let lasting = Mtus { packets: 1178, device: 1178 };
+        assert_eq!(following.path_says(start + 20 * SECOND, 1178), Some(lasting));
+        assert_eq!(following.path_says(start + 21 * SECOND, 1178), None);
+        let mut from_the_start = Following::new(start, None, 1178);
+        assert_eq!(from_the_start.path_says(start, 1178), None);
+    }
+}
