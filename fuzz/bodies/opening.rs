@@ -5,7 +5,7 @@
 use ouroboros::{
     crypto::{AeadBackend, Cipher, FlowKey, Suite},
     proto::{
-        native::{Capabilities, NativeKeys, Role},
+        native::{Capabilities, KeyLimits, NativeKeys, Role},
         protection::{Content, FlowKeys, OpenError, Opened, Opener, Protection, protection},
     },
     transport::ReceiveBatch,
@@ -111,7 +111,8 @@ fn end(format: Format, cipher: Cipher, backend: AeadBackend, role: Role) -> Prot
         Role::Client => (1, (Eid(7), Eid(70_000))),
         Role::Server => (2, (Eid(70_000), Eid(7))),
     };
-    protection(keys, ends, format == Format::Checked, backend, &mut Counting(seed))
+    let (limits, entropy) = (KeyLimits::default(), &mut Counting(seed));
+    protection(keys, ends, format == Format::Checked, backend, limits, entropy)
 }
 
 impl Flow {

@@ -13,7 +13,7 @@ use ouroboros::{
     proto::{
         Now,
         endpoint::{AllocationRequest, Endpoint, Event, Limits},
-        native::{Capabilities, NativeKeys, Role},
+        native::{Capabilities, KeyLimits, NativeKeys, Role},
         protection::{Content, FlowKeys, Opened, Protection, Tally, protection},
     },
     transport::{ReceiveBatch, SendBatch, Udp},
@@ -43,7 +43,8 @@ fn old() -> [Protection; 2] {
     [1, 2].map(|seed| {
         let keys = FlowKeys::Wire023 { cipher: Cipher::Aes256Gcm, key: FlowKey::new([7; 32]) };
         let ends = (Eid(1), Eid(1));
-        protection(Some(keys), ends, false, AeadBackend::Ring, &mut Seeded(seed))
+        let (limits, entropy) = (KeyLimits::default(), &mut Seeded(seed));
+        protection(Some(keys), ends, false, AeadBackend::Ring, limits, entropy)
     })
 }
 
@@ -52,7 +53,8 @@ fn native() -> [Protection; 2] {
         let (suite, key) = (Suite::default(), FlowKey::new([7; 32]));
         let keys = NativeKeys::new(suite, role, Capabilities::NONE, key, [9; 32]);
         let (keys, ends) = (Some(FlowKeys::Native(keys)), (Eid(1), Eid(1)));
-        protection(keys, ends, false, AeadBackend::Ring, &mut Seeded(3))
+        let (limits, entropy) = (KeyLimits::default(), &mut Seeded(3));
+        protection(keys, ends, false, AeadBackend::Ring, limits, entropy)
     })
 }
 
