@@ -1,12 +1,18 @@
 //! Flows end to end: throughput over memory, UDP on loopback and, as root,
-//! eth-dix on a veth pair; and how many can be allocated in a second.
+//! eth-dix on a veth pair; what lanes win; how many can be allocated in a second.
 
-use std::{net::Ipv4Addr, process::Command};
+use std::{
+    net::Ipv4Addr,
+    process::Command,
+    sync::Barrier,
+    thread,
+    time::{Duration, Instant},
+};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures_lite::future::{block_on, zip};
 use ouroboros::{
-    Flow, FlowSpec, Irm,
+    Flow, FlowReceiver, FlowSender, FlowSpec, Irm, LaneAcceptor,
     transport::{EthDix, IntoTransport, Udp, memory::Network},
 };
 
@@ -53,6 +59,42 @@ impl Drop for Cable {
     }
 }
 
+/// One way of a flow.
+struct Way {
+    sender: FlowSender,
+    receiver: FlowReceiver,
+    /// What the receiving end's session has to say comes here: new keys.
+    back: FlowReceiver,
+    /// It ends with its sender.
+    _other: FlowSender,
+    passed: u64,
+}
+
+impl Way {
+    fn of((accepted, allocated): (Flow, Flow)) -> Self {
+        let (sender, back) = allocated.split();
+        let (_other, receiver) = accepted.split();
+        Self { sender, receiver, back, _other, passed: 0 }
+    }
+
+    /// A batch from one end to the other.
+    fn pass(&mut self) {
+        for _ in 0..BATCH {
+            self.sender.push(SIZE).expect("room");
+        }
+        self.sender.flush().expect("sent");
+        // All of them: nothing on these paths drops a batch this small.
+        let mut received = 0;
+        while received < BATCH {
+            received += self.receiver.receive().expect("received");
+        }
+        self.passed += 1;
+        if self.passed.is_multiple_of(1024) {
+            self.back.try_receive().expect("nothing, or the session's");
+        }
+    }
+}
+
 fn throughput(criterion: &mut Criterion) {
     let network = Network::new();
     let (here, port) = (Ipv4Addr::LOCALHOST.into(), 34_350);
@@ -74,25 +116,50 @@ fn throughput(criterion: &mut Criterion) {
         group.throughput(Throughput::Bytes((BATCH * SIZE) as u64));
         for (kind, spec) in [("plain", FlowSpec::raw()), ("encrypted", FlowSpec::raw().encrypted())]
         {
-            let (accepted, allocated) = flow(&irms, spec);
-            let (mut sender, _other) = allocated.split();
-            let (_another, mut receiver) = accepted.split();
-            group.bench_function(kind, |bencher| {
-                bencher.iter(|| {
-                    for _ in 0..BATCH {
-                        sender.push(SIZE).expect("room");
-                    }
-                    sender.flush().expect("sent");
-                    // All of them: nothing on these paths drops a batch this small.
-                    let mut received = 0;
-                    while received < BATCH {
-                        received += receiver.receive().expect("received");
-                    }
-                });
-            });
+            let mut way = Way::of(flow(&irms, spec));
+            group.bench_function(kind, |bencher| bencher.iter(|| way.pass()));
         }
         group.finish();
     }
+}
+
+/// Lanes have no packet path in common: so many threads, one for both ends of
+/// each lane, move so many times as much where there are as many cores.
+fn lanes(criterion: &mut Criterion) {
+    let (here, port) = (Ipv4Addr::LOCALHOST.into(), 34_351);
+    let server = Udp::at(here).port(port);
+    let irms = irms(server, Udp::connect_only(here).server((here, port).into()));
+    let (server, client) = irms.expect("loopback is always there");
+    let mut group = criterion.benchmark_group(format!("lanes, {BATCH} packets of {SIZE} in each"));
+    for lanes in [1, 2] {
+        let mut acceptor = LaneAcceptor::new(&server, Some("bench"));
+        let spec = FlowSpec::raw().encrypted();
+        let (accepted, allocated) =
+            block_on(zip(acceptor.accept(), client.allocate_lanes("bench", spec, lanes)));
+        let pairs = accepted.expect("accepted").into_iter().zip(allocated.expect("allocated"));
+        let mut ways: Vec<_> = pairs.map(Way::of).collect();
+        group.throughput(Throughput::Bytes(u64::from(lanes) * (BATCH * SIZE) as u64));
+        group.bench_function(format!("{lanes}"), |bencher| {
+            bencher.iter_custom(|count| {
+                let begin = Barrier::new(ways.len());
+                let slowest = thread::scope(|scope| {
+                    let threads: Vec<_> = (ways.iter_mut())
+                        .map(|way| {
+                            scope.spawn(|| {
+                                begin.wait();
+                                let start = Instant::now();
+                                (0..count).for_each(|_| way.pass());
+                                start.elapsed()
+                            })
+                        })
+                        .collect();
+                    threads.into_iter().map(|thread| thread.join().expect("no panic")).max()
+                });
+                slowest.expect("at least one lane")
+            });
+        });
+    }
+    group.finish();
 }
 
 fn allocation(criterion: &mut Criterion) {
@@ -101,12 +168,12 @@ fn allocation(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("allocation over memory");
     group.throughput(Throughput::Elements(1));
     // Requests are remembered for 21 s against replay, 65,536 at the most.
-    group.sample_size(10).measurement_time(std::time::Duration::from_secs(3));
+    group.sample_size(10).measurement_time(Duration::from_secs(3));
     for (kind, spec) in [("plain", FlowSpec::raw()), ("encrypted", FlowSpec::raw().encrypted())] {
         group.bench_function(kind, |bencher| bencher.iter(|| flow(&irms, spec.clone())));
     }
     group.finish();
 }
 
-criterion_group!(benches, throughput, allocation);
+criterion_group!(benches, throughput, lanes, allocation);
 criterion_main!(benches);
