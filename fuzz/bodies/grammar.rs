@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use ouroboros::{daemon::protocol::TransportSpec, wire::Name};
-use ouroboros_cli::grammar::{Command, parse};
+use ouroboros_cli::grammar::{Auth, Command, parse};
 
 pub(crate) fn body(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -24,12 +24,26 @@ fn in_full(command: &Command) -> Vec<String> {
         Command::Bootstrap { name, layer, transport } => return bootstrap(name, layer, transport),
         Command::DestroyIpcp { name } => vec!["ipcp", "destroy", "name", name],
         Command::ListIpcps => vec!["ipcp", "list"],
-        Command::CreateName { name, server, client } => {
+        Command::CreateName { name, security } => {
             is_name(name);
+            let auth = security.auth.map(|auth| match auth {
+                Auth::None => "none",
+                Auth::Server => "server",
+                Auth::Both => "both",
+            });
             let mut words = vec!["name", "create", name];
-            for (keyword, path) in [("sencpath", server), ("cencpath", client)] {
-                words.extend(path.as_ref().into_iter().flat_map(|path| [keyword, path]));
+            for (keyword, value) in [
+                ("sencpath", security.server.as_deref()),
+                ("cencpath", security.client.as_deref()),
+                ("auth", auth),
+                ("clients", security.clients.as_deref()),
+                ("ca", security.ca.as_deref()),
+                ("key", security.key.as_deref()),
+                ("cert", security.certificate.as_deref()),
+            ] {
+                words.extend(value.into_iter().flat_map(|value| [keyword, value]));
             }
+            words.extend(security.native.then_some("native"));
             words
         }
         Command::DestroyName { name } => vec!["name", "destroy", is_name(name)],
@@ -41,6 +55,9 @@ fn in_full(command: &Command) -> Vec<String> {
         }
         Command::ListNames => vec!["name", "list"],
         Command::ListFlows => vec!["flow", "list"],
+        Command::ShowKey => vec!["key", "show"],
+        Command::GenerateKey { force: false } => vec!["key", "generate"],
+        Command::GenerateKey { force: true } => vec!["key", "generate", "force"],
         Command::Program { program, name, bind } => {
             vec![verb(*bind), "program", program, "name", is_name(name)]
         }
