@@ -46,5 +46,10 @@ fn main() -> ExitCode {
             copies_and_garbage_from_elsewhere_do_not_move_a_flow,
             a_path_that_drops_what_is_too_large_and_says_nothing_is_measured,
     ]
+    .with_long(
+        Needs::Tunnels,
+        "ten_gigabytes_each_way_arrive_intact",
+        ten_gigabytes_each_way_arrive_intact,
+    )
     .run()
 }
