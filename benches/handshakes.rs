@@ -196,17 +196,23 @@ fn flood(criterion: &mut Criterion) {
     case("stale", limits, anyone(), stale);
     case("replayed", limits, anyone(), request.clone());
     case("valid, without a cookie", wary, anyone(), request);
-    // The dearest: a signature is checked before it is known whose it is.
+    // The dearest: certificates are read, and the signature of who has a friend's
+    // is checked.
     let eager = Limits {
         unproved_per_second: u32::MAX,
         requests_per_second_of: Share { host: usize::MAX, prefix: usize::MAX },
         ..limits
     };
-    let friends = ServerSecurity::encrypted().clients(Trust::Keys(vec![identity().fingerprint()]));
-    pair.security = native().map(|s| ClientSecurity { identity: Some(identity()), ..s });
+    let friend = identity();
+    let friends = ServerSecurity::encrypted().clients(Trust::Keys(vec![friend.fingerprint()]));
     pair.now.utc = 1_800_000_000_000_000_000;
-    let (_, signed) = pair.request("bench");
-    case("signed by a stranger, within the limits", eager, friends, signed);
+    for (name, identity) in [("signed by a stranger", identity()), ("in a friend's name", friend)] {
+        pair.security = native().map(|s| ClientSecurity { identity: Some(identity), ..s });
+        let (_, mut request) = pair.request("bench");
+        // The end of the signature.
+        request.last_mut().into_iter().for_each(|byte| *byte ^= 1);
+        case(&format!("{name}, within the limits"), eager, friends.clone(), request);
+    }
     group.finish();
 }
 

@@ -12,7 +12,7 @@ use ouroboros::{
     wire::Eid,
 };
 
-use crate::input::{Counting, Input};
+use crate::input::{Counting, Input, key};
 
 const MOST_STEPS: usize = 64;
 const MOST_BYTES: usize = 9000;
@@ -43,11 +43,10 @@ pub(crate) fn body(data: &[u8]) {
     let choice = input.byte();
     let format =
         [Format::Plain, Format::Checked, Format::Wire023, Format::Native][usize::from(choice & 3)];
-    // Not RustCrypto: a fuzzer sees into its comparisons, and forges tags.
-    let backend = AeadBackend::Ring;
+    let backend = if choice & 4 == 0 { AeadBackend::Ring } else { AeadBackend::RustCrypto };
     let cipher = if choice & 8 == 0 { Cipher::Aes256Gcm } else { Cipher::ChaCha20Poly1305 };
-    let Protection { mut sealer, .. } = end(format, cipher, backend, Role::Client);
-    let Protection { opener, .. } = end(format, cipher, backend, Role::Server);
+    let Protection { mut sealer, .. } = end(format, key(data), cipher, backend, Role::Client);
+    let Protection { opener, .. } = end(format, key(data), cipher, backend, Role::Server);
     let mut flow = Flow { format, opener, sealed: Vec::new() };
     for _ in 0..MOST_STEPS {
         if input.is_empty() {
@@ -97,8 +96,13 @@ pub(crate) fn body(data: &[u8]) {
     }
 }
 
-fn end(format: Format, cipher: Cipher, backend: AeadBackend, role: Role) -> Protection {
-    let key = FlowKey::new([8; 32]);
+fn end(
+    format: Format,
+    key: FlowKey,
+    cipher: Cipher,
+    backend: AeadBackend,
+    role: Role,
+) -> Protection {
     let keys = match format {
         Format::Plain | Format::Checked => None,
         Format::Wire023 => Some(FlowKeys::Wire023 { cipher, key }),

@@ -14,7 +14,7 @@ use ouroboros::{
     wire::{Eid, PeerAddress},
 };
 
-use crate::input::{Counting, Input, at};
+use crate::input::{Counting, Input, at, key};
 
 const HYBRID_FIRST: u8 = 1;
 const HYBRID: u8 = 2;
@@ -51,7 +51,7 @@ struct Flow {
 
 pub(crate) fn body(data: &[u8]) {
     let mut input = Input::new(data);
-    let mut flow = Flow::new(input.byte());
+    let mut flow = Flow::new(input.byte(), &key(data));
     for _ in 0..MOST_STEPS {
         if input.is_empty() || flow.over {
             break;
@@ -65,7 +65,7 @@ pub(crate) fn body(data: &[u8]) {
 }
 
 impl Flow {
-    fn new(choice: u8) -> Self {
+    fn new(choice: u8, key: &FlowKey) -> Self {
         let hybrid_first = choice & HYBRID_FIRST != 0;
         let hybrid = hybrid_first || choice & HYBRID != 0;
         let kex = if hybrid { KeyExchange::X25519MlKem768 } else { KeyExchange::X25519 };
@@ -76,7 +76,7 @@ impl Flow {
         let limits = KeyLimits { due: 20, data: 200, all: 100_000, failures: 1 << 36 };
         let mut end = |role| {
             let suite = Suite { kex, ..Suite::default() };
-            let keys = NativeKeys::new(suite, role, capabilities, FlowKey::new([7; 32]), [9; 32]);
+            let keys = NativeKeys::new(suite, role, capabilities, key.clone(), [9; 32]);
             let ends = match role {
                 Role::Client => (Eid(7), Eid(70_000)),
                 Role::Server => (Eid(70_000), Eid(7)),

@@ -250,6 +250,26 @@ fn what_a_server_is_not_or_does_not_speak_is_told() {
 }
 
 #[test]
+fn what_a_client_sends_first_is_not_lost_on_a_server_that_splits_its_flow() {
+    for _ in 0..20 {
+        let (accepted, _allocated) = future::block_on(async {
+            let (server, client) = in_memory().await;
+            let first = async {
+                let spec = FlowSpec::raw().encrypted();
+                let flow = client.allocate("my_vpn", spec).await.expect("allocated");
+                flow.send(b"first").await.expect("sent");
+                flow
+            };
+            let (accepted, allocated) = future::zip(server.accept("my_vpn"), first).await;
+            (accepted.expect("accepted"), allocated)
+        });
+        let (_sender, mut receiver) = accepted.split();
+        assert_eq!(receiver.receive().expect("received"), 1);
+        assert_eq!(receiver.packet(0), b"first");
+    }
+}
+
+#[test]
 fn batches_go_through_the_blocking_pair() {
     let (accepted, allocated) = future::block_on(async {
         let (server, client) = in_memory().await;

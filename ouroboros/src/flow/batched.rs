@@ -230,6 +230,9 @@ pub struct FlowReceiver {
     packets: Vec<Opened>,
     /// Next packet for [`next_packet`](Self::next_packet).
     next: usize,
+    /// The batch was received by [`look`](Self::look), and nobody has had
+    /// anything of it.
+    looked: bool,
 }
 
 impl FlowReceiver {
@@ -241,6 +244,7 @@ impl FlowReceiver {
             early,
             packets: Vec::with_capacity(64),
             next: 0,
+            looked: false,
         }
     }
 
@@ -258,6 +262,9 @@ impl FlowReceiver {
     /// Receives what is there now; 0 if that is nothing.
     pub fn try_receive(&mut self) -> Result<usize, FlowError> {
         self.shared.check()?;
+        if std::mem::take(&mut self.looked) {
+            return Ok(self.packets.len());
+        }
         self.packets.clear();
         self.next = 0;
         self.batch.clear();
@@ -360,7 +367,7 @@ impl FlowReceiver {
     /// Receives if no packet waits to be taken.
     pub(super) fn look(&mut self) -> Result<(), FlowError> {
         if self.next >= self.packets.len() {
-            self.try_receive()?;
+            self.looked = self.try_receive()? > 0;
         }
         Ok(())
     }
@@ -370,6 +377,7 @@ impl FlowReceiver {
         if self.next >= self.packets.len() && self.try_receive()? == 0 {
             return Ok(None);
         }
+        self.looked = false;
         self.next += 1;
         Ok(Some(self.packet(self.next - 1)))
     }
