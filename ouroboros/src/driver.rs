@@ -9,6 +9,7 @@ use std::{
 };
 
 use async_executor::{Executor, Task};
+use async_io::Timer;
 
 use crate::proto::Now;
 
@@ -31,12 +32,22 @@ pub(crate) fn spawn<T: Send + 'static>(
 /// What the clocks say now.
 pub(crate) fn now() -> Now {
     let utc = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Now { monotonic: start().elapsed(), utc: u64::try_from(utc.as_nanos()).unwrap_or(u64::MAX) }
+    Now { monotonic: monotonic(), utc: u64::try_from(utc.as_nanos()).unwrap_or(u64::MAX) }
 }
 
-/// The instant at which monotonic time says `at`.
-pub(crate) fn instant(at: Duration) -> Instant {
-    start() + at
+/// Monotonic time alone, for those who ask often.
+pub(crate) fn monotonic() -> Duration {
+    start().elapsed()
+}
+
+/// Waits until monotonic time says `due`; for ever if nothing is due.
+pub(crate) async fn reaches(due: Option<Duration>) {
+    match due {
+        Some(at) => {
+            Timer::at(start() + at).await;
+        }
+        None => pending().await,
+    }
 }
 
 fn start() -> Instant {

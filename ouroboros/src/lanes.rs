@@ -2,9 +2,8 @@
 //! again where they arrive. Not here: what runs over them
 //! ([`Tunnel::run_lanes`](crate::Tunnel::run_lanes)).
 
-use std::{net::IpAddr, pin::pin, time::Duration};
+use std::{pin::pin, time::Duration};
 
-use async_io::Timer;
 use futures_lite::future;
 
 use crate::{
@@ -92,17 +91,12 @@ impl LaneAcceptor {
         loop {
             let due = gathering.due();
             let expired = async {
-                match due {
-                    Some(at) => {
-                        Timer::at(driver::instant(at)).await;
-                    }
-                    None => future::pending().await,
-                }
+                driver::reaches(due).await;
                 None
             };
             let arrived = async { Some(accepting.as_mut().await) };
             let arrived = future::or(arrived, expired).await;
-            let now = driver::now().monotonic;
+            let now = driver::monotonic();
             gathering.expire(now);
             if let Some(flow) = arrived {
                 let flow = flow?;
@@ -119,26 +113,15 @@ impl LaneAcceptor {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Claim {
     name: Name,
-    host: Host,
+    host: PeerAddress,
     identity: Option<Fingerprint>,
     lane: Option<Lane>,
 }
 
-/// Which machine a peer is on: a UDP client has a port for each flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Host {
-    Ip(IpAddr),
-    Other(PeerAddress),
-}
-
 impl Claim {
     fn of(info: &FlowInfo) -> Self {
-        let host = match info.peer {
-            PeerAddress::Udp(address) => Host::Ip(address.ip()),
-            other => Host::Other(other),
-        };
         let identity = info.identity.as_ref().map(|identity| identity.fingerprint);
-        Self { name: info.name.clone(), host, identity, lane: info.lane }
+        Self { name: info.name.clone(), host: info.peer.host(), identity, lane: info.lane }
     }
 
     /// The same for all lanes of a tunnel.
@@ -220,7 +203,7 @@ mod tests {
 
     fn claim(group: u8, index: u8, lanes: u8) -> Claim {
         let lane = Some(Lane { group: [group; 16], index, lanes });
-        let host = Host::Ip([10, 0, 0, 1].into());
+        let host = PeerAddress::Udp(([10, 0, 0, 1], 0).into());
         Claim { name: "my_vpn".parse().unwrap(), host, identity: None, lane }
     }
 
@@ -243,7 +226,8 @@ mod tests {
     fn others_cannot_join_a_tunnel_that_is_not_theirs() {
         let mut gathering = Gathering::default();
         assert_eq!(gathering.add(START, claim(1, 0, 2), 'a'), None);
-        let elsewhere = Claim { host: Host::Ip([10, 0, 0, 2].into()), ..claim(1, 1, 2) };
+        let elsewhere =
+            Claim { host: PeerAddress::Udp(([10, 0, 0, 2], 0).into()), ..claim(1, 1, 2) };
         let key = IdentityKey::generate(&mut SystemEntropy).public_key().fingerprint();
         let somebody = Claim { identity: Some(key), ..claim(1, 1, 2) };
         let to_another = Claim { name: "other".parse().unwrap(), ..claim(1, 1, 2) };

@@ -1,7 +1,6 @@
 //! A server's tunnels, one for each client.
 
 use std::{
-    net::IpAddr,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -21,17 +20,14 @@ const RETRY: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Who {
     Key(Fingerprint),
-    /// A machine: a UDP client has a port for each flow.
-    Host(IpAddr),
-    Other(PeerAddress),
+    Host(PeerAddress),
 }
 
 impl Who {
     fn of(info: &FlowInfo) -> Self {
-        match (&info.identity, &info.peer) {
-            (Some(peer), _) => Self::Key(peer.fingerprint),
-            (None, PeerAddress::Udp(address)) => Self::Host(address.ip()),
-            (None, other) => Self::Other(*other),
+        match &info.identity {
+            Some(peer) => Self::Key(peer.fingerprint),
+            None => Self::Host(info.peer.host()),
         }
     }
 }
@@ -44,8 +40,8 @@ struct Served {
 }
 
 /// Serves each client with a tunnel of its own, for ever. One that comes back
-/// takes the place of its former flow, and its device: the format has no message
-/// that ends a flow.
+/// takes the place of its former flow, and its device: no message may have told
+/// that the flow has ended.
 ///
 /// # Errors
 ///

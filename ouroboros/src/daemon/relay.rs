@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags},
     net::{
         AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send,
         shutdown, socketpair, sockopt,
@@ -20,6 +20,7 @@ use rustix::{
 use super::protocol::{DataPath, FlowGrant};
 use crate::{
     flow::RawFlow,
+    sys::socket,
     transport::{Path, ReceiveBatch, SendBatch},
     wire::{Eid, PeerAddress},
 };
@@ -163,10 +164,7 @@ fn pump(from: &dyn Path, to: &dyn Path, relay: &OwnedFd, flow: &RawFlow) -> io::
             PollFd::from_borrowed_fd(from.readiness(), wanted),
             PollFd::new(relay, PollFlags::empty()),
         ];
-        match poll(&mut fds, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+        socket::wait(&mut fds, None)?;
         if fds[1].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
             return Ok(());
         }
@@ -203,10 +201,7 @@ fn forward(to: &dyn Path, batch: &mut SendBatch, relay: &OwnedFd) -> io::Result<
             PollFd::from_borrowed_fd(to.readiness(), PollFlags::OUT),
             PollFd::new(relay, PollFlags::empty()),
         ];
-        match poll(&mut fds, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+        socket::wait(&mut fds, None)?;
         if fds[1].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 
 use super::{
     FlowCloser, FlowInfo,
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     error::FlowError,
     proto::protection::{Content, Opened, Opener, Sealer},
+    sys::socket,
     transport::{ReceiveBatch, SendBatch},
     tun::offload::{Checksums, Ecn},
 };
@@ -89,20 +90,6 @@ impl FlowSender {
             self.batch.pop();
             self.contents.pop();
         }
-    }
-
-    /// Cuts the packet pushed last to its first `size` bytes.
-    ///
-    /// # Panics
-    ///
-    /// If it is shorter than that, or was sealed.
-    pub fn shrink(&mut self, size: usize) {
-        assert!(self.batch.len() > self.sealed, "only an unsealed packet can shrink");
-        let last = self.batch.frame_mut(self.batch.len() - 1).len();
-        let overhead = self.overhead();
-        assert!(size + overhead <= last, "a packet cannot shrink to more than it is");
-        self.bytes -= (last - overhead - size) as u64;
-        self.batch.shrink(size + overhead);
     }
 
     /// Whether the far end takes packets with partial checksums.
@@ -407,10 +394,8 @@ fn wait(shared: &Shared, interest: PollFlags) -> Result<(), FlowError> {
     let path = shared.path.readiness();
     let mut fds =
         [PollFd::from_borrowed_fd(path, interest), PollFd::new(&shared.wake, PollFlags::IN)];
-    match poll(&mut fds, None) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => shared.check(),
-        Err(error) => Err(io::Error::from(error).into()),
-    }
+    socket::wait(&mut fds, None)?;
+    shared.check()
 }
 
 impl std::fmt::Debug for FlowSender {

@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use async_io::Timer;
 use event_listener::Event as Notify;
 use futures_lite::future;
 
@@ -282,15 +281,7 @@ pub(super) async fn attend(flow: Weak<Shared>) {
             }
             (due, ended, woken)
         };
-        let timer = async {
-            match due {
-                Some(at) => {
-                    Timer::at(driver::instant(at)).await;
-                }
-                None => future::pending().await,
-            }
-        };
-        future::or(timer, future::or(ended, woken)).await;
+        future::or(driver::reaches(due), future::or(ended, woken)).await;
     }
 }
 

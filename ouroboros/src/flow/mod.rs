@@ -25,11 +25,10 @@ use futures_lite::future;
 pub use batched::{FlowReceiver, FlowSender};
 use control::Control;
 pub use shared::{FlowCloser, FlowInfo, FlowStatistics, FlowWatcher, RawFlow, WatchElsewhere};
-use shared::{Rest, Shared};
+use shared::{Rest, Shared, milliseconds};
 
 use crate::{
     crypto::{AeadBackend, Suite, SystemEntropy},
-    driver,
     error::{AllocateError, FlowError},
     proto::{
         native::KeyLimits,
@@ -193,8 +192,9 @@ impl FlowSpec {
     }
 }
 
-/// A flow to a program of a peer. Dropping it deallocates it; the format has
-/// no message for that, so the peer learns of it by silence.
+/// A flow to a program of a peer. Dropping it deallocates it. The peer of a
+/// native flow is told; the 0.23 format has no message for that, so that its peer
+/// learns of it by silence.
 pub struct Flow {
     sender: Mutex<FlowSender>,
     receiver: Mutex<FlowReceiver>,
@@ -368,7 +368,7 @@ impl Flow {
         if self.shared.control.is_none() {
             return Ok(());
         }
-        let now = driver::now().monotonic.as_millis() as u64;
+        let now = milliseconds();
         if now >= self.looked.load(Relaxed) + LOOKS
             && let Ok(mut receiver) = self.receiver.try_lock()
         {

@@ -377,8 +377,8 @@ impl std::fmt::Debug for FlowWatcher {
     }
 }
 
-fn milliseconds() -> u64 {
-    u64::try_from(driver::now().monotonic.as_millis()).unwrap_or(u64::MAX)
+pub(super) fn milliseconds() -> u64 {
+    u64::try_from(driver::monotonic().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Sends a zero-length frame after a quarter of `timeout` (milliseconds)

@@ -68,14 +68,6 @@ pub(super) async fn drive(core: Weak<Core>) {
             }
             (woken, due.into_iter().chain(dropped.due(counters)).min())
         };
-        let timer = async {
-            match due {
-                Some(at) => {
-                    Timer::at(driver::instant(at)).await;
-                }
-                None => future::pending().await,
-            }
-        };
         let readable = async {
             match &watch {
                 Some(watch) => {
@@ -87,6 +79,6 @@ pub(super) async fn drive(core: Weak<Core>) {
                 None => future::pending().await,
             }
         };
-        future::or(woken, future::or(timer, readable)).await;
+        future::or(woken, future::or(driver::reaches(due), readable)).await;
     }
 }

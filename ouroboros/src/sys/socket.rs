@@ -8,7 +8,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use rustix::net::sockopt;
+use rustix::{
+    event::{PollFd, Timespec, poll},
+    io::Errno,
+    net::sockopt,
+};
 
 use super::option;
 
@@ -25,6 +29,15 @@ pub(crate) fn enlarge_buffers(socket: impl AsFd) {
     }
     if sockopt::set_socket_send_buffer_size_force(fd, SOCKET_BUFFER).is_err() {
         let _ = sockopt::set_socket_send_buffer_size(fd, SOCKET_BUFFER);
+    }
+}
+
+/// Waits until one of `fds` is ready or `timeout` is over; how many are ready. A
+/// signal looks like readiness, and nothing is ready then.
+pub(crate) fn wait(fds: &mut [PollFd<'_>], timeout: Option<&Timespec>) -> io::Result<usize> {
+    match poll(fds, timeout) {
+        Err(Errno::INTR) => Ok(1),
+        result => Ok(result?),
     }
 }
 

@@ -89,19 +89,6 @@ impl SendBatch {
         }
     }
 
-    /// Cuts the frame that was pushed last to its first `size` bytes, if it is
-    /// longer.
-    pub fn shrink(&mut self, size: usize) {
-        let start = match self.ends.len() {
-            0 => return,
-            1 => 0,
-            count => self.ends[count - 2],
-        };
-        if let Some(last) = self.ends.last_mut() {
-            *last = (start + self.headroom + size).min(*last);
-        }
-    }
-
     /// Empties the batch and keeps its memory.
     pub fn clear(&mut self) {
         self.ends.clear();

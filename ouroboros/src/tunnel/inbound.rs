@@ -3,24 +3,21 @@
 
 use std::{io, time::Instant};
 
-use super::{Counters, TunnelError, delay::Delay, worker::Lane};
+use super::{Counters, LARGEST_SYN, TunnelError, delay::Delay, worker::Lane};
 use crate::{
     flow::FlowReceiver,
     proto::protection::Content,
     tun::{
         DeviceOffload, Queue,
         offload::{
-            Checksums, Coalescer, Ecn, GsoKind, Layout, VnetHeader, clamp_mss, complete_checksum,
+            Checksums, Coalescer, Ecn, GsoKind, Layout, TCP, VnetHeader, clamp_mss,
+            complete_checksum,
         },
     },
 };
 
-/// A SYN is smaller, in bytes.
-const LARGEST_SYN: usize = 256;
 /// Packets of a batch that may come of a queue that stands.
 const CROWD: usize = 32;
-/// Protocol number.
-const TCP: u8 = 6;
 /// In bytes.
 const LARGEST_TCP_HEADER: usize = 60;
 

@@ -37,6 +37,9 @@ use crate::{
 /// which is how long a busy machine may let a thread wait for its turn.
 const QUEUE_LENGTH: u16 = 2048;
 
+/// A SYN is smaller, in bytes: only such packets are looked at for one.
+const LARGEST_SYN: usize = 256;
+
 /// A tunnel cannot be built, or ended by a failure.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

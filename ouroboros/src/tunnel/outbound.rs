@@ -3,7 +3,7 @@
 
 use std::{io, iter, sync::atomic::Ordering::Relaxed, time::Instant};
 
-use super::{TunnelError, clamp, mtu::Following, worker::Lane};
+use super::{LARGEST_SYN, TunnelError, clamp, mtu::Following, worker::Lane};
 use crate::{
     flow::FlowSender,
     proto::protection::Content,
@@ -17,8 +17,6 @@ use crate::{
 const PACKETS: usize = 64;
 /// Largest super-packet, in bytes.
 const SUPER_PACKET: usize = 65_535;
-/// A SYN is smaller, in bytes.
-const LARGEST_SYN: usize = 256;
 /// Largest ICMP answer, in bytes.
 const LARGEST_ANSWER: usize = 1280;
 

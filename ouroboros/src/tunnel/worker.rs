@@ -14,10 +14,13 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
 
 use super::{Counters, TunnelError, inbound::Inbound, outbound::Outbound, outbound::Progress};
-use crate::tun::{Device, Queue};
+use crate::{
+    sys::socket,
+    tun::{Device, Queue},
+};
 
 /// Turns in a row with work both ways, after which a second thread helps.
 const BUSY: u32 = 16;
@@ -77,7 +80,7 @@ fn turns(
             PollFd::from_borrowed_fd(sender.end(), PollFlags::IN),
             PollFd::new(&second.gave_back, PollFlags::IN),
         ];
-        wait(&mut ready, None)?;
+        socket::wait(&mut ready, None)?;
         let [device, path, end, back] = ready.map(|fd| fd.revents());
         if !end.is_empty() {
             sender.check()?;
@@ -103,14 +106,6 @@ fn turns(
             busy = 0;
             second.give(inbound)?;
         }
-    }
-}
-
-fn wait(ready: &mut [PollFd<'_>], timeout: Option<&Timespec>) -> Result<usize, TunnelError> {
-    match poll(ready, timeout) {
-        Ok(count) => Ok(count),
-        Err(rustix::io::Errno::INTR) => Ok(1),
-        Err(error) => Err(io::Error::from(error).into()),
     }
 }
 
@@ -171,7 +166,7 @@ fn until_idle(lane: &Lane, inbound: &mut Inbound) -> Result<(), TunnelError> {
             PollFd::from_borrowed_fd(receiver.readiness(), PollFlags::IN),
             PollFd::from_borrowed_fd(receiver.end(), PollFlags::IN),
         ];
-        if wait(&mut ready, Some(&timeout))? == 0 {
+        if socket::wait(&mut ready, Some(&timeout))? == 0 {
             return Ok(());
         }
         inbound.turn(lane)?;

@@ -50,6 +50,17 @@ pub enum PeerAddress {
     Memory(u32),
 }
 
+impl PeerAddress {
+    /// The machine alone: a UDP client has a port for each flow. The same for
+    /// all addresses of one.
+    pub const fn host(self) -> Self {
+        match self {
+            Self::Udp(address) => Self::Udp(SocketAddr::new(address.ip(), 0)),
+            other => other,
+        }
+    }
+}
+
 impl fmt::Display for PeerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -31,7 +31,7 @@ pub use segment::{Checksums, SegmentError, Segments, complete_checksum};
 pub use vnet::{ChecksumPlace, Gso, GsoKind, InvalidVnetHeader, VnetHeader};
 
 /// Protocol number of TCP.
-const TCP: u8 = 6;
+pub(crate) const TCP: u8 = 6;
 /// Protocol number of UDP.
 const UDP: u8 = 17;
 
