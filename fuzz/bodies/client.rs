@@ -86,7 +86,7 @@ impl Client {
             [ProfilePolicy::PreferNative, ProfilePolicy::RequireNative, ProfilePolicy::Wire023]
                 [usize::from(choice >> 3) % 3];
         let suite = Suite { kex, ..Suite::default() };
-        let capabilities = Capabilities::BUNDLES;
+        let capabilities = Capabilities::PARTIAL_CHECKSUMS;
         let trust = if choice & 0x20 == 0 {
             Trust::Anyone
         } else {

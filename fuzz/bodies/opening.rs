@@ -61,8 +61,7 @@ pub(crate) fn body(data: &[u8]) {
                     _ if format != Format::Native => Content::Packet,
                     0 => Content::Control,
                     1 => Content::Packet,
-                    2 => Content::PartialChecksum,
-                    _ => Content::Bundle,
+                    _ => Content::PartialChecksum,
                 };
                 let head = sealer.headroom();
                 let mut frame = vec![0; head + packet.len() + sealer.tailroom()];

@@ -70,7 +70,7 @@ impl Flow {
         let hybrid = hybrid_first || choice & HYBRID != 0;
         let kex = if hybrid { KeyExchange::X25519MlKem768 } else { KeyExchange::X25519 };
         let capabilities =
-            if hybrid_first { Capabilities::HYBRID_FIRST } else { Capabilities::BUNDLES };
+            if hybrid_first { Capabilities::HYBRID_FIRST } else { Capabilities::PARTIAL_CHECKSUMS };
         let mut entropy = Counting(1);
         // Small, so that they are reached.
         let limits = KeyLimits { due: 20, data: 200, all: 100_000, failures: 1 << 36 };
@@ -136,7 +136,7 @@ impl Flow {
                 let (now, session) = (at(self.now), &mut self.ends[sender].session);
                 match input.byte() & 3 {
                     0 => session.probe(now, Duration::from_secs(2)),
-                    1 => session.announce(now, Capabilities::BUNDLES),
+                    1 => session.announce(now, Capabilities::PARTIAL_CHECKSUMS),
                     _ => session.search(now, usize::from(input.short())),
                 }
             }

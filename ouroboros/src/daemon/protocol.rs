@@ -455,7 +455,7 @@ mod tests {
     }
 
     fn native(suite: Suite, role: Role) -> FlowKeys {
-        let (flags, key) = (Capabilities::BUNDLES, FlowKey::new([0xa5; 32]));
+        let (flags, key) = (Capabilities::PARTIAL_CHECKSUMS, FlowKey::new([0xa5; 32]));
         FlowKeys::Native(NativeKeys::new(suite, role, flags, key, [7; 32]))
     }
 

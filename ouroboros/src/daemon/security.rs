@@ -218,7 +218,7 @@ mod tests {
             [ProfilePolicy::Wire023, ProfilePolicy::PreferNative, ProfilePolicy::RequireNative];
         for trust in trusts {
             for profile in profiles {
-                let capabilities = Capabilities::BUNDLES;
+                let capabilities = Capabilities::PARTIAL_CHECKSUMS;
                 let trust = trust.clone();
                 let asked =
                     ClientSecurity { profile, capabilities, trust, ..ClientSecurity::default() };

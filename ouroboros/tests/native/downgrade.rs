@@ -15,7 +15,10 @@ use ouroboros::{
         negotiation::{Offer, Shape, Terms, answer},
         protection::{FlowKeys, Profile},
     },
-    wire::{Dialect, DirectoryHash, QosSpec, extension::Extensions, management::LARGEST_MESSAGE},
+    wire::{
+        Dialect, DirectoryHash, QosSpec, extension::Extensions, management::LARGEST_MESSAGE,
+        oap::Allocation,
+    },
 };
 
 use crate::harness::{
@@ -156,7 +159,7 @@ fn a_stripped_answer_makes_no_flow() {
 
 #[test]
 fn altered_flags_and_headers_make_keys_that_do_not_fit() {
-    let offered = Capabilities::BUNDLES.and(Capabilities::HYBRID_FIRST);
+    let offered = Capabilities::PARTIAL_CHECKSUMS.and(Capabilities::HYBRID_FIRST);
     let client = ClientSecurity { capabilities: offered, ..client(ProfilePolicy::RequireNative) };
     let server = ServerSecurity { capabilities: offered, ..server(ProfilePolicy::RequireNative) };
     let random = &mut Random::new(6);
@@ -178,6 +181,19 @@ fn altered_flags_and_headers_make_keys_that_do_not_fit() {
     );
     assert_eq!(profiles(&allocated), [Some(Profile::Native); 2]);
     assert!(!fit(&allocated), "the keys are bound to the request");
+    // What nobody knows is offered, and left out of the reply.
+    allocate(
+        random,
+        Some(client.clone()),
+        server.clone(),
+        |request| with_flags(request, 0, 0xff),
+        |_, reply| {
+            let header = Allocation::parse(reply, HASH).expect("a reply");
+            let extensions = Extensions::parse(header.data).expect("extensions");
+            assert_eq!(extensions.profile, Some(offered.bits()));
+            unaltered(reply)
+        },
+    );
     // Less is answered than was.
     let allocated =
         allocate(random, Some(client.clone()), server.clone(), unaltered, |_, reply| {

@@ -51,8 +51,6 @@ pub enum Content {
     Packet,
     /// One IP packet whose transport checksum covers its pseudo-header only.
     PartialChecksum,
-    /// Several packets of the application: see [`unbundle`].
-    Bundle,
 }
 
 impl Content {
@@ -61,7 +59,6 @@ impl Content {
             Self::Control => 0,
             Self::Packet => 1,
             Self::PartialChecksum => 2,
-            Self::Bundle => 3,
         }
     }
 
@@ -70,7 +67,6 @@ impl Content {
             0 => Some(Self::Control),
             1 => Some(Self::Packet),
             2 => Some(Self::PartialChecksum),
-            3 => Some(Self::Bundle),
             _ => None,
         }
     }
@@ -86,11 +82,9 @@ impl Capabilities {
     pub const NONE: Self = Self(0);
     /// Takes packets with partial checksums ([`Content::PartialChecksum`]).
     pub const PARTIAL_CHECKSUMS: Self = Self(0x01);
-    /// Takes several packets in one ([`Content::Bundle`]).
-    pub const BUNDLES: Self = Self(0x02);
     /// Agrees a hybrid key inside the flow before data.
     pub const HYBRID_FIRST: Self = Self(0x04);
-    const ALL: u8 = 0x07;
+    const ALL: u8 = Self::PARTIAL_CHECKSUMS.0 | Self::HYBRID_FIRST.0;
 
     /// The flags on the wire.
     pub const fn bits(self) -> u8 {
@@ -118,18 +112,6 @@ impl Capabilities {
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
-}
-
-/// The packets of a bundle, in order, each behind its length in two bytes.
-/// Ends at the first that is empty or longer than what is left.
-pub fn unbundle(body: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = body;
-    std::iter::from_fn(move || {
-        let (length, tail) = rest.split_first_chunk::<2>()?;
-        let (packet, tail) = tail.split_at_checked(u16::from_be_bytes(*length).into())?;
-        rest = tail;
-        (!packet.is_empty()).then_some(packet)
-    })
 }
 
 /// How much one key may do.

@@ -45,7 +45,7 @@ fn opened(opener: &mut Opener, frame: &[u8]) -> Result<(Content, Vec<u8>), OpenE
 fn what_one_end_seals_the_other_opens_once_and_nobody_else() {
     let (client, server) = pair();
     let (mut seal, mut open) = (client.sealer(), server.opener());
-    for content in [Content::Control, Content::Packet, Content::PartialChecksum, Content::Bundle] {
+    for content in [Content::Control, Content::Packet, Content::PartialChecksum] {
         for body in [&b""[..], b"a packet"] {
             let frame = sealed(&mut seal, content, body);
             assert_eq!(frame.len(), HEAD + body.len() + TAIL);
@@ -173,6 +173,23 @@ fn where_an_exchange_comes_before_data_there_is_no_data_before_it() {
 }
 
 #[test]
+fn contents_that_nobody_knows_are_dropped_and_do_no_harm() {
+    let (client, server) = pair();
+    let (_, key, _) = Epoch::first(&keys(Role::Client, Capabilities::NONE), AeadBackend::Ring);
+    let mut open = server.opener();
+    for content in 3..=u8::MAX {
+        let header = [KIND, 0, 0, 0, content];
+        let mut sealed = [&[content][..], b"whatever"].concat();
+        let nonce = nonce(key.iv(), content.into());
+        let tag = key.aead().seal_in_place(&nonce, &associated(SERVER, &header), &mut sealed);
+        let frame = [&header[..], &sealed, &tag].concat();
+        assert_eq!(opened(&mut open, &frame), Err(OpenError::UnknownContent));
+    }
+    let frame = sealed(&mut client.sealer(), Content::Packet, b"known");
+    assert_eq!(opened(&mut open, &frame), Ok((Content::Packet, b"known".to_vec())));
+}
+
+#[test]
 #[should_panic(expected = "a number was reserved")]
 fn no_number_is_used_twice() {
     let (client, _) = pair();
@@ -209,14 +226,4 @@ fn equal_packets_look_unequal_and_say_nothing_but_their_length() {
     let data = sealed(&mut client.sealer(), Content::Packet, &[0; 64]);
     assert_eq!((control.len(), control[0]), (data.len(), data[0]));
     drop(server);
-}
-
-#[test]
-fn a_bundle_gives_the_packets_put_into_it() {
-    let bundle = [&[0, 2][..], b"ab", &[0, 1], b"c", &[0, 3], b"def"].concat();
-    assert_eq!(unbundle(&bundle).collect::<Vec<_>>(), [&b"ab"[..], b"c", b"def"]);
-    // What is cut short or empty ends it.
-    assert_eq!(unbundle(&bundle[..10]).count(), 2);
-    assert_eq!(unbundle(&[0, 0, 0, 1, 7]).count(), 0);
-    assert_eq!(unbundle(&[0]).count(), 0);
 }
