@@ -188,13 +188,21 @@ impl Flow {
         let [client, server] = &mut self.ends;
         let (end, peer) = if sender == 0 { (server, client) } else { (client, server) };
         let mut bytes = frame.to_vec();
-        let Ok(opened) = end.opener.open(&mut bytes) else { return };
+        let opened = match from {
+            Some(_) => end.opener.open_from_elsewhere(&mut bytes),
+            None => end.opener.open(&mut bytes),
+        };
+        let Ok(opened) = opened else { return };
         assert!(self.genuine[sender].iter().any(|genuine| genuine == frame), "none is forged");
         let now = at(self.now);
         end.session.heard_from(now, &mut self.entropy, from, frame.len(), opened.leads);
         let body = &bytes[opened.body.clone()];
         if opened.content == Content::Control {
             return end.session.handle(now, &mut self.entropy, &opened, body);
+        }
+        if from.is_some() {
+            let again = end.opener.open(&mut frame.to_vec()).expect("nothing was taken");
+            assert_eq!(again.body, opened.body);
         }
         end.session.traffic(Duration::ZERO, self.now);
         let (_, had) = peer.packets.iter_mut().find(|(packet, _)| packet == body).expect("sent");

@@ -9,11 +9,11 @@ use std::{
     time::Duration,
 };
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::{
     FlowCloser, FlowInfo,
-    shared::{FlowStatistics, Shared},
+    shared::{FlowStatistics, Shared, milliseconds},
 };
 use crate::{
     error::FlowError,
@@ -25,6 +25,9 @@ use crate::{
 
 /// Room for one 64 KiB super-packet cut into frames, more than twice over.
 const BATCH: usize = 192 * 1024;
+/// How long nobody may read what is there to be read, in milliseconds, before a
+/// sender that waits for a new key says so.
+const UNREAD: u64 = 1000;
 /// Eight receive-coalesced datagrams of 64 KiB, with room between them.
 const RECEIVE_BATCH: usize = 8 * (64 * 1024 + 192);
 
@@ -41,13 +44,16 @@ pub struct FlowSender {
     /// Plaintext bytes in the batch.
     bytes: u64,
     met_oversize: bool,
+    /// Since when, in milliseconds, nobody reads, and how often had by then.
+    unread: Option<(u64, u64)>,
 }
 
 impl FlowSender {
     pub(super) fn new(shared: Arc<Shared>, sealer: Sealer) -> Self {
         let batch = SendBatch::new(shared.path.headroom(), BATCH);
         let contents = Vec::with_capacity(64);
-        Self { shared, sealer, batch, contents, sealed: 0, bytes: 0, met_oversize: false }
+        let (sealed, bytes, met_oversize, unread) = (0, 0, false, None);
+        Self { shared, sealer, batch, contents, sealed, bytes, met_oversize, unread }
     }
 
     fn overhead(&self) -> usize {
@@ -117,6 +123,11 @@ impl FlowSender {
     }
 
     /// Seals and sends the batch; blocks while the transport is full.
+    ///
+    /// # Errors
+    ///
+    /// [`FlowError::Unread`] if new keys are due and the receiver is not read;
+    /// that the flow has ended; errors of the transport.
     pub fn flush(&mut self) -> Result<(), FlowError> {
         while !self.try_flush()? {
             wait(&self.shared, PollFlags::OUT)?;
@@ -126,6 +137,10 @@ impl FlowSender {
 
     /// Seals the batch and sends what the transport takes; whether it is all
     /// gone.
+    ///
+    /// # Errors
+    ///
+    /// As [`flush`](Self::flush).
     pub fn try_flush(&mut self) -> Result<bool, FlowError> {
         self.shared.check()?;
         if self.batch.is_empty() {
@@ -141,8 +156,9 @@ impl FlowSender {
             // sealed before the next key is agreed.
             self.shared.counters.unsealed.fetch_add(self.batch.len() as u64, Relaxed);
             self.clear();
-            return Ok(true);
+            return if self.is_unread()? { Err(FlowError::Unread) } else { Ok(true) };
         }
+        self.unread = None;
         self.sealed = self.batch.len();
         match self.shared.path.send(&mut self.batch) {
             Ok(()) => {}
@@ -164,6 +180,17 @@ impl FlowSender {
         self.shared.note_sent();
         self.clear();
         Ok(true)
+    }
+
+    /// Whether something has been there to be read for a while, and nobody has
+    /// read.
+    fn is_unread(&mut self) -> Result<bool, FlowError> {
+        let mut fds = [PollFd::from_borrowed_fd(self.shared.path.readiness(), PollFlags::IN)];
+        let readable = socket::wait(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0;
+        let (now, reads) = (milliseconds(), self.shared.counters.reads.load(Relaxed));
+        let since = self.unread.filter(|(_, then)| readable && *then == reads);
+        let (since, _) = *self.unread.insert(since.unwrap_or((now, reads)));
+        Ok(readable && now >= since + UNREAD)
     }
 
     fn clear(&mut self) {
@@ -213,6 +240,7 @@ pub struct FlowReceiver {
     shared: Arc<Shared>,
     opener: Opener,
     batch: ReceiveBatch,
+    /// Frames that came before the flow began, or from elsewhere.
     early: Vec<Vec<u8>>,
     packets: Vec<Opened>,
     /// Next packet for [`next_packet`](Self::next_packet).
@@ -255,7 +283,11 @@ impl FlowReceiver {
         self.packets.clear();
         self.next = 0;
         self.batch.clear();
-        if self.early.is_empty() {
+        if let Some(control) = &self.shared.control {
+            control.take_wandered(&mut self.early);
+        }
+        let at_home = self.early.is_empty();
+        if at_home {
             match self.shared.path.receive(&mut self.batch) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
@@ -275,11 +307,12 @@ impl FlowReceiver {
         if let Some(take) = &self.shared.strays {
             self.batch.strays().for_each(take);
         }
-        self.open();
+        self.open(at_home);
         Ok(self.packets.len())
     }
 
-    fn open(&mut self) {
+    /// Opens the batch; `at_home`: it came from the peer's own address.
+    fn open(&mut self, at_home: bool) {
         let tally = self.opener.open_batch(&mut self.batch, &mut self.packets);
         let heard = tally.keepalives > 0 || !self.packets.is_empty();
         let shared = &self.shared;
@@ -306,11 +339,14 @@ impl FlowReceiver {
         counters.received_packets.fetch_add(self.packets.len() as u64, Relaxed);
         counters.received_bytes.fetch_add(bytes, Relaxed);
         counters.receive_calls.fetch_add(batch.calls(), Relaxed);
+        counters.reads.fetch_add(1, Relaxed);
         if tally.unopened + unawaited > 0 {
             counters.unopened.fetch_add((tally.unopened + unawaited) as u64, Relaxed);
         }
         if heard {
-            shared.heard_at_home();
+            if at_home {
+                shared.heard_at_home();
+            }
             shared.note_heard();
         }
     }

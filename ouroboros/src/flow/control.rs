@@ -27,6 +27,8 @@ use crate::{
 
 /// How often a flow with patience is looked at.
 const WATCH: Duration = Duration::from_millis(250);
+/// Frames from elsewhere that wait for the receiver; more are dropped.
+const WANDERED: usize = 64;
 /// Room for the frames of one control message and more.
 const BATCH: usize = 16 * 1024;
 
@@ -48,6 +50,10 @@ pub(super) struct Control {
     largest: AtomicUsize,
     /// Packets have come from elsewhere than the peer's address.
     wandering: AtomicBool,
+    /// There is something in `wandered`.
+    wandered_any: AtomicBool,
+    /// Data that came from elsewhere, sealed, for the receiver.
+    wandered: Mutex<Vec<Vec<u8>>>,
 }
 
 struct State {
@@ -75,6 +81,8 @@ impl Control {
             patience: AtomicU64::new(0),
             largest: AtomicUsize::new(usize::MAX),
             wandering: AtomicBool::new(false),
+            wandered_any: AtomicBool::new(false),
+            wandered: Mutex::default(),
         }
     }
 
@@ -96,6 +104,25 @@ impl Control {
             Content::Packet => true,
             Content::PartialChecksum => self.announced.load(Relaxed),
             _ => false,
+        }
+    }
+
+    /// Moves data that came from elsewhere to the end of `frames`.
+    pub(super) fn take_wandered(&self, frames: &mut Vec<Vec<u8>>) {
+        if self.wandered_any.load(Relaxed) {
+            let mut wandered = lock(&self.wandered);
+            self.wandered_any.store(false, Relaxed);
+            frames.append(&mut wandered);
+        }
+    }
+
+    /// Keeps data that came from elsewhere for the receiver, which has it with
+    /// what comes next along the path.
+    fn keep_wandered(&self, frame: Vec<u8>) {
+        let mut wandered = lock(&self.wandered);
+        if wandered.len() < WANDERED {
+            wandered.push(frame);
+            self.wandered_any.store(true, Relaxed);
         }
     }
 
@@ -147,15 +174,17 @@ impl Shared {
     /// A frame for this flow came from elsewhere than its peer: the peer may
     /// have moved.
     pub(super) fn take_from_elsewhere(&self, from: PeerAddress, frame: &mut [u8]) {
-        let Some(Control { wandering, .. }) = &self.control else { return };
+        let Some(control) = &self.control else { return };
         self.with_session(|state| {
-            let size = frame.len();
-            let Ok(opened) = state.opener.open(frame) else { return };
-            wandering.store(true, Relaxed);
+            let (size, sealed) = (frame.len(), frame.to_vec());
+            let Ok(opened) = state.opener.open_from_elsewhere(frame) else { return };
+            control.wandering.store(true, Relaxed);
             let (now, entropy) = (driver::now(), &mut SystemEntropy);
             state.session.heard_from(now, entropy, Some(from), size, opened.leads);
             if opened.content == Content::Control {
                 state.session.handle(now, entropy, &opened, &frame[opened.body.clone()]);
+            } else {
+                control.keep_wandered(sealed);
             }
         });
         self.attend();

@@ -415,6 +415,11 @@ impl Flow {
 
     /// The blocking, batched pair of ends for two threads. The flow ends when
     /// both are gone.
+    ///
+    /// Both have to be used. With what is received comes what the peer says of
+    /// keys: who only sends on a native flow and never reads the receiver can
+    /// send as much as one key may seal (2^23 packets, 180 s), and then has
+    /// [`FlowError::Unread`].
     pub fn split(self) -> (FlowSender, FlowReceiver) {
         let Self { sender, receiver, watch, .. } = self;
         drop(watch);

@@ -180,6 +180,8 @@ pub(super) struct Counters {
     pub(super) unsealed: AtomicU64,
     pub(super) send_calls: AtomicU64,
     pub(super) receive_calls: AtomicU64,
+    /// Batches that were received.
+    pub(super) reads: AtomicU64,
     pub(super) epoch: AtomicU64,
 }
 

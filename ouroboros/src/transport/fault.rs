@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Destination, IntoTransport, Management, OpenError, Path, ReceiveBatch, SendBatch, Stray,
-    Transport,
+    Transport, Wanderer,
 };
 use crate::sync::lock;
 use crate::wire::{Dialect, DirectoryHash, Eid, Name, PeerAddress};
@@ -162,6 +162,10 @@ impl Transport for FaultyTransport {
         self.inner.oversized()
     }
 
+    fn watch_elsewhere(&self, local: Eid, take: &Wanderer) {
+        self.inner.watch_elsewhere(local, take);
+    }
+
     fn dispatch(&self, stray: Stray) -> Option<(PeerAddress, Vec<u8>)> {
         self.inner.dispatch(stray)
     }
@@ -247,6 +251,14 @@ impl Path for FaultyPath {
             result = self.inner.send_management(&message);
         });
         result
+    }
+
+    fn send_elsewhere(&self, to: PeerAddress, frame: &[u8]) -> io::Result<()> {
+        self.inner.send_elsewhere(to, frame)
+    }
+
+    fn follow(&self, peer: PeerAddress) -> io::Result<()> {
+        self.inner.follow(peer)
     }
 
     fn readiness(&self) -> BorrowedFd<'_> {

@@ -149,8 +149,9 @@ pub(crate) fn copies_and_garbage_from_elsewhere_do_not_move_a_flow() {
             leave(Side::One, &copy);
         }
     });
+    // None is lost to a copy that was faster.
     for number in 1..=100 {
-        eventually("an answer", || answers(&asks, number, SOON));
+        assert!(answers(&asks, number, Duration::from_secs(5)), "question {number}");
     }
     transfer(&ends, FIRST[0], 1 << 20);
     let [received, sent] = *bytes.lock().expect("no panic");

@@ -142,12 +142,14 @@ pub struct Opener {
     keys: Keys,
     /// The newest number when the batch began.
     newest: u64,
+    /// The newest that came from elsewhere.
+    elsewhere: u64,
 }
 
 impl Opener {
     pub(super) fn new(shared: Arc<Receiving>) -> Self {
         let (version, keys) = shared.keys();
-        Self { shared, version, keys, newest: 0 }
+        Self { shared, version, keys, newest: 0, elsewhere: 0 }
     }
 
     /// An opener of the same flow, for another thread.
@@ -168,6 +170,33 @@ impl Opener {
         let new = opened.take(&mut window);
         self.shared.newest.store(window.newest(), Relaxed);
         if new { Ok(opened) } else { Err(OpenError::Replayed) }
+    }
+
+    /// Opens `frame`, which came from elsewhere than the peer's address, in
+    /// place. Control is taken as by [`open`](Self::open). Data is not entered
+    /// in the replay window: it is for who opens what comes along the path,
+    /// and a copy that was faster takes nothing from them.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_from_elsewhere(&mut self, frame: &mut [u8]) -> Result<Opened, OpenError> {
+        self.begin();
+        let mut opened = self.authenticate(0, frame)?;
+        let mut window = lock(&self.shared.window);
+        let newest = window.newest().max(self.elsewhere);
+        let new = if opened.content == Content::Control {
+            opened.take(&mut window)
+        } else {
+            window.is_new(opened.number)
+        };
+        self.shared.newest.store(window.newest(), Relaxed);
+        if !new {
+            return Err(OpenError::Replayed);
+        }
+        opened.leads = opened.number > newest;
+        self.elsewhere = opened.number.max(newest);
+        Ok(opened)
     }
 
     /// Before the frames of a batch.

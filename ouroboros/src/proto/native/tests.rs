@@ -68,6 +68,35 @@ fn what_one_end_seals_the_other_opens_once_and_nobody_else() {
 }
 
 #[test]
+fn what_comes_from_elsewhere_takes_nothing_from_what_comes_along_the_path() {
+    let (client, server) = pair();
+    let (mut seal, mut open, mut elsewhere) = (client.sealer(), server.opener(), server.opener());
+    let mut from_elsewhere = |frame: &[u8]| elsewhere.open_from_elsewhere(&mut frame.to_vec());
+    let [first, second, third] =
+        [0; 3].map(|_| sealed(&mut seal, Content::Packet, b"a packet that is copied"));
+    // A copy that is faster says that its sender may have moved, once.
+    let copy = from_elsewhere(&second).expect("authentic");
+    assert!(copy.leads && copy.content == Content::Packet);
+    for frame in [&second, &first] {
+        assert!(!from_elsewhere(frame).expect("not seen along the path").leads);
+    }
+    for frame in [&first, &second] {
+        assert!(opened(&mut open, frame).is_ok());
+        assert_eq!(from_elsewhere(frame), Err(OpenError::Replayed));
+        assert_eq!(opened(&mut open, frame), Err(OpenError::Replayed));
+    }
+    assert!(opened(&mut open, &third).expect("new").1.ends_with(b"copied"));
+    // Control counts where it comes first: what it asks is done then.
+    let control = sealed(&mut seal, Content::Control, b"ping");
+    assert!(from_elsewhere(&control).expect("authentic").leads);
+    assert_eq!(from_elsewhere(&control), Err(OpenError::Replayed));
+    assert_eq!(opened(&mut open, &control), Err(OpenError::Replayed));
+    let mut forged = first;
+    forged[HEAD] ^= 1;
+    assert_eq!(from_elsewhere(&forged), Err(OpenError::NotAuthentic));
+}
+
+#[test]
 fn every_altered_bit_is_noticed_and_does_no_harm() {
     let (client, server) = pair();
     let frame = sealed(&mut client.sealer(), Content::Packet, b"genuine");

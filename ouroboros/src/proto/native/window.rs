@@ -20,6 +20,14 @@ impl ReplayWindow {
         self.newest
     }
 
+    /// Whether a packet's number is neither one that was taken nor too old to
+    /// tell.
+    pub(super) fn is_new(&self, number: u64) -> bool {
+        let (word, newest) = (number / BITS, self.newest / BITS);
+        let seen = self.seen[word as usize % WORDS] & 1 << (number % BITS) != 0;
+        number > self.newest || (newest - word < WORDS as u64 && !seen)
+    }
+
     /// Takes an authentic packet's number; whether it is neither a repetition
     /// nor too old to tell.
     pub(super) fn take(&mut self, number: u64) -> bool {
@@ -61,7 +69,9 @@ mod tests {
             };
             let number = base.saturating_sub((random >> 12) % 17_000);
             let newest = window.newest();
+            let expected = window.is_new(number);
             let new = window.take(number);
+            assert_eq!(new, expected, "{number} below {newest}");
             let within = number + 16_320 > newest;
             if within {
                 assert_eq!(new, taken.insert(number), "{number} below {newest}");
