@@ -147,7 +147,8 @@ impl Given {
             identity: info.identity.as_ref().map(PeerData::from),
             relayed: handed.is_none(),
         };
-        tracing::info!(entry.name, entry.peer, entry.relayed, "flow allocated");
+        let FlowEntry { name, peer, relayed, .. } = &entry;
+        tracing::info!(name, peer, relayed, "flow allocated");
         let admitted = state.flows.admit(entry).map_err(|error| error.to_string())?;
         flow.release = Some(Box::new((flow.release.take(), admitted)));
         Ok(Self { flow, handed })
