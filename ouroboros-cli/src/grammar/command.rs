@@ -1,0 +1,159 @@
+//! What the words of `irm` come to: a command, or what is wrong with them. Not
+//! here: which words.
+
+use ouroboros::daemon::protocol::TransportSpec;
+
+/// What the user wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// `ipcp create`
+    CreateIpcp {
+        /// The IPCP.
+        name: String,
+        /// Its type.
+        kind: String,
+    },
+    /// `ipcp bootstrap`
+    Bootstrap {
+        /// The IPCP.
+        name: String,
+        /// The layer.
+        layer: String,
+        /// What it is attached to.
+        transport: TransportSpec,
+    },
+    /// `ipcp destroy`
+    DestroyIpcp {
+        /// The IPCP.
+        name: String,
+    },
+    /// `ipcp list`
+    ListIpcps,
+    /// `name create`
+    CreateName {
+        /// The name.
+        name: String,
+        /// Its security.
+        security: NameSecurity,
+    },
+    /// `name destroy`
+    DestroyName {
+        /// The name.
+        name: String,
+    },
+    /// `name register`
+    Register {
+        /// The name.
+        name: String,
+        /// The layer.
+        layer: String,
+    },
+    /// `name unregister`
+    Unregister {
+        /// The name.
+        name: String,
+        /// The layer.
+        layer: String,
+    },
+    /// `name list`
+    ListNames,
+    /// `flow list`
+    ListFlows,
+    /// `key show`
+    ShowKey,
+    /// `key generate`
+    GenerateKey {
+        /// In the place of one that is there.
+        force: bool,
+    },
+    /// `bind program`, `unbind program`
+    Program {
+        /// The program, as given.
+        program: String,
+        /// The name.
+        name: String,
+        /// Bind or unbind.
+        bind: bool,
+    },
+    /// `bind process`, `unbind process`
+    Process {
+        /// The process id.
+        pid: u32,
+        /// The name.
+        name: String,
+        /// Bind or unbind.
+        bind: bool,
+    },
+}
+
+/// The security of a name. Files are paths, as given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NameSecurity {
+    /// With the server's encryption.
+    pub server: Option<String>,
+    /// With the client's encryption.
+    pub client: Option<String>,
+    /// Who proves who they are.
+    pub auth: Option<Auth>,
+    /// With the keys of clients.
+    pub clients: Option<String>,
+    /// The folder of authorities.
+    pub ca: Option<String>,
+    /// With the server's key.
+    pub key: Option<String>,
+    /// With the server's certificate.
+    pub certificate: Option<String>,
+    /// Only the native profile.
+    pub native: bool,
+}
+
+/// Who proves who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// Nobody.
+    None,
+    /// The server.
+    Server,
+    /// The server and the client.
+    Both,
+}
+
+/// The words make no command.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UsageError {
+    /// There is one word too few.
+    #[error("expected {0}")]
+    Missing(String),
+    /// A word stands where another was expected.
+    #[error("{word}: expected {expected}")]
+    Unknown {
+        /// The word.
+        word: String,
+        /// What would have fitted.
+        expected: String,
+    },
+    /// A word is the beginning of several.
+    #[error("{word}: may be {candidates}")]
+    Ambiguous {
+        /// The word.
+        word: String,
+        /// What it may be.
+        candidates: String,
+    },
+    /// A value makes no sense.
+    #[error("{keyword} {value}: {reason}")]
+    Value {
+        /// Its keyword.
+        keyword: &'static str,
+        /// The value.
+        value: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// Two keywords exclude each other.
+    #[error("{0} and {1}: one of them")]
+    Together(&'static str, &'static str),
+    /// A keyword stands twice.
+    #[error("{0}: given twice")]
+    Twice(&'static str),
+}
