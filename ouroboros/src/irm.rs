@@ -3,7 +3,6 @@
 
 use std::{
     collections::HashMap,
-    future::Future,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -276,51 +275,36 @@ impl Irm {
 
     /// Waits for a flow to `name` and accepts it.
     pub async fn accept(&self, name: &str) -> Result<Flow, AllocateError> {
-        let names = [name.parse()?];
-        let wanted = |flow: &Flow| flow.info().name == names[0];
-        match &self.0.daemon {
-            Some(daemon) => {
-                let next = || async { Ok(daemon.accept(Some(name)).await?) };
-                self.accept_begun(wanted, next).await
-            }
-            None => self.accept_begun(wanted, || self.accept_raw(&names)).await,
-        }
+        self.accept_begun(Some(name.parse()?)).await
     }
 
     /// Waits for a flow to any name that is registered here or, with a daemon,
     /// bound to this process or its program.
     pub async fn accept_any(&self) -> Result<Flow, AllocateError> {
-        match &self.0.daemon {
-            Some(daemon) => {
-                let next = || async { Ok(daemon.accept(None).await?) };
-                self.accept_begun(|_| true, next).await
-            }
-            None => {
-                let names: Vec<_> = self.layers().iter().flat_map(Layer::names).collect();
-                let wanted = |flow: &Flow| names.contains(&flow.info().name);
-                self.accept_begun(wanted, || self.accept_raw(&names)).await
-            }
-        }
+        self.accept_begun(None).await
     }
 
-    /// The first flow that can be used, of those that `next` gives and those
-    /// that were given earlier. One whose client takes its time, or never
-    /// answers, keeps no other waiting.
-    async fn accept_begun<F>(
-        &self,
-        wanted: impl Fn(&Flow) -> bool,
-        next: impl Fn() -> F,
-    ) -> Result<Flow, AllocateError>
-    where
-        F: Future<Output = Result<RawFlow, AllocateError>>,
-    {
+    /// The first flow to the name that can be used (`None`: to any), of those
+    /// that are asked for and those that were earlier. One whose client takes
+    /// its time, or never answers, keeps no other waiting.
+    async fn accept_begun(&self, name: Option<Name>) -> Result<Flow, AllocateError> {
+        let wanted = |flow: &Flow| name.as_ref().is_none_or(|name| flow.info().name == *name);
+        let names = match &name {
+            Some(name) => vec![name.clone()],
+            None => self.layers().iter().flat_map(Layer::names).collect(),
+        };
         let begun = &self.0.begun;
         loop {
             let more = begun.more.listen();
-            if let Some(flow) = begun.take(&wanted) {
+            if let Some(flow) = begun.take(wanted) {
                 return Ok(flow);
             }
-            let next = async { next().await.map(Some) };
+            let next = async {
+                match &self.0.daemon {
+                    Some(daemon) => Ok(Some(daemon.accept(name.as_ref().map(Name::as_str)).await?)),
+                    None => self.accept_raw(&names).await.map(Some),
+                }
+            };
             let more = async {
                 more.await;
                 Ok(None)
