@@ -20,7 +20,7 @@ use ouroboros::{
     Flow, FlowSpec, Irm, ServerSecurity,
     crypto::{KeyExchange, SystemEntropy},
     daemon::protocol::Request,
-    proto::negotiation::{Terms, answer},
+    proto::negotiation::{Client, Terms, answer},
     transport::{Udp, memory::Network},
     trust::TrustFolder,
     wire::{Dialect, DirectoryHash, Eid, QosSpec, management::Message, oap::Allocation},
@@ -259,7 +259,8 @@ fn packets_ahead_of_the_reply_reach_the_application() {
             panic!("no request: {request:?}")
         };
         let (terms, security) = (Terms { name, qos }, ServerSecurity::default());
-        let answered = answer(allocation, 0, &terms, &security, &mut SystemEntropy);
+        let answered =
+            answer(Client::Unchecked, allocation, 0, &terms, &security, &mut SystemEntropy);
         let (header, _) = answered.expect("agreed");
         let (responder, response) = (Eid(1), 0);
         let reply =

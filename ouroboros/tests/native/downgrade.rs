@@ -12,7 +12,7 @@ use ouroboros::{
             NegotiationError, ProfilePolicy, ServerSecurity,
         },
         native::Capabilities,
-        negotiation::{Offer, Shape, Terms, answer},
+        negotiation::{Client, Offer, Shape, Terms, answer},
         protection::{FlowKeys, Profile},
     },
     wire::{
@@ -272,7 +272,8 @@ fn a_hybrid_that_does_not_fit_is_done_inside_the_flow_or_not_at_all() {
         // None: smaller, and no weaker where data is concerned.
         let offer = Offer::new(0, terms, Some(client), within(600), random);
         assert!(offer.header.len() <= 600);
-        let (reply, agreed) = answer(&offer.header, 0, &terms, &server, random).expect("accepted");
+        let (reply, agreed) =
+            answer(Client::Unchecked, &offer.header, 0, &terms, &server, random).expect("accepted");
         let agreed = agreed.expect("encrypted");
         let own = offer.check(&reply, name, 0).expect("accepted").expect("encrypted");
         assert_eq!([agreed.suite, own.suite], [hybrid; 2]);
@@ -281,7 +282,8 @@ fn a_hybrid_that_does_not_fit_is_done_inside_the_flow_or_not_at_all() {
             if keys.capabilities().has(Capabilities::HYBRID_FIRST)));
         // A peer that has no such thing would be weaker than was asked for.
         let old = ServerSecurity { profile: ProfilePolicy::Wire023, ..ServerSecurity::default() };
-        let (reply, _) = answer(&offer.header, 0, &terms, &old, random).expect("accepted");
+        let (reply, _) =
+            answer(Client::Unchecked, &offer.header, 0, &terms, &old, random).expect("accepted");
         assert!(offer.check(&reply, name, 0).is_err());
     }
 }

@@ -10,7 +10,9 @@ use ouroboros::{
             Capabilities, Channel, Content, HEAD, KeyLimits, NativeKeys, Session, SessionConfig,
             TAIL,
         },
-        negotiation::{ClientSecurity, Offer, ProfilePolicy, ServerSecurity, Shape, Terms, answer},
+        negotiation::{
+            Client, ClientSecurity, Offer, ProfilePolicy, ServerSecurity, Shape, Terms, answer,
+        },
         protection::FlowKeys,
     },
     wire::{DirectoryHash, Eid, Name, QosSpec},
@@ -84,7 +86,8 @@ fn allocated(flow: &Value) -> Ends {
     assert_eq!(offer.header, bytes(flow, "request"));
     let entropy = &mut Script::new([bytes(flow, "server_secret")]);
     let (reply, agreed) =
-        answer(&offer.header, timestamp + 1, &terms, &server, entropy).expect("answered");
+        answer(Client::Unchecked, &offer.header, timestamp + 1, &terms, &server, entropy)
+            .expect("answered");
     assert_eq!(reply, bytes(flow, "reply"));
     assert!(reply.len() <= offer.header.len(), "no more goes back than came");
     let server = agreed.expect("encrypted").keys;

@@ -16,8 +16,7 @@ use crate::{
     proto::{
         Now,
         negotiation::{
-            Asked, Client, ServerSecurity, Terms, answer_to, identify_client, largest_answer,
-            screen,
+            Asked, Client, ServerSecurity, Terms, answer, identify_client, largest_answer, screen,
         },
     },
     transport::Destination,
@@ -271,7 +270,7 @@ impl Endpoint {
             _ => (security, client),
         };
         let known = matches!(client, Client::Checked(_));
-        let answered = answer_to(client, &header, now.utc, &terms, &security, entropy);
+        let answered = answer(client, &header, now.utc, &terms, &security, entropy);
         let (header, agreed) = match answered {
             Ok(answered) => answered,
             Err(error) => {

@@ -51,10 +51,11 @@ pub fn largest_answer(request: &Allocation<'_>, certificate: usize) -> usize {
 }
 
 /// What is known of who sent a request.
-pub(in crate::proto) enum Client {
-    /// Nothing yet.
+#[derive(Debug)]
+pub enum Client {
+    /// Nothing yet: whether they may have a flow is looked at with the request.
     Unchecked,
-    /// [`identify_client`] has told.
+    /// They may have one, and are whom this says.
     Checked(Option<PeerIdentity>),
 }
 
@@ -73,7 +74,7 @@ pub(in crate::proto) fn identify_client(
     identify(&header, request, &security.clients, Signer::Client, utc)
 }
 
-/// A server's reply header to the request with the bytes `request`, at UTC time
+/// A server's reply header to `client`'s request with the bytes `request`, at UTC time
 /// `timestamp` (nanoseconds), and what is agreed with it.
 ///
 /// # Errors
@@ -81,17 +82,6 @@ pub(in crate::proto) fn identify_client(
 /// The request is malformed, less than `security` asks for, or from somebody
 /// else.
 pub fn answer(
-    request: &[u8],
-    timestamp: u64,
-    terms: &Terms,
-    security: &ServerSecurity,
-    entropy: &mut dyn Entropy,
-) -> Result<(Vec<u8>, Agreement), NegotiationError> {
-    answer_to(Client::Unchecked, request, timestamp, terms, security, entropy)
-}
-
-/// Like [`answer`], for a client that may have been checked.
-pub(in crate::proto) fn answer_to(
     client: Client,
     request: &[u8],
     timestamp: u64,

@@ -8,9 +8,9 @@ mod trust;
 
 use sha2::{Digest, Sha256};
 
-pub(super) use self::answer::{Client, answer_to, identify_client};
+pub(super) use self::answer::identify_client;
 pub use self::{
-    answer::{Asked, answer, largest_answer, screen},
+    answer::{Asked, Client, answer, largest_answer, screen},
     offer::{Offer, Refused, Shape},
     trust::{Identity, IdentityError, PeerIdentity, Trust},
 };
