@@ -259,6 +259,11 @@ impl Flow {
 
     /// Sends one packet. Returns when the transport has taken it; the network
     /// may still lose it.
+    ///
+    /// # Errors
+    ///
+    /// As [`FlowError`] says; [`FlowError::Unread`] if new keys are due and what
+    /// the peer sends is not received.
     pub async fn send(&self, packet: &[u8]) -> Result<(), FlowError> {
         if packet.is_empty() {
             return Err(FlowError::Empty);
