@@ -7,20 +7,23 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use ouroboros::{
     crypto::{AeadBackend, Cipher, FlowKey, NONCE, Suite, SystemEntropy},
     proto::{
-        native::{Capabilities, Channel, HEAD, KeyLimits, NativeKeys, Role, TAIL},
-        protection::{Content, FlowKeys, Protection, protection},
+        native::{Capabilities, KeyLimits, NativeKeys, Role},
+        protection::{Content, FlowKeys, Opener, Sealer, protection},
     },
+    transport::{ReceiveBatch, SendBatch},
     wire::Eid,
 };
 
 const BACKENDS: [(&str, AeadBackend); 2] =
     [("ring", AeadBackend::Ring), ("aes-gcm", AeadBackend::RustCrypto)];
-const SIZES: [usize; 4] = [64, 1200, 1440, 8000];
+/// Bytes: 1446 is what a tunnel over UDP has room for where the MTU is 1500.
+const SIZES: [usize; 4] = [64, 1200, 1446, 8000];
+const BATCH: usize = 45;
 const ENDS: (Eid, Eid) = (Eid(1), Eid(1));
 
 fn bare(criterion: &mut Criterion) {
     for (name, backend) in BACKENDS {
-        let mut group = criterion.benchmark_group(format!("seal and open, bare, {name}"));
+        let mut group = criterion.benchmark_group(format!("seal and open one, bare, {name}"));
         for size in SIZES {
             group.throughput(Throughput::Bytes(size as u64));
             group.bench_with_input(BenchmarkId::from_parameter(size), &size, |bencher, &size| {
@@ -41,60 +44,70 @@ fn bare(criterion: &mut Criterion) {
     }
 }
 
-fn wire_023(criterion: &mut Criterion) {
-    for (name, backend) in BACKENDS {
-        let mut group = criterion.benchmark_group(format!("seal and open, 0.23, {name}"));
-        for size in SIZES {
-            group.throughput(Throughput::Bytes(size as u64));
-            group.bench_with_input(BenchmarkId::from_parameter(size), &size, |bencher, &size| {
-                let key = FlowKey::new([7; 32]);
-                let keys = FlowKeys::Wire023 { cipher: Cipher::Aes256Gcm, key };
-                let Protection { mut sealer, mut opener, .. } = protection(
-                    Some(keys),
-                    ENDS,
-                    false,
-                    backend,
-                    KeyLimits::default(),
-                    &mut SystemEntropy,
-                );
-                let mut frame = vec![0; sealer.headroom() + size + sealer.tailroom()];
-                bencher.iter(|| {
-                    sealer.seal(&mut frame, Content::Packet).expect("0.23 always seals");
-                    black_box(opener.open(&mut frame).expect("authentic"));
-                });
-            });
-        }
-        group.finish();
-    }
-}
-
-fn native(criterion: &mut Criterion) {
+/// Both ends of a flow: who seals, and who opens it.
+fn ends(keys: [FlowKeys; 2], backend: AeadBackend) -> (Sealer, Opener) {
     // A bench outlives the packets that one key may seal.
     let endless = 1 << 62;
     let limits = KeyLimits { due: endless, data: endless, all: endless, failures: endless };
-    for (name, backend) in BACKENDS {
-        let mut group = criterion.benchmark_group(format!("seal and open, native, {name}"));
-        for size in SIZES {
-            group.throughput(Throughput::Bytes(size as u64));
-            group.bench_with_input(BenchmarkId::from_parameter(size), &size, |bencher, &size| {
-                let channel = |role| {
-                    let (suite, key) = (Suite::default(), FlowKey::new([7; 32]));
-                    let keys = NativeKeys::new(suite, role, Capabilities::NONE, key, [7; 32]);
-                    Channel::new(keys, ENDS, backend, limits)
-                };
-                let mut sealer = channel(Role::Client).sealer();
-                let mut opener = channel(Role::Server).opener();
-                let mut frame = vec![0; HEAD + size + TAIL];
-                bencher.iter(|| {
-                    let mut number = sealer.reserve(1, true).expect("numbers");
-                    number.seal(&mut frame, Content::Packet);
-                    black_box(opener.open(&mut frame).expect("authentic"));
-                });
-            });
+    let [client, server] =
+        keys.map(|keys| protection(Some(keys), ENDS, false, backend, limits, &mut SystemEntropy));
+    (client.sealer, server.opener)
+}
+
+fn wire_023(backend: AeadBackend) -> (Sealer, Opener) {
+    let key = || FlowKey::new([7; 32]);
+    ends([(); 2].map(|()| FlowKeys::Wire023 { cipher: Cipher::Aes256Gcm, key: key() }), backend)
+}
+
+fn native(backend: AeadBackend) -> (Sealer, Opener) {
+    let keys = |role| {
+        let (suite, key) = (Suite::default(), FlowKey::new([7; 32]));
+        FlowKeys::Native(NativeKeys::new(suite, role, Capabilities::NONE, key, [7; 32]))
+    };
+    ends([keys(Role::Client), keys(Role::Server)], backend)
+}
+
+/// What a super-packet of a tunnel is cut into: sealed, copied as by a network,
+/// and opened.
+fn batches(criterion: &mut Criterion) {
+    type Flow = fn(AeadBackend) -> (Sealer, Opener);
+    for (profile, flow) in [("0.23", wire_023 as Flow), ("native", native)] {
+        for (name, backend) in BACKENDS {
+            let title = format!("seal and open {BATCH}, {profile}, {name}");
+            let mut group = criterion.benchmark_group(title);
+            for size in SIZES {
+                group.throughput(Throughput::Elements(BATCH as u64));
+                group.bench_with_input(
+                    BenchmarkId::from_parameter(size),
+                    &size,
+                    |bencher, &size| {
+                        let (mut sealer, mut opener) = flow(backend);
+                        let frame = sealer.headroom() + size + sealer.tailroom();
+                        let mut sent = SendBatch::new(0, BATCH * frame);
+                        let mut received = ReceiveBatch::new(BATCH * frame);
+                        let mut opened = Vec::new();
+                        bencher.iter(|| {
+                            sent.clear();
+                            for _ in 0..BATCH {
+                                black_box(sent.push(frame));
+                            }
+                            sealer.seal_batch(&mut sent, 0, |_| Content::Packet).expect("numbers");
+                            received.clear();
+                            received.buffer_mut().copy_from_slice(sent.bytes());
+                            for index in 0..BATCH {
+                                received.push(sent.range(index));
+                            }
+                            opened.clear();
+                            let tally = opener.open_batch(&mut received, &mut opened);
+                            assert_eq!((opened.len(), tally.unopened), (BATCH, 0));
+                        });
+                    },
+                );
+            }
+            group.finish();
         }
-        group.finish();
     }
 }
 
-criterion_group!(benches, bare, wire_023, native);
+criterion_group!(benches, bare, batches);
 criterion_main!(benches);
