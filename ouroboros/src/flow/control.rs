@@ -262,6 +262,10 @@ pub(super) async fn attend(flow: Weak<Shared>) {
             let now = driver::now();
             let patience = Duration::from_millis(control.patience.load(Relaxed));
             let (sent, heard) = shared.traffic();
+            let one_sided = sent > heard && now.monotonic > heard + WATCH;
+            if one_sided {
+                shared.path.look_for_the_way();
+            }
             let mut due = None;
             shared.with_session(|state| {
                 state.session.traffic(sent, heard);
@@ -269,8 +273,10 @@ pub(super) async fn attend(flow: Weak<Shared>) {
                     state.session.search(now, shared.path.largest_frame());
                 }
                 state.session.handle_timeout(now, &mut SystemEntropy);
-                let one_sided = sent > heard && now.monotonic > heard + WATCH;
-                if !patience.is_zero() && one_sided && !state.probing {
+                // Patience begins with a network: until then each look is a
+                // first question, which finds out whether there is one.
+                let unasked = !state.probing || shared.path.is_cut_off();
+                if !patience.is_zero() && one_sided && unasked {
                     state.session.probe(now, patience);
                     state.probing = true;
                 }
