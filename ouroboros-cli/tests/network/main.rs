@@ -45,6 +45,7 @@ fn main() -> ExitCode {
             a_client_s_tunnel_goes_on_from_another_address_and_leaks_nothing_meanwhile,
             a_client_that_was_told_its_address_goes_on_from_another_when_it_is_lost,
             a_client_s_tunnel_comes_back_with_its_link_and_leaks_nothing_meanwhile,
+            a_client_that_comes_back_from_another_address_takes_its_place,
             a_client_s_tunnel_comes_back_after_a_sleep,
             the_tools_keep_no_right_that_they_do_not_need,
             a_server_is_known_by_the_key_of_its_first_use,

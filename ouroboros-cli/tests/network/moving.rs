@@ -94,6 +94,26 @@ pub(crate) fn a_client_s_tunnel_comes_back_with_its_link_and_leaks_nothing_meanw
     }
 }
 
+/// The server cannot tell that it is the same client, and has its flow still.
+pub(crate) fn a_client_that_comes_back_from_another_address_takes_its_place() {
+    let pair = Pair::new(UDP4);
+    let (_server, client) = pair.tunnel("--crypt");
+    ping(&pair.two, INSIDE);
+    // What the client sends is lost, and nobody tells it so.
+    pair.one.ip("link set eth0 down");
+    eventually("the client has noticed", || {
+        send_datagram(&pair.two, "10.9.0.1:9");
+        client.lines_with("has ended") > 0
+    });
+    readdress(&pair.two, 7);
+    pair.one.ip("link set eth0 up");
+    let since = Instant::now();
+    comes_back(&pair.two, "given up", since);
+    let tunnels = || pair.one.ip("-o link").matches("tun").count();
+    eventually("one tunnel at the server", || tunnels() == 1);
+    ping(&pair.two, INSIDE);
+}
+
 pub(crate) fn a_client_s_tunnel_comes_back_after_a_sleep() {
     for layer in [UDP4, ETH] {
         let first = layer.first;
