@@ -65,6 +65,24 @@ fn every_suite_and_qos_carries_packets_both_ways() {
 }
 
 #[test]
+fn an_encrypted_flow_is_hybrid_by_default_before_any_data() {
+    future::block_on(async {
+        let (server, client) = in_memory().await;
+        let (accepted, allocated) = pair(&server, &client, FlowSpec::raw().encrypted()).await;
+        for flow in [&accepted, &allocated] {
+            flow.ready().await.expect("keys are agreed");
+            let kex = flow.info().suite.map(|suite| suite.kex);
+            assert_eq!(kex, Some(KeyExchange::X25519MlKem768));
+            assert_eq!(flow.info().profile, Some(Profile::Native));
+            // That of the header's X25519 is over.
+            let statistics = flow.statistics();
+            assert_eq!((statistics.epoch, statistics.sent_packets), (1, 0));
+        }
+        exchange(&accepted, &allocated).await;
+    });
+}
+
+#[test]
 fn what_cannot_be_had_is_refused_with_its_reason() {
     future::block_on(async {
         let (_server, client) = in_memory().await;

@@ -239,12 +239,12 @@ fn run_all(seeds: u64, signed: bool) {
 
 #[test]
 fn allocations_end_alike_on_both_sides_whatever_the_network_does() {
-    run_all(300, false);
+    run_all(1_500, false);
 }
 
 #[test]
 fn signed_allocations_end_with_the_right_peer_whatever_the_network_does() {
-    run_all(100, true);
+    run_all(500, true);
 }
 
 #[test]

@@ -132,9 +132,13 @@ impl Running {
         self.log.lock().expect("whole lines").lines().filter(|line| line.contains(sign)).count()
     }
 
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("signalled");
+    }
+
     /// Sends a signal and returns the exit code.
     pub(crate) fn end(mut self, signal: Signal) -> Option<i32> {
-        kill_process(Pid::from_child(&self.child), signal).expect("signalled");
+        self.signal(signal);
         self.child.wait().expect("it ends").code()
     }
 }

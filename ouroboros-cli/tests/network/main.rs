@@ -7,6 +7,7 @@ mod host;
 mod hostile;
 mod killed;
 mod known;
+mod moving;
 mod probe;
 mod returning;
 mod survival;
@@ -19,6 +20,7 @@ use eavesdropper::*;
 use hostile::*;
 use killed::*;
 use known::*;
+use moving::*;
 use ouroboros_testing::Needs;
 use returning::*;
 use survival::*;
@@ -40,6 +42,11 @@ fn main() -> ExitCode {
             a_client_s_tunnel_comes_back_after_its_server_and_leaks_nothing_meanwhile,
             a_client_s_tunnel_comes_back_when_both_daemons_have_been_replaced,
             a_client_without_a_flow_ends_when_it_is_told_to,
+            a_client_s_tunnel_goes_on_from_another_address_and_leaks_nothing_meanwhile,
+            a_client_that_was_told_its_address_goes_on_from_another_when_it_is_lost,
+            a_client_s_tunnel_comes_back_with_its_link_and_leaks_nothing_meanwhile,
+            a_client_that_comes_back_from_another_address_takes_its_place,
+            a_client_s_tunnel_comes_back_after_a_sleep,
             the_tools_keep_no_right_that_they_do_not_need,
             a_server_is_known_by_the_key_of_its_first_use,
             authorities_vouch_for_both_ends,

@@ -4,6 +4,7 @@ use std::{
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
+    time::{Duration, Instant},
 };
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -30,11 +31,26 @@ fn checksum(packet: &[u8]) -> u16 {
 
 /// Sends an echo request with the mark in it and waits for its reply.
 pub(crate) fn ping(from: &Host, to: IpAddr) {
+    assert!(answered(from, to, PATIENCE, 1), "an echo reply");
+}
+
+/// Sends echo requests, each sequence number once, until one is answered.
+pub(crate) fn ping_until_answered(from: &Host, to: IpAddr) {
+    let (start, mut sequence) = (Instant::now(), 1);
+    while !answered(from, to, Duration::from_millis(50), sequence) {
+        assert!(start.elapsed() < PATIENCE, "never: an echo reply");
+        sequence += 1;
+    }
+}
+
+/// Whether an echo request is answered in time.
+fn answered(from: &Host, to: IpAddr, patience: Duration, sequence: u16) -> bool {
     let (domain, protocol, request, reply) = match to {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, 8, 0),
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, 128, 129),
     };
-    let mut message = vec![request, 0, 0, 0, 0x6f, 0x37, 0, 1];
+    let [high, low] = sequence.to_be_bytes();
+    let mut message = vec![request, 0, 0, 0, 0x6f, 0x37, high, low];
     message.extend_from_slice(MARK);
     if to.is_ipv4() {
         // The kernel sums ICMPv6 itself.
@@ -43,19 +59,19 @@ pub(crate) fn ping(from: &Host, to: IpAddr) {
     }
     from.namespace.inside(|| {
         let mut socket = &Socket::new(domain, Type::RAW, Some(protocol)).expect("root");
-        socket.set_read_timeout(Some(PATIENCE)).expect("set");
+        socket.set_read_timeout(Some(patience)).expect("set");
         socket.connect(&SocketAddr::from((to, 0)).into()).expect("a route");
         socket.send(&message).expect("sent");
         let mut packet = [0; 2048];
-        loop {
-            let size = socket.read(&mut packet).expect("an echo reply");
+        while let Ok(size) = socket.read(&mut packet) {
             // An ICMPv4 socket gives the IP header too, an ICMPv6 one does not.
             let answer = if to.is_ipv4() { &packet[20..size] } else { &packet[..size] };
             if answer.first() == Some(&reply) && answer.ends_with(MARK) {
-                return;
+                return true;
             }
         }
-    });
+        false
+    })
 }
 
 /// Sends the mark as a datagram.

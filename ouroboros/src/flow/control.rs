@@ -29,6 +29,10 @@ use crate::{
 const WATCH: Duration = Duration::from_millis(250);
 /// Frames from elsewhere that wait for the receiver; more are dropped.
 const WANDERED: usize = 64;
+/// How often a peer that was given up is told so.
+const FAREWELL: Duration = Duration::from_millis(500);
+/// And for how long at most.
+const FAREWELLS: Duration = Duration::from_secs(120);
 /// Room for the frames of one control message and more.
 const BATCH: usize = 16 * 1024;
 
@@ -248,9 +252,41 @@ impl Shared {
             }
             Event::LargestFrame(size) => control.largest.store(size, Relaxed),
             Event::Closed => self.end(CLOSED_BY_PEER),
-            Event::Down | Event::Unresponsive => self.end(DOWN),
+            Event::Down => self.end(DOWN),
+            Event::Unresponsive => {
+                self.part(control);
+                self.end(DOWN);
+            }
             _ => {}
         }
+    }
+
+    /// Gives up a peer that may only be out of reach: it is told as soon as
+    /// something gets through, be it from another address, or it would take the
+    /// flow for alive beside the one that comes after.
+    fn part(&self, control: &Control) {
+        let close = {
+            let mut state = lock(&control.state);
+            state.session.close(driver::now());
+            state.session.poll_transmit()
+        };
+        let Some(close) = close else { return };
+        let path = self.path.clone();
+        // After that it has given the flow up itself.
+        let patience = Duration::from_millis(self.info.qos.timeout.into()).min(FAREWELLS);
+        let until = driver::monotonic() + patience;
+        let farewell = async move {
+            while driver::monotonic() < until {
+                path.look_for_the_way();
+                let mut batch = SendBatch::new(path.headroom(), BATCH);
+                if let Some(room) = batch.push(close.frame.len()) {
+                    room.copy_from_slice(&close.frame);
+                }
+                let _ = path.send(&mut batch);
+                driver::reaches(Some(driver::monotonic() + FAREWELL)).await;
+            }
+        };
+        driver::spawn(farewell).detach();
     }
 
     /// Sends what the session has to send.
@@ -291,6 +327,10 @@ pub(super) async fn attend(flow: Weak<Shared>) {
             let now = driver::now();
             let patience = Duration::from_millis(control.patience.load(Relaxed));
             let (sent, heard) = shared.traffic();
+            let one_sided = sent > heard && now.monotonic > heard + WATCH;
+            if one_sided {
+                shared.path.look_for_the_way();
+            }
             let mut due = None;
             shared.with_session(|state| {
                 state.session.traffic(sent, heard);
@@ -298,8 +338,10 @@ pub(super) async fn attend(flow: Weak<Shared>) {
                     state.session.search(now, shared.path.largest_frame());
                 }
                 state.session.handle_timeout(now, &mut SystemEntropy);
-                let one_sided = sent > heard && now.monotonic > heard + WATCH;
-                if !patience.is_zero() && one_sided && !state.probing {
+                // Patience begins with a network: until then each look is a
+                // first question, which finds out whether there is one.
+                let unasked = !state.probing || shared.path.is_cut_off();
+                if !patience.is_zero() && one_sided && unasked {
                     state.session.probe(now, patience);
                     state.probing = true;
                 }

@@ -197,6 +197,16 @@ pub trait Path: Send + Sync {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    /// Nothing has come for a while though something left: finds out whether
+    /// this end's address is lost, and goes on from another one then.
+    fn look_for_the_way(&self) {}
+
+    /// Whether this host has no network: the frame that was sent last did not
+    /// leave it. That the peer is silent says nothing of the peer then.
+    fn is_cut_off(&self) -> bool {
+        false
+    }
+
     /// What to poll for reading and writing.
     fn readiness(&self) -> BorrowedFd<'_>;
 

@@ -2,20 +2,22 @@
 //! connected socket, so that the kernel gives a flow its peer's datagrams only.
 //!
 //! Not here: any meaning of a frame beyond its endpoint id, and anybody's
-//! authentication. The IPCP drives it. `path` has the data paths.
+//! authentication. The IPCP drives it. `path` and `shared` have the data paths.
 
 mod path;
+mod shared;
 
 use std::{
     collections::{HashMap, HashSet},
     io,
-    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs},
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, Mutex, Weak},
 };
 
-use path::{ConnectedPath, SharedPath};
+use path::ConnectedPath;
 use rustix::net::{RecvFlags, SendFlags};
+use shared::SharedPath;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{
@@ -50,7 +52,8 @@ impl Udp {
     /// The port of a 0.23 peer unless configured otherwise.
     pub const PORT: u16 = 3435;
 
-    /// Listens on `address`, port 3435.
+    /// Listens on `address`, port 3435. Flows are asked for from there, too, and
+    /// when this machine has lost that address, from what address it has.
     pub fn at(address: IpAddr) -> Self {
         Self { address, port: Some(Self::PORT), remote_port: None, server: None }
     }
@@ -158,6 +161,26 @@ fn listen(address: SocketAddr) -> Result<Socket, OpenError> {
     let listener = bound.map_err(|error| unusable(error, address))?;
     listener.set_reuse_port(true)?;
     Ok(listener)
+}
+
+/// A socket to ask `peer` for a flow from: at `own`, as long as that is an
+/// address of this machine. It is bound there only if the kernel would choose
+/// another one, so that it can leave an address that is lost.
+fn requesting(own: IpAddr, peer: SocketAddr) -> io::Result<Socket> {
+    let anywhere = if own.is_ipv4() {
+        IpAddr::from(Ipv4Addr::UNSPECIFIED)
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    let chosen = bind(SocketAddr::new(anywhere, 0), false)?;
+    chosen.connect(&SockAddr::from(peer))?;
+    if own.is_unspecified() || local_address(&chosen)?.ip() == own {
+        return Ok(chosen);
+    }
+    match bind(SocketAddr::new(own, 0), false) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Ok(chosen),
+        bound => bound,
+    }
 }
 
 /// Whether two socket addresses are the same peer: an IPv6 flow label or scope
@@ -279,8 +302,9 @@ impl Transport for Attachment {
         let peer = peer.ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidInput, "a UDP flow needs the peer's address")
         })?;
-        let socket = bind(SocketAddr::new(self.shared.own.ip(), 0), false)?;
-        Ok(Arc::new(ConnectedPath::requester(socket, local, udp_address(peer)?)?))
+        let peer = udp_address(peer)?;
+        let socket = requesting(self.shared.own.ip(), peer)?;
+        Ok(Arc::new(ConnectedPath::requester(socket, local, peer)?))
     }
 
     fn open_responder(

@@ -1,6 +1,8 @@
 //! A name that demands its clients' identities says nothing to others: it is
 //! like one that is not there.
 
+use std::net::{IpAddr, SocketAddr};
+
 use ouroboros::{
     crypto::identity::IdentityKey,
     proto::endpoint::{
@@ -11,8 +13,8 @@ use ouroboros::{
 };
 
 use crate::harness::{
-    CLIENT, Counting, DIALECTS, Pair, REMOTE, STRANGER, asked, at, hash_of, name, only, own,
-    request_with,
+    CLIENT, Counting, DIALECTS, Pair, REMOTE, SERVER, STRANGER, asked, at, hash_of, name, only,
+    own, request_with,
 };
 
 fn guarded(dialect: Dialect, friend: &Identity) -> Endpoint {
@@ -188,4 +190,73 @@ fn unknown_names_are_refused_over_udp_only_where_none_is_guarded() {
     server.set_policy(&name(), ServerSecurity::default());
     server.handle(at(0), entropy, from, None, &asked);
     assert!(server.poll_transmit().is_some());
+}
+
+/// What a server under load says to who asks for `of` in these ways, one after
+/// the other, and answers what it is told; and how many of them it takes for
+/// requests.
+fn said_under_load(
+    of: &str,
+    friend: &Identity,
+    ways: &[Option<ClientSecurity>],
+) -> (Vec<Vec<u8>>, usize) {
+    let limits = Limits { unproved_requests: 2, ..Limits::default() };
+    let mut server = Endpoint::new(Dialect::Udp, hash_of(Dialect::Udp), limits);
+    server.set_policy(&name(), policy(friend));
+    server.register(&name());
+    // Anybody may ask for this one, and as many as may wait without proof do.
+    server.register(&"open".parse().expect("a name"));
+    let entropy = &mut Counting(1);
+    let mut number = 0u8;
+    let mut next = |of: &str, security: Option<ClientSecurity>| {
+        number += 1;
+        let mut client = Endpoint::new(Dialect::Udp, hash_of(Dialect::Udp), limits);
+        let request = AllocationRequest { name: of.parse().expect("a name"), ..asked(security) };
+        let allocation = client.allocate(at(0), &mut Counting(number), request);
+        let ip = IpAddr::from([10, number, 0, 1]);
+        let from = PeerAddress::Udp(SocketAddr::new(ip, 4_000));
+        (client, allocation.expect("within limits"), from)
+    };
+    let native = || asking(None, ProfilePolicy::PreferNative);
+    for security in [None, native(), None, native(), None, native()] {
+        let (mut client, _, from) = next("open", security);
+        let request = client.poll_transmit().expect("a request").message;
+        server.handle(at(0), entropy, from, None, &request);
+    }
+    let waiting = std::iter::from_fn(|| server.poll()).count();
+    assert_eq!(waiting, 4, "two of each kind wait");
+    while server.poll_transmit().is_some() {}
+    let mut said = Vec::new();
+    for security in ways {
+        let (mut client, allocation, from) = next(of, security.clone());
+        while let Some(request) = client.poll_transmit() {
+            server.handle(at(1), entropy, from, None, &request.message);
+            for answer in std::iter::from_fn(|| server.poll_transmit()) {
+                client.handle(at(1), &mut Counting(9), SERVER, Some(allocation), &answer.message);
+                said.push(answer.message);
+            }
+        }
+    }
+    (said, server.held().0 - waiting)
+}
+
+/// Cookies are asked for whatever the name, and nothing else is said.
+#[test]
+fn under_load_a_guarded_name_is_met_like_one_that_is_not_there() {
+    let friend = own(2, "friend");
+    let stranger = || Some(own(3, "friend"));
+    let ways = [
+        None,
+        asking(None, ProfilePolicy::PreferNative),
+        asking(None, ProfilePolicy::Wire023),
+        asking(stranger(), ProfilePolicy::RequireNative),
+        asking(stranger(), ProfilePolicy::Wire023),
+    ];
+    let (said, taken) = said_under_load("my_vpn", &friend, &ways);
+    assert_eq!((said.len(), taken), (2, 0), "a cookie for each native request, and no more");
+    assert_eq!((said, taken), said_under_load("nobody", &friend, &ways));
+    // The one for the friend is the same; what he says then is heard.
+    let asked = [asking(Some(friend.clone()), ProfilePolicy::RequireNative)];
+    let (said, taken) = said_under_load("my_vpn", &friend, &asked);
+    assert_eq!((said.len(), taken), (1, 1));
 }

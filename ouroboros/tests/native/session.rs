@@ -7,6 +7,7 @@ use ouroboros::{
     proto::native::{
         Capabilities, Content, Event, HEAD, KeyLimits, SealError, SessionConfig, TAIL, Transmit,
     },
+    proto::protection::OpenError,
     wire::PeerAddress,
 };
 
@@ -304,4 +305,79 @@ fn a_peer_with_the_keys_that_talks_nonsense_changes_and_keeps_little() {
         let told = events(server);
         assert!(told.iter().all(|event| matches!(event, Event::Confirmed | Event::Announced(_))));
     }
+}
+
+/// Secrets are fresh: what was learned of an epoch is of no use in the next.
+#[test]
+fn who_knows_the_keys_of_an_epoch_and_listens_does_not_know_the_next() {
+    for kex in [KeyExchange::X25519, KeyExchange::X25519MlKem768] {
+        // All the same as the server, until there is something to be random in.
+        let [_, mut listener] = settled(&mut Random::new(12), kex);
+        let mut ends = settled(&mut Random::new(12), kex);
+        let (random, others) = (&mut Random::new(13), &mut Random::new(14));
+        let frame = ends[0].seal(seconds(1), b"in epoch 0").expect("a key");
+        let heard = listener.take(seconds(1), others, &frame, None);
+        assert_eq!(heard, Ok(Some(b"in epoch 0".to_vec())));
+        let mut now = seconds(2);
+        while ends[0].session.epoch() == 0 {
+            now += Duration::from_millis(100);
+            for index in 0..2 {
+                ends[index].tick(now, random);
+                while let Some(Transmit { frame, .. }) = ends[index].session.poll_transmit() {
+                    ends[1 - index].take(now, random, &frame, None).expect("authentic");
+                    if index == 0 {
+                        // Whatever it opens, the exchange, too.
+                        let _ = listener.take(now, others, &frame, None);
+                    }
+                }
+            }
+        }
+        let frame = ends[0].seal(now, b"in epoch 1").expect("a key");
+        let heard = listener.take(now, others, &frame, None);
+        assert_eq!(heard, Err(OpenError::NotAuthentic), "{kex}");
+        let opened = ends[1].take(now, random, &frame, None);
+        assert_eq!(opened, Ok(Some(b"in epoch 1".to_vec())));
+    }
+}
+
+#[test]
+fn what_is_forged_or_replayed_is_no_sign_of_life() {
+    let random = &mut Random::new(15);
+    let config = SessionConfig { timeout: seconds(8), ..SessionConfig::default() };
+    let mut ends = pair(random, suite(KeyExchange::X25519), KeyLimits::default(), config);
+    exchange(&mut ends, random, Duration::ZERO);
+    let [client, server] = &mut ends;
+    events(client);
+    let heard = server.seal(seconds(1), b"the last").expect("a key");
+    client.take(seconds(1), random, &heard, None).expect("authentic");
+    let never = server.seal(seconds(1), b"never came").expect("a key");
+    let mut now = seconds(1);
+    while client.session.poll_timeout().is_some() {
+        now += Duration::from_millis(100);
+        let mut forged = never.clone();
+        forged[HEAD] ^= 1;
+        assert_eq!(client.take(now, random, &forged, None), Err(OpenError::NotAuthentic));
+        assert_eq!(client.take(now, random, &heard, None), Err(OpenError::Replayed));
+        client.tick(now, random);
+    }
+    assert_eq!(events(client), [Event::Down]);
+    assert_eq!(now, seconds(9));
+}
+
+/// Of AES-GCM, as in QUIC (RFC 9001, section 6.6).
+#[test]
+fn a_key_seals_8_million_packets_and_the_next_one_is_due_after_4_million() {
+    let mut ends = settled(&mut Random::new(16), KeyExchange::X25519);
+    events(&mut ends[0]);
+    let sealer = &mut ends[0].sealer;
+    assert!(sealer.reserve(1 << 21, true).is_ok() && !sealer.wants_attention());
+    assert!(sealer.reserve(1 << 21, true).is_ok() && sealer.wants_attention());
+    assert!(sealer.reserve(1 << 22, true).is_err(), "data stops before control");
+    assert!(sealer.reserve(1 << 22, false).is_err(), "2^23 are all");
+    while sealer.reserve(1000, false).is_ok() {}
+    while sealer.reserve(1, false).is_ok() {}
+    // The exchange that was due has not been done, and cannot be any more.
+    ends[0].tick(seconds(1), &mut Random::new(17));
+    assert!(ends[0].session.poll_transmit().is_none());
+    assert_eq!(events(&mut ends[0]), [Event::Down]);
 }

@@ -1,24 +1,21 @@
-//! The data paths of UDP flows: a connected socket each, or, for a peer that
-//! sends several flows from one port, the listening socket and a queue.
+//! The data path of a UDP flow with a connected socket of its own.
 
 use std::{
     io::{self, IoSliceMut},
     net::SocketAddr,
     os::fd::{AsFd, BorrowedFd},
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
-use rustix::{io::Errno, net::SendFlags};
-use socket2::{SockAddr, Socket};
+use rustix::io::Errno;
+use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::{
-    Connected, EID, LARGEST_DATAGRAM, Route, Shared, lock, same_peer, udp_address, with_eid,
-};
+use super::{Connected, EID, LARGEST_DATAGRAM, lock, same_peer, udp_address, with_eid};
 use crate::{
     sys::socket,
     transport::{HandOver, Handed, Path, PathOffload, ReceiveBatch, SendBatch, Stray},
@@ -35,12 +32,10 @@ const RECEIVED_RUN: usize = (1 << 16) + 192;
 const SEGMENTS: usize = 64;
 /// Pieces of a batch's buffer that one call fills.
 const PIECES: usize = 32;
+/// What the kernel says is the MTU of a way that is gone.
+const NO_WAY: usize = 68;
 /// Tries before an error of the network (not of the frame) costs a frame.
 const TRIES: usize = 3;
-/// Frames that wait in a queue, at most.
-const QUEUED: usize = 512;
-/// Frames of one batch out of a queue, at most.
-const FRAMES: usize = 256;
 
 fn is(error: &io::Error, errno: Errno) -> bool {
     error.raw_os_error() == Some(errno.raw_os_error())
@@ -48,7 +43,7 @@ fn is(error: &io::Error, errno: Errno) -> bool {
 
 /// Errors that say that the network does not carry frames now, or that
 /// somebody claims so by ICMP. They cost a frame, not the flow.
-fn is_of_the_network(error: &io::Error) -> bool {
+pub(super) fn is_of_the_network(error: &io::Error) -> bool {
     [
         Errno::CONNREFUSED,
         Errno::HOSTUNREACH,
@@ -62,6 +57,32 @@ fn is_of_the_network(error: &io::Error) -> bool {
     ]
     .iter()
     .any(|&errno| is(error, errno))
+}
+
+/// Sets the socket's options, and finds out what the kernel does there.
+fn offloads(socket: &Socket, v6: bool) -> io::Result<UdpSocketState> {
+    let offload = UdpSocketState::new(socket.into())?;
+    // quinn's choice ignores the path MTU that routers tell.
+    socket::forbid_fragments(socket, v6)?;
+    socket::spare_stamps(socket);
+    Ok(offload)
+}
+
+/// Errors of a host without a way to anywhere: its network is gone, or (which
+/// of the two depends on the kernel) the socket's own address.
+fn is_cut_off(error: &io::Error) -> bool {
+    [Errno::NETUNREACH, Errno::NETDOWN, Errno::INVAL].iter().any(|&errno| is(error, errno))
+}
+
+/// Whether the address of `socket` is none of this machine's any more. From an
+/// IPv6 address the kernel sends on then, and says nothing.
+fn address_is_lost(socket: &Socket) -> bool {
+    let there = || {
+        let address = super::local_address(socket)?;
+        let another = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
+        another.bind(&SockAddr::from(SocketAddr::new(address.ip(), 0)))
+    };
+    there().is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
 /// How many equal frames from `batch.sent()` on, the last possibly shorter,
@@ -92,9 +113,21 @@ fn run(batch: &SendBatch, segments: usize, largest: usize) -> (usize, usize) {
 }
 
 /// A flow with a socket of its own, connected to its peer.
+///
+/// Where this end asked for the flow the socket's address may be the kernel's
+/// choice, and then there is another when that one has gone: the same socket
+/// leaves it, and the peer finds the frames coming from elsewhere.
 pub(super) struct ConnectedPath {
     socket: Socket,
-    offload: UdpSocketState,
+    /// Another one after the socket has left its address: by the errors from
+    /// there it has taken the kernel to be without segmentation.
+    offload: RwLock<UdpSocketState>,
+    /// It has left its address, and there is no way to the peer yet.
+    adrift: AtomicBool,
+    /// It could not leave its address, and has to be given up.
+    stays: AtomicBool,
+    /// What was sent last could not leave, for want of a network.
+    cut_off: AtomicBool,
     segments: AtomicBool,
     coalesces: AtomicBool,
     local: Eid,
@@ -108,19 +141,19 @@ pub(super) struct ConnectedPath {
 
 impl ConnectedPath {
     pub(super) fn requester(socket: Socket, local: Eid, peer: SocketAddr) -> io::Result<Self> {
-        // Sets the socket's options, so before any datagram can arrive.
-        let offload = UdpSocketState::new((&socket).into())?;
-        // quinn's choice ignores the path MTU that routers tell.
-        socket::forbid_fragments(&socket, peer.is_ipv6())?;
+        // Before any datagram can arrive.
+        let offload = offloads(&socket, peer.is_ipv6())?;
         socket.connect(&SockAddr::from(peer))?;
         let largest = AtomicUsize::new(0);
         let remote = OnceLock::new();
-        socket::spare_stamps(&socket);
         let path = Self {
             socket,
             segments: AtomicBool::new(offload.max_gso_segments() > 1),
             coalesces: AtomicBool::new(offload.gro_segments() > 1),
-            offload,
+            offload: RwLock::new(offload),
+            adrift: AtomicBool::new(false),
+            stays: AtomicBool::new(false),
+            cut_off: AtomicBool::new(false),
             local,
             remote,
             peer: Mutex::new(peer),
@@ -145,9 +178,50 @@ impl ConnectedPath {
     }
 
     /// Has the kernel find the way to the peer again.
-    fn look_for_the_way(&self) {
+    fn reconnect(&self) {
         // Fails where there is none, as sending does.
         let _ = self.socket.connect(&SockAddr::from(self.peer()));
+    }
+
+    /// Whether the socket's address has been lost, and the socket has left it.
+    fn leave_lost_address(&self) -> bool {
+        // A listener's port is not to be left: what is connected there takes
+        // one peer's datagrams, what is not takes anybody's.
+        if self.adrift.load(Ordering::Relaxed)
+            || self.socket.reuse_port().unwrap_or(true)
+            || !address_is_lost(&self.socket)
+            || rustix::net::connect_unspec(&self.socket).is_err()
+        {
+            return false;
+        }
+        // One that was bound there on purpose stays.
+        let address = super::local_address(&self.socket);
+        let left = address.is_ok_and(|address| address.ip().is_unspecified());
+        self.stays.store(!left, Ordering::Relaxed);
+        self.adrift.store(true, Ordering::Relaxed);
+        self.moor();
+        left
+    }
+
+    /// Connects a socket that is adrift, if there is a way.
+    fn moor(&self) {
+        let peer = lock(&self.peer);
+        let connected = self.socket.connect(&SockAddr::from(*peer));
+        if connected.is_err() || !self.adrift.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        if let Ok(offload) = offloads(&self.socket, peer.is_ipv6()) {
+            *self.offload.write().unwrap_or_else(PoisonError::into_inner) = offload;
+        }
+        if !self.coalesces.load(Ordering::Relaxed) {
+            socket::split_received(&self.socket);
+        }
+        let address = super::local_address(&self.socket).ok();
+        tracing::info!(?address, "a flow goes on from another address");
+    }
+
+    fn kernel(&self) -> RwLockReadGuard<'_, UdpSocketState> {
+        self.offload.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn transmit(&self, contents: &[u8], segment_size: Option<usize>, ecn: Ecn) -> io::Result<()> {
@@ -167,7 +241,9 @@ impl ConnectedPath {
     ) -> io::Result<()> {
         let ecn = EcnCodepoint::from_bits(ecn.bits());
         let transmit = Transmit { destination, ecn, contents, segment_size, src_ip: None };
-        self.offload.try_send((&self.socket).into(), &transmit)
+        let sent = self.kernel().try_send((&self.socket).into(), &transmit);
+        self.cut_off.store(sent.as_ref().is_err_and(is_cut_off), Ordering::Relaxed);
+        sent
     }
 
     /// Sends one frame; `Ok` if it is gone, be it lost.
@@ -189,12 +265,14 @@ impl ConnectedPath {
             if is(&error, Errno::MSGSIZE) {
                 if tries == TRIES {
                     // There is another way to the peer than the socket knows.
-                    self.look_for_the_way();
+                    self.reconnect();
                 }
                 if tries == TRIES || range.len() > EID + self.largest_frame() {
                     batch.skip_oversize();
                     return Ok(());
                 }
+            } else if is_cut_off(&error) && self.leave_lost_address() {
+                // Once more, from another address.
             } else if !is_of_the_network(&error) {
                 return Err(error);
             } else if tries == TRIES {
@@ -216,7 +294,7 @@ impl Drop for ConnectedPath {
     }
 }
 
-fn write_eids(batch: &mut SendBatch, remote: Eid) {
+pub(super) fn write_eids(batch: &mut SendBatch, remote: Eid) {
     for i in batch.sent()..batch.len() {
         let start = batch.range(i).start;
         batch.bytes_mut()[start..start + EID].copy_from_slice(&remote.0.to_be_bytes());
@@ -234,6 +312,9 @@ impl Path for ConnectedPath {
     fn send(&self, batch: &mut SendBatch) -> io::Result<()> {
         let &remote = self.remote.get().ok_or(io::ErrorKind::NotConnected)?;
         write_eids(batch, remote);
+        if self.adrift.load(Ordering::Relaxed) {
+            self.moor();
+        }
         while batch.sent() < batch.len() {
             let segments = if self.offload().segments { SEGMENTS } else { 1 };
             let largest = self.largest.load(Ordering::Relaxed);
@@ -271,7 +352,7 @@ impl Path for ConnectedPath {
             let mut pieces: [IoSliceMut<'_>; PIECES] =
                 std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
             let pieces = &mut pieces[..(room / piece).min(PIECES)];
-            match self.offload.recv((&self.socket).into(), pieces, &mut metas) {
+            match self.kernel().recv((&self.socket).into(), pieces, &mut metas) {
                 Ok(count) => break count,
                 Err(error)
                     if tries < TRIES
@@ -311,6 +392,9 @@ impl Path for ConnectedPath {
         if self.responder_of.is_some() {
             return None;
         }
+        if self.adrift.load(Ordering::Relaxed) {
+            self.moor();
+        }
         let frame = with_eid(Eid::MANAGEMENT, message);
         let mut result = Ok(());
         for _ in 0..TRIES {
@@ -318,6 +402,7 @@ impl Path for ConnectedPath {
             match &result {
                 // Somebody says that nobody listens; a repetition may tell.
                 Err(error) if is(error, Errno::CONNREFUSED) => result = Ok(()),
+                Err(error) if is_cut_off(error) && self.leave_lost_address() => {}
                 _ => break,
             }
         }
@@ -342,6 +427,14 @@ impl Path for ConnectedPath {
         Ok(())
     }
 
+    fn look_for_the_way(&self) {
+        self.leave_lost_address();
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.cut_off.load(Ordering::Relaxed) && !self.stays.load(Ordering::Relaxed)
+    }
+
     fn readiness(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -356,13 +449,13 @@ impl Path for ConnectedPath {
         let datagram = |mtu: usize| mtu.saturating_sub(headers).min(LARGEST_DATAGRAM);
         // The kernel forgets the way, and with it the MTU, when routes change.
         let mtu = socket::path_mtu(&self.socket, v6).or_else(|_| {
-            self.look_for_the_way();
+            self.reconnect();
             socket::path_mtu(&self.socket, v6)
         });
         let datagram = match (mtu, self.largest.load(Ordering::Relaxed)) {
-            (Ok(mtu), _) => datagram(mtu),
-            (Err(_), 0) => datagram(1280),
-            (Err(_), known) => known,
+            (Ok(mtu), _) if mtu > NO_WAY => datagram(mtu),
+            (_, 0) => datagram(1280),
+            (_, known) => known,
         };
         self.largest.store(datagram, Ordering::Relaxed);
         datagram.saturating_sub(EID)
@@ -391,7 +484,7 @@ impl Path for ConnectedPath {
 
     fn offload(&self) -> PathOffload {
         PathOffload {
-            segments: self.segments.load(Ordering::Relaxed) && self.offload.max_gso_segments() > 1,
+            segments: self.segments.load(Ordering::Relaxed) && self.kernel().max_gso_segments() > 1,
             coalesces: self.coalesces.load(Ordering::Relaxed),
         }
     }
@@ -404,105 +497,5 @@ impl Path for ConnectedPath {
         self.remote.get()?;
         let socket = self.socket.as_fd().try_clone_to_owned();
         Some(socket.map(|socket| HandOver { socket, kind: Handed::Udp }))
-    }
-}
-
-/// A further flow with a peer that has a connected socket already (a 0.23
-/// client sends all its flows from one port): it sends through the listening
-/// socket, and receives what [`dispatch`](crate::transport::Transport::dispatch)
-/// and the listening socket find for it.
-pub(super) struct SharedPath {
-    shared: Arc<Shared>,
-    listener: Arc<Socket>,
-    queue: Arc<Route>,
-    local: Eid,
-    remote: Eid,
-    peer: SocketAddr,
-    largest: usize,
-}
-
-impl SharedPath {
-    pub(super) fn new(
-        shared: &Arc<Shared>,
-        listener: Arc<Socket>,
-        local: Eid,
-        remote: Eid,
-        peer: SocketAddr,
-    ) -> io::Result<Self> {
-        // A socket for the moment: only a connected one knows its path's MTU.
-        let probe = super::bind(SocketAddr::new(shared.own.ip(), 0), false)?;
-        let largest = ConnectedPath::requester(probe, local, peer)?.largest_frame();
-        let queue = Arc::new(Route::new(QUEUED)?);
-        let key = (local, peer.ip(), peer.port());
-        lock(&shared.routes).insert(key, Arc::downgrade(&queue));
-        Ok(Self { shared: Arc::clone(shared), listener, queue, local, remote, peer, largest })
-    }
-}
-
-impl Drop for SharedPath {
-    fn drop(&mut self) {
-        lock(&self.shared.routes).remove(&(self.local, self.peer.ip(), self.peer.port()));
-    }
-}
-
-impl Path for SharedPath {
-    fn connect(&self, _remote: Eid, _peer: PeerAddress) -> io::Result<()> {
-        Err(io::ErrorKind::AlreadyExists.into())
-    }
-
-    fn send(&self, batch: &mut SendBatch) -> io::Result<()> {
-        write_eids(batch, self.remote);
-        while batch.sent() < batch.len() {
-            let frame = &batch.bytes()[batch.range(batch.sent())];
-            if frame.len() > LARGEST_DATAGRAM {
-                batch.skip_oversize();
-                continue;
-            }
-            match rustix::net::sendto(&*self.listener, frame, SendFlags::DONTWAIT, &self.peer) {
-                Err(Errno::MSGSIZE) => batch.skip_oversize(),
-                // A full socket loses the frame: the queue's readiness says
-                // nothing about it, so that there is nothing to wait for.
-                Ok(_) | Err(Errno::AGAIN) => batch.advance(1),
-                Err(error) if is_of_the_network(&error.into()) => batch.advance(1),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    fn receive(&self, batch: &mut ReceiveBatch) -> io::Result<()> {
-        let room = batch.buffer_mut().len();
-        let mut at = 0;
-        while batch.len() < FRAMES {
-            let fits = |frame: &Vec<u8>| at == 0 || frame.len() <= room - at;
-            let Some(frame) = self.queue.pop_if(fits) else { break };
-            if frame.len() > room - at {
-                continue;
-            }
-            batch.buffer_mut()[at..at + frame.len()].copy_from_slice(&frame);
-            batch.push(at..at + frame.len());
-            at += frame.len();
-        }
-        if batch.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-    }
-
-    fn send_management(&self, _message: &[u8]) -> Option<io::Result<()>> {
-        None
-    }
-
-    fn readiness(&self) -> BorrowedFd<'_> {
-        self.queue.readiness()
-    }
-
-    fn headroom(&self) -> usize {
-        EID
-    }
-
-    fn largest_frame(&self) -> usize {
-        self.largest
-    }
-
-    fn description(&self) -> String {
-        format!("udp {}, shared", self.peer)
     }
 }
