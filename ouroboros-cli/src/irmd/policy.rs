@@ -40,6 +40,9 @@ pub(super) struct Asked {
 /// Tells a file from what it is when it has changed.
 pub(super) type Stamp = Option<(u64, u64, i64, i64)>;
 
+/// Files in a folder of authorities that are watched, at most.
+const FILES: usize = 4096;
+
 impl Policy {
     fn authenticates(&self) -> bool {
         !matches!(self.authentication, Authentication::Offered | Authentication::None)
@@ -183,13 +186,20 @@ impl Policy {
         match &self.authentication {
             Authentication::Keys(path) => paths.push(path.into()),
             Authentication::Authorities(own) => {
-                paths.push(own.as_ref().map_or_else(|| folder.authorities(), Into::into));
+                let place = own.as_ref().map_or_else(|| folder.authorities(), Into::into);
+                // A file may be written anew where it is.
+                let files = fs::read_dir(&place).into_iter().flatten().flatten();
+                let mut files: Vec<_> = files.map(|file| file.path()).take(FILES).collect();
+                files.sort();
+                paths.push(place);
+                paths.extend(files);
             }
             _ => {}
         }
         let stamp = |path: &PathBuf| {
             let metadata = fs::metadata(path).ok()?;
-            Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+            // Of its owner and mode, too.
+            Some((metadata.ino(), metadata.len(), metadata.ctime(), metadata.ctime_nsec()))
         };
         paths.iter().map(stamp).collect()
     }

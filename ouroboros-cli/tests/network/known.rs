@@ -98,8 +98,10 @@ pub(crate) fn authorities_vouch_for_both_ends() {
     let host_name = fs::read_to_string("/proc/sys/kernel/hostname").expect("a name");
     let for_two = certify(&pair.one, "my_vpn", &pair.two);
     fingerprint(&pair.one);
-    let for_one = certify(&pair.two, host_name.trim(), &pair.one);
+    let for_one = certify(&pair.one, host_name.trim(), &pair.one);
     pair.one.must("irm", &format!("name create my_vpn ca {for_one}"));
+    // The right one is written over it, and the daemon is not told.
+    certify(&pair.two, host_name.trim(), &pair.one);
     let _server = pair.one.start("ovpn", "--ip 10.9.0.1/24", "Waiting");
     let client = pair.client(&format!("--identify --ca {for_two}"));
     assert!(client.said.contains("certified for \"my_vpn\""), "{}", client.said);
