@@ -276,9 +276,11 @@ impl Shared {
         let patience = Duration::from_millis(self.info.qos.timeout.into()).min(FAREWELLS);
         let until = driver::monotonic() + patience;
         let farewell = async move {
+            let size = path.headroom() + close.frame.len();
+            let mut batch = SendBatch::new(path.headroom(), size);
             while driver::monotonic() < until {
                 path.look_for_the_way();
-                let mut batch = SendBatch::new(path.headroom(), BATCH);
+                batch.clear();
                 if let Some(room) = batch.push(close.frame.len()) {
                     room.copy_from_slice(&close.frame);
                 }

@@ -261,6 +261,14 @@ impl Path for FaultyPath {
         self.inner.follow(peer)
     }
 
+    fn look_for_the_way(&self) {
+        self.inner.look_for_the_way();
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.inner.is_cut_off()
+    }
+
     fn readiness(&self) -> BorrowedFd<'_> {
         self.inner.readiness()
     }

@@ -261,21 +261,9 @@ impl Path for MemoryPath {
     }
 
     fn receive(&self, batch: &mut ReceiveBatch) -> io::Result<()> {
-        let mut at = 0;
-        let room = batch.buffer_mut().len();
-        while let Some((from, frame)) = self
-            .queue
-            .pop_if(|(_, frame)| batch.len() < FRAMES && (at == 0 || frame.len() <= room - at))
-        {
-            let others = self.remote.get().is_some_and(|&(_, peer)| peer != from);
-            if others || frame.len() > room - at {
-                continue;
-            }
-            batch.buffer_mut()[at..at + frame.len()].copy_from_slice(&frame);
-            batch.push(at..at + frame.len());
-            at += frame.len();
-        }
-        if batch.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        let peer = self.remote.get().map(|&(_, peer)| peer);
+        let wanted = |(from, _): &Frame| peer.is_none_or(|peer| peer == *from);
+        self.queue.receive(batch, FRAMES, |(_, frame)| frame, wanted)
     }
 
     fn send_management(&self, _message: &[u8]) -> Option<io::Result<()>> {

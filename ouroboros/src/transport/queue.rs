@@ -11,6 +11,8 @@ use std::{
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::ReceiveBatch;
+
 /// Items in order, at most `limit` of them; the descriptor is readable exactly
 /// while there are any.
 #[derive(Debug)]
@@ -61,6 +63,36 @@ impl<T> Queue<T> {
 
     pub(super) fn pop(&self) -> Option<T> {
         self.pop_if(|_| true)
+    }
+
+    /// Moves the `frame`s of items into `batch`, at most `limit`, until one does
+    /// not fit behind the others. Unwanted ones, and those that fit into no
+    /// batch, are lost.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if there are none.
+    pub(super) fn receive(
+        &self,
+        batch: &mut ReceiveBatch,
+        limit: usize,
+        frame: impl Fn(&T) -> &[u8],
+        wanted: impl Fn(&T) -> bool,
+    ) -> io::Result<()> {
+        let room = batch.buffer_mut().len();
+        let mut at = 0;
+        while batch.len() < limit {
+            let fits = |item: &T| at == 0 || frame(item).len() <= room - at;
+            let Some(item) = self.pop_if(fits) else { break };
+            let frame = frame(&item);
+            if frame.len() > room - at || !wanted(&item) {
+                continue;
+            }
+            batch.buffer_mut()[at..at + frame.len()].copy_from_slice(frame);
+            batch.push(at..at + frame.len());
+            at += frame.len();
+        }
+        if batch.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
     }
 
     pub(super) fn readiness(&self) -> BorrowedFd<'_> {

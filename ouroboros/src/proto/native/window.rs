@@ -31,19 +31,17 @@ impl ReplayWindow {
     /// Takes an authentic packet's number; whether it is neither a repetition
     /// nor too old to tell.
     pub(super) fn take(&mut self, number: u64) -> bool {
-        let (word, newest) = (number / BITS, self.newest / BITS);
+        let new = self.is_new(number);
+        let word = number / BITS;
         if number > self.newest {
-            for passed in (newest + 1..=word).take(WORDS) {
+            for passed in (self.newest / BITS + 1..=word).take(WORDS) {
                 self.seen[passed as usize % WORDS] = 0;
             }
             self.newest = number;
-        } else if newest - word >= WORDS as u64 {
-            return false;
         }
-        let word = &mut self.seen[word as usize % WORDS];
-        let bit = 1 << (number % BITS);
-        let new = *word & bit == 0;
-        *word |= bit;
+        if new {
+            self.seen[word as usize % WORDS] |= 1 << (number % BITS);
+        }
         new
     }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
 use rustix::io::Errno;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{SockAddr, Socket};
 
 use super::{Connected, EID, LARGEST_DATAGRAM, lock, same_peer, udp_address, with_eid};
 use crate::{
@@ -79,8 +79,7 @@ fn is_cut_off(error: &io::Error) -> bool {
 fn address_is_lost(socket: &Socket) -> bool {
     let there = || {
         let address = super::local_address(socket)?;
-        let another = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
-        another.bind(&SockAddr::from(SocketAddr::new(address.ip(), 0)))
+        super::bind(SocketAddr::new(address.ip(), 0), false)
     };
     there().is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
 }

@@ -84,19 +84,7 @@ impl Path for SharedPath {
     }
 
     fn receive(&self, batch: &mut ReceiveBatch) -> io::Result<()> {
-        let room = batch.buffer_mut().len();
-        let mut at = 0;
-        while batch.len() < FRAMES {
-            let fits = |frame: &Vec<u8>| at == 0 || frame.len() <= room - at;
-            let Some(frame) = self.queue.pop_if(fits) else { break };
-            if frame.len() > room - at {
-                continue;
-            }
-            batch.buffer_mut()[at..at + frame.len()].copy_from_slice(&frame);
-            batch.push(at..at + frame.len());
-            at += frame.len();
-        }
-        if batch.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        self.queue.receive(batch, FRAMES, |frame| frame, |_| true)
     }
 
     fn send_management(&self, _message: &[u8]) -> Option<io::Result<()>> {
