@@ -6,11 +6,12 @@
 
 mod address;
 pub mod extension;
+pub mod frct;
 pub mod management;
 mod name;
 pub mod oap;
 mod qos;
 
-pub use address::{Dialect, Eid, MacAddress, PeerAddress};
+pub use address::{Destination, Dialect, Eid, MacAddress, PeerAddress};
 pub use name::{DirectoryHash, InvalidName, Name, NameHash};
 pub use qos::QosSpec;
