@@ -7,6 +7,7 @@
 pub mod endpoint;
 pub mod native;
 pub mod negotiation;
+pub mod packet;
 pub mod protection;
 mod rotation;
 
