@@ -149,6 +149,39 @@ fn every_kind_of_key_signs_in_both_directions() {
     }
 }
 
+/// As a 0.23 server with an EC certificate and no digest configured was seen to
+/// answer (WIRE.md, "Allocation header"), to plain requests too.
+#[test]
+fn a_reply_that_an_ec_key_signed_without_naming_a_digest_is_accepted() {
+    let pem = include_str!("../vectors/certificates/p256.key");
+    let key = IdentityKey::from_pkcs8_pem(pem).expect("a key");
+    let [_, server, _] = certified();
+    let policy = ServerSecurity::default();
+    for dialect in DIALECTS {
+        for (client, hash) in
+            [(None, 48), (Some(old(encrypted())), 32), (Some(old(trusting(authority()))), 32)]
+        {
+            let resigned = |header: &mut Vec<u8>| {
+                let reply = Allocation::parse(header, hash).expect("a reply");
+                let mut signed = Allocation { md: 0, certificate: server.certificate(), ..reply }
+                    .encode()
+                    .expect("encodes");
+                let signature = key.sign(&signed);
+                signed.extend_from_slice(&signature);
+                *header = signed;
+            };
+            let encrypted = client.is_some();
+            let met = meet(dialect, at(0), client, &policy, (&unaltered, &resigned));
+            let Event::Allocated { keys, identity, .. } = met.told else {
+                panic!("{:?}", met.told)
+            };
+            assert_eq!(keys.is_some(), encrypted);
+            let known = identity.map(|server| server.fingerprint);
+            assert_eq!(known, encrypted.then(|| server.fingerprint()));
+        }
+    }
+}
+
 #[test]
 fn a_wrong_key_is_told_from_the_right_one() {
     let (server, expected) = (own(1, "my_vpn"), own(2, "my_vpn"));

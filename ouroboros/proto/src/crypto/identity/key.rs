@@ -178,34 +178,35 @@ impl PublicKey {
     }
 
     /// Checks the signature of `message` under the digest that the header's
-    /// `md` names (`None`: 0).
+    /// `md` names. `None` is an `md` of 0, which every key reads in its own
+    /// way: Ed25519 has no digest besides its own, ECDSA on any curve takes
+    /// SHA-256 (WIRE.md, "Allocation header", certificates).
     ///
     /// # Errors
     ///
-    /// The signature is another's, of another message, or malformed; or
-    /// `digest` does not go with the key: Ed25519 has none, ECDSA needs one.
+    /// The signature is another's, of another message, or malformed; or a
+    /// digest is named for an Ed25519 key.
     pub fn verify(
         &self,
         digest: Option<Hash>,
         message: &[u8],
         signature: &[u8],
     ) -> Result<(), BadSignature> {
-        match (&self.verifying, digest) {
-            (VerifyingKey::Ed25519(key), None) => {
+        let prehash = || digest.unwrap_or(Hash::Sha256).digest(message);
+        match &self.verifying {
+            VerifyingKey::Ed25519(_) if digest.is_some() => return Err(BadSignature),
+            VerifyingKey::Ed25519(key) => {
                 let signature = ed25519_dalek::Signature::from_slice(signature);
                 signature.and_then(|signature| key.verify_strict(message, &signature))
             }
-            (VerifyingKey::P256(key), Some(hash)) => {
+            VerifyingKey::P256(key) => {
                 let signature = p256::ecdsa::DerSignature::try_from(signature);
-                signature
-                    .and_then(|signature| key.verify_prehash(&hash.digest(message), &signature))
+                signature.and_then(|signature| key.verify_prehash(&prehash(), &signature))
             }
-            (VerifyingKey::P384(key), Some(hash)) => {
+            VerifyingKey::P384(key) => {
                 let signature = p384::ecdsa::DerSignature::try_from(signature);
-                signature
-                    .and_then(|signature| key.verify_prehash(&hash.digest(message), &signature))
+                signature.and_then(|signature| key.verify_prehash(&prehash(), &signature))
             }
-            _ => return Err(BadSignature),
         }
         .map_err(|_| BadSignature)
     }
