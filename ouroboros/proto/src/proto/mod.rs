@@ -5,6 +5,7 @@
 //! `poll_timeout`, `handle_timeout(now)`, and `poll` for events.
 
 pub mod endpoint;
+pub mod frct;
 pub mod native;
 pub mod negotiation;
 pub mod packet;
