@@ -5,7 +5,6 @@
 //! a flow's packets reach the thread that opens them without a detour. Not
 //! here: any meaning of a frame beyond the endpoint it is for.
 
-mod batch;
 mod eth_dix;
 pub mod fault;
 mod handed;
@@ -24,9 +23,12 @@ use std::{
     time::Duration,
 };
 
-pub use batch::{ReceiveBatch, SendBatch, Stray};
 pub use eth_dix::EthDix;
 pub use handed::{HandOver, Handed};
+pub use ouroboros_proto::{
+    packet::{ReceiveBatch, SendBatch, Stray},
+    wire::Destination,
+};
 pub use udp::Udp;
 
 use crate::wire::{Dialect, DirectoryHash, Eid, Name, PeerAddress, management::LARGEST_MESSAGE};
@@ -141,15 +143,6 @@ pub trait Management: Send + Sync {
 
     /// What to poll for reading.
     fn readiness(&self) -> BorrowedFd<'_>;
-}
-
-/// Where a management message goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Destination {
-    /// Every station of the segment.
-    Broadcast,
-    /// One peer.
-    Peer(PeerAddress),
 }
 
 /// The data path of one flow: frames from and to one endpoint of one peer.

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     crypto::{AeadBackend, Cipher, Entropy, FlowKey, NONCE, Suite, TAG},
-    transport::{ReceiveBatch, SendBatch},
+    packet::{ReceiveBatch, SendBatch},
     wire::Eid,
 };
 

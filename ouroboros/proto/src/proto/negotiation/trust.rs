@@ -99,7 +99,6 @@ pub(super) const USUAL_SIGNATURE: usize = 64;
 
 /// Whom one believes to be the peer.
 #[derive(Clone, Debug, Default)]
-#[non_exhaustive]
 pub enum Trust {
     /// Anyone. A signature is checked all the same where there is one, and the
     /// peer's identity told.

@@ -3,7 +3,8 @@
 
 use std::ops::Range;
 
-use crate::{tun::offload::Ecn, wire::PeerAddress};
+use super::Ecn;
+use crate::wire::PeerAddress;
 
 /// Frames on their way out, one behind the other in one buffer, each preceded
 /// by the transport's headroom, without gaps: equal frames can leave with one

@@ -12,8 +12,7 @@ use crate::{
         Now,
         negotiation::{Agreed, Agreement, NegotiationError, Offer, Refused, Shape, Terms},
     },
-    transport::Destination,
-    wire::{Dialect, Eid, NameHash, PeerAddress, management::Message},
+    wire::{Destination, Dialect, Eid, NameHash, PeerAddress, management::Message},
 };
 
 /// A 0.23 peer gives a name query 2 s (WIRE.md, "eth-dix").

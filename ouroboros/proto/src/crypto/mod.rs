@@ -21,17 +21,3 @@ pub trait Entropy {
     /// Fills `bytes` with random bytes.
     fn fill(&mut self, bytes: &mut [u8]);
 }
-
-/// The operating system's random source.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemEntropy;
-
-impl Entropy for SystemEntropy {
-    /// # Panics
-    ///
-    /// If the operating system has no randomness to give: nothing secure can
-    /// be done then.
-    fn fill(&mut self, bytes: &mut [u8]) {
-        getrandom::fill(bytes).expect("the operating system's random source works");
-    }
-}

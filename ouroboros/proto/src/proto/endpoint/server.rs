@@ -19,9 +19,8 @@ use crate::{
             Asked, Client, ServerSecurity, Terms, answer, identify_client, largest_answer, screen,
         },
     },
-    transport::Destination,
     wire::{
-        Dialect, Eid, Name, PeerAddress, extension::Extensions, management::Message,
+        Destination, Dialect, Eid, Name, PeerAddress, extension::Extensions, management::Message,
         oap::Allocation,
     },
 };

@@ -33,10 +33,9 @@ pub use super::negotiation::{
 use super::{Now, negotiation::Terms, protection::FlowKeys};
 use crate::{
     crypto::{Entropy, Suite},
-    transport::Destination,
     wire::{
-        Dialect, DirectoryHash, Eid, Name, NameHash, PeerAddress, QosSpec, extension::Lane,
-        management::Message,
+        Destination, Dialect, DirectoryHash, Eid, Name, NameHash, PeerAddress, QosSpec,
+        extension::Lane, management::Message,
     },
 };
 
@@ -74,7 +73,6 @@ pub struct AllocationRequest {
 
 /// Why there is no flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum AllocationFailure {
     /// Nobody answered the name query.
     NameNotFound,
@@ -151,7 +149,6 @@ pub struct Transmit {
 
 /// What happened.
 #[derive(Debug)]
-#[non_exhaustive]
 pub enum Event {
     /// A peer asks for a flow: accept or refuse it.
     Requested {

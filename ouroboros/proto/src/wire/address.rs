@@ -71,6 +71,15 @@ impl fmt::Display for PeerAddress {
     }
 }
 
+/// Where a management message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Every station of the segment.
+    Broadcast,
+    /// One peer.
+    Peer(PeerAddress),
+}
+
 /// Which of the two management layouts an IPCP speaks (WIRE.md, "eth-dix" and
 /// "UDP").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

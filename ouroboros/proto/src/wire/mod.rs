@@ -12,6 +12,6 @@ mod name;
 pub mod oap;
 mod qos;
 
-pub use address::{Dialect, Eid, MacAddress, PeerAddress};
+pub use address::{Destination, Dialect, Eid, MacAddress, PeerAddress};
 pub use name::{DirectoryHash, InvalidName, Name, NameHash};
 pub use qos::QosSpec;
