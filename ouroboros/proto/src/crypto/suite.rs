@@ -72,6 +72,42 @@ impl Default for Suite {
     }
 }
 
+/// The algorithms that a configuration names. What it does not name is no
+/// demand, and the best is still preferred.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Algorithms {
+    /// How the secret is agreed.
+    pub kex: Option<KeyExchange>,
+    /// How the key is derived.
+    pub kdf: Option<Hash>,
+    /// How packets are sealed.
+    pub cipher: Option<Cipher>,
+    /// What a request that is not signed names as its digest.
+    pub digest: Option<Hash>,
+}
+
+impl Algorithms {
+    /// The least that a server takes, and the least that it answers with. An
+    /// exchange is the client's to choose: if none is named, the default of
+    /// release 0.23 is enough (WIRE.md, "Allocation header", negotiation). A
+    /// cipher or hash below this is no reason to refuse: the server answers with
+    /// this one.
+    pub fn least(self) -> Suite {
+        let Suite { kdf, cipher, .. } = Suite::default();
+        Suite {
+            kex: self.kex.unwrap_or(KeyExchange::P256),
+            kdf: self.kdf.unwrap_or(kdf),
+            cipher: self.cipher.unwrap_or(cipher),
+        }
+    }
+}
+
+impl From<Suite> for Algorithms {
+    fn from(Suite { kex, kdf, cipher }: Suite) -> Self {
+        Self { kex: Some(kex), kdf: Some(kdf), cipher: Some(cipher), digest: None }
+    }
+}
+
 /// The text names no algorithm that can be used here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}: not an algorithm this library has")]
@@ -252,5 +288,20 @@ by_name!(Cipher, Hash, KeyExchange);
 impl std::fmt::Display for Suite {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} with {}, {}", self.kex, self.kdf, self.cipher)
+    }
+}
+
+impl std::fmt::Display for Algorithms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let suite = [
+            self.kex.map(|kex| kex.to_string()),
+            self.kdf.map(|kdf| kdf.to_string()),
+            self.cipher.map(|cipher| cipher.to_string()),
+        ];
+        let named: Vec<_> = suite.into_iter().flatten().collect();
+        if named.is_empty() {
+            return f.write_str("encrypted");
+        }
+        f.write_str(&named.join(", "))
     }
 }
