@@ -325,7 +325,8 @@ impl State {
             policy.unwrap_or_default().allocated(name, spec, asked, &folder)?;
         let known = folder.known_names();
         let mut flow = self.irm.allocate_raw(name, spec).await.map_err(|error| {
-            let changed = remembered.then(|| known.changed(name, &error)).flatten();
+            let changed = error.untrusted_key().filter(|_| remembered);
+            let changed = changed.and_then(|shown| known.check(name, shown).err());
             changed.map_or_else(|| error.to_string(), text)
         })?;
         if let Some(peer) = flow.info.identity.as_ref().filter(|_| remembered) {

@@ -223,7 +223,8 @@ impl Shared {
                 match event {
                     Event::Responded { .. } | Event::Unresponsive => state.probing = false,
                     Event::Moved(address) => {
-                        if let Err(error) = self.path.follow(*address) {
+                        let Some(path) = self.path.mobility() else { continue };
+                        if let Err(error) = path.follow(*address) {
                             tracing::warn!(%address, %error, "a peer moved, and cannot be followed");
                         } else {
                             tracing::info!(%address, "the peer has moved");
@@ -279,7 +280,9 @@ impl Shared {
             let size = path.headroom() + close.frame.len();
             let mut batch = SendBatch::new(path.headroom(), size);
             while driver::monotonic() < until {
-                path.look_for_the_way();
+                if let Some(path) = path.mobility() {
+                    path.look_for_the_way();
+                }
                 batch.clear();
                 if let Some(room) = batch.push(close.frame.len()) {
                     room.copy_from_slice(&close.frame);
@@ -297,7 +300,9 @@ impl Shared {
         while let Some(transmit) = session.poll_transmit() {
             if let Some(to) = transmit.to {
                 // Lost like any other: the session sends again.
-                let _ = self.path.send_elsewhere(to, &transmit.frame);
+                if let Some(path) = self.path.mobility() {
+                    let _ = path.send_elsewhere(to, &transmit.frame);
+                }
                 continue;
             }
             if !batch.fits(transmit.frame.len()) {
@@ -330,8 +335,8 @@ pub(super) async fn attend(flow: Weak<Shared>) {
             let patience = Duration::from_millis(control.patience.load(Relaxed));
             let (sent, heard) = shared.traffic();
             let one_sided = sent > heard && now.monotonic > heard + WATCH;
-            if one_sided {
-                shared.path.look_for_the_way();
+            if let Some(path) = shared.path.mobility().filter(|_| one_sided) {
+                path.look_for_the_way();
             }
             let mut due = None;
             shared.with_session(|state| {
@@ -342,7 +347,8 @@ pub(super) async fn attend(flow: Weak<Shared>) {
                 state.session.handle_timeout(now, &mut SystemEntropy);
                 // Patience begins with a network: until then each look is a
                 // first question, which finds out whether there is one.
-                let unasked = !state.probing || shared.path.is_cut_off();
+                let cut_off = shared.path.mobility().is_some_and(|path| path.is_cut_off());
+                let unasked = !state.probing || cut_off;
                 if !patience.is_zero() && one_sided && unasked {
                     state.session.probe(now, patience);
                     state.probing = true;

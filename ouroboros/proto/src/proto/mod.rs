@@ -5,8 +5,10 @@
 //! `poll_timeout`, `handle_timeout(now)`, and `poll` for events.
 
 pub mod endpoint;
+pub mod frct;
 pub mod native;
 pub mod negotiation;
+pub mod packet;
 pub mod protection;
 mod rotation;
 

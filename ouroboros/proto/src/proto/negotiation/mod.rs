@@ -14,7 +14,7 @@ pub use self::{
     offer::{Offer, Refused, Shape},
     trust::{Identity, IdentityError, PeerIdentity, Trust},
 };
-pub use super::protection::Profile;
+pub use super::packet::Profile;
 use crate::{
     crypto::{
         Algorithms, Cipher, Hash, KeyExchange, KeyExchangeError, Suite,
