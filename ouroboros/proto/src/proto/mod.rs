@@ -6,6 +6,7 @@
 
 pub mod endpoint;
 pub mod frct;
+pub mod hub;
 pub mod native;
 pub mod negotiation;
 pub mod packet;
