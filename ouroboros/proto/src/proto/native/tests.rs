@@ -231,7 +231,9 @@ fn no_number_is_used_twice() {
 #[test]
 fn equal_packets_look_unequal_and_say_nothing_but_their_length() {
     let (client, server) = pair();
-    for cipher in [Cipher::Aes128Gcm, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305] {
+    for cipher in
+        [Cipher::Aes128Gcm, Cipher::Aes192Gcm, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305]
+    {
         let suite = Suite { cipher, ..Suite::default() };
         let keys =
             |role| NativeKeys::new(suite, role, Capabilities::NONE, FlowKey::new([7; 32]), [9; 32]);
