@@ -207,7 +207,8 @@ pub trait Path: Send + Sync {
         false
     }
 
-    /// What to poll for reading and writing.
+    /// What to poll for reading and writing: the same, open descriptor for as long
+    /// as the path lives.
     fn readiness(&self) -> BorrowedFd<'_>;
 
     /// Bytes of transport header that precede each frame in a batch.

@@ -122,7 +122,12 @@ pub struct Opened {
 impl Opened {
     /// A packet of a format without numbers.
     pub(in crate::proto) fn packet(index: usize, body: Range<usize>) -> Self {
-        Self { index, content: Content::Packet, body, epoch: 0, leads: false, number: 0 }
+        Self::unnumbered(index, Content::Packet, body)
+    }
+
+    /// A packet of which no more than its content is known any more.
+    pub fn unnumbered(index: usize, content: Content, body: Range<usize>) -> Self {
+        Self { index, content, body, epoch: 0, leads: false, number: 0 }
     }
 }
 
@@ -180,7 +185,7 @@ impl Opener {
     /// # Errors
     ///
     /// As [`open`](Self::open).
-    pub fn open_from_elsewhere(&mut self, frame: &mut [u8]) -> Result<Opened, OpenError> {
+    pub fn open_off_path(&mut self, frame: &mut [u8]) -> Result<Opened, OpenError> {
         self.begin();
         let mut opened = self.authenticate(0, frame)?;
         let mut window = lock(&self.shared.window);
