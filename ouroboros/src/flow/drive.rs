@@ -86,8 +86,10 @@ impl Shared {
             let mut events = Vec::new();
             events.extend(std::iter::from_fn(|| connection.poll()));
             for event in &events {
-                if let ConnectionEvent::Moved(address) = event {
-                    if let Err(error) = self.path.follow(*address) {
+                if let ConnectionEvent::Moved(address) = event
+                    && let Some(path) = self.path.mobility()
+                {
+                    if let Err(error) = path.follow(*address) {
                         tracing::warn!(%address, %error, "a peer moved, and cannot be followed");
                     } else {
                         tracing::info!(%address, "the peer has moved");
@@ -108,7 +110,9 @@ impl Shared {
         while let Some(transmit) = connection.poll_transmit() {
             if let Some(to) = transmit.to {
                 // Lost like any other: the session sends again.
-                let _ = self.path.send_elsewhere(to, &transmit.frame);
+                if let Some(path) = self.path.mobility() {
+                    let _ = path.send_elsewhere(to, &transmit.frame);
+                }
                 continue;
             }
             let batch = batch.get_or_insert_with(|| pool::send_batch(self.path.headroom()));
@@ -141,7 +145,11 @@ impl Shared {
                 self.partial_checksums.store(takes, Relaxed);
             }
             ConnectionEvent::LargestFrame(size) => self.largest.store(size, Relaxed),
-            ConnectionEvent::RevalidatePath => self.path.look_for_the_way(),
+            ConnectionEvent::RevalidatePath => {
+                if let Some(path) = self.path.mobility() {
+                    path.look_for_the_way();
+                }
+            }
             ConnectionEvent::Closed => self.end(CLOSED_BY_PEER),
             ConnectionEvent::Down => self.end(DOWN),
             _ => {}
@@ -452,7 +460,7 @@ impl Shared {
         PathState {
             largest_frame: self.path.largest_frame(),
             routed: self.path.is_routed(),
-            detached: self.path.is_cut_off(),
+            detached: self.path.mobility().is_some_and(|path| path.is_cut_off()),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{io, time::Instant};
 
-use super::{Counters, LARGEST_SYN, TunnelError, delay::Delay, worker::Lane};
+use super::{Counters, LARGEST_SYN, TunnelError, delay::Delay, lane::Lane};
 use crate::{
     flow::FlowReceiver,
     proto::protection::Content,
