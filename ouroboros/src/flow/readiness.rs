@@ -7,7 +7,7 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, Mutex},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use async_io::Async;
@@ -99,12 +99,12 @@ impl Readiness {
             (Reactor::AsyncIo(source), Interest::Writable) => source.poll_writable(context),
             #[cfg(feature = "tokio")]
             (Reactor::Tokio(source), Interest::Readable) => {
-                ready!(source.poll_read_ready(context))?.clear_ready();
+                std::task::ready!(source.poll_read_ready(context))?.clear_ready();
                 Poll::Ready(Ok(()))
             }
             #[cfg(feature = "tokio")]
             (Reactor::Tokio(source), Interest::Writable) => {
-                ready!(source.poll_write_ready(context))?.clear_ready();
+                std::task::ready!(source.poll_write_ready(context))?.clear_ready();
                 Poll::Ready(Ok(()))
             }
         }
