@@ -28,7 +28,7 @@ pub enum LayerError {
     NotRegistered(String, String),
     /// Environment: the daemon refused, or is gone.
     #[error(transparent)]
-    Daemon(#[from] crate::daemon::DaemonError),
+    Daemon(#[from] DaemonError),
 }
 
 /// A flow could not be had.
@@ -97,7 +97,21 @@ pub enum AllocateError {
     Gone,
     /// Environment: the daemon refused, or is gone.
     #[error(transparent)]
-    Daemon(#[from] crate::daemon::DaemonError),
+    Daemon(#[from] DaemonError),
+}
+
+impl AllocateError {
+    /// The key that the server showed, where it was refused for its identity:
+    /// `Some(None)` if it showed none. `None` if the flow failed for another
+    /// reason. [`KnownNames::check`](crate::trust::KnownNames::check) explains
+    /// what is known instead.
+    pub fn untrusted_key(&self) -> Option<Option<Fingerprint>> {
+        match self {
+            Self::WrongKey { found, .. } => Some(Some(*found)),
+            Self::NotAuthenticated => Some(None),
+            _ => None,
+        }
+    }
 }
 
 impl From<AllocationFailure> for AllocateError {
@@ -148,10 +162,6 @@ pub enum FlowError {
     /// Misuse: an empty packet; on the wire that is a keepalive.
     #[error("an empty packet cannot be sent")]
     Empty,
-    /// Misuse: the flow's receiver is not read, and what was sent last is lost:
-    /// the key is used up, and the next is agreed by what the peer says.
-    #[error("no key may seal packets any more: read the flow, too, so that the next is agreed")]
-    Unread,
     /// Misuse: the buffer is smaller than the packet, which is lost.
     #[error("a buffer of {buffer} bytes is too small for a packet of {size}")]
     BufferTooSmall {
@@ -163,4 +173,22 @@ pub enum FlowError {
     /// Environment: the transport failed.
     #[error("transport: {0}")]
     Transport(#[from] io::Error),
+}
+
+/// The daemon cannot be asked, or refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DaemonError {
+    /// Environment: nobody listens on the socket.
+    #[error("irmd is not running at {0}: start it with `irmd`")]
+    NotRunning(String),
+    /// Environment: this user may not use the daemon.
+    #[error("{0}: permission denied: run as root or join the group `ouroboros`")]
+    NotPermitted(String),
+    /// The daemon did not do what was asked, and says why.
+    #[error("{0}")]
+    Refused(String),
+    /// The daemon went away, or spoke out of turn.
+    #[error("lost the connection to irmd: {0}")]
+    Lost(#[from] io::Error),
 }

@@ -1,6 +1,4 @@
-//! Encrypted flows between named programs, and an encrypted IP tunnel on top.
-//!
-//! The map of the house, from the wire up:
+#![doc = include_str!("../GUIDE.md")]
 //!
 //! [`wire`], [`crypto`] and [`proto`] are the crate `ouroboros-proto`.
 //!
@@ -20,6 +18,9 @@
 //! - [`daemon`]: the same flows, served by `irmd`.
 //! - [`trust`]: files of keys, known names, authorized clients, authorities.
 //! - `sys`: the only `unsafe`: sockets, ioctls, batched system calls.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("ouroboros needs Linux: packet sockets, TUN devices, epoll");
 
 pub mod crypto;
 pub mod daemon;
@@ -41,7 +42,7 @@ mod tunnel;
 pub use error::{AllocateError, FlowError, LayerError};
 pub use flow::{
     Flow, FlowCloser, FlowInfo, FlowReceiver, FlowSender, FlowSpec, FlowStatistics, FlowWatcher,
-    RawFlow, WatchElsewhere,
+    Packets, RawFlow, WatchElsewhere,
 };
 pub use ipcp::Ipcp;
 pub use irm::Irm;

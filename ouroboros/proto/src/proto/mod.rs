@@ -4,10 +4,13 @@
 //! One vocabulary for each: `handle(now, input)`, `poll_transmit`,
 //! `poll_timeout`, `handle_timeout(now)`, and `poll` for events.
 
+pub mod connection;
 pub mod endpoint;
 pub mod frct;
+pub mod hub;
 pub mod native;
 pub mod negotiation;
+pub mod packet;
 pub mod protection;
 mod rotation;
 

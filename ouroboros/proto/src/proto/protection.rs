@@ -8,9 +8,13 @@ use std::ops::Range;
 
 use zeroize::Zeroizing;
 
-pub use super::native::{Content, Opened, SealError};
+pub use super::{
+    native::SealError,
+    packet::{Content, OpenError, Opened, Profile},
+};
 use super::{
-    native::{self, Channel, KeyLimits, NativeKeys},
+    native::{self, Channel, NativeKeys},
+    packet::KeyLimits,
     rotation::{Opening, PERIOD, Sealing, rotating},
 };
 use crate::{
@@ -21,15 +25,6 @@ use crate::{
 
 /// Length of the CRC in bytes.
 const CRC: usize = 4;
-
-/// Which format the packets of an encrypted flow have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Profile {
-    /// That of 0.23: one key for both directions, no protection from replay.
-    Wire023,
-    /// The native profile (PROTOCOL.md).
-    Native,
-}
 
 /// The agreed keys of an encrypted flow. Not to be copied: see [`NativeKeys`].
 #[derive(Debug)]
@@ -94,27 +89,6 @@ impl FlowKeys {
             Profile::Native => NativeKeys::from_bytes(suite, bytes).map(Self::Native),
         }
     }
-}
-
-/// A frame is dropped: it is not a packet of the flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// Too short to be sealed.
-    #[error("frame too short")]
-    TooShort,
-    /// The CRC does not fit.
-    #[error("checksum mismatch")]
-    Checksum,
-    /// It authenticates under no key of the flow.
-    #[error("frame not authentic")]
-    NotAuthentic,
-    /// It was opened before, or is too old to tell.
-    #[error("packet replayed")]
-    Replayed,
-    /// It is authentic, and of a kind that is unknown or not awaited.
-    #[error("content not understood")]
-    UnknownContent,
 }
 
 /// The protection of one flow.

@@ -10,7 +10,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
-use super::protection::OpenError;
+use super::packet::OpenError;
 use crate::crypto::{Aead, AeadBackend, Cipher, Entropy, FlowKey, NONCE, TAG};
 
 /// Packets, sent and received, after which the key rotates.

@@ -18,7 +18,8 @@ mod window;
 
 use std::sync::Arc;
 
-pub use open::{Opened, Opener};
+pub use super::packet::{Content, KeyLimits, Opened};
+pub use open::Opener;
 pub use schedule::{NativeKeys, Role};
 pub use seal::{Reserved, SealError, Sealer};
 pub use session::{Event, Session, SessionConfig, Transmit};
@@ -41,36 +42,6 @@ const HEADER: usize = 5;
 const KIND: u8 = 0x40;
 /// The lower half of a packet's first byte: the low bits of the epoch.
 const EPOCHS: u8 = 0x0f;
-
-/// What is inside a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Content {
-    /// The profile's own: see PROTOCOL.md, "Control".
-    Control,
-    /// One packet of the application.
-    Packet,
-    /// One IP packet whose transport checksum covers its pseudo-header only.
-    PartialChecksum,
-}
-
-impl Content {
-    const fn id(self) -> u8 {
-        match self {
-            Self::Control => 0,
-            Self::Packet => 1,
-            Self::PartialChecksum => 2,
-        }
-    }
-
-    const fn from_id(id: u8) -> Option<Self> {
-        match id {
-            0 => Some(Self::Control),
-            1 => Some(Self::Packet),
-            2 => Some(Self::PartialChecksum),
-            _ => None,
-        }
-    }
-}
 
 /// What an end of a flow can do beyond the least: offered in a request; what
 /// both can, in the reply.
@@ -111,28 +82,6 @@ impl Capabilities {
     /// Whether all of `other` is in this.
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
-    }
-}
-
-/// How much one key may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeyLimits {
-    /// Packets sealed after which the next key is due.
-    pub due: u64,
-    /// Packets sealed after which no more data is.
-    pub data: u64,
-    /// Packets sealed after which nothing more is: what is between is for the
-    /// exchange of the next key.
-    pub all: u64,
-    /// Frames that did not open after which none is tried any more.
-    pub failures: u64,
-}
-
-impl Default for KeyLimits {
-    /// RFC 9001, section 6.6: 2^23 packets under a key of AES-GCM, 2^36 forgeries
-    /// (of ChaCha20-Poly1305, the lesser of the two).
-    fn default() -> Self {
-        Self { due: 1 << 22, data: (1 << 23) - (1 << 16), all: 1 << 23, failures: 1 << 36 }
     }
 }
 

@@ -1,14 +1,11 @@
 //! Opening. What does not authenticate changes nothing but a count; the replay
 //! window is asked after authentication, once for a batch.
 
-use std::{
-    ops::Range,
-    sync::{
-        Arc, Mutex,
-        atomic::{
-            AtomicBool, AtomicU64,
-            Ordering::{Acquire, Relaxed, Release},
-        },
+use std::sync::{
+    Arc, Mutex,
+    atomic::{
+        AtomicBool, AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
     },
 };
 
@@ -16,7 +13,11 @@ use super::{
     Content, EPOCHS, HEAD, HEADER, KIND, KeyLimits, TAIL, associated, nonce, schedule::ReceiveKey,
     window::ReplayWindow,
 };
-use crate::{proto::protection::OpenError, sync::lock, wire::Eid};
+use crate::{
+    proto::packet::{OpenError, Opened},
+    sync::lock,
+    wire::Eid,
+};
 
 /// A key with what is to be known of its use.
 struct Current {
@@ -102,30 +103,6 @@ impl Receiving {
     }
 }
 
-/// A packet that was opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opened {
-    /// Which frame of a batch it is; 0 outside of batches.
-    pub index: usize,
-    /// What the body is.
-    pub content: Content,
-    /// Where the body is in the frame.
-    pub body: Range<usize>,
-    /// The key epoch it was sealed in; 0 in other formats.
-    pub epoch: u64,
-    /// Whether none with a higher number was opened before; never in other
-    /// formats.
-    pub leads: bool,
-    number: u64,
-}
-
-impl Opened {
-    /// A packet of a format without numbers.
-    pub(in crate::proto) fn packet(index: usize, body: Range<usize>) -> Self {
-        Self { index, content: Content::Packet, body, epoch: 0, leads: false, number: 0 }
-    }
-}
-
 impl Opened {
     /// Enters the packet in the window; whether it is new.
     fn take(&mut self, window: &mut ReplayWindow) -> bool {
@@ -180,7 +157,7 @@ impl Opener {
     /// # Errors
     ///
     /// As [`open`](Self::open).
-    pub fn open_from_elsewhere(&mut self, frame: &mut [u8]) -> Result<Opened, OpenError> {
+    pub fn open_off_path(&mut self, frame: &mut [u8]) -> Result<Opened, OpenError> {
         self.begin();
         let mut opened = self.authenticate(0, frame)?;
         let mut window = lock(&self.shared.window);
