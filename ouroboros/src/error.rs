@@ -185,10 +185,6 @@ pub enum FlowError {
     /// Misuse: an empty packet; on the wire that is a keepalive.
     #[error("an empty packet cannot be sent")]
     Empty,
-    /// Misuse: the flow's receiver is not read, and what was sent last is lost:
-    /// the key is used up, and the next is agreed by what the peer says.
-    #[error("no key may seal packets any more: read the flow, too, so that the next is agreed")]
-    Unread,
     /// Misuse: the buffer is smaller than the packet, which is lost.
     #[error("a buffer of {buffer} bytes is too small for a packet of {size}")]
     BufferTooSmall {

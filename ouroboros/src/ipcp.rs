@@ -14,7 +14,6 @@ use std::{
 
 use async_channel::Sender;
 use async_executor::Task;
-use async_io::Async;
 use event_listener::Event as Notify;
 use futures_lite::future;
 
@@ -23,7 +22,7 @@ use crate::{
     crypto::{Entropy, Suite, SystemEntropy},
     driver,
     error::AllocateError,
-    flow::{FlowInfo, FlowSpec, PathSource, RawFlow},
+    flow::{FlowInfo, FlowSpec, Interest, RawFlow, Readiness},
     proto::endpoint::{
         AllocationFailure, AllocationId, AllocationRequest, Counters, Endpoint, Event, Limits,
         PeerIdentity, Refusal, RefusalReason, RequestId, ServerSecurity,
@@ -264,9 +263,9 @@ impl Core {
         self.wake.notify(1);
         let mut early = Vec::new();
         let agreed = {
-            let watch = Async::new_nonblocking(PathSource(path.clone()))?;
+            let readiness = Readiness::new(path.clone());
             let received = outcome.recv();
-            let reading = self.read_requester(&watch, allocation, &mut early);
+            let reading = self.read_requester((&*path, &readiness), allocation, &mut early);
             future::or(async { received.await.map_err(|_| AllocateError::Gone) }, async {
                 Err(reading.await.into())
             })
@@ -284,19 +283,21 @@ impl Core {
     /// there, and the peer's first packets may be right behind it.
     async fn read_requester(
         self: &Arc<Self>,
-        watch: &Async<PathSource>,
+        (path, readiness): (&dyn Path, &Readiness),
         allocation: AllocationId,
         early: &mut Vec<Vec<u8>>,
     ) -> io::Error {
         let mut batch = ReceiveBatch::new(128 * 1024);
         loop {
-            if let Err(error) = watch.readable().await {
-                return error;
-            }
             batch.clear();
-            match watch.get_ref().0.receive(&mut batch) {
+            match path.receive(&mut batch) {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if let Err(error) = readiness.wait(Interest::Readable).await {
+                        return error;
+                    }
+                    continue;
+                }
                 Err(error) => return error,
             }
             for index in 0..batch.len().min(EARLY_FRAMES - early.len().min(EARLY_FRAMES)) {
