@@ -4,6 +4,7 @@
 
 mod drive;
 mod dropped;
+mod refusals;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,18 +14,18 @@ use std::{
 
 use async_channel::Sender;
 use async_executor::Task;
-use async_io::Async;
 use event_listener::Event as Notify;
 use futures_lite::future;
 
+use self::refusals::Refusals;
 use crate::{
     crypto::{Entropy, Suite, SystemEntropy},
     driver,
     error::AllocateError,
-    flow::{FlowInfo, FlowSpec, PathSource, RawFlow},
+    flow::{FlowInfo, FlowSpec, Interest, RawFlow, Readiness},
     proto::endpoint::{
         AllocationFailure, AllocationId, AllocationRequest, Counters, Endpoint, Event, Limits,
-        PeerIdentity, Refusal, RequestId, ServerSecurity,
+        PeerIdentity, Refusal, RefusalReason, RequestId, ServerSecurity,
     },
     proto::protection::FlowKeys,
     sync::lock,
@@ -127,6 +128,7 @@ pub(crate) struct Core {
     management: Option<Arc<dyn Management>>,
     endpoint: Mutex<Endpoint>,
     allocating: Mutex<HashMap<AllocationId, Allocating>>,
+    refusals: Mutex<Refusals>,
     eids: Mutex<HashSet<Eid>>,
     wake: Notify,
     notices: Box<dyn Fn(Notice) + Send + Sync>,
@@ -147,6 +149,7 @@ impl Core {
             transport,
             endpoint: Mutex::new(endpoint),
             allocating: Mutex::default(),
+            refusals: Mutex::default(),
             eids: Mutex::default(),
             wake: Notify::new(),
             notices: Box::new(notices),
@@ -260,9 +263,9 @@ impl Core {
         self.wake.notify(1);
         let mut early = Vec::new();
         let agreed = {
-            let watch = Async::new_nonblocking(PathSource(path.clone()))?;
+            let readiness = Readiness::new(path.clone());
             let received = outcome.recv();
-            let reading = self.read_requester(&watch, allocation, &mut early);
+            let reading = self.read_requester((&*path, &readiness), allocation, &mut early);
             future::or(async { received.await.map_err(|_| AllocateError::Gone) }, async {
                 Err(reading.await.into())
             })
@@ -280,19 +283,21 @@ impl Core {
     /// there, and the peer's first packets may be right behind it.
     async fn read_requester(
         self: &Arc<Self>,
-        watch: &Async<PathSource>,
+        (path, readiness): (&dyn Path, &Readiness),
         allocation: AllocationId,
         early: &mut Vec<Vec<u8>>,
     ) -> io::Error {
         let mut batch = ReceiveBatch::new(128 * 1024);
         loop {
-            if let Err(error) = watch.readable().await {
-                return error;
-            }
             batch.clear();
-            match watch.get_ref().0.receive(&mut batch) {
+            match path.receive(&mut batch) {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if let Err(error) = readiness.wait(Interest::Readable).await {
+                        return error;
+                    }
+                    continue;
+                }
                 Err(error) => return error,
             }
             for index in 0..batch.len().min(EARLY_FRAMES - early.len().min(EARLY_FRAMES)) {
@@ -330,8 +335,8 @@ impl Core {
         Some(Ok(self.raw_flow(path, info, accepted.keys, Vec::new(), reserved)))
     }
 
-    pub(crate) fn refuse(&self, request: RequestId) {
-        self.endpoint().refuse(driver::now(), request, Refusal::NotAvailable);
+    fn refuse(&self, request: RequestId, refusal: Refusal) {
+        self.endpoint().refuse(driver::now(), request, refusal);
         self.wake.notify(1);
     }
 
@@ -402,6 +407,15 @@ impl Core {
         }
     }
 
+    fn log_refusal(&self, name: Option<Name>, from: PeerAddress, reason: &RefusalReason) {
+        let Some(silent) = lock(&self.refusals).admit(driver::now().monotonic, reason) else {
+            return;
+        };
+        let name = name.as_ref().map_or("(none that is served)", Name::as_str);
+        let more = if silent == 0 { String::new() } else { format!(" ({silent} more since)") };
+        tracing::warn!(ipcp = self.name, name, peer = %from, "refused a flow: {reason}{more}");
+    }
+
     fn tell(self: &Arc<Self>, event: Event) {
         match event {
             Event::Requested { request, name, from, remote, qos, .. } => {
@@ -410,15 +424,16 @@ impl Core {
                     let requested = Requested { ipcp, request, name, from, remote, qos };
                     (self.notices)(Notice::Requested(requested));
                 } else {
-                    self.refuse(request);
+                    self.refuse(request, Refusal::Quality);
                 }
             }
             Event::Withdrawn { request } => {
                 (self.notices)(Notice::Withdrawn(Arc::downgrade(self), request));
             }
             Event::Unheard { name, from, reason } => {
-                tracing::debug!(ipcp = self.name, %name, %from, %reason, "a stranger's request");
+                self.log_refusal(Some(name), from, &reason.into());
             }
+            Event::Refused { name, from, reason } => self.log_refusal(name, from, &reason),
             Event::Allocated { allocation, peer, remote, keys, suite, lane, identity } => {
                 if let Some(allocating) = lock(&self.allocating).remove(&allocation) {
                     if let Err(error) = allocating.path.connect(remote, peer) {

@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use async_io::Timer;
 use event_listener::Event;
 use futures_lite::future;
 
@@ -92,7 +91,7 @@ impl Begun {
         let begun = self.clone();
         driver::spawn(async move {
             let late = async {
-                Timer::after(PATIENCE).await;
+                driver::reaches(Some(driver::monotonic() + PATIENCE)).await;
                 Err(FlowError::Down)
             };
             let result = future::or(flow.ready(), late).await;

@@ -42,7 +42,7 @@ mod tunnel;
 pub use error::{AllocateError, FlowError, LayerError};
 pub use flow::{
     Flow, FlowCloser, FlowInfo, FlowReceiver, FlowSender, FlowSpec, FlowStatistics, FlowWatcher,
-    RawFlow, WatchElsewhere,
+    Packets, RawFlow, WatchElsewhere,
 };
 pub use ipcp::Ipcp;
 pub use irm::Irm;

@@ -127,7 +127,9 @@ fn packets_are_sealed_and_opened_as_given_by_both_backends() {
 
 #[test]
 fn backends_open_what_the_other_sealed() {
-    for cipher in [Cipher::Aes128Gcm, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305] {
+    for cipher in
+        [Cipher::Aes128Gcm, Cipher::Aes192Gcm, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305]
+    {
         for (one, other) in [
             (AeadBackend::Ring, AeadBackend::RustCrypto),
             (AeadBackend::RustCrypto, AeadBackend::Ring),

@@ -15,7 +15,7 @@ use super::{
 use event_listener::{Event, EventListener};
 use ouroboros::{
     Flow, FlowSpec, Irm, RawFlow, ServerSecurity,
-    crypto::{Suite, SystemEntropy},
+    crypto::{Algorithms, SystemEntropy},
     daemon::{
         protocol::{IpcpEntry, KeyEntry, NameEntry, Request, Response, Security, TransportSpec},
         security::FlowSecurity,
@@ -131,9 +131,9 @@ fn attaches(kind: &str, transport: &TransportSpec) -> bool {
     }
 }
 
-fn suite(security: Option<&Security>) -> Result<Option<Suite>, Error> {
+fn algorithms(security: Option<&Security>) -> Result<Option<Algorithms>, Error> {
     match security {
-        Some(Security::Suite(names)) => Ok(Some(Suite::try_from(names)?)),
+        Some(Security::Suite(names)) => Ok(Some(Algorithms::try_from(names)?)),
         _ => Ok(None),
     }
 }
@@ -171,7 +171,7 @@ impl State {
                 key,
                 certificate,
             } => {
-                let (server, client) = (suite(server.as_ref())?, suite(client.as_ref())?);
+                let (server, client) = (algorithms(server.as_ref())?, algorithms(client.as_ref())?);
                 let (key, certificate) = (key.map(Into::into), certificate.map(Into::into));
                 let policy = Policy { server, client, authentication, native, key, certificate };
                 self.create_name(name.parse()?, policy)

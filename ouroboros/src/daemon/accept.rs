@@ -11,7 +11,7 @@
 use std::{
     collections::HashMap,
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -72,7 +72,7 @@ impl Drop for Waiter<'_> {
 impl Acceptor {
     /// Waits for a flow to `name` (`None`: to any that is bound to this process or
     /// its program) from the daemon at `path`. Cancel safe.
-    pub(super) async fn accept(self: &Arc<Self>, path: &PathBuf, name: Option<String>) -> Outcome {
+    pub(super) async fn accept(self: &Arc<Self>, path: &Path, name: Option<String>) -> Outcome {
         lock(&self.names).entry(name.clone()).or_default().waiters += 1;
         let _waiter = Waiter { acceptor: self, name: &name };
         loop {
@@ -85,7 +85,7 @@ impl Acceptor {
                     return waiting.outcomes.remove(0);
                 }
                 if !std::mem::replace(&mut waiting.asking, true) {
-                    let (acceptor, path, name) = (self.clone(), path.clone(), name.clone());
+                    let (acceptor, path, name) = (self.clone(), path.to_owned(), name.clone());
                     driver::spawn(async move { acceptor.ask(path, name).await }).detach();
                 }
             }
@@ -149,7 +149,7 @@ impl Acceptor {
 
     async fn ask_once(
         &self,
-        path: &PathBuf,
+        path: &Path,
         name: &Option<String>,
         request: &Request,
         had_daemon: &mut bool,

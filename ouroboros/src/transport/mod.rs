@@ -175,7 +175,8 @@ pub trait Path: Send + Sync {
         None
     }
 
-    /// What to poll for reading and writing.
+    /// What to poll for reading and writing: the same, open descriptor for as long
+    /// as the path lives.
     fn readiness(&self) -> BorrowedFd<'_>;
 
     /// Bytes of transport header that precede each frame in a batch.

@@ -29,6 +29,7 @@ pub(super) struct Inbound {
 
 impl Inbound {
     pub(super) fn new(receiver: FlowReceiver) -> Self {
+        receiver.set_watched();
         Self { receiver, coalescer: Coalescer::new(true, true), delay: Delay::default() }
     }
 

@@ -3,8 +3,9 @@
 //! policy here (`proto::protection`).
 
 use aes_gcm::{
-    Aes128Gcm, Aes256Gcm, KeyInit,
-    aead::{AeadInOut, inout::InOutBuf},
+    Aes128Gcm, Aes256Gcm, AesGcm, KeyInit,
+    aead::{AeadInOut, consts::U12, inout::InOutBuf},
+    aes::Aes192,
 };
 use chacha20poly1305::ChaCha20Poly1305;
 use ring::aead::{
@@ -47,7 +48,8 @@ pub trait Aead: Send + Sync {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AeadBackend {
-    /// The `ring` crate: the fastest measured.
+    /// The `ring` crate: the fastest measured. It has no AES-192-GCM, which is
+    /// the other's then.
     #[default]
     Ring,
     /// The `aes-gcm` and `chacha20poly1305` crates: pure Rust.
@@ -59,15 +61,12 @@ impl AeadBackend {
     pub fn with_key(self, cipher: Cipher, key: &[u8; 32]) -> Box<dyn Aead> {
         let key = &key[..cipher.key_size()];
         match (self, cipher) {
-            (Self::Ring, _) => {
-                let algorithm = match cipher {
-                    Cipher::Aes128Gcm => &AES_128_GCM,
-                    Cipher::Aes256Gcm => &AES_256_GCM,
-                    Cipher::ChaCha20Poly1305 => &CHACHA20_POLY1305,
-                };
-                let key = UnboundKey::new(algorithm, key).expect("the key has the cipher's size");
-                Box::new(LessSafeKey::new(key))
+            (_, Cipher::Aes192Gcm) => {
+                Box::new(RustCrypto(Aes192Gcm::new_from_slice(key).expect("24 bytes")))
             }
+            (Self::Ring, Cipher::Aes128Gcm) => Box::new(ring_key(&AES_128_GCM, key)),
+            (Self::Ring, Cipher::Aes256Gcm) => Box::new(ring_key(&AES_256_GCM, key)),
+            (Self::Ring, Cipher::ChaCha20Poly1305) => Box::new(ring_key(&CHACHA20_POLY1305, key)),
             (Self::RustCrypto, Cipher::Aes128Gcm) => {
                 Box::new(RustCrypto(Aes128Gcm::new_from_slice(key).expect("16 bytes")))
             }
@@ -79,6 +78,12 @@ impl AeadBackend {
             }
         }
     }
+}
+
+type Aes192Gcm = AesGcm<Aes192, U12>;
+
+fn ring_key(algorithm: &'static ring::aead::Algorithm, key: &[u8]) -> LessSafeKey {
+    LessSafeKey::new(UnboundKey::new(algorithm, key).expect("the key has the cipher's size"))
 }
 
 impl Aead for LessSafeKey {
@@ -110,9 +115,7 @@ struct RustCrypto<C>(C);
 
 impl<C> Aead for RustCrypto<C>
 where
-    C: AeadInOut<NonceSize = aes_gcm::aead::consts::U12, TagSize = aes_gcm::aead::consts::U16>
-        + Send
-        + Sync,
+    C: AeadInOut<NonceSize = U12, TagSize = aes_gcm::aead::consts::U16> + Send + Sync,
 {
     fn seal_in_place(&self, nonce: &[u8; NONCE], aad: &[u8], data: &mut [u8]) -> [u8; TAG] {
         self.0

@@ -24,8 +24,20 @@ const P256_PREFIX: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
     0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
+/// The same of P-384, whose points take 97 bytes.
+const P384_PREFIX: [u8; 23] = [
+    0x30, 0x76, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b,
+    0x81, 0x04, 0x00, 0x22, 0x03, 0x62, 0x00,
+];
+/// The same of P-521, whose points take 133 bytes.
+const P521_PREFIX: [u8; 25] = [
+    0x30, 0x81, 0x9b, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05,
+    0x2b, 0x81, 0x04, 0x00, 0x23, 0x03, 0x81, 0x86, 0x00,
+];
 const X25519_SIZE: usize = X25519_PREFIX.len() + 32;
 const P256_SIZE: usize = P256_PREFIX.len() + 65;
+const P384_SIZE: usize = P384_PREFIX.len() + 97;
+const P521_SIZE: usize = P521_PREFIX.len() + 133;
 
 /// The peer's key exchange data cannot be agreed with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +58,8 @@ impl KeyExchange {
         match (raw, key.len()) {
             (false, X25519_SIZE) if key.starts_with(&X25519_PREFIX) => Some(Self::X25519),
             (false, P256_SIZE) if key.starts_with(&P256_PREFIX) => Some(Self::P256),
+            (false, P384_SIZE) if key.starts_with(&P384_PREFIX) => Some(Self::P384),
+            (false, P521_SIZE) if key.starts_with(&P521_PREFIX) => Some(Self::P521),
             (true, hybrid::PUBLIC_KEY) => Some(Self::X25519MlKem768),
             _ => None,
         }
@@ -61,6 +75,8 @@ impl KeyExchange {
         match self {
             Self::P256 => P256_SIZE,
             Self::X25519 => X25519_SIZE,
+            Self::P384 => P384_SIZE,
+            Self::P521 => P521_SIZE,
             Self::X25519MlKem768 => hybrid::CIPHERTEXT,
         }
     }
@@ -69,6 +85,8 @@ impl KeyExchange {
     const fn secret_size(self) -> usize {
         match self {
             Self::P256 | Self::X25519 => 32,
+            Self::P384 => 48,
+            Self::P521 => 66,
             Self::X25519MlKem768 => hybrid::SECRET,
         }
     }
@@ -76,6 +94,8 @@ impl KeyExchange {
 
 enum Secret {
     P256(p256::SecretKey),
+    P384(p384::SecretKey),
+    P521(p521::SecretKey),
     X25519(StaticSecret),
     X25519MlKem768(Box<hybrid::Secret>),
 }
@@ -92,6 +112,10 @@ impl EphemeralSecret {
         let mut bytes = Zeroizing::new(vec![0; kex.secret_size()]);
         loop {
             entropy.fill(&mut bytes);
+            if kex == KeyExchange::P521 {
+                // A scalar has 521 bits.
+                bytes[0] &= 1;
+            }
             // One in 2^32 strings is no P-256 scalar.
             if let Some(secret) = Self::from_bytes(kex, &bytes) {
                 return secret;
@@ -113,6 +137,16 @@ impl EphemeralSecret {
                 let secret = p256::SecretKey::from_slice(bytes).ok()?;
                 let public_key = secret.public_key().to_public_key_der().ok()?.into_vec();
                 (Secret::P256(secret), public_key)
+            }
+            KeyExchange::P384 => {
+                let secret = p384::SecretKey::from_slice(bytes).ok()?;
+                let public_key = secret.public_key().to_public_key_der().ok()?.into_vec();
+                (Secret::P384(secret), public_key)
+            }
+            KeyExchange::P521 => {
+                let secret = p521::SecretKey::from_slice(bytes).ok()?;
+                let public_key = secret.public_key().to_public_key_der().ok()?.into_vec();
+                (Secret::P521(secret), public_key)
             }
             KeyExchange::X25519MlKem768 => {
                 let secret = Box::new(hybrid::Secret::from_bytes(bytes.try_into().ok()?));
@@ -136,17 +170,22 @@ impl EphemeralSecret {
     /// to another key than this one is no error where the exchange cannot tell
     /// (FIPS 203, implicit rejection): the keys then differ.
     pub fn agree(&self, answer: &[u8], kdf: Hash) -> Result<FlowKey, KeyExchangeError> {
-        match &self.secret {
-            Secret::P256(secret) => {
-                if answer.len() != P256_SIZE {
+        macro_rules! agree_on_curve {
+            ($curve:ident, $secret:ident, $prefix:ident, $size:ident) => {{
+                if answer.len() != $size || !answer.starts_with(&$prefix) {
                     return Err(KeyExchangeError::Malformed);
                 }
-                let key = p256::PublicKey::from_public_key_der(answer)
+                let key = $curve::PublicKey::from_public_key_der(answer)
                     .map_err(|_| KeyExchangeError::Malformed)?;
                 let shared =
-                    p256::ecdh::diffie_hellman(secret.to_nonzero_scalar(), key.as_affine());
+                    $curve::ecdh::diffie_hellman($secret.to_nonzero_scalar(), key.as_affine());
                 Ok(schedule::agreed_key(kdf, shared.raw_secret_bytes(), &self.public_key, answer))
-            }
+            }};
+        }
+        match &self.secret {
+            Secret::P256(secret) => agree_on_curve!(p256, secret, P256_PREFIX, P256_SIZE),
+            Secret::P384(secret) => agree_on_curve!(p384, secret, P384_PREFIX, P384_SIZE),
+            Secret::P521(secret) => agree_on_curve!(p521, secret, P521_PREFIX, P521_SIZE),
             Secret::X25519(secret) => {
                 let key = answer
                     .strip_prefix(&X25519_PREFIX)

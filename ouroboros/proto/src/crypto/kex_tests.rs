@@ -4,7 +4,13 @@ use proptest::prelude::*;
 
 use super::*;
 
-const ALL: [KeyExchange; 3] = [KeyExchange::P256, KeyExchange::X25519, KeyExchange::X25519MlKem768];
+const ALL: [KeyExchange; 5] = [
+    KeyExchange::P256,
+    KeyExchange::X25519,
+    KeyExchange::P384,
+    KeyExchange::P521,
+    KeyExchange::X25519MlKem768,
+];
 
 /// A counter's bytes: different at each call, the same in each run.
 struct Counted(u8);
@@ -31,6 +37,8 @@ fn both_sides_of_every_exchange_agree() {
     for (kex, request, reply) in [
         (KeyExchange::P256, 91, 91),
         (KeyExchange::X25519, 44, 44),
+        (KeyExchange::P384, 120, 120),
+        (KeyExchange::P521, 158, 158),
         (KeyExchange::X25519MlKem768, 1216, 1120),
     ] {
         let client = client(kex);
@@ -38,7 +46,7 @@ fn both_sides_of_every_exchange_agree() {
         assert_eq!(KeyExchange::of_public_key(client.public_key(), kex.is_raw()), Some(kex));
         assert_eq!(KeyExchange::of_public_key(client.public_key(), !kex.is_raw()), None);
         let mut keys = Vec::new();
-        for kdf in [Hash::Sha256, Hash::Sha384, Hash::Sha512] {
+        for kdf in Hash::ALL {
             let (answer, key) =
                 answer(kex, client.public_key(), kdf, &mut Counted(2)).expect("answered");
             assert_eq!(answer.len(), reply);
@@ -133,13 +141,19 @@ fn points_of_small_order_are_degenerate_alone_and_in_the_hybrid() {
 }
 
 #[test]
-fn a_p256_point_off_the_curve_is_malformed() {
-    let client = client(KeyExchange::P256);
-    for at in [P256_PREFIX.len() + 1, P256_SIZE - 1] {
-        let mut key = client.public_key().to_vec();
-        key[at] ^= 1;
-        assert_eq!(client.agree(&key, Hash::Sha256), Err(KeyExchangeError::Malformed));
-        assert_eq!(respond(KeyExchange::P256, &key), Err(KeyExchangeError::Malformed));
+fn a_point_off_the_curve_is_malformed() {
+    for (kex, prefix, size) in [
+        (KeyExchange::P256, P256_PREFIX.len(), P256_SIZE),
+        (KeyExchange::P384, P384_PREFIX.len(), P384_SIZE),
+        (KeyExchange::P521, P521_PREFIX.len(), P521_SIZE),
+    ] {
+        let client = client(kex);
+        for at in [prefix + 1, size - 1] {
+            let mut key = client.public_key().to_vec();
+            key[at] ^= 1;
+            assert_eq!(client.agree(&key, Hash::Sha256), Err(KeyExchangeError::Malformed));
+            assert_eq!(respond(kex, &key), Err(KeyExchangeError::Malformed));
+        }
     }
 }
 
@@ -164,15 +178,14 @@ fn an_altered_ciphertext_gives_another_key() {
 
 #[test]
 fn exchanges_are_ordered_and_named_as_the_wire_has_them() {
-    assert!(KeyExchange::P256 < KeyExchange::X25519);
-    assert!(KeyExchange::X25519 < KeyExchange::X25519MlKem768);
+    assert!(ALL.is_sorted());
     for kex in ALL {
         assert_eq!(kex.to_string().parse(), Ok(kex));
     }
     assert_eq!(KeyExchange::X25519MlKem768.to_string(), "X25519MLKEM768");
 }
 
-static CLIENTS: LazyLock<[EphemeralSecret; 3]> = LazyLock::new(|| ALL.map(client));
+static CLIENTS: LazyLock<[EphemeralSecret; 5]> = LazyLock::new(|| ALL.map(client));
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
@@ -180,7 +193,7 @@ proptest! {
     #[test]
     fn arbitrary_bytes_are_no_reason_to_panic(
         bytes in prop::collection::vec(any::<u8>(), 0..1300),
-        size in prop::sample::select(vec![44, 91, 1120, 1216]),
+        size in prop::sample::select(vec![44, 91, 120, 158, 1120, 1216]),
         raw: bool,
     ) {
         let mut sized = bytes.clone();

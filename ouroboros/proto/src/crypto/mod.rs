@@ -13,7 +13,7 @@ mod suite;
 pub use aead::{Aead, AeadBackend, NONCE, NotAuthentic, TAG};
 pub use kex::{EphemeralSecret, KeyExchangeError, answer};
 pub use schedule::{FlowKey, Secret};
-pub use suite::{Cipher, Hash, KeyExchange, Suite, UnknownAlgorithm};
+pub use suite::{Algorithms, Cipher, Hash, KeyExchange, Suite, UnknownAlgorithm};
 
 /// A source of random bytes. Protocol code takes it as an argument, so that a
 /// simulation can replay a seed.

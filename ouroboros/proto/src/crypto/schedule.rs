@@ -1,11 +1,11 @@
 //! Keys from secrets: HKDF (RFC 5869), and the 0.23 key schedule on top of it
 //! (WIRE.md, "Allocation header" and "Packets of a flow").
 
-use hkdf::Hkdf;
-use sha2::{Digest, Sha256, Sha384, Sha512};
+use hkdf::SimpleHkdf;
+use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use super::Hash;
+use super::{Hash, suite::with_digest};
 
 const AGREEMENT: &[u8] = b"o7s-ossl-dhe";
 const ENCAPSULATION: &[u8] = b"o7s-ossl-encap";
@@ -58,11 +58,11 @@ impl Secret {
     pub fn extract(hash: Hash, salt: &[u8], input: &[u8]) -> Self {
         let mut bytes = [0; LARGEST_DIGEST];
         let secret = &mut bytes[..hash.size()];
-        match hash {
-            Hash::Sha256 => extract_with(secret, Hkdf::<Sha256>::extract(Some(salt), input).0),
-            Hash::Sha384 => extract_with(secret, Hkdf::<Sha384>::extract(Some(salt), input).0),
-            Hash::Sha512 => extract_with(secret, Hkdf::<Sha512>::extract(Some(salt), input).0),
-        }
+        with_digest!(hash, D => {
+            let (mut extracted, _) = SimpleHkdf::<D>::extract(Some(salt), input);
+            secret.copy_from_slice(&extracted);
+            extracted.as_mut_slice().zeroize();
+        });
         let secret = Self { hash, bytes };
         bytes.zeroize();
         secret
@@ -75,20 +75,14 @@ impl Secret {
         const { assert!(N <= LARGEST_EXPANSION * Hash::Sha256.size()) };
         let mut output = Zeroizing::new([0; N]);
         let secret = &self.bytes[..self.hash.size()];
-        match self.hash {
-            Hash::Sha256 => Hkdf::<Sha256>::from_prk(secret).map(|h| h.expand(label, &mut *output)),
-            Hash::Sha384 => Hkdf::<Sha384>::from_prk(secret).map(|h| h.expand(label, &mut *output)),
-            Hash::Sha512 => Hkdf::<Sha512>::from_prk(secret).map(|h| h.expand(label, &mut *output)),
-        }
-        .expect("a secret is as long as a digest")
-        .expect("asserted above");
+        with_digest!(self.hash, D => {
+            SimpleHkdf::<D>::from_prk(secret)
+                .expect("a secret is as long as a digest")
+                .expand(label, &mut *output)
+                .expect("asserted above");
+        });
         output
     }
-}
-
-fn extract_with(secret: &mut [u8], mut extracted: impl AsMut<[u8]>) {
-    secret.copy_from_slice(extracted.as_mut());
-    extracted.as_mut().zeroize();
 }
 
 impl std::fmt::Debug for Secret {
@@ -133,7 +127,7 @@ mod tests {
     #[test]
     fn hashes_salts_and_labels_part_the_keys() {
         let mut keys: Vec<[u8; 32]> = Vec::new();
-        for hash in [Hash::Sha256, Hash::Sha384, Hash::Sha512] {
+        for hash in Hash::ALL {
             for salt in [b"one", b"two"] {
                 for label in [b"key", b"iv "] {
                     keys.push(*Secret::extract(hash, salt, b"input").expand(label));
@@ -142,7 +136,7 @@ mod tests {
         }
         keys.sort_unstable();
         keys.dedup();
-        assert_eq!(keys.len(), 12);
+        assert_eq!(keys.len(), 4 * Hash::ALL.len());
     }
 
     #[test]

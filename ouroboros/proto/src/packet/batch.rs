@@ -38,6 +38,12 @@ impl SendBatch {
         }
     }
 
+    /// Empties the batch, for a path with `headroom` bytes of header.
+    pub fn reset(&mut self, headroom: usize) {
+        self.clear();
+        self.headroom = headroom;
+    }
+
     /// Whether a frame of `size` bytes still fits.
     pub fn fits(&self, size: usize) -> bool {
         self.used() + self.headroom + size <= self.buffer.len()

@@ -4,8 +4,10 @@
 //! One vocabulary for each: `handle(now, input)`, `poll_transmit`,
 //! `poll_timeout`, `handle_timeout(now)`, and `poll` for events.
 
+pub mod connection;
 pub mod endpoint;
 pub mod frct;
+pub mod hub;
 pub mod native;
 pub mod negotiation;
 pub mod packet;

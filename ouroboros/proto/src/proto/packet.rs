@@ -63,7 +63,12 @@ pub struct Opened {
 impl Opened {
     /// A packet of a format without numbers.
     pub(super) fn packet(index: usize, body: Range<usize>) -> Self {
-        Self { index, content: Content::Packet, body, epoch: 0, leads: false, number: 0 }
+        Self::unnumbered(index, Content::Packet, body)
+    }
+
+    /// A packet of which no more than its content is known any more.
+    pub fn unnumbered(index: usize, content: Content, body: Range<usize>) -> Self {
+        Self { index, content, body, epoch: 0, leads: false, number: 0 }
     }
 }
 

@@ -96,9 +96,9 @@ impl IdentityKey {
     fn try_certificate(&self, name: &Name) -> der::Result<Vec<u8>> {
         let oid = match self.digest() {
             None => ED25519,
-            Some(Hash::Sha256) => ECDSA_SHA256,
             Some(Hash::Sha384) => ECDSA_SHA384,
-            Some(Hash::Sha512) => ECDSA_SHA512,
+            // That of every other key here.
+            Some(_) => ECDSA_SHA256,
         };
         let algorithm = AlgorithmIdentifier { oid, parameters: None };
         let value = Any::new(Tag::Utf8String, name.as_str().as_bytes())?;

@@ -157,7 +157,7 @@ impl Opener {
     /// # Errors
     ///
     /// As [`open`](Self::open).
-    pub fn open_from_elsewhere(&mut self, frame: &mut [u8]) -> Result<Opened, OpenError> {
+    pub fn open_off_path(&mut self, frame: &mut [u8]) -> Result<Opened, OpenError> {
         self.begin();
         let mut opened = self.authenticate(0, frame)?;
         let mut window = lock(&self.shared.window);

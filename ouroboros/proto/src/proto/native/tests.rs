@@ -71,7 +71,7 @@ fn what_one_end_seals_the_other_opens_once_and_nobody_else() {
 fn what_comes_from_elsewhere_takes_nothing_from_what_comes_along_the_path() {
     let (client, server) = pair();
     let (mut seal, mut open, mut elsewhere) = (client.sealer(), server.opener(), server.opener());
-    let mut from_elsewhere = |frame: &[u8]| elsewhere.open_from_elsewhere(&mut frame.to_vec());
+    let mut from_elsewhere = |frame: &[u8]| elsewhere.open_off_path(&mut frame.to_vec());
     let [first, second, third] =
         [0; 3].map(|_| sealed(&mut seal, Content::Packet, b"a packet that is copied"));
     // A copy that is faster says that its sender may have moved, once.
@@ -231,7 +231,9 @@ fn no_number_is_used_twice() {
 #[test]
 fn equal_packets_look_unequal_and_say_nothing_but_their_length() {
     let (client, server) = pair();
-    for cipher in [Cipher::Aes128Gcm, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305] {
+    for cipher in
+        [Cipher::Aes128Gcm, Cipher::Aes192Gcm, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305]
+    {
         let suite = Suite { cipher, ..Suite::default() };
         let keys =
             |role| NativeKeys::new(suite, role, Capabilities::NONE, FlowKey::new([7; 32]), [9; 32]);

@@ -101,7 +101,7 @@ pub fn answer(
             || security.profile == ProfilePolicy::RequireNative
             || security.clients.demands_identity();
         if encrypted {
-            return Err(NegotiationError::TooWeak);
+            return Err(NegotiationError::NotEncrypted);
         }
         return Ok((encode(&reply), None));
     };
@@ -115,7 +115,7 @@ pub fn answer(
     let own = security.suite.unwrap_or(asked);
     let kex = strength(asked.kex, native);
     if kex < own.kex {
-        return Err(NegotiationError::TooWeak);
+        return Err(NegotiationError::TooWeak { offered: Suite { kex, ..asked }, least: own });
     }
     let identity = match client {
         Client::Checked(identity) => identity,
@@ -140,7 +140,7 @@ pub fn answer(
     let reply = match security.identity.as_ref().filter(|_| shown) {
         Some(identity) => {
             reply.md = identity.md();
-            identity.sign(&reply).ok_or(NegotiationError::Unsupported)?
+            identity.sign(&reply).expect("certificates are shorter than their length field")
         }
         None => encode(&reply),
     };

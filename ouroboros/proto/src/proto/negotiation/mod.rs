@@ -17,7 +17,7 @@ pub use self::{
 pub use super::packet::Profile;
 use crate::{
     crypto::{
-        Cipher, Hash, KeyExchange, KeyExchangeError, Suite,
+        Algorithms, Cipher, Hash, KeyExchange, KeyExchangeError, Suite,
         identity::{CertificateError, Fingerprint},
     },
     proto::{native::Capabilities, protection::FlowKeys},
@@ -50,6 +50,9 @@ pub struct ClientSecurity {
     /// The key exchange, and the least cipher and hash. A hybrid exchange that
     /// does not fit the request is done inside the flow, before data.
     pub suite: Suite,
+    /// The digest that a request without an identity names: that of the hash of
+    /// it in the reply.
+    pub digest: Hash,
     /// Whether it is to have the native profile.
     pub profile: ProfilePolicy,
     /// What this side can do in a native flow, besides.
@@ -68,6 +71,7 @@ impl Default for ClientSecurity {
     fn default() -> Self {
         Self {
             suite: Suite::default(),
+            digest: Hash::Sha256,
             profile: ProfilePolicy::default(),
             capabilities: DEFAULT_CAPABILITIES,
             lane: None,
@@ -83,6 +87,24 @@ impl From<Suite> for ClientSecurity {
         let bits = DEFAULT_CAPABILITIES.bits() & !Capabilities::HYBRID_FIRST.bits();
         let capabilities = Capabilities::from_bits(bits);
         Self { suite, capabilities, ..Self::default() }
+    }
+}
+
+impl From<Algorithms> for ClientSecurity {
+    /// The key exchange that is named and no other, or else the default; of the
+    /// cipher and the hash at least those that are named.
+    fn from(named: Algorithms) -> Self {
+        let Suite { kex, kdf, cipher } = Suite::default();
+        let suite = Suite {
+            kex: named.kex.unwrap_or(kex),
+            kdf: named.kdf.unwrap_or(kdf),
+            cipher: named.cipher.unwrap_or(cipher),
+        };
+        let security = match named.kex {
+            Some(_) => Self::from(suite),
+            None => Self { suite, ..Self::default() },
+        };
+        Self { digest: named.digest.unwrap_or(security.digest), ..security }
     }
 }
 
@@ -188,11 +210,19 @@ pub enum NegotiationError {
     #[error("malformed allocation header")]
     Malformed,
     /// An algorithm is unknown, unauthenticated or not built.
-    #[error("an algorithm that is not supported")]
-    Unsupported,
-    /// An algorithm is weaker than this side asks for.
-    #[error("an algorithm weaker than asked for")]
-    TooWeak,
+    #[error(transparent)]
+    Unsupported(#[from] UnsupportedAlgorithm),
+    /// What the peer offers or answers is weaker than this side asks for.
+    #[error("the peer has {offered}, which is weaker than {least}")]
+    TooWeak {
+        /// The peer's.
+        offered: Suite,
+        /// This side's.
+        least: Suite,
+    },
+    /// The peer wants a plain flow, and this side an encrypted one.
+    #[error("the peer wants a plain flow, and encryption is required")]
+    NotEncrypted,
     /// The peer does not offer or accept the native profile, and this side
     /// requires it.
     #[error("the native profile is required, and the peer does not have it")]
@@ -223,6 +253,33 @@ pub enum NegotiationError {
     /// The client's key is not one of those that get a flow.
     #[error("the client's key, {0}, is not authorized")]
     NotAuthorized(Fingerprint),
+}
+
+/// What a header names that is not supported here, by its number (WIRE.md,
+/// "Allocation header").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnsupportedAlgorithm {
+    /// A cipher: an unauthenticated one (904 to 906), or an unknown one.
+    #[error("the cipher with the number {0} is not supported")]
+    Cipher(u16),
+    /// A hash for key derivation.
+    #[error("key derivation with the hash with the number {0} is not supported")]
+    Kdf(u16),
+    /// A digest.
+    #[error("the digest with the number {0} is not supported")]
+    Digest(u16),
+    /// A key exchange other than those of [`KeyExchange`].
+    #[error("the key exchange of a key of {size} bytes ({form}) is not supported", form = if *raw { "raw" } else { "DER" })]
+    KeyExchange {
+        /// Length of the key.
+        size: usize,
+        /// Whether it is raw, not a SubjectPublicKeyInfo.
+        raw: bool,
+    },
+    /// A KEM whose client encapsulates (`kem_mode=client`).
+    #[error("encapsulation by the client (kem_mode=client) is not supported")]
+    ClientEncapsulates,
 }
 
 /// What was agreed for an encrypted flow.
@@ -280,7 +337,7 @@ fn transcript(terms: &Terms, request: &[u8], reply: &[u8]) -> [u8; 32] {
 fn request_digest(md: u16) -> Result<Hash, NegotiationError> {
     match md {
         0 => Ok(Hash::Sha384),
-        id => Hash::from_id(id).ok_or(NegotiationError::Unsupported),
+        id => Ok(Hash::from_id(id).ok_or(UnsupportedAlgorithm::Digest(id))?),
     }
 }
 
@@ -303,14 +360,20 @@ fn algorithms(header: &Allocation<'_>) -> Result<Option<(Hash, Cipher)>, Negotia
     if header.cipher == 0 && header.kdf == 0 && header.key.is_empty() {
         return Ok(None);
     }
-    let known = Hash::from_id(header.kdf).zip(Cipher::from_id(header.cipher));
-    known.filter(|_| !header.kem_role).map(Some).ok_or(NegotiationError::Unsupported)
+    if header.kem_role {
+        return Err(UnsupportedAlgorithm::ClientEncapsulates.into());
+    }
+    let kdf = Hash::from_id(header.kdf).ok_or(UnsupportedAlgorithm::Kdf(header.kdf))?;
+    let cipher =
+        Cipher::from_id(header.cipher).ok_or(UnsupportedAlgorithm::Cipher(header.cipher))?;
+    Ok(Some((kdf, cipher)))
 }
 
 /// The suite of a request; `None` if it is plain.
 fn suite(request: &Allocation<'_>) -> Result<Option<Suite>, NegotiationError> {
     let Some((kdf, cipher)) = algorithms(request)? else { return Ok(None) };
-    let kex = KeyExchange::of_public_key(request.key, request.raw_key)
-        .ok_or(NegotiationError::Unsupported)?;
+    let kex = KeyExchange::of_public_key(request.key, request.raw_key).ok_or(
+        UnsupportedAlgorithm::KeyExchange { size: request.key.len(), raw: request.raw_key },
+    )?;
     Ok(Some(Suite { kex, kdf, cipher }))
 }

@@ -135,7 +135,7 @@ impl Offer {
             return if plain { Ok(None) } else { Err(NegotiationError::Mismatch) };
         };
         let identity = identify(&reply, bytes, &asked.trust, signer, utc)?;
-        let (kdf, cipher) = algorithms(&reply)?.ok_or(NegotiationError::TooWeak)?;
+        let (kdf, cipher) = algorithms(&reply)?.ok_or(NegotiationError::NotEncrypted)?;
         let accepted = match asked.profile {
             ProfilePolicy::Wire023 => None,
             _ => extensions(&reply)?.profile,
@@ -151,7 +151,7 @@ impl Offer {
         let suite = Suite { kex: strength(*kex, accepted), kdf, cipher };
         let least = asked.suite;
         if suite.cipher < least.cipher || suite.kdf < least.kdf || suite.kex < least.kex {
-            return Err(NegotiationError::TooWeak);
+            return Err(NegotiationError::TooWeak { offered: suite, least });
         }
         // Whether a 0.23 server marks its ciphertext as raw was not seen: its
         // length says what it is.
@@ -183,7 +183,7 @@ fn encrypted(
     let mut header = Allocation {
         cipher: security.suite.cipher.id(),
         kdf: security.suite.kdf.id(),
-        md: identity.map_or(Hash::Sha256.id(), Identity::md),
+        md: identity.map_or(security.digest.id(), Identity::md),
         raw_key: kex.is_raw(),
         certificate: identity.map_or(&[], Identity::certificate),
         key: secret.public_key(),

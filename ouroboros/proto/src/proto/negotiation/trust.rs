@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::NegotiationError;
+use super::{NegotiationError, UnsupportedAlgorithm};
 use crate::{
     crypto::{
         Hash,
@@ -176,7 +176,7 @@ pub(super) fn identify(
     }
     let digest = match header.md {
         0 => None,
-        id => Some(Hash::from_id(id).ok_or(NegotiationError::Unsupported)?),
+        id => Some(Hash::from_id(id).ok_or(UnsupportedAlgorithm::Digest(id))?),
     };
     let signed = &bytes[..bytes.len() - header.signature.len()];
     certificate

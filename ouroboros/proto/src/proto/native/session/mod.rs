@@ -53,8 +53,9 @@ pub struct Session {
     began: Duration,
     /// When the next one is due.
     due: Duration,
-    /// Whether data is held back because the key is too old.
+    /// Data is held back because the key is too old, or will be from `key_end` on.
     overdue: bool,
+    key_end: Duration,
     /// When the exchange is repeated.
     retry: Option<Repeat>,
     answered: Duration,
@@ -91,6 +92,7 @@ impl Session {
             began: now,
             due: now,
             overdue: false,
+            key_end: now,
             retry: None,
             answered: Duration::ZERO,
             retiring: VecDeque::new(),
@@ -244,7 +246,7 @@ impl Session {
         let part = f64::from(u32::from_be_bytes(random)) / f64::from(u32::MAX);
         self.began = now;
         self.due = now + KEY_LIFE + JITTER.mul_f64(part);
-        self.overdue = false;
+        (self.overdue, self.key_end) = (false, now + KEY_END);
         if self.channel.epoch.number > 0 {
             self.channel.sending.allow_data(true);
             let epoch = self.channel.epoch.number;
@@ -342,6 +344,15 @@ impl Session {
         }
     }
 
+    /// A sealed message that the flow has ended, for a peer that was given up;
+    /// `None`: the keys can do no more.
+    pub(in crate::proto) fn farewell(&mut self) -> Option<Vec<u8>> {
+        self.ended = true;
+        self.queue.clear();
+        let body = Message::Close.encode();
+        self.seal(&body)
+    }
+
     fn end(&mut self, event: Event) {
         if !self.ended {
             self.ended = true;
@@ -353,16 +364,18 @@ impl Session {
     /// The next frame to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         let (to, body) = self.queue.pop_front()?;
-        let mut frame = vec![0; HEAD + body.len() + TAIL];
-        frame[HEAD..HEAD + body.len()].copy_from_slice(&body);
-        match self.sealer.reserve(1, false) {
-            Ok(mut number) => number.seal(&mut frame, Content::Control),
-            Err(_) => {
-                self.end(Event::Down);
-                return None;
-            }
-        }
+        let Some(frame) = self.seal(&body) else {
+            self.end(Event::Down);
+            return None;
+        };
         Some(Transmit { to, frame })
+    }
+
+    fn seal(&mut self, body: &[u8]) -> Option<Vec<u8>> {
+        let mut frame = vec![0; HEAD + body.len() + TAIL];
+        frame[HEAD..HEAD + body.len()].copy_from_slice(body);
+        self.sealer.reserve(1, false).ok()?.seal(&mut frame, Content::Control);
+        Some(frame)
     }
 
     /// The next thing that happened.
@@ -376,7 +389,7 @@ impl Session {
         if self.ended {
             return None;
         }
-        let mut due = vec![if self.overdue { Duration::MAX } else { self.began + KEY_END }];
+        let mut due = vec![self.key_end];
         if self.rekey.is_settled() && self.begins() {
             due.push(if self.keys_due() { self.earliest() } else { self.due });
         }
@@ -422,9 +435,11 @@ impl Session {
                 self.channel.receiving.retire(oldest);
             }
         }
-        if !self.overdue && now >= self.began + KEY_END {
-            self.overdue = true;
-            self.channel.sending.allow_data(false);
+        if now >= self.key_end {
+            self.key_end = now + KEY_END;
+            if !std::mem::replace(&mut self.overdue, true) {
+                self.channel.sending.allow_data(false);
+            }
         }
         let due = now >= self.due || (now >= self.earliest() && self.keys_due());
         if due && self.rekey.is_settled() && self.begins() {
