@@ -45,13 +45,25 @@ pub struct FlowSender {
     /// Plaintext bytes in the batch.
     bytes: u64,
     met_oversize: bool,
+    /// Largest frame that the path has said that it carries; to ask it is a
+    /// system call.
+    known_largest: usize,
 }
 
 impl FlowSender {
     pub(super) fn new(shared: Arc<Shared>, sealer: Sealer) -> Self {
         let (batch, keeps_batch, contents) = (None, false, Vec::new());
-        let (sealed, bytes, met_oversize) = (0, 0, false);
-        Self { shared, sealer, batch, keeps_batch, contents, sealed, bytes, met_oversize }
+        Self {
+            shared,
+            sealer,
+            batch,
+            keeps_batch,
+            contents,
+            sealed: 0,
+            bytes: 0,
+            met_oversize: false,
+            known_largest: 0,
+        }
     }
 
     /// Keeps the batch from now on: for who sends all the time.
@@ -184,6 +196,7 @@ impl FlowSender {
         counters.send_calls.fetch_add(batch.calls(), Relaxed);
         if oversize > 0 {
             self.met_oversize = true;
+            self.known_largest = 0;
             counters.oversize.fetch_add(oversize, Relaxed);
         }
         self.shared.note_sent();
@@ -205,6 +218,24 @@ impl FlowSender {
     /// Largest packet that can be sent now, in bytes.
     pub fn largest_packet(&self) -> usize {
         self.shared.largest_frame().saturating_sub(self.overhead())
+    }
+
+    /// Checks that a packet of `size` bytes can be sent, as far as is known.
+    pub(super) fn check_size(&mut self, size: usize) -> Result<(), FlowError> {
+        let frame = size + self.overhead();
+        let mut largest = self.known_largest.min(self.shared.largest.load(Relaxed));
+        if frame > largest {
+            self.known_largest = self.shared.path.largest_frame();
+            largest = self.known_largest.min(self.shared.largest.load(Relaxed));
+        }
+        match size {
+            0 => Err(FlowError::Empty),
+            _ if frame <= largest => Ok(()),
+            _ => {
+                let largest = largest.saturating_sub(self.overhead());
+                Err(FlowError::TooLarge { size, largest })
+            }
+        }
     }
 
     /// Whether packets have been too large for the path since the last call.

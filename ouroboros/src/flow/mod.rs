@@ -466,13 +466,7 @@ impl Flow {
     }
 
     fn push_to(&self, sender: &mut FlowSender, packet: &[u8]) -> Result<bool, FlowError> {
-        if packet.is_empty() {
-            return Err(FlowError::Empty);
-        }
-        let largest = sender.largest_packet();
-        if packet.len() > largest {
-            return Err(FlowError::TooLarge { size: packet.len(), largest });
-        }
+        sender.check_size(packet.len())?;
         let Some(slot) = sender.push(packet.len()) else { return Ok(false) };
         slot.copy_from_slice(packet);
         Ok(true)
