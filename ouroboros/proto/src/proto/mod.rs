@@ -7,6 +7,7 @@
 pub mod connection;
 pub mod endpoint;
 pub mod frct;
+pub mod hub;
 pub mod native;
 pub mod negotiation;
 pub mod packet;
