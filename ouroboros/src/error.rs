@@ -5,7 +5,11 @@ use std::io;
 
 use crate::{
     crypto::identity::{CertificateError, Fingerprint},
-    proto::{endpoint::AllocationFailure, frct::Failure, negotiation::NegotiationError},
+    proto::{
+        endpoint::{AllocationFailure, Refusal},
+        frct::Failure,
+        negotiation::NegotiationError,
+    },
     transport::OpenError,
     wire::InvalidName,
 };
@@ -51,7 +55,7 @@ pub enum AllocateError {
     #[error("the name was not found in any layer: is it registered there?")]
     NameNotFound,
     /// Peer: the flow was refused with this response code (negative).
-    #[error("the peer refused the flow (response {0})")]
+    #[error("the peer refused the flow (response {0}{meaning})", meaning = meaning(*.0))]
     Refused(i32),
     /// Peer: the server has another key than those that are trusted for its
     /// name. It was changed, or somebody is in between.
@@ -101,6 +105,26 @@ pub enum AllocateError {
     /// Environment: the daemon refused, or is gone.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
+}
+
+/// What a server of ours means by a response code; 0.23 servers have others.
+fn meaning(response: i32) -> &'static str {
+    const NOT_AVAILABLE: i32 = Refusal::NotAvailable.code();
+    const NOT_FRESH: i32 = Refusal::NotFresh.code();
+    const SECURITY: i32 = Refusal::Security.code();
+    const BUSY: i32 = Refusal::Busy.code();
+    const QUALITY: i32 = Refusal::Quality.code();
+    match response {
+        NOT_AVAILABLE => ": nothing there accepts flows to the name",
+        NOT_FRESH => {
+            ": the clocks of this machine and of the server differ by more than a flow in the \
+             0.23 format allows; set them, the server's log has the difference"
+        }
+        SECURITY => ": the encryption is less than the server demands, or it does not have it",
+        BUSY => ": the server has too many requests",
+        QUALITY => ": the server does not support this quality of service",
+        _ => "",
+    }
 }
 
 impl AllocateError {

@@ -4,6 +4,7 @@
 
 mod drive;
 mod dropped;
+mod refusals;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,6 +18,7 @@ use async_executor::Task;
 use event_listener::Event as Notify;
 use futures_lite::future;
 
+use self::refusals::Refusals;
 use crate::{
     crypto::{Entropy, Suite, SystemEntropy},
     driver,
@@ -24,7 +26,7 @@ use crate::{
     flow::{FlowInfo, FlowSpec, Interest, RawFlow, Readiness, reserved_after},
     proto::endpoint::{
         AllocationFailure, AllocationId, AllocationRequest, Counters, Endpoint, Event, Limits,
-        PeerIdentity, Refusal, RequestId, ServerSecurity,
+        PeerIdentity, Refusal, RefusalReason, RequestId, ServerSecurity,
     },
     proto::protection::FlowKeys,
     sync::lock,
@@ -127,6 +129,7 @@ pub(crate) struct Core {
     management: Option<Arc<dyn Management>>,
     endpoint: Mutex<Endpoint>,
     allocating: Mutex<HashMap<AllocationId, Allocating>>,
+    refusals: Mutex<Refusals>,
     eids: Mutex<HashSet<Eid>>,
     wake: Notify,
     notices: Box<dyn Fn(Notice) + Send + Sync>,
@@ -147,6 +150,7 @@ impl Core {
             transport,
             endpoint: Mutex::new(endpoint),
             allocating: Mutex::default(),
+            refusals: Mutex::default(),
             eids: Mutex::default(),
             wake: Notify::new(),
             notices: Box::new(notices),
@@ -337,8 +341,8 @@ impl Core {
         Some(Ok(self.raw_flow(path, info, accepted.keys, Vec::new(), reserved)))
     }
 
-    pub(crate) fn refuse(&self, request: RequestId) {
-        self.endpoint().refuse(driver::now(), request, Refusal::NotAvailable);
+    fn refuse(&self, request: RequestId, refusal: Refusal) {
+        self.endpoint().refuse(driver::now(), request, refusal);
         self.wake.notify(1);
     }
 
@@ -410,6 +414,15 @@ impl Core {
         }
     }
 
+    fn log_refusal(&self, name: Option<Name>, from: PeerAddress, reason: &RefusalReason) {
+        let Some(silent) = lock(&self.refusals).admit(driver::now().monotonic, reason) else {
+            return;
+        };
+        let name = name.as_ref().map_or("(none that is served)", Name::as_str);
+        let more = if silent == 0 { String::new() } else { format!(" ({silent} more since)") };
+        tracing::warn!(ipcp = self.name, name, peer = %from, "refused a flow: {reason}{more}");
+    }
+
     fn tell(self: &Arc<Self>, event: Event) {
         match event {
             Event::Requested { request, name, from, remote, qos, .. } => {
@@ -418,15 +431,16 @@ impl Core {
                     let requested = Requested { ipcp, request, name, from, remote, qos };
                     (self.notices)(Notice::Requested(requested));
                 } else {
-                    self.refuse(request);
+                    self.refuse(request, Refusal::Quality);
                 }
             }
             Event::Withdrawn { request } => {
                 (self.notices)(Notice::Withdrawn(Arc::downgrade(self), request));
             }
             Event::Unheard { name, from, reason } => {
-                tracing::debug!(ipcp = self.name, %name, %from, %reason, "a stranger's request");
+                self.log_refusal(Some(name), from, &reason.into());
             }
+            Event::Refused { name, from, reason } => self.log_refusal(name, from, &reason),
             Event::Allocated { allocation, peer, remote, keys, suite, lane, identity } => {
                 if let Some(allocating) = lock(&self.allocating).remove(&allocation) {
                     if let Err(error) = allocating.path.connect(remote, peer) {

@@ -48,6 +48,9 @@ pub struct FlowSender {
     /// Plaintext bytes in the batch.
     bytes: u64,
     met_oversize: bool,
+    /// Largest frame that the path has said that it carries; to ask it is a
+    /// system call.
+    known_largest: usize,
 }
 
 /// What becomes of the packets of a batch.
@@ -61,8 +64,18 @@ pub(super) enum Sends {
 impl FlowSender {
     pub(super) fn new(shared: Arc<Shared>, sends: Sends, owner: Option<Arc<Owner>>) -> Self {
         let (batch, keeps_batch, contents) = (None, false, Vec::new());
-        let (sealed, bytes, met_oversize) = (0, 0, false);
-        Self { owner, shared, sends, batch, keeps_batch, contents, sealed, bytes, met_oversize }
+        Self {
+            owner,
+            shared,
+            sends,
+            batch,
+            keeps_batch,
+            contents,
+            sealed: 0,
+            bytes: 0,
+            met_oversize: false,
+            known_largest: 0,
+        }
     }
 
     pub(super) fn owner(&self) -> Option<Arc<Owner>> {
@@ -208,6 +221,7 @@ impl FlowSender {
         counters.send_calls.fetch_add(batch.calls(), Relaxed);
         if oversize > 0 {
             self.met_oversize = true;
+            self.known_largest = 0;
             counters.oversize.fetch_add(oversize, Relaxed);
         }
         self.shared.note_sent();
@@ -239,7 +253,7 @@ impl FlowSender {
     }
 
     /// Drops what of the batch has not left.
-    pub(super) fn discard(&mut self) {
+    pub(crate) fn discard(&mut self) {
         self.batch = self.batch.take().filter(|_| self.keeps_batch);
         if let Some(batch) = &mut self.batch {
             batch.clear();
@@ -251,11 +265,33 @@ impl FlowSender {
 
     /// Largest packet that can be sent now, in bytes.
     pub fn largest_packet(&self) -> usize {
-        let overhead = match &self.sends {
+        self.shared.largest_frame().saturating_sub(self.overhead())
+    }
+
+    /// Bytes around a packet in its frame.
+    fn overhead(&self) -> usize {
+        match &self.sends {
             Sends::Sealed(sealer) => sealer.headroom() + sealer.tailroom(),
             Sends::InOrder { overhead } => *overhead,
-        };
-        self.shared.largest_frame().saturating_sub(overhead)
+        }
+    }
+
+    /// Checks that a packet of `size` bytes can be sent, as far as is known.
+    pub(super) fn check_size(&mut self, size: usize) -> Result<(), FlowError> {
+        let frame = size + self.overhead();
+        let mut largest = self.known_largest.min(self.shared.largest.load(Relaxed));
+        if frame > largest {
+            self.known_largest = self.shared.path.largest_frame();
+            largest = self.known_largest.min(self.shared.largest.load(Relaxed));
+        }
+        match size {
+            0 => Err(FlowError::Empty),
+            _ if frame <= largest => Ok(()),
+            _ => {
+                let largest = largest.saturating_sub(self.overhead());
+                Err(FlowError::TooLarge { size, largest })
+            }
+        }
     }
 
     /// Whether packets have been too large for the path since the last call.
@@ -296,19 +332,14 @@ pub struct FlowReceiver {
     /// Dropped first, as the sender's.
     _owner: Option<Arc<Owner>>,
     shared: Arc<Shared>,
-    /// Kept for as long as the receiver is.
-    batch: Pooled<ReceiveBatch>,
+    /// Kept until it is [released](Self::release).
+    batch: Option<Pooled<ReceiveBatch>>,
     packets: Vec<Opened>,
 }
 
 impl FlowReceiver {
     pub(super) fn new(shared: Arc<Shared>, owner: Option<Arc<Owner>>) -> Self {
-        Self {
-            _owner: owner,
-            shared,
-            batch: pool::receive_batch(),
-            packets: Vec::with_capacity(64),
-        }
+        Self { _owner: owner, shared, batch: None, packets: Vec::new() }
     }
 
     /// Blocks until there is at least one packet; how many there are. They
@@ -343,6 +374,7 @@ impl FlowReceiver {
         if let Err(error @ FlowError::Closed) = ended {
             return Err(error);
         }
+        let batch = self.batch.get_or_insert_with(pool::receive_batch);
         let mut inbox = lock(&shared.inbox);
         shared.reads.fetch_add(1, Relaxed);
         let mut any = true;
@@ -352,15 +384,15 @@ impl FlowReceiver {
         }
         if !inbox.packets.is_empty() {
             self.packets.clear();
-            self.batch.clear();
+            batch.clear();
             let mut start = 0;
             while let Some((bytes, packet)) = inbox.packets.first() {
                 let range = start..start + bytes.len();
-                let Some(room) = self.batch.buffer_mut().get_mut(range.clone()) else { break };
+                let Some(room) = batch.buffer_mut().get_mut(range.clone()) else { break };
                 room.copy_from_slice(bytes);
                 let body = 0..bytes.len();
-                self.packets.push(Opened::unnumbered(self.batch.len(), packet.content, body));
-                self.batch.push_marked(range.clone(), packet.ecn);
+                self.packets.push(Opened::unnumbered(batch.len(), packet.content, body));
+                batch.push_marked(range.clone(), packet.ecn);
                 start = range.end;
                 inbox.packets.remove_first();
             }
@@ -370,7 +402,7 @@ impl FlowReceiver {
         self.packets.clear();
         if shared.order.is_none() {
             let Inbox { opener, early, .. } = &mut *inbox;
-            any = shared.read((opener, early), &mut self.batch, &mut self.packets)?;
+            any = shared.read((opener, early), batch, &mut self.packets)?;
         }
         if !any {
             ended?;
@@ -385,17 +417,18 @@ impl FlowReceiver {
     /// If the batch has no such packet.
     pub fn packet(&self, index: usize) -> &[u8] {
         let opened = &self.packets[index];
-        &self.batch.frame(opened.index)[opened.body.clone()]
+        &self.batch().frame(opened.index)[opened.body.clone()]
     }
 
     /// Packet `index` of the last batch, and what is known of it.
     pub(crate) fn received(&self, index: usize) -> Received {
         let opened = &self.packets[index];
-        let start = self.batch.range(opened.index).start;
+        let batch = self.batch();
+        let start = batch.range(opened.index).start;
         Received {
             range: start + opened.body.start..start + opened.body.end,
             content: opened.content,
-            ecn: self.batch.ecn(opened.index),
+            ecn: batch.ecn(opened.index),
         }
     }
 
@@ -404,14 +437,25 @@ impl FlowReceiver {
         self.shared.path.waited()
     }
 
+    /// Gives the batch back until there is more to receive: for who has many
+    /// receivers, most of them idle.
+    pub(crate) fn release(&mut self) {
+        self.batch = None;
+        self.packets.clear();
+    }
+
+    fn batch(&self) -> &ReceiveBatch {
+        self.batch.as_ref().expect("what was received is there until it is released")
+    }
+
     /// The batch's buffer, for what moves packets on in place.
     pub(crate) fn buffer_mut(&mut self) -> &mut [u8] {
-        self.batch.buffer_mut()
+        self.batch.get_or_insert_with(pool::receive_batch).buffer_mut()
     }
 
     /// The batch's buffer.
     pub(crate) fn buffer(&self) -> &[u8] {
-        self.batch.buffer()
+        self.batch().buffer()
     }
 
     /// What to poll for reading. Poll [`end`](Self::end) with it. Who has this is
@@ -427,6 +471,11 @@ impl FlowReceiver {
         if !self.shared.watched_by_owner.load(Relaxed) {
             self.shared.watched_by_owner.store(true, SeqCst);
         }
+    }
+
+    /// Takes back that [`end`](Self::end) is readable, unless the flow has ended.
+    pub(crate) fn clear_end(&self) {
+        self.shared.clear_wake();
     }
 
     /// Readable once the flow has ended:

@@ -29,6 +29,11 @@ use std::{
 use event_listener::EventListener;
 use futures_lite::future;
 
+pub(crate) use self::{
+    batched::Received,
+    order::reserved_after,
+    readiness::{Interest, Readiness},
+};
 use self::{
     batched::Sends,
     drive::Taken,
@@ -41,10 +46,6 @@ pub use self::{
     info::{FlowInfo, FlowStatistics, RawFlow, WatchElsewhere},
     packets::Packets,
     spec::FlowSpec,
-};
-pub(crate) use self::{
-    order::reserved_after,
-    readiness::{Interest, Readiness},
 };
 use crate::{
     crypto::{AeadBackend, SystemEntropy},
@@ -489,13 +490,7 @@ impl Flow {
     }
 
     fn push_to(&self, sender: &mut FlowSender, packet: &[u8]) -> Result<bool, FlowError> {
-        if packet.is_empty() {
-            return Err(FlowError::Empty);
-        }
-        let largest = sender.largest_packet();
-        if packet.len() > largest {
-            return Err(FlowError::TooLarge { size: packet.len(), largest });
-        }
+        sender.check_size(packet.len())?;
         let Some(slot) = sender.push(packet.len()) else { return Ok(false) };
         slot.copy_from_slice(packet);
         Ok(true)
@@ -596,10 +591,18 @@ impl Flow {
     /// The blocking, batched pair of ends for two threads, each with a batch of
     /// its own. The flow ends when both are gone.
     pub fn split(self) -> (FlowSender, FlowReceiver) {
+        let (mut sender, receiver) = self.split_for_many();
+        sender.keep_batch();
+        (sender, receiver)
+    }
+
+    /// As [`split`](Self::split), for who has many flows: the ends keep no batch
+    /// while they are idle, if the receiver is told to
+    /// [release](FlowReceiver::release) its own.
+    pub(crate) fn split_for_many(self) -> (FlowSender, FlowReceiver) {
         let Self { sender, readiness, shared, .. } = self;
         drop(readiness);
-        let mut sender = sender.into_inner().unwrap_or_else(PoisonError::into_inner);
-        sender.keep_batch();
+        let sender = sender.into_inner().unwrap_or_else(PoisonError::into_inner);
         // Made now rather than when a thread is about to block. If there is none
         // to be had, it is tried again then.
         let _ = shared.wake();

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    RequestId,
+    ClockDifference, RequestId,
     sources::{Share, Shares, Source},
 };
 use crate::{
@@ -23,10 +23,22 @@ const NEWEST: u64 = 100_000_000;
 /// What tells one request from another: id and timestamp.
 pub(super) type Key = ([u8; 16], u64);
 
-pub(super) fn is_fresh(now: Now, request: &Allocation<'_>) -> bool {
-    let age = now.utc.saturating_sub(request.timestamp);
+/// How far the clock of who made `request` is off, if it is too far for the
+/// request to be fresh.
+pub(super) fn clock_difference(now: Now, request: &Allocation<'_>) -> Option<ClockDifference> {
+    let behind = now.utc.saturating_sub(request.timestamp);
     let ahead = request.timestamp.saturating_sub(now.utc);
-    age <= OLDEST && ahead <= NEWEST
+    match (behind > OLDEST, ahead > NEWEST) {
+        (true, _) => Some(ClockDifference::Behind(Duration::from_nanos(behind))),
+        (_, true) => Some(ClockDifference::Ahead(Duration::from_nanos(ahead))),
+        _ => None,
+    }
+}
+
+/// Whether a cookie of this age shows that the request that echoes it is fresh,
+/// whatever the clock of its sender says: it is remembered for longer.
+pub(super) const fn shows_freshness(age: Duration) -> bool {
+    age.as_nanos() <= OLDEST as u128
 }
 
 /// What became of a request.

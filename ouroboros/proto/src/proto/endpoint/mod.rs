@@ -94,6 +94,8 @@ pub enum Refusal {
     NotFresh,
     /// The encryption asked for is not had here.
     Security,
+    /// Flows of the quality of service asked for are not had here.
+    Quality,
     /// There are too many requests. One that offers the native profile gets a
     /// cookie with it, to ask again.
     Busy,
@@ -107,8 +109,37 @@ impl Refusal {
             Self::NotFresh => -2,
             Self::Security => -3,
             Self::Busy => -4,
+            Self::Quality => -5,
         }
     }
+}
+
+/// How far a peer's clock is from this side's, by the time in its request. A
+/// request of long ago that somebody repeats looks the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClockDifference {
+    /// The peer's is late.
+    #[error("its clock is {:.1} s behind ours", .0.as_secs_f64())]
+    Behind(Duration),
+    /// The peer's is early.
+    #[error("its clock is {:.1} s ahead of ours", .0.as_secs_f64())]
+    Ahead(Duration),
+}
+
+/// Why a request was refused, for the log of this side: the peer is told a
+/// [`Refusal`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RefusalReason {
+    /// Its algorithms, or what is demanded of it.
+    #[error(transparent)]
+    Negotiation(#[from] NegotiationError),
+    /// It is not fresh, and its sender does not speak the native profile.
+    #[error(transparent)]
+    Clock(#[from] ClockDifference),
+    /// Flows of this quality of service are not had here.
+    #[error("flows with this quality of service are not supported: {0:?}")]
+    Quality(QosSpec),
 }
 
 /// A flow that was accepted.
@@ -180,6 +211,15 @@ pub enum Event {
         /// What was wrong with it.
         reason: NegotiationError,
     },
+    /// A request was refused.
+    Refused {
+        /// The name it is for; `None`: none that is served.
+        name: Option<Name>,
+        /// Where it came from.
+        from: PeerAddress,
+        /// Why.
+        reason: RefusalReason,
+    },
     /// An own allocation is done.
     Allocated {
         /// The allocation.
@@ -210,12 +250,22 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {
-    /// Truncated, too long, unknown code or algorithm.
+    /// Truncated, too long, or of an unknown code.
     pub malformed: u64,
+    /// Requests for algorithms that are not supported.
+    pub unsupported: u64,
+    /// Requests for less than their name demands: a plain flow, a weaker
+    /// algorithm, no native profile.
+    pub too_weak: u64,
+    /// Requests for a quality of service that is not supported.
+    pub quality: u64,
+    /// Requests that were asked for a cookie since their senders' clocks differ
+    /// from this side's.
+    pub clocks: u64,
     /// For a name that is not registered here. On eth-dix these are often
     /// meant for another IPCP on the same interface, and not answered.
     pub unknown_name: u64,
-    /// Stale requests, requests from the future, replays.
+    /// Stale requests, requests from the future.
     pub not_fresh: u64,
     /// Copies of requests that are known; answered again or ignored.
     pub repeated: u64,

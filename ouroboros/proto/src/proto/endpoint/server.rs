@@ -7,8 +7,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    AcceptError, Accepted, Endpoint, Event, Refusal, RequestId, Transmit,
-    memory::{Answered, Key, Known, is_fresh},
+    AcceptError, Accepted, Endpoint, Event, Refusal, RefusalReason, RequestId, Transmit,
+    memory::{Answered, Key, Known, clock_difference, shows_freshness},
     sources::Source,
 };
 use crate::{
@@ -16,7 +16,8 @@ use crate::{
     proto::{
         Now,
         negotiation::{
-            Asked, Client, ServerSecurity, Terms, answer, identify_client, largest_answer, screen,
+            Asked, Client, NegotiationError, ServerSecurity, Terms, answer, identify_client,
+            largest_answer, screen,
         },
     },
     wire::{
@@ -103,9 +104,37 @@ impl Endpoint {
             self.counters.malformed += 1;
             return;
         };
-        if !is_fresh(now, &allocation) {
-            self.counters.not_fresh += 1;
-            return refuse(self, Refusal::NotFresh);
+        let screened = screen(&allocation);
+        if let Some(difference) = clock_difference(now, &allocation) {
+            match screened {
+                Ok(Asked { native: true, cookie: Some(cookie), .. })
+                    if self.cookies.age(now, from, cookie).is_some_and(shows_freshness) => {}
+                Ok(Asked { native: true, cookie: None, .. }) => {
+                    // Only those who may know of the name are asked for a cookie.
+                    // Who they are is looked at so often, since nothing else
+                    // bounds it for a request that is repeated.
+                    let known = |served: &Served| {
+                        identify_client(header, now.utc, &served.security).is_ok()
+                    };
+                    if hushed
+                        && !(self.answers.take(now, self.limits.answers_per_second)
+                            && served.as_ref().is_some_and(known))
+                    {
+                        self.counters.not_fresh += 1;
+                        return;
+                    }
+                    self.counters.clocks += 1;
+                    let refusal = Refusal::NotFresh;
+                    return self.demand_cookie(now, entropy, from, remote, &allocation, refusal);
+                }
+                _ => {
+                    self.counters.not_fresh += 1;
+                    let name = served.map(|served| served.name);
+                    let reason = difference.into();
+                    self.events.push_back(Event::Refused { name, from, reason });
+                    return refuse(self, Refusal::NotFresh);
+                }
+            }
         }
         let key = (allocation.id, allocation.timestamp);
         match self.memory.known(&key) {
@@ -128,9 +157,12 @@ impl Endpoint {
                 return refuse(self, Refusal::NotFresh);
             }
         }
-        let Ok(asked) = screen(&allocation) else {
-            self.counters.malformed += 1;
-            return refuse(self, Refusal::Security);
+        let asked = match screened {
+            Ok(asked) => asked,
+            Err(error) => {
+                self.note_refusal(served.map(|served| served.name), from, error);
+                return refuse(self, Refusal::Security);
+            }
         };
         let standing = self.standing(now, from, asked);
         let source = Source::of(from, standing == Standing::Proved);
@@ -145,7 +177,11 @@ impl Endpoint {
         if !admitted {
             return match standing {
                 Standing::Proved => self.counters.over_limit += 1,
-                Standing::Native => self.demand_cookie(now, entropy, from, remote, &allocation),
+                Standing::Native => {
+                    let refusal = Refusal::Busy;
+                    self.counters.cookies += 1;
+                    self.demand_cookie(now, entropy, from, remote, &allocation, refusal);
+                }
                 Standing::Old => {
                     self.counters.over_limit += 1;
                     refuse(self, Refusal::Busy);
@@ -181,7 +217,7 @@ impl Endpoint {
     }
 
     fn standing(&self, now: Now, from: PeerAddress, asked: Asked<'_>) -> Standing {
-        let good = |cookie| self.cookies.is_good(now, from, cookie);
+        let good = |cookie| self.cookies.age(now, from, cookie).is_some();
         match asked {
             // Who can send frames on a link can receive them there.
             _ if self.dialect == Dialect::EthDix => Standing::Proved,
@@ -227,8 +263,8 @@ impl Endpoint {
         from: PeerAddress,
         remote: Eid,
         request: &Allocation<'_>,
+        refusal: Refusal,
     ) {
-        self.counters.cookies += 1;
         if !self.cookie_budget.take(now, self.limits.cookies_per_second) {
             self.counters.unanswered += 1;
             return;
@@ -240,7 +276,7 @@ impl Endpoint {
         let refusal = Message::FlowReply {
             requester: remote,
             responder: Eid::MANAGEMENT,
-            response: Refusal::Busy.code(),
+            response: refusal.code(),
             allocation: &header,
         };
         self.send(from, &refusal);
@@ -274,6 +310,8 @@ impl Endpoint {
             Ok(answered) => answered,
             Err(error) => {
                 self.memory.refused(key);
+                let name = self.names.get(&terms.name).map(|served| served.name.clone());
+                self.note_refusal(name, from, error.clone());
                 if known || !security.clients.demands_identity() {
                     self.send(from, &refused(remote, Refusal::Security));
                 }
@@ -306,9 +344,32 @@ impl Endpoint {
         Ok(Accepted { keys, suite, lane, identity: agreed.identity })
     }
 
+    /// Counts a refusal by its reason, and tells of it.
+    fn note_refusal(&mut self, name: Option<Name>, from: PeerAddress, error: NegotiationError) {
+        let counter = match error {
+            NegotiationError::Unsupported(_) => &mut self.counters.unsupported,
+            NegotiationError::TooWeak { .. }
+            | NegotiationError::NotEncrypted
+            | NegotiationError::NotNative => &mut self.counters.too_weak,
+            NegotiationError::NotAuthenticated
+            | NegotiationError::NotAuthorized(_)
+            | NegotiationError::Certificate(_)
+            | NegotiationError::BadSignature => &mut self.counters.strangers,
+            _ => &mut self.counters.malformed,
+        };
+        *counter += 1;
+        self.events.push_back(Event::Refused { name, from, reason: error.into() });
+    }
+
     /// Refuses a pending request.
     pub fn refuse(&mut self, _now: Now, request: RequestId, refusal: Refusal) {
         let Some(pending) = self.take_pending(request) else { return };
+        if refusal == Refusal::Quality {
+            self.counters.quality += 1;
+            let name = self.names.get(&pending.terms.name).map(|served| served.name.clone());
+            let (from, reason) = (pending.from, RefusalReason::Quality(pending.terms.qos));
+            self.events.push_back(Event::Refused { name, from, reason });
+        }
         self.memory.refused(pending.key);
         let present = self.names.get(&pending.terms.name).map(|served| &served.security);
         let demands = present.unwrap_or(&pending.security).clients.demands_identity();
