@@ -60,6 +60,10 @@ impl Shared {
             watch(self.off_path_handler.get_or_init(|| off_path_handler(self)));
         }
         self.arm();
+        if !lock(&self.inbox).early.is_empty() {
+            // No event tells of what came before the flow began.
+            self.read_unread();
+        }
         let due = self.with_connection(|connection| {
             connection.path_state(driver::now(), self.path_state());
             connection.poll_timeout()
