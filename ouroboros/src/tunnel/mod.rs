@@ -216,6 +216,24 @@ impl Tunnel {
         *lock(&self.wanted) = Some(wanted.to_vec());
     }
 
+    /// Routes a network through the device; the route goes with it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not take it.
+    pub fn add_route(&self, network: IpNet) -> Result<(), TunnelError> {
+        Ok(self.device.add_route(network.network(), network.prefix_len())?)
+    }
+
+    /// Takes such a route away.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not.
+    pub fn remove_route(&self, network: IpNet) -> Result<(), TunnelError> {
+        Ok(self.device.remove_route(network.network(), network.prefix_len())?)
+    }
+
     /// What the hub at the other end says, the first time and whenever it
     /// changes. Nothing is done about it here. Cancel safe.
     pub async fn configuration(&self) -> Configuration {

@@ -46,6 +46,9 @@ fn turns(
 ) -> Result<(), TunnelError> {
     let mut inbound = Some(inbound);
     let (mut full, mut busy) = (false, 0);
+    if lane.exchange.is_due() {
+        full = outbound.turn(lane)? == Progress::Full;
+    }
     loop {
         let device = if full { PollFlags::empty() } else { PollFlags::IN };
         let mut path = PollFlags::empty();
