@@ -192,7 +192,7 @@ impl FlowSender {
     }
 
     /// Drops what of the batch has not left.
-    pub(super) fn discard(&mut self) {
+    pub(crate) fn discard(&mut self) {
         self.batch = self.batch.take().filter(|_| self.keeps_batch);
         if let Some(batch) = &mut self.batch {
             batch.clear();
@@ -243,14 +243,14 @@ pub(crate) struct Received {
 /// packets and keeps some data: see [`Flow`](super::Flow).
 pub struct FlowReceiver {
     shared: Arc<Shared>,
-    /// Kept for as long as the receiver is.
-    batch: Pooled<ReceiveBatch>,
+    /// Kept until it is [released](Self::release).
+    batch: Option<Pooled<ReceiveBatch>>,
     packets: Vec<Opened>,
 }
 
 impl FlowReceiver {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, batch: pool::receive_batch(), packets: Vec::with_capacity(64) }
+        Self { shared, batch: None, packets: Vec::new() }
     }
 
     /// Blocks until there is at least one packet; how many there are. They
@@ -285,19 +285,20 @@ impl FlowReceiver {
         if let Err(error @ FlowError::Closed) = ended {
             return Err(error);
         }
+        let batch = self.batch.get_or_insert_with(pool::receive_batch);
         let mut inbox = lock(&shared.inbox);
         shared.reads.fetch_add(1, Relaxed);
         if !inbox.packets.is_empty() {
             self.packets.clear();
-            self.batch.clear();
+            batch.clear();
             let mut start = 0;
             while let Some((bytes, packet)) = inbox.packets.first() {
                 let range = start..start + bytes.len();
-                let Some(room) = self.batch.buffer_mut().get_mut(range.clone()) else { break };
+                let Some(room) = batch.buffer_mut().get_mut(range.clone()) else { break };
                 room.copy_from_slice(bytes);
                 let body = 0..bytes.len();
-                self.packets.push(Opened::unnumbered(self.batch.len(), packet.content, body));
-                self.batch.push_marked(range.clone(), packet.ecn);
+                self.packets.push(Opened::unnumbered(batch.len(), packet.content, body));
+                batch.push_marked(range.clone(), packet.ecn);
                 start = range.end;
                 inbox.packets.remove_first();
             }
@@ -305,7 +306,7 @@ impl FlowReceiver {
             return Ok(self.packets.len());
         }
         let Inbox { opener, early, .. } = &mut *inbox;
-        let any = shared.read((opener, early), &mut self.batch, &mut self.packets)?;
+        let any = shared.read((opener, early), batch, &mut self.packets)?;
         if !any {
             ended?;
         }
@@ -319,17 +320,18 @@ impl FlowReceiver {
     /// If the batch has no such packet.
     pub fn packet(&self, index: usize) -> &[u8] {
         let opened = &self.packets[index];
-        &self.batch.frame(opened.index)[opened.body.clone()]
+        &self.batch().frame(opened.index)[opened.body.clone()]
     }
 
     /// Packet `index` of the last batch, and what is known of it.
     pub(crate) fn received(&self, index: usize) -> Received {
         let opened = &self.packets[index];
-        let start = self.batch.range(opened.index).start;
+        let batch = self.batch();
+        let start = batch.range(opened.index).start;
         Received {
             range: start + opened.body.start..start + opened.body.end,
             content: opened.content,
-            ecn: self.batch.ecn(opened.index),
+            ecn: batch.ecn(opened.index),
         }
     }
 
@@ -338,14 +340,25 @@ impl FlowReceiver {
         self.shared.path.waited()
     }
 
+    /// Gives the batch back until there is more to receive: for who has many
+    /// receivers, most of them idle.
+    pub(crate) fn release(&mut self) {
+        self.batch = None;
+        self.packets.clear();
+    }
+
+    fn batch(&self) -> &ReceiveBatch {
+        self.batch.as_ref().expect("what was received is there until it is released")
+    }
+
     /// The batch's buffer, for what moves packets on in place.
     pub(crate) fn buffer_mut(&mut self) -> &mut [u8] {
-        self.batch.buffer_mut()
+        self.batch.get_or_insert_with(pool::receive_batch).buffer_mut()
     }
 
     /// The batch's buffer.
     pub(crate) fn buffer(&self) -> &[u8] {
-        self.batch.buffer()
+        self.batch().buffer()
     }
 
     /// What to poll for reading. Poll [`end`](Self::end) with it. Who has this is
@@ -361,6 +374,11 @@ impl FlowReceiver {
         if !self.shared.watched_by_owner.load(Relaxed) {
             self.shared.watched_by_owner.store(true, SeqCst);
         }
+    }
+
+    /// Takes back that [`end`](Self::end) is readable, unless the flow has ended.
+    pub(crate) fn clear_end(&self) {
+        self.shared.clear_wake();
     }
 
     /// Readable once the flow has ended:

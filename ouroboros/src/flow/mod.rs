@@ -28,6 +28,7 @@ use std::{
 use event_listener::EventListener;
 use futures_lite::future;
 
+pub(crate) use self::batched::Received;
 pub(crate) use self::readiness::{Interest, Readiness};
 pub use self::{
     batched::{FlowReceiver, FlowSender},
@@ -551,10 +552,18 @@ impl Flow {
     /// The blocking, batched pair of ends for two threads, each with a batch of
     /// its own. The flow ends when both are gone.
     pub fn split(self) -> (FlowSender, FlowReceiver) {
+        let (mut sender, receiver) = self.split_for_many();
+        sender.keep_batch();
+        (sender, receiver)
+    }
+
+    /// As [`split`](Self::split), for who has many flows: the ends keep no batch
+    /// while they are idle, if the receiver is told to
+    /// [release](FlowReceiver::release) its own.
+    pub(crate) fn split_for_many(self) -> (FlowSender, FlowReceiver) {
         let Self { sender, readiness, shared, .. } = self;
         drop(readiness);
-        let mut sender = sender.into_inner().unwrap_or_else(PoisonError::into_inner);
-        sender.keep_batch();
+        let sender = sender.into_inner().unwrap_or_else(PoisonError::into_inner);
         // Made now rather than when a thread is about to block. If there is none
         // to be had, it is tried again then.
         let _ = shared.wake();
