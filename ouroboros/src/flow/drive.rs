@@ -73,7 +73,10 @@ impl Shared {
         self.watch.store(ARMED, SeqCst);
         let armed = self.registration.get().map(|at| at.arm(self.path.readiness()));
         if let Some(Err(error)) = armed {
-            tracing::warn!(%error, "a flow that is not read cannot be watched");
+            // Looked at now and then instead.
+            tracing::debug!(%error, "a flow that is not read cannot be watched");
+            self.read_unread();
+            self.check_again();
         }
     }
 
