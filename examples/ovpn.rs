@@ -127,7 +127,8 @@ async fn known(irm: &Irm, name: &str, queues: u8, known: &KnownNames) -> Outcome
     let flows = match irm.allocate_lanes(name, spec, queues).await {
         Ok(flows) => flows,
         Err(error) => {
-            return Err(known.changed(&parsed, &error).map_or_else(|| error.into(), Into::into));
+            let changed = error.untrusted_key().and_then(|key| known.check(&parsed, key).err());
+            return Err(changed.map_or_else(|| error.into(), Into::into));
         }
     };
     match &flows[0].info().identity {

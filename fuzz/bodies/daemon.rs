@@ -3,10 +3,10 @@
 //! for which, then a datagram.
 
 use ouroboros::{
-    crypto::Suite,
+    crypto::Algorithms,
     daemon::{
         control::Message,
-        protocol::{Request, Response, Security, SuiteNames},
+        protocol::{AlgorithmNames, Request, Response, Security},
     },
 };
 
@@ -26,8 +26,8 @@ fn request(datagram: &[u8]) {
     let Request::CreateName { server, client, .. } = request else { return };
     for security in [server, client].into_iter().flatten() {
         let Security::Suite(names) = security else { continue };
-        let Ok(suite) = Suite::try_from(&names) else { continue };
-        assert_eq!(Suite::try_from(&SuiteNames::from(suite)), Ok(suite));
+        let Ok(named) = Algorithms::try_from(&names) else { continue };
+        assert_eq!(Algorithms::try_from(&AlgorithmNames::from(named)), Ok(named));
     }
 }
 

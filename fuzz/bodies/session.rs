@@ -189,7 +189,7 @@ impl Flow {
         let (end, peer) = if sender == 0 { (server, client) } else { (client, server) };
         let mut bytes = frame.to_vec();
         let opened = match from {
-            Some(_) => end.opener.open_from_elsewhere(&mut bytes),
+            Some(_) => end.opener.open_off_path(&mut bytes),
             None => end.opener.open(&mut bytes),
         };
         let Ok(opened) = opened else { return };

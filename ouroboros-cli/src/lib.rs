@@ -8,6 +8,7 @@ pub mod irmd;
 pub mod man;
 pub mod ovpn;
 pub mod table;
+pub mod tools;
 
 use std::{
     env,

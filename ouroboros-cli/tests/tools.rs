@@ -374,6 +374,10 @@ fn each_tool_tells_its_version_and_its_man_page() {
         (env!("CARGO_BIN_EXE_irmd"), "irmd"),
         (env!("CARGO_BIN_EXE_irm"), "irm"),
         (env!("CARGO_BIN_EXE_ovpn"), "ovpn"),
+        (env!("CARGO_BIN_EXE_oping"), "oping"),
+        (env!("CARGO_BIN_EXE_oecho"), "oecho"),
+        (env!("CARGO_BIN_EXE_operf"), "operf"),
+        (env!("CARGO_BIN_EXE_ocbr"), "ocbr"),
     ] {
         let run = |option: &str| {
             told(tool(path, &socket_in(&folder)).arg(option).output().expect("runs"))
@@ -382,5 +386,34 @@ fn each_tool_tells_its_version_and_its_man_page() {
         let page = run("--generate-man");
         assert!(page.starts_with(&format!(".TH {} 1", name.to_uppercase())), "{page}");
         assert!(page.contains(".SH USAGE"), "{page}");
+    }
+}
+
+#[test]
+fn what_the_measuring_tools_cannot_do_is_one_line_and_its_own_exit_code() {
+    let folder = Folder::new();
+    let socket = socket_in(&folder);
+    let run = |path: &str, words: &str| {
+        tool(path, &socket).args(words.split_whitespace()).output().expect("runs")
+    };
+    for (path, words) in [
+        (env!("CARGO_BIN_EXE_oping"), ""),
+        (env!("CARGO_BIN_EXE_oping"), "-n my_vpn -i 5x"),
+        (env!("CARGO_BIN_EXE_oping"), "-n my_vpn -c 4294967295"),
+        (env!("CARGO_BIN_EXE_operf"), "-n my_vpn -t both"),
+        (env!("CARGO_BIN_EXE_operf"), "-n my_vpn -r 0"),
+        (env!("CARGO_BIN_EXE_ocbr"), "-n my_vpn -s -1"),
+    ] {
+        complaint(run(path, words), 2);
+    }
+    // There is no daemon.
+    for (path, words) in [
+        (env!("CARGO_BIN_EXE_oping"), "-n my_vpn"),
+        (env!("CARGO_BIN_EXE_oping"), "-n my_vpn --json"),
+        (env!("CARGO_BIN_EXE_oecho"), ""),
+        (env!("CARGO_BIN_EXE_operf"), "-n my_vpn"),
+        (env!("CARGO_BIN_EXE_ocbr"), "-n my_vpn"),
+    ] {
+        assert!(complaint(run(path, words), 1).contains("irmd"));
     }
 }

@@ -5,7 +5,10 @@ use std::io;
 
 use crate::{
     crypto::identity::{CertificateError, Fingerprint},
-    proto::{endpoint::AllocationFailure, negotiation::NegotiationError},
+    proto::{
+        endpoint::{AllocationFailure, Refusal},
+        negotiation::NegotiationError,
+    },
     transport::OpenError,
     wire::InvalidName,
 };
@@ -28,7 +31,7 @@ pub enum LayerError {
     NotRegistered(String, String),
     /// Environment: the daemon refused, or is gone.
     #[error(transparent)]
-    Daemon(#[from] crate::daemon::DaemonError),
+    Daemon(#[from] DaemonError),
 }
 
 /// A flow could not be had.
@@ -48,7 +51,7 @@ pub enum AllocateError {
     #[error("the name was not found in any layer: is it registered there?")]
     NameNotFound,
     /// Peer: the flow was refused with this response code (negative).
-    #[error("the peer refused the flow (response {0})")]
+    #[error("the peer refused the flow (response {0}{meaning})", meaning = meaning(*.0))]
     Refused(i32),
     /// Peer: the server has another key than those that are trusted for its
     /// name. It was changed, or somebody is in between.
@@ -97,7 +100,41 @@ pub enum AllocateError {
     Gone,
     /// Environment: the daemon refused, or is gone.
     #[error(transparent)]
-    Daemon(#[from] crate::daemon::DaemonError),
+    Daemon(#[from] DaemonError),
+}
+
+/// What a server of ours means by a response code; 0.23 servers have others.
+fn meaning(response: i32) -> &'static str {
+    const NOT_AVAILABLE: i32 = Refusal::NotAvailable.code();
+    const NOT_FRESH: i32 = Refusal::NotFresh.code();
+    const SECURITY: i32 = Refusal::Security.code();
+    const BUSY: i32 = Refusal::Busy.code();
+    const QUALITY: i32 = Refusal::Quality.code();
+    match response {
+        NOT_AVAILABLE => ": nothing there accepts flows to the name",
+        NOT_FRESH => {
+            ": the clocks of this machine and of the server differ by more than a flow in the \
+             0.23 format allows; set them, the server's log has the difference"
+        }
+        SECURITY => ": the encryption is less than the server demands, or it does not have it",
+        BUSY => ": the server has too many requests",
+        QUALITY => ": the server does not support this quality of service",
+        _ => "",
+    }
+}
+
+impl AllocateError {
+    /// The key that the server showed, where it was refused for its identity:
+    /// `Some(None)` if it showed none. `None` if the flow failed for another
+    /// reason. [`KnownNames::check`](crate::trust::KnownNames::check) explains
+    /// what is known instead.
+    pub fn untrusted_key(&self) -> Option<Option<Fingerprint>> {
+        match self {
+            Self::WrongKey { found, .. } => Some(Some(*found)),
+            Self::NotAuthenticated => Some(None),
+            _ => None,
+        }
+    }
 }
 
 impl From<AllocationFailure> for AllocateError {
@@ -148,10 +185,6 @@ pub enum FlowError {
     /// Misuse: an empty packet; on the wire that is a keepalive.
     #[error("an empty packet cannot be sent")]
     Empty,
-    /// Misuse: the flow's receiver is not read, and what was sent last is lost:
-    /// the key is used up, and the next is agreed by what the peer says.
-    #[error("no key may seal packets any more: read the flow, too, so that the next is agreed")]
-    Unread,
     /// Misuse: the buffer is smaller than the packet, which is lost.
     #[error("a buffer of {buffer} bytes is too small for a packet of {size}")]
     BufferTooSmall {
@@ -163,4 +196,22 @@ pub enum FlowError {
     /// Environment: the transport failed.
     #[error("transport: {0}")]
     Transport(#[from] io::Error),
+}
+
+/// The daemon cannot be asked, or refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DaemonError {
+    /// Environment: nobody listens on the socket.
+    #[error("irmd is not running at {0}: start it with `irmd`")]
+    NotRunning(String),
+    /// Environment: this user may not use the daemon.
+    #[error("{0}: permission denied: run as root or join the group `ouroboros`")]
+    NotPermitted(String),
+    /// The daemon did not do what was asked, and says why.
+    #[error("{0}")]
+    Refused(String),
+    /// The daemon went away, or spoke out of turn.
+    #[error("lost the connection to irmd: {0}")]
+    Lost(#[from] io::Error),
 }

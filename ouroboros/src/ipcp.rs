@@ -4,6 +4,7 @@
 
 mod drive;
 mod dropped;
+mod refusals;
 mod responder;
 
 use std::{
@@ -15,19 +16,18 @@ use std::{
 
 use async_channel::Sender;
 use async_executor::Task;
-use async_io::{Async, Timer};
 use event_listener::Event as Notify;
 use futures_lite::future;
 
-use self::responder::Responding;
+use self::{refusals::Refusals, responder::Responding};
 use crate::{
     crypto::{Entropy, Suite, SystemEntropy},
     driver,
     error::AllocateError,
-    flow::{FlowInfo, FlowSpec, PathSource, RawFlow},
+    flow::{FlowInfo, FlowSpec, Interest, RawFlow, Readiness},
     proto::endpoint::{
         AllocationFailure, AllocationId, AllocationRequest, Counters, Endpoint, Event, Limits,
-        PeerIdentity, Refusal, RequestId, ServerSecurity,
+        PeerIdentity, Refusal, RefusalReason, RequestId, ServerSecurity,
     },
     proto::protection::FlowKeys,
     sync::lock,
@@ -142,6 +142,7 @@ pub(crate) struct Core {
     /// What paths are read into while nobody has their flows yet: large, and one
     /// for all.
     scratch: Mutex<ReceiveBatch>,
+    refusals: Mutex<Refusals>,
     eids: Mutex<HashSet<Eid>>,
     wake: Notify,
     notices: Box<dyn Fn(Notice) + Send + Sync>,
@@ -164,6 +165,7 @@ impl Core {
             allocating: Mutex::default(),
             responding: Mutex::default(),
             scratch: Mutex::new(ReceiveBatch::new(SCRATCH)),
+            refusals: Mutex::default(),
             eids: Mutex::default(),
             wake: Notify::new(),
             notices: Box::new(notices),
@@ -278,9 +280,9 @@ impl Core {
         self.wake.notify(1);
         let mut early = Vec::new();
         let agreed = {
-            let watch = Async::new_nonblocking(PathSource(path.clone()))?;
+            let readiness = Readiness::new(path.clone());
             let received = outcome.recv();
-            let reading = self.read_requester(&watch, allocation, &mut early);
+            let reading = self.read_requester((&*path, &readiness), allocation, &mut early);
             future::or(async { received.await.map_err(|_| AllocateError::Gone) }, async {
                 Err(reading.await.into())
             })
@@ -301,21 +303,23 @@ impl Core {
     /// there, and the peer's first packets may be right behind it.
     async fn read_requester(
         self: &Arc<Self>,
-        watch: &Async<PathSource>,
+        (path, readiness): (&dyn Path, &Readiness),
         allocation: AllocationId,
         early: &mut Vec<Vec<u8>>,
     ) -> io::Error {
         loop {
-            if let Err(error) = watch.readable().await {
-                return error;
-            }
-            match self.receive_early(&*watch.get_ref().0, early) {
+            match self.receive_early(path, early) {
                 Ok(strays) => {
                     for stray in strays {
                         self.take_stray(stray, Some(allocation));
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if let Err(error) = readiness.wait(Interest::Readable).await {
+                        return error;
+                    }
+                    continue;
+                }
                 Err(error) => return error,
             }
             self.flush();
@@ -332,6 +336,11 @@ impl Core {
             early.push(batch.frame(index).to_vec());
         }
         Ok(batch.strays().collect())
+    }
+
+    fn refuse(&self, request: RequestId, refusal: Refusal) {
+        self.endpoint().refuse(driver::now(), request, refusal);
+        self.wake.notify(1);
     }
 
     fn raw_flow(
@@ -401,6 +410,15 @@ impl Core {
         }
     }
 
+    fn log_refusal(&self, name: Option<Name>, from: PeerAddress, reason: &RefusalReason) {
+        let Some(silent) = lock(&self.refusals).admit(driver::now().monotonic, reason) else {
+            return;
+        };
+        let name = name.as_ref().map_or("(none that is served)", Name::as_str);
+        let more = if silent == 0 { String::new() } else { format!(" ({silent} more since)") };
+        tracing::warn!(ipcp = self.name, name, peer = %from, "refused a flow: {reason}{more}");
+    }
+
     fn tell(self: &Arc<Self>, event: Event) {
         match event {
             Event::Requested { request, name, from, remote, qos, .. } => {
@@ -409,7 +427,7 @@ impl Core {
                     let requested = Requested { ipcp, request, name, from, remote };
                     (self.notices)(Notice::Requested(requested));
                 } else {
-                    self.endpoint().refuse(driver::now(), request, Refusal::NotAvailable);
+                    self.refuse(request, Refusal::Quality);
                 }
             }
             Event::Withdrawn { request } => {
@@ -420,8 +438,9 @@ impl Core {
             }
             Event::Expired { request } => self.forget_half_open(request),
             Event::Unheard { name, from, reason } => {
-                tracing::debug!(ipcp = self.name, %name, %from, %reason, "a stranger's request");
+                self.log_refusal(Some(name), from, &reason.into());
             }
+            Event::Refused { name, from, reason } => self.log_refusal(name, from, &reason),
             Event::Allocated { allocation, peer, remote, keys, suite, lane, identity } => {
                 if let Some(allocating) = lock(&self.allocating).remove(&allocation) {
                     if let Err(error) = allocating.path.connect(remote, peer) {
@@ -454,7 +473,7 @@ async fn greet(path: Weak<dyn Path>) {
             // Lost like any other.
             let _ = path.send(&mut batch);
         }
-        Timer::after(wait).await;
+        driver::reaches(Some(driver::monotonic() + wait)).await;
         wait *= 2;
     }
 }

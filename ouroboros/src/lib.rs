@@ -1,6 +1,6 @@
-//! Encrypted flows between named programs, and an encrypted IP tunnel on top.
+#![doc = include_str!("../GUIDE.md")]
 //!
-//! The map of the house, from the wire up:
+//! [`wire`], [`crypto`] and [`proto`] are the crate `ouroboros-proto`.
 //!
 //! - [`wire`]: one file per header: bytes to typed values and back. No I/O.
 //! - [`crypto`]: key exchanges, key schedule, AEAD backends, identities. No I/O.
@@ -19,14 +19,15 @@
 //! - [`trust`]: files of keys, known names, authorized clients, authorities.
 //! - `sys`: the only `unsafe`: sockets, ioctls, batched system calls.
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("ouroboros needs Linux: packet sockets, TUN devices, epoll");
+
 pub mod crypto;
 pub mod daemon;
 pub mod error;
-pub mod proto;
 pub mod transport;
 pub mod trust;
 pub mod tun;
-pub mod wire;
 
 mod driver;
 mod flow;
@@ -34,7 +35,6 @@ mod ipcp;
 mod irm;
 mod lanes;
 mod layer;
-mod sync;
 #[allow(unsafe_code)]
 mod sys;
 mod tunnel;
@@ -42,12 +42,14 @@ mod tunnel;
 pub use error::{AllocateError, FlowError, LayerError};
 pub use flow::{
     Flow, FlowCloser, FlowInfo, FlowReceiver, FlowSender, FlowSpec, FlowStatistics, FlowWatcher,
-    RawFlow, WatchElsewhere,
+    Packets, RawFlow, WatchElsewhere,
 };
 pub use ipcp::Ipcp;
 pub use irm::Irm;
 pub use lanes::LaneAcceptor;
 pub use layer::Layer;
+use ouroboros_proto::sync;
+pub use ouroboros_proto::{proto, wire};
 pub use proto::negotiation::{Identity, PeerIdentity, ServerSecurity, Trust};
 pub use tunnel::{Offload, Tunnel, TunnelBuilder, TunnelError, TunnelStatistics, UnknownOffload};
 

@@ -11,6 +11,8 @@ mod client;
 mod coalesce;
 #[path = "../../fuzz/bodies/daemon.rs"]
 mod daemon;
+#[path = "../../fuzz/bodies/frct.rs"]
+mod frct;
 #[path = "../../fuzz/bodies/input.rs"]
 mod input;
 #[path = "../../fuzz/bodies/management.rs"]
@@ -35,4 +37,6 @@ macro_rules! replayed {
     };
 }
 
-replayed!(allocation, client, coalesce, daemon, management, opening, segment, server, session);
+replayed!(
+    allocation, client, coalesce, daemon, frct, management, opening, segment, server, session
+);

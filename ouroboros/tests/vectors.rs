@@ -1,7 +1,10 @@
 //! Every vector and capture of the 0.23 format, byte for byte.
 
 use ouroboros::{
-    crypto::{AeadBackend, Cipher, Entropy, EphemeralSecret, FlowKey, Hash, KeyExchange, Secret},
+    crypto::{
+        AeadBackend, Cipher, Entropy, EphemeralSecret, FlowKey, Hash, KeyExchange, Secret,
+        identity::{BadSignature, PeerCertificate},
+    },
     proto::{
         native::KeyLimits,
         protection::{FlowKeys, Opener, Protection, protection},
@@ -124,7 +127,9 @@ fn packets_are_sealed_and_opened_as_given_by_both_backends() {
 
 #[test]
 fn backends_open_what_the_other_sealed() {
-    for cipher in [Cipher::Aes128Gcm, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305] {
+    for cipher in
+        [Cipher::Aes128Gcm, Cipher::Aes192Gcm, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305]
+    {
         for (one, other) in [
             (AeadBackend::Ring, AeadBackend::RustCrypto),
             (AeadBackend::RustCrypto, AeadBackend::Ring),
@@ -287,4 +292,36 @@ fn the_captures_replay() {
         Dialect::Udp,
         Some(include_str!("vectors/udp4-x25519-aes256gcm.key")),
     );
+}
+
+/// Captured from a 0.23 server that has a P-256 certificate and no digest
+/// configured, answering one of our requests on eth-dix.
+#[test]
+fn a_reply_without_a_digest_is_signed_over_sha256_by_an_ec_key() {
+    let file = include_bytes!("vectors/eth-dix-p256-certificate-md0.pcap");
+    let mut request = Vec::new();
+    let mut checked = 0;
+    for (_, payload) in capture(file).into_iter().filter(|(eid, _)| *eid == 0) {
+        match Message::parse(Dialect::EthDix, DirectoryHash::Sha3_256, &payload) {
+            Ok(Message::FlowRequest { allocation, .. }) => request = allocation.to_vec(),
+            Ok(Message::FlowReply { allocation, .. }) => {
+                // The hash of the request is that of the request's digest all the same.
+                let asked = Allocation::parse(&request, 0).expect("a request");
+                let digest = Hash::from_id(asked.md).expect("a known hash");
+                let reply = Allocation::parse(allocation, digest.size()).expect("a reply");
+                assert_eq!(reply.request_hash, digest.digest(&request));
+                assert_eq!(reply.md, 0);
+                let certificate = PeerCertificate::parse(reply.certificate).expect("P-256");
+                assert_eq!(certificate.common_name(), "vpn");
+                let signed = &allocation[..allocation.len() - reply.signature.len()];
+                let verify =
+                    |digest| certificate.public_key().verify(digest, signed, reply.signature);
+                assert_eq!(verify(None), Ok(()));
+                assert_eq!(verify(Some(Hash::Sha384)), Err(BadSignature));
+                checked += 1;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(checked, 1);
 }

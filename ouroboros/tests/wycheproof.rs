@@ -19,6 +19,14 @@ const P256_PREFIX: &[u8] = &[
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
     0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
+const P384_PREFIX: &[u8] = &[
+    0x30, 0x76, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b,
+    0x81, 0x04, 0x00, 0x22, 0x03, 0x62, 0x00,
+];
+const P521_PREFIX: &[u8] = &[
+    0x30, 0x81, 0x9b, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05,
+    0x2b, 0x81, 0x04, 0x00, 0x23, 0x03, 0x81, 0x86, 0x00,
+];
 
 /// The epoch-0 key of a Diffie-Hellman secret (WIRE.md, key schedule).
 fn agreed(shared: &[u8], one: &[u8], other: &[u8]) -> FlowKey {
@@ -119,22 +127,32 @@ fn x25519() {
 }
 
 #[test]
-fn ecdh_p256() {
-    for (name, least) in
-        [(ecdh::TestName::EcdhSecp256r1, 612), (ecdh::TestName::EcdhSecp256r1Ecpoint, 355)]
-    {
+fn ecdh_on_every_curve() {
+    let (p256, p384, p521) = (
+        (KeyExchange::P256, P256_PREFIX, 32),
+        (KeyExchange::P384, P384_PREFIX, 48),
+        (KeyExchange::P521, P521_PREFIX, 66),
+    );
+    for (name, (kex, prefix, size), least) in [
+        (ecdh::TestName::EcdhSecp256r1, p256, 612),
+        (ecdh::TestName::EcdhSecp256r1Ecpoint, p256, 355),
+        (ecdh::TestName::EcdhSecp384r1, p384, 500),
+        (ecdh::TestName::EcdhSecp384r1Ecpoint, p384, 200),
+        (ecdh::TestName::EcdhSecp521r1, p521, 500),
+        (ecdh::TestName::EcdhSecp521r1Ecpoint, p521, 200),
+    ] {
         let set = ecdh::TestSet::load(name).expect("vectors");
         let mut held = 0;
         for group in set.test_groups {
             for test in group.tests {
-                let mut scalar = [0; 32];
+                let mut scalar = vec![0; size];
                 let digits: Vec<u8> =
                     test.private_key.iter().copied().skip_while(|byte| *byte == 0).collect();
-                scalar[32 - digits.len()..].copy_from_slice(&digits);
-                let own = EphemeralSecret::from_bytes(KeyExchange::P256, &scalar).expect("scalar");
+                scalar[size - digits.len()..].copy_from_slice(&digits);
+                let own = EphemeralSecret::from_bytes(kex, &scalar).expect("scalar");
                 let peer = match group.encoding {
                     ecdh::EcdhEncoding::Asn1 => test.public_key.to_vec(),
-                    ecdh::EcdhEncoding::EcPoint => [P256_PREFIX, &test.public_key].concat(),
+                    ecdh::EcdhEncoding::EcPoint => [prefix, &test.public_key].concat(),
                 };
                 let outcome = own.agree(&peer, Hash::Sha256);
                 match test.result {

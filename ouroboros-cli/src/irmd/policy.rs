@@ -10,7 +10,7 @@ use std::{
 
 use ouroboros::{
     FlowSpec, Identity, ServerSecurity, Trust,
-    crypto::{Suite, SystemEntropy, identity::CaStore},
+    crypto::{Algorithms, SystemEntropy, identity::CaStore},
     daemon::security::{Authentication, FlowSecurity},
     proto::negotiation::{ClientSecurity, ProfilePolicy},
     trust::{self, KeyFile, TrustFolder},
@@ -22,8 +22,8 @@ use super::state::text;
 /// The security of a name.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Policy {
-    pub(super) server: Option<Suite>,
-    pub(super) client: Option<Suite>,
+    pub(super) server: Option<Algorithms>,
+    pub(super) client: Option<Algorithms>,
     pub(super) authentication: Authentication,
     pub(super) native: bool,
     pub(super) key: Option<PathBuf>,
@@ -89,7 +89,7 @@ impl Policy {
 
     fn unauthenticated(&self) -> ServerSecurity {
         let security = ServerSecurity {
-            suite: self.server,
+            suite: self.server.map(Algorithms::least),
             require_encryption: self.server.is_some() || self.authenticates() || self.native,
             ..ServerSecurity::default()
         };
@@ -207,7 +207,7 @@ impl Policy {
     /// What flows that are accepted are like, for people.
     pub(super) fn describe(&self) -> String {
         let mut text = match self.server {
-            Some(suite) => suite.to_string(),
+            Some(algorithms) => algorithms.to_string(),
             None if self.authenticates() || self.native => "encrypted".to_owned(),
             None => "as the client asks".to_owned(),
         };

@@ -15,7 +15,7 @@ use super::{
 use event_listener::{Event, EventListener};
 use ouroboros::{
     FlowSpec, Irm, RawFlow, ServerSecurity,
-    crypto::{Suite, SystemEntropy},
+    crypto::{Algorithms, SystemEntropy},
     daemon::{
         protocol::{IpcpEntry, KeyEntry, NameEntry, Request, Response, Security, TransportSpec},
         security::FlowSecurity,
@@ -124,9 +124,9 @@ fn attaches(kind: &str, transport: &TransportSpec) -> bool {
     }
 }
 
-fn suite(security: Option<&Security>) -> Result<Option<Suite>, String> {
+fn algorithms(security: Option<&Security>) -> Result<Option<Algorithms>, String> {
     match security {
-        Some(Security::Suite(names)) => Suite::try_from(names).map(Some).map_err(text),
+        Some(Security::Suite(names)) => Algorithms::try_from(names).map(Some).map_err(text),
         _ => Ok(None),
     }
 }
@@ -168,7 +168,7 @@ impl State {
                 key,
                 certificate,
             } => {
-                let (server, client) = (suite(server.as_ref())?, suite(client.as_ref())?);
+                let (server, client) = (algorithms(server.as_ref())?, algorithms(client.as_ref())?);
                 let (key, certificate) = (key.map(Into::into), certificate.map(Into::into));
                 let policy = Policy { server, client, authentication, native, key, certificate };
                 self.create_name(name.parse().map_err(text)?, policy)
@@ -325,7 +325,8 @@ impl State {
             policy.unwrap_or_default().allocated(name, spec, asked, &folder)?;
         let known = folder.known_names();
         let mut flow = self.irm.allocate_raw(name, spec).await.map_err(|error| {
-            let changed = remembered.then(|| known.changed(name, &error)).flatten();
+            let changed = error.untrusted_key().filter(|_| remembered);
+            let changed = changed.and_then(|shown| known.check(name, shown).err());
             changed.map_or_else(|| error.to_string(), text)
         })?;
         if let Some(peer) = flow.info.identity.as_ref().filter(|_| remembered) {

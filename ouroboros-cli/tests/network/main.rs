@@ -11,6 +11,7 @@ mod moving;
 mod probe;
 mod returning;
 mod survival;
+mod tools;
 mod tutorial;
 
 use std::process::ExitCode;
@@ -24,6 +25,7 @@ use moving::*;
 use ouroboros_testing::Needs;
 use returning::*;
 use survival::*;
+use tools::*;
 use tutorial::*;
 
 fn main() -> ExitCode {
@@ -62,6 +64,12 @@ fn main() -> ExitCode {
             malformed_and_oversized_management_does_not_disturb_a_daemon,
             garbage_in_the_peer_s_name_does_not_disturb_a_live_flow,
             garbage_under_every_eid_does_not_disturb_a_live_flow;
+        Needs::Namespaces:
+            pings_of_each_quality_are_answered_plain_and_encrypted,
+            a_ping_of_nobody_says_so_and_succeeds,
+            an_echo_is_returned,
+            a_rate_is_measured_one_way_and_both,
+            a_constant_bit_rate_is_counted;
         Needs::Root: an_application_without_privilege_has_its_ethernet_flows_relayed_and_its_udp_flows_not
     ]
     .run()

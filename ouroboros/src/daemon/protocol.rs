@@ -7,7 +7,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::security::{Authentication, FlowSecurity, PeerData};
 use crate::{
-    crypto::{Suite, identity::IdentityKey},
+    crypto::{Algorithms, Suite, identity::IdentityKey},
     flow::{FlowInfo, RawFlow},
     proto::{
         negotiation::PeerIdentity,
@@ -72,14 +72,62 @@ impl TryFrom<&SuiteNames> for Suite {
     }
 }
 
+/// The algorithms that the configuration of a name names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlgorithmNames {
+    /// Key exchange.
+    #[serde(default)]
+    pub kex: Option<String>,
+    /// Key derivation hash.
+    #[serde(default)]
+    pub kdf: Option<String>,
+    /// Cipher.
+    #[serde(default)]
+    pub cipher: Option<String>,
+    /// Digest.
+    #[serde(default)]
+    pub digest: Option<String>,
+}
+
+impl From<Algorithms> for AlgorithmNames {
+    fn from(named: Algorithms) -> Self {
+        Self {
+            kex: named.kex.map(|kex| kex.to_string()),
+            kdf: named.kdf.map(|kdf| kdf.to_string()),
+            cipher: named.cipher.map(|cipher| cipher.to_string()),
+            digest: named.digest.map(|digest| digest.to_string()),
+        }
+    }
+}
+
+impl From<Suite> for AlgorithmNames {
+    fn from(suite: Suite) -> Self {
+        Algorithms::from(suite).into()
+    }
+}
+
+impl TryFrom<&AlgorithmNames> for Algorithms {
+    type Error = crate::crypto::UnknownAlgorithm;
+
+    fn try_from(names: &AlgorithmNames) -> Result<Self, Self::Error> {
+        let AlgorithmNames { kex, kdf, cipher, digest } = names;
+        Ok(Self {
+            kex: kex.as_deref().map(str::parse).transpose()?,
+            kdf: kdf.as_deref().map(str::parse).transpose()?,
+            cipher: cipher.as_deref().map(str::parse).transpose()?,
+            digest: digest.as_deref().map(str::parse).transpose()?,
+        })
+    }
+}
+
 /// The encryption of a name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Security {
     /// Plain flows.
     None,
-    /// At least this.
-    Suite(SuiteNames),
+    /// Encrypted flows, with at least these algorithms.
+    Suite(AlgorithmNames),
 }
 
 /// What the daemon is asked.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::protocol::SuiteNames;
 use crate::{
     crypto::{
-        Suite,
+        Suite, UnknownAlgorithm,
         identity::{CaStore, Fingerprint},
     },
     proto::{
@@ -37,6 +37,9 @@ pub struct FlowSecurity {
     /// The flow's place in a tunnel of several.
     #[serde(default)]
     pub lane: Option<Lane>,
+    /// The digest that the request names.
+    #[serde(default)]
+    pub digest: Option<String>,
 }
 
 /// Whether a flow is to have the native profile.
@@ -116,7 +119,8 @@ impl FlowSecurity {
             ProfilePolicy::RequireNative => ProfileChoice::Require,
         };
         let (suite, capabilities) = (security.suite.into(), security.capabilities.bits());
-        Self { suite, profile, capabilities, trust, identified, lane: security.lane }
+        let digest = Some(security.digest.to_string());
+        Self { suite, profile, capabilities, trust, identified, lane: security.lane, digest }
     }
 
     /// What the daemon has to ask; the identity, if there is to be one, is its
@@ -150,8 +154,12 @@ impl FlowSecurity {
             }
         };
         let capabilities = Capabilities::from_bits(self.capabilities);
-        let (lane, identity) = (self.lane, None);
-        Ok(ClientSecurity { suite, profile, capabilities, lane, identity, trust })
+        let lane = self.lane;
+        let security =
+            ClientSecurity { suite, profile, capabilities, lane, trust, ..Default::default() };
+        let Some(digest) = &self.digest else { return Ok(security) };
+        let digest = digest.parse().map_err(|e: UnknownAlgorithm| BadSecurity(e.to_string()))?;
+        Ok(ClientSecurity { digest, ..security })
     }
 }
 

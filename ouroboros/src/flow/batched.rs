@@ -4,39 +4,40 @@
 use std::{
     io,
     ops::Range,
-    os::fd::{AsFd, BorrowedFd},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    os::fd::BorrowedFd,
+    sync::{
+        Arc,
+        atomic::Ordering::{Relaxed, SeqCst},
+    },
     time::Duration,
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags};
 
 use super::{
-    FlowCloser, FlowInfo,
-    shared::{FlowStatistics, Shared, milliseconds},
+    handles::FlowCloser,
+    info::{FlowInfo, FlowStatistics},
+    pool::{self, Pooled},
+    shared::{Inbox, Shared, Waiting},
 };
 use crate::{
     error::FlowError,
-    proto::protection::{Content, Opened, Opener, Sealer},
+    proto::protection::{Content, Opened, Sealer},
+    sync::lock,
     sys::socket,
     transport::{ReceiveBatch, SendBatch},
     tun::offload::{Checksums, Ecn},
 };
-
-/// Room for one 64 KiB super-packet cut into frames, more than twice over.
-const BATCH: usize = 192 * 1024;
-/// How long nobody may read what is there to be read, in milliseconds, before a
-/// sender that waits for a new key says so.
-const UNREAD: u64 = 1000;
-/// Eight receive-coalesced datagrams of 64 KiB, with room between them.
-const RECEIVE_BATCH: usize = 8 * (64 * 1024 + 192);
 
 /// The sending end: packets are pushed into a batch, then sealed and sent at
 /// once.
 pub struct FlowSender {
     shared: Arc<Shared>,
     sealer: Sealer,
-    batch: SendBatch,
+    /// Taken from the pool for the first packet.
+    batch: Option<Pooled<SendBatch>>,
+    /// The batch is kept for the next packets.
+    keeps_batch: bool,
     /// What each frame of the batch carries.
     contents: Vec<Content>,
     /// Frames of the batch that are sealed.
@@ -44,16 +45,18 @@ pub struct FlowSender {
     /// Plaintext bytes in the batch.
     bytes: u64,
     met_oversize: bool,
-    /// Since when, in milliseconds, nobody reads, and how often had by then.
-    unread: Option<(u64, u64)>,
 }
 
 impl FlowSender {
     pub(super) fn new(shared: Arc<Shared>, sealer: Sealer) -> Self {
-        let batch = SendBatch::new(shared.path.headroom(), BATCH);
-        let contents = Vec::with_capacity(64);
-        let (sealed, bytes, met_oversize, unread) = (0, 0, false, None);
-        Self { shared, sealer, batch, contents, sealed, bytes, met_oversize, unread }
+        let (batch, keeps_batch, contents) = (None, false, Vec::new());
+        let (sealed, bytes, met_oversize) = (0, 0, false);
+        Self { shared, sealer, batch, keeps_batch, contents, sealed, bytes, met_oversize }
+    }
+
+    /// Keeps the batch from now on: for who sends all the time.
+    pub(super) fn keep_batch(&mut self) {
+        self.keeps_batch = true;
     }
 
     fn overhead(&self) -> usize {
@@ -62,7 +65,8 @@ impl FlowSender {
 
     /// Whether the current batch has room for a packet of `size` bytes.
     pub fn fits(&self, size: usize) -> bool {
-        self.batch.fits(self.overhead() + size)
+        let size = self.overhead() + size;
+        self.batch.as_ref().is_none_or(|batch| batch.fits(size))
     }
 
     /// Room for a packet of `size` bytes in the current batch, for the caller
@@ -79,28 +83,34 @@ impl FlowSender {
         content: Content,
         ecn: Ecn,
     ) -> Option<&mut [u8]> {
-        let head = self.sealer.headroom();
-        self.batch.push(self.overhead() + size)?;
-        self.batch.mark(ecn);
+        let (head, overhead) = (self.sealer.headroom(), self.overhead());
+        let batch = self.batch.get_or_insert_with(|| pool::send_batch(self.shared.path.headroom()));
+        batch.push(overhead + size)?;
+        batch.mark(ecn);
         self.contents.push(content);
         self.bytes += size as u64;
-        let last = self.batch.len() - 1;
-        self.batch.frame_mut(last).get_mut(head..head + size)
+        let last = batch.len() - 1;
+        batch.frame_mut(last).get_mut(head..head + size)
     }
 
     /// Takes back the packet pushed last, if it has not been sealed yet.
     pub fn pop(&mut self) {
-        if self.batch.len() > self.sealed {
-            let last = self.batch.frame_mut(self.batch.len() - 1).len();
-            self.bytes -= (last - self.overhead()) as u64;
-            self.batch.pop();
+        let overhead = self.overhead();
+        if let Some(batch) = self.batch.as_mut().filter(|batch| batch.len() > self.sealed) {
+            let last = batch.len() - 1;
+            self.bytes -= (batch.frame_mut(last).len() - overhead) as u64;
+            batch.pop();
             self.contents.pop();
         }
     }
 
     /// Whether the far end takes packets with partial checksums.
     pub(crate) fn checksums(&self) -> Checksums {
-        if self.shared.takes_partial_checksums() { Checksums::Partial } else { Checksums::Full }
+        if self.shared.partial_checksums.load(Relaxed) {
+            Checksums::Partial
+        } else {
+            Checksums::Full
+        }
     }
 
     /// What to poll for writing. Poll [`end`](Self::end) with it.
@@ -108,9 +118,10 @@ impl FlowSender {
         self.shared.path.readiness()
     }
 
-    /// Readable once the flow has ended.
+    /// Readable once the flow has ended: [`check`](Self::check) tells. It may be
+    /// readable for a moment before.
     pub fn end(&self) -> BorrowedFd<'_> {
-        self.shared.wake.as_fd()
+        end(&self.shared)
     }
 
     /// Whether the flow is still there.
@@ -126,8 +137,7 @@ impl FlowSender {
     ///
     /// # Errors
     ///
-    /// [`FlowError::Unread`] if new keys are due and the receiver is not read;
-    /// that the flow has ended; errors of the transport.
+    /// The flow has ended, or the transport has failed.
     pub fn flush(&mut self) -> Result<(), FlowError> {
         while !self.try_flush()? {
             wait(&self.shared, PollFlags::OUT)?;
@@ -143,58 +153,50 @@ impl FlowSender {
     /// As [`flush`](Self::flush).
     pub fn try_flush(&mut self) -> Result<bool, FlowError> {
         self.shared.check()?;
-        if self.batch.is_empty() {
+        let Some(batch) = self.batch.as_mut().filter(|batch| !batch.is_empty()) else {
             return Ok(true);
-        }
+        };
         let contents = &self.contents;
-        let sealed = self.sealer.seal_batch(&mut self.batch, self.sealed, |index| contents[index]);
+        let sealed = self.sealer.seal_batch(batch, self.sealed, |index| contents[index]);
         if self.sealer.wants_attention() {
-            self.shared.attend();
+            self.shared.call_driver();
         }
         if sealed.is_err() {
             // Lost, as on a link that is down for a moment: nothing may be
             // sealed before the next key is agreed.
-            self.shared.counters.unsealed.fetch_add(self.batch.len() as u64, Relaxed);
-            self.clear();
-            return if self.is_unread()? { Err(FlowError::Unread) } else { Ok(true) };
+            self.shared.counters.unsealed.fetch_add(batch.len() as u64, Relaxed);
+            self.discard();
+            return Ok(true);
         }
-        self.unread = None;
-        self.sealed = self.batch.len();
-        match self.shared.path.send(&mut self.batch) {
+        self.sealed = batch.len();
+        match self.shared.path.send(batch) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) => {
-                self.clear();
+                self.discard();
                 return Err(error.into());
             }
         }
         let counters = &self.shared.counters;
-        let oversize = self.batch.oversize() as u64;
-        counters.sent_packets.fetch_add(self.batch.len() as u64 - oversize, Relaxed);
+        let oversize = batch.oversize() as u64;
+        counters.sent_packets.fetch_add(batch.len() as u64 - oversize, Relaxed);
         counters.sent_bytes.fetch_add(self.bytes, Relaxed);
-        counters.send_calls.fetch_add(self.batch.calls(), Relaxed);
+        counters.send_calls.fetch_add(batch.calls(), Relaxed);
         if oversize > 0 {
             self.met_oversize = true;
             counters.oversize.fetch_add(oversize, Relaxed);
         }
         self.shared.note_sent();
-        self.clear();
+        self.discard();
         Ok(true)
     }
 
-    /// Whether something has been there to be read for a while, and nobody has
-    /// read.
-    fn is_unread(&mut self) -> Result<bool, FlowError> {
-        let mut fds = [PollFd::from_borrowed_fd(self.shared.path.readiness(), PollFlags::IN)];
-        let readable = socket::wait(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0;
-        let (now, reads) = (milliseconds(), self.shared.counters.reads.load(Relaxed));
-        let since = self.unread.filter(|(_, then)| readable && *then == reads);
-        let (since, _) = *self.unread.insert(since.unwrap_or((now, reads)));
-        Ok(readable && now >= since + UNREAD)
-    }
-
-    fn clear(&mut self) {
-        self.batch.clear();
+    /// Drops what of the batch has not left.
+    pub(super) fn discard(&mut self) {
+        self.batch = self.batch.take().filter(|_| self.keeps_batch);
+        if let Some(batch) = &mut self.batch {
+            batch.clear();
+        }
         self.contents.clear();
         self.sealed = 0;
         self.bytes = 0;
@@ -236,119 +238,78 @@ pub(crate) struct Received {
 }
 
 /// The receiving end: a batch of packets at a time, opened in place.
+///
+/// While nobody receives, the background thread answers the peer's control
+/// packets and keeps some data: see [`Flow`](super::Flow).
 pub struct FlowReceiver {
     shared: Arc<Shared>,
-    opener: Opener,
-    batch: ReceiveBatch,
-    /// Frames that came before the flow began, or from elsewhere.
-    early: Vec<Vec<u8>>,
+    /// Kept for as long as the receiver is.
+    batch: Pooled<ReceiveBatch>,
     packets: Vec<Opened>,
-    /// Next packet for [`next_packet`](Self::next_packet).
-    next: usize,
-    /// The batch was received by [`look`](Self::look), and nobody has had
-    /// anything of it.
-    looked: bool,
 }
 
 impl FlowReceiver {
-    pub(super) fn new(shared: Arc<Shared>, opener: Opener, early: Vec<Vec<u8>>) -> Self {
-        Self {
-            shared,
-            opener,
-            batch: ReceiveBatch::new(RECEIVE_BATCH),
-            early,
-            packets: Vec::with_capacity(64),
-            next: 0,
-            looked: false,
-        }
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, batch: pool::receive_batch(), packets: Vec::with_capacity(64) }
     }
 
     /// Blocks until there is at least one packet; how many there are. They
     /// stay valid until the next call.
+    ///
+    /// # Errors
+    ///
+    /// The flow has ended, and what came before the peer closed it was received;
+    /// or the transport has failed.
     pub fn receive(&mut self) -> Result<usize, FlowError> {
+        let mut waits = false;
         loop {
+            let shared = self.shared.clone();
+            let _waiting = waits.then(|| Waiting::new(&shared, true));
             match self.try_receive()? {
-                0 => wait(&self.shared, PollFlags::IN)?,
+                0 if waits => wait(&shared, PollFlags::IN)?,
+                // Not before this call is known to wait.
+                0 => waits = true,
                 count => return Ok(count),
             }
         }
     }
 
     /// Receives what is there now; 0 if that is nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`receive`](Self::receive).
     pub fn try_receive(&mut self) -> Result<usize, FlowError> {
-        self.shared.check()?;
-        if std::mem::take(&mut self.looked) {
+        let shared = &*self.shared;
+        let ended = shared.check();
+        if let Err(error @ FlowError::Closed) = ended {
+            return Err(error);
+        }
+        let mut inbox = lock(&shared.inbox);
+        shared.reads.fetch_add(1, Relaxed);
+        if !inbox.packets.is_empty() {
+            self.packets.clear();
+            self.batch.clear();
+            let mut start = 0;
+            while let Some((bytes, packet)) = inbox.packets.first() {
+                let range = start..start + bytes.len();
+                let Some(room) = self.batch.buffer_mut().get_mut(range.clone()) else { break };
+                room.copy_from_slice(bytes);
+                let body = 0..bytes.len();
+                self.packets.push(Opened::unnumbered(self.batch.len(), packet.content, body));
+                self.batch.push_marked(range.clone(), packet.ecn);
+                start = range.end;
+                inbox.packets.remove_first();
+            }
+            shared.clear_wake();
             return Ok(self.packets.len());
         }
-        self.packets.clear();
-        self.next = 0;
-        self.batch.clear();
-        if let Some(control) = &self.shared.control {
-            control.take_wandered(&mut self.early);
+        let Inbox { opener, early, .. } = &mut *inbox;
+        let any = shared.read((opener, early), &mut self.batch, &mut self.packets)?;
+        if !any {
+            ended?;
         }
-        let at_home = self.early.is_empty();
-        if at_home {
-            match self.shared.path.receive(&mut self.batch) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
-                Err(error) => return Err(error.into()),
-            }
-        } else {
-            let mut end = 0;
-            for frame in self.early.drain(..) {
-                let range = end..end + frame.len();
-                if let Some(room) = self.batch.buffer_mut().get_mut(range.clone()) {
-                    room.copy_from_slice(&frame);
-                    end = range.end;
-                    self.batch.push(range);
-                }
-            }
-        }
-        if let Some(take) = &self.shared.strays {
-            self.batch.strays().for_each(take);
-        }
-        self.open(at_home);
         Ok(self.packets.len())
-    }
-
-    /// Opens the batch; `at_home`: it came from the peer's own address.
-    fn open(&mut self, at_home: bool) {
-        let tally = self.opener.open_batch(&mut self.batch, &mut self.packets);
-        let heard = tally.keepalives > 0 || !self.packets.is_empty();
-        let shared = &self.shared;
-        let batch = &self.batch;
-        let (mut bytes, mut unawaited) = (0, 0);
-        self.packets.retain(|opened| match opened.content {
-            Content::Control => {
-                shared.handle_control(opened, &batch.frame(opened.index)[opened.body.clone()]);
-                false
-            }
-            content if shared.awaits(content) => {
-                bytes += opened.body.len() as u64;
-                !opened.body.is_empty()
-            }
-            _ => {
-                unawaited += 1;
-                false
-            }
-        });
-        if self.opener.wants_attention() {
-            shared.attend();
-        }
-        let counters = &shared.counters;
-        counters.received_packets.fetch_add(self.packets.len() as u64, Relaxed);
-        counters.received_bytes.fetch_add(bytes, Relaxed);
-        counters.receive_calls.fetch_add(batch.calls(), Relaxed);
-        counters.reads.fetch_add(1, Relaxed);
-        if tally.unopened + unawaited > 0 {
-            counters.unopened.fetch_add((tally.unopened + unawaited) as u64, Relaxed);
-        }
-        if heard {
-            if at_home {
-                shared.heard_at_home();
-            }
-            shared.note_heard();
-        }
     }
 
     /// Packet `index` of the last batch.
@@ -387,32 +348,26 @@ impl FlowReceiver {
         self.batch.buffer()
     }
 
-    /// Receives if no packet waits to be taken.
-    pub(super) fn look(&mut self) -> Result<(), FlowError> {
-        if self.next >= self.packets.len() {
-            self.looked = self.try_receive()? > 0;
-        }
-        Ok(())
-    }
-
-    /// The next packet, from this batch or a new one; `None`: none there now.
-    pub(super) fn next_packet(&mut self) -> Result<Option<&[u8]>, FlowError> {
-        if self.next >= self.packets.len() && self.try_receive()? == 0 {
-            return Ok(None);
-        }
-        self.looked = false;
-        self.next += 1;
-        Ok(Some(self.packet(self.next - 1)))
-    }
-
-    /// What to poll for reading. Poll [`end`](Self::end) with it.
+    /// What to poll for reading. Poll [`end`](Self::end) with it. Who has this is
+    /// taken to poll and to receive from now on; if it does not, the peer's
+    /// control packets are answered late.
     pub fn readiness(&self) -> BorrowedFd<'_> {
+        self.set_watched();
         self.shared.path.readiness()
     }
 
-    /// Readable once the flow has ended.
+    /// Says that whoever has this polls the path.
+    pub(crate) fn set_watched(&self) {
+        if !self.shared.watched_by_owner.load(Relaxed) {
+            self.shared.watched_by_owner.store(true, SeqCst);
+        }
+    }
+
+    /// Readable once the flow has ended:
+    /// [`try_receive`](Self::try_receive) tells. It may be readable for a moment
+    /// before.
     pub fn end(&self) -> BorrowedFd<'_> {
-        self.shared.wake.as_fd()
+        end(&self.shared)
     }
 
     /// What was agreed.
@@ -426,12 +381,22 @@ impl FlowReceiver {
     }
 }
 
+/// Readable once the flow has ended.
+fn end(shared: &Shared) -> BorrowedFd<'_> {
+    // Without a descriptor to be had the end is noticed with the next packet.
+    shared.wake().unwrap_or_else(|_| shared.path.readiness())
+}
+
 fn wait(shared: &Shared, interest: PollFlags) -> Result<(), FlowError> {
     let path = shared.path.readiness();
+    let wake = shared.wake()?;
     let mut fds =
-        [PollFd::from_borrowed_fd(path, interest), PollFd::new(&shared.wake, PollFlags::IN)];
-    socket::wait(&mut fds, None)?;
-    shared.check()
+        [PollFd::from_borrowed_fd(path, interest), PollFd::from_borrowed_fd(wake, PollFlags::IN)];
+    if shared.check().is_ok() {
+        socket::wait(&mut fds, None)?;
+        shared.clear_wake();
+    }
+    Ok(())
 }
 
 impl std::fmt::Debug for FlowSender {

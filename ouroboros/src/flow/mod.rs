@@ -1,221 +1,100 @@
 //! A flow: packets to and from one program of a peer.
 //!
 //! [`Flow`] is the async handle; [`Flow::split`] gives the blocking, batched
-//! pair that a tunnel's threads use. Sealing and opening happen here, in the
-//! calling thread. Not here: how a flow comes to be (`ipcp`).
+//! pair that a tunnel's threads use. Sealing and opening happen in the calling
+//! thread; who calls drives the flow, and the background thread while nobody
+//! does (`drive`). Not here: how a flow comes to be (`ipcp`), what keeps it alive
+//! and ends it (`proto::connection`).
 
 mod batched;
-mod control;
+mod drive;
+mod handles;
+mod info;
+mod packets;
+mod pool;
+mod readiness;
 mod shared;
+mod spec;
 
 use std::{
     future::Future,
     io,
-    os::fd::{AsFd, BorrowedFd},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::SeqCst},
+    task::{Context, Poll},
     time::Duration,
 };
 
-use async_io::{Async, Timer};
+use event_listener::EventListener;
 use futures_lite::future;
 
-pub use batched::{FlowReceiver, FlowSender};
-use control::Control;
-pub use shared::{FlowCloser, FlowInfo, FlowStatistics, FlowWatcher, RawFlow, WatchElsewhere};
-use shared::{Rest, Shared, milliseconds};
-
+pub(crate) use self::readiness::{Interest, Readiness};
+pub use self::{
+    batched::{FlowReceiver, FlowSender},
+    handles::{FlowCloser, FlowWatcher},
+    info::{FlowInfo, FlowStatistics, RawFlow, WatchElsewhere},
+    packets::Packets,
+    spec::FlowSpec,
+};
+use self::{
+    drive::Taken,
+    shared::{CLOSED, Inbox, Parts, Shared, Waiting},
+};
 use crate::{
-    crypto::{AeadBackend, Suite, SystemEntropy},
+    crypto::{AeadBackend, SystemEntropy},
+    driver,
     error::{AllocateError, FlowError},
     proto::{
+        connection::{Connection, ConnectionConfig},
         native::KeyLimits,
-        negotiation::{ClientSecurity, Identity, ProfilePolicy, Trust},
         protection::{Protection, protection},
     },
     sync::lock,
-    transport::{Path, PathOffload},
-    wire::{QosSpec, extension::Lane},
+    transport::PathOffload,
 };
 
-/// What to ask of a flow that is to be allocated.
+/// A flow to a program of a peer: packets that may be lost and may come in
+/// another order. Dropping it ends it. The peer of a native flow is told; the
+/// 0.23 format has no message for that, so that its peer learns of it by silence.
 ///
-/// Encryption alone keeps out who only listens. Who is at the other end is
-/// known by [`trust`](Self::trust):
+/// All methods take `&self`: tasks and threads may share a flow, each packet goes
+/// to one of those that receive.
 ///
-/// ```
-/// use ouroboros::{FlowSpec, Trust, crypto::{SystemEntropy, identity::IdentityKey}};
-/// let server = IdentityKey::generate(&mut SystemEntropy).public_key().fingerprint();
-/// let spec = FlowSpec::raw().encrypted().trust(Trust::Keys(vec![server])).require_native();
-/// assert!(spec.is_encrypted());
-/// ```
-#[derive(Clone, Debug)]
-pub struct FlowSpec {
-    pub(crate) qos: QosSpec,
-    pub(crate) security: Option<ClientSecurity>,
-    pub(crate) identified: bool,
-    pub(crate) timeout: Duration,
-}
-
-impl FlowSpec {
-    /// A plain flow of raw packets.
-    pub const fn raw() -> Self {
-        Self::with_qos(QosSpec::RAW)
-    }
-
-    /// A flow with this quality of service. Allocation refuses what
-    /// [`QosSpec::is_supported`] denies.
-    pub const fn with_qos(qos: QosSpec) -> Self {
-        Self { qos, security: None, identified: false, timeout: Duration::from_secs(10) }
-    }
-
-    /// A CRC-32 behind every packet.
-    #[must_use]
-    pub const fn without_errors(mut self) -> Self {
-        self.qos.bit_error_rate = 0;
-        self
-    }
-
-    /// Encrypted, by default with X25519, HKDF-SHA256, AES-256-GCM, and with
-    /// what [`DEFAULT_CAPABILITIES`](crate::proto::negotiation::DEFAULT_CAPABILITIES)
-    /// says between two of this library.
-    #[must_use]
-    pub fn encrypted(mut self) -> Self {
-        self.encryption();
-        self
-    }
-
-    /// Encrypted with this key exchange, taken literally, and at least this
-    /// hash and cipher.
-    #[must_use]
-    pub fn suite(mut self, suite: Suite) -> Self {
-        let ClientSecurity { capabilities, .. } = suite.into();
-        let security = self.encryption();
-        (security.suite, security.capabilities) = (suite, capabilities);
-        self
-    }
-
-    /// Encrypted, and with nobody but whom `trust` says; anyone by default.
-    #[must_use]
-    pub fn trust(mut self, trust: Trust) -> Self {
-        self.encryption().trust = trust;
-        self
-    }
-
-    /// Encrypted, and with the server told who asks for the flow. Through a
-    /// daemon there is only its own identity: see [`identified`](Self::identified).
-    #[must_use]
-    pub fn identity(mut self, identity: Identity) -> Self {
-        self.encryption().identity = Some(identity);
-        self
-    }
-
-    /// Encrypted, and with the identity of the resource manager that allocates
-    /// the flow: `irmd`'s, or [`Irm::set_identity`](crate::Irm::set_identity)'s.
-    #[must_use]
-    pub fn identified(mut self) -> Self {
-        self.encryption();
-        self.identified = true;
-        self
-    }
-
-    /// Encrypted in the native profile, or no flow at all: what 0.23 peers
-    /// have has no replay protection and no fresh keys.
-    #[must_use]
-    pub fn require_native(mut self) -> Self {
-        self.encryption().profile = ProfilePolicy::RequireNative;
-        self
-    }
-
-    /// Encrypted, in the native profile if the peer has it (`true`, the
-    /// default), or as with a 0.23 peer whoever it is.
-    #[must_use]
-    pub fn native(mut self, native: bool) -> Self {
-        let profile = if native { ProfilePolicy::PreferNative } else { ProfilePolicy::Wire023 };
-        self.encryption().profile = profile;
-        self
-    }
-
-    /// Encrypted, and one of the flows of a tunnel. A peer that does not know of
-    /// such gives a flow like any other:
-    /// [`FlowInfo::lane`](crate::FlowInfo::lane) tells.
-    #[must_use]
-    pub fn lane(mut self, lane: Lane) -> Self {
-        self.encryption().lane = Some(lane);
-        self
-    }
-
-    /// Encrypted just as `security` says.
-    #[must_use]
-    pub fn secured(mut self, security: ClientSecurity) -> Self {
-        self.security = Some(security);
-        self
-    }
-
-    /// How long allocation may take; 10 s by default.
-    #[must_use]
-    pub const fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
-    }
-
-    /// Whether the server is told who asks, by
-    /// [`identified`](Self::identified).
-    pub const fn is_identified(&self) -> bool {
-        self.identified
-    }
-
-    /// Whether the flow will be encrypted.
-    pub const fn is_encrypted(&self) -> bool {
-        self.security.is_some()
-    }
-
-    /// The quality of service asked for.
-    pub const fn qos(&self) -> QosSpec {
-        self.qos
-    }
-
-    /// What is asked of encryption; `None` for a plain flow.
-    pub const fn security(&self) -> Option<&ClientSecurity> {
-        self.security.as_ref()
-    }
-
-    /// How long allocation may take.
-    pub const fn allocation_timeout(&self) -> Duration {
-        self.timeout
-    }
-
-    fn encryption(&mut self) -> &mut ClientSecurity {
-        self.security.get_or_insert_default()
-    }
-}
-
-/// A flow to a program of a peer. Dropping it deallocates it. The peer of a
-/// native flow is told; the 0.23 format has no message for that, so that its peer
-/// learns of it by silence.
+/// # While nobody receives
+///
+/// The flow goes on: keys change, the peer's pings are answered, a peer that
+/// moves is followed. Up to 128 KiB of data wait to be received; beyond that, data
+/// is dropped ([`FlowStatistics::dropped_unread`]), as a full socket drops it.
 pub struct Flow {
     sender: Mutex<FlowSender>,
-    receiver: Mutex<FlowReceiver>,
-    watch: Async<PathSource>,
-    /// When it was last looked whether something came, in milliseconds.
-    looked: AtomicU64,
+    readiness: Readiness,
+    /// Who was told by a `poll_` form to wait, and is to know of the flow's end.
+    pollers: Pollers,
     shared: Arc<Shared>,
 }
 
-/// How often a program that sends looks whether something came, in
-/// milliseconds.
-const LOOKS: u64 = 100;
+#[derive(Default)]
+struct Pollers {
+    receive: Mutex<Option<EventListener>>,
+    send: Mutex<Option<EventListener>>,
+}
 
 impl Flow {
     /// A flow over an allocated path, with packets protected by its keys. For
     /// those who carry flows between processes; others allocate or accept.
+    ///
+    /// # Errors
+    ///
+    /// None at present.
     pub fn new(raw: RawFlow) -> io::Result<Self> {
         Self::with_backend(raw, AeadBackend::default())
     }
 
     /// Like [`new`](Self::new), with the AEAD implementation chosen.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
     pub fn with_backend(raw: RawFlow, backend: AeadBackend) -> io::Result<Self> {
         Self::with_limits(raw, backend, KeyLimits::default())
     }
@@ -223,27 +102,34 @@ impl Flow {
     /// Like [`with_backend`](Self::with_backend), with keys that may do as much
     /// as `limits` says before the next are agreed. Of no effect on a flow in
     /// the 0.23 format.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
     pub fn with_limits(raw: RawFlow, backend: AeadBackend, limits: KeyLimits) -> io::Result<Self> {
         let RawFlow { path, info, keys, early, strays, elsewhere, release } = raw;
         let (ends, checks_errors) = ((info.local, info.remote), info.qos.checks_errors());
         let Protection { sealer, opener, channel } =
             protection(keys, ends, checks_errors, backend, limits, &mut SystemEntropy);
-        let shared =
-            Shared::start(path.clone(), info, Rest { strays, elsewhere, release }, channel)?;
-        Ok(Self {
-            sender: Mutex::new(FlowSender::new(shared.clone(), sealer)),
-            receiver: Mutex::new(FlowReceiver::new(shared.clone(), opener, early)),
-            watch: Async::new_nonblocking(PathSource(path))?,
-            looked: AtomicU64::new(0),
-            shared,
-        })
+        let native = channel.is_some();
+        let config = ConnectionConfig {
+            timeout: Duration::from_millis(info.qos.timeout.into()),
+            largest_frame: path.largest_frame(),
+        };
+        let connection = Connection::new(driver::now(), &mut SystemEntropy, channel, config);
+        let readiness = Readiness::new(path.clone());
+        let parts = Parts { path, info, connection, opener, early, strays, release, native };
+        let shared = Arc::new(Shared::new(parts));
+        shared.start(elsewhere);
+        let sender = Mutex::new(FlowSender::new(shared.clone(), sealer));
+        Ok(Self { sender, readiness, pollers: Pollers::default(), shared })
     }
 
     /// A flow that was allocated within `timeout`, and can be used by then.
     pub(crate) async fn begin(raw: RawFlow, timeout: Duration) -> Result<Self, AllocateError> {
         let flow = Self::new(raw)?;
         let late = async {
-            Timer::after(timeout).await;
+            driver::reaches(driver::monotonic().checked_add(timeout)).await;
             Err(AllocateError::TimedOut)
         };
         let ready = async {
@@ -260,60 +146,230 @@ impl Flow {
     /// Sends one packet. Returns when the transport has taken it; the network
     /// may still lose it.
     ///
+    /// Cancel safe: a packet whose future is dropped is sent or is not sent;
+    /// nothing else is lost.
+    ///
     /// # Errors
     ///
-    /// As [`FlowError`] says; [`FlowError::Unread`] if new keys are due and what
-    /// the peer sends is not received.
+    /// The packet is empty or too large, the flow has ended, or the transport has
+    /// failed.
     pub async fn send(&self, packet: &[u8]) -> Result<(), FlowError> {
-        if packet.is_empty() {
-            return Err(FlowError::Empty);
-        }
-        let largest = self.largest_packet();
-        if packet.len() > largest {
-            return Err(FlowError::TooLarge { size: packet.len(), largest });
-        }
         self.ready().await?;
-        self.look_now_and_then()?;
-        loop {
-            {
-                let mut sender = lock(&self.sender);
-                if let Some(slot) = sender.push(packet.len()) {
-                    slot.copy_from_slice(packet);
-                    break;
-                }
-                sender.try_flush()?;
-            }
-            self.unless_ended(self.watch.writable()).await?;
+        while !self.push(packet)? {
+            self.writable().await?;
         }
-        while !lock(&self.sender).try_flush()? {
-            self.unless_ended(self.watch.writable()).await?;
-        }
-        Ok(())
+        self.flush().await
     }
 
-    /// Receives one packet into `buffer` and returns its size in bytes.
-    pub async fn recv(&self, buffer: &mut [u8]) -> Result<usize, FlowError> {
-        loop {
+    /// Sends packets, many with one system call; how many. Returns when the
+    /// transport has taken them; the network may still lose some.
+    ///
+    /// Cancel safe: of packets whose future is dropped, the first ones are sent;
+    /// nothing else is lost.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send), of the first packet that cannot be sent. Those
+    /// before it have been sent, or will be with the next.
+    pub async fn send_many<P: AsRef<[u8]>>(
+        &self,
+        packets: impl IntoIterator<Item = P>,
+    ) -> Result<usize, FlowError> {
+        self.ready().await?;
+        let mut packets = packets.into_iter();
+        let (mut count, mut next) = (0, packets.next());
+        while next.is_some() {
             {
-                let mut receiver = lock(&self.receiver);
-                if let Some(packet) = receiver.next_packet()? {
-                    let size = packet.len();
-                    let too_small = FlowError::BufferTooSmall { size, buffer: buffer.len() };
-                    let slot = buffer.get_mut(..size).ok_or(too_small)?;
-                    slot.copy_from_slice(packet);
-                    return Ok(size);
+                let mut sender = lock(&self.sender);
+                while let Some(packet) = &next {
+                    if !self.push_to(&mut sender, packet.as_ref())? {
+                        break;
+                    }
+                    count += 1;
+                    next = packets.next();
                 }
             }
-            self.unless_ended(self.watch.readable()).await?;
+            self.flush().await?;
         }
+        Ok(count)
+    }
+
+    /// Sends one packet if that is possible at once. `false`: the transport is
+    /// full, or the flow's first keys are not agreed yet, and nothing was sent.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn try_send(&self, packet: &[u8]) -> Result<bool, FlowError> {
+        if !self.is_ready()? {
+            return Ok(false);
+        }
+        let mut sender = lock(&self.sender);
+        if !sender.try_flush()? || !self.push_to(&mut sender, packet)? {
+            return Ok(false);
+        }
+        let sent = sender.try_flush()?;
+        if !sent {
+            // The caller still has it.
+            sender.discard();
+        }
+        Ok(sent)
+    }
+
+    /// [`send`](Self::send) as a poll function, for one task at a time.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn poll_send(
+        &self,
+        context: &mut Context<'_>,
+        packet: &[u8],
+    ) -> Poll<Result<(), FlowError>> {
+        loop {
+            if self.try_send(packet)? {
+                return Poll::Ready(Ok(()));
+            }
+            let changed = self.poll_changes(&self.pollers.send, context);
+            if self.is_ready()? {
+                if !changed && self.readiness.poll(context, Interest::Writable)?.is_pending() {
+                    return Poll::Pending;
+                }
+            } else if !changed {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Receives one packet into `buffer` and returns its size in bytes. What else
+    /// is there is read with the same system call, and handed out by later calls.
+    ///
+    /// Cancel safe: no packet is lost when the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// The flow has ended, and what came before the peer closed it was received;
+    /// the buffer is too small, and the packet is lost; the transport has failed.
+    pub async fn recv(&self, buffer: &mut [u8]) -> Result<usize, FlowError> {
+        self.receive(|inbox| copy_first(inbox, buffer)).await?
+    }
+
+    /// Receives one packet.
+    ///
+    /// Cancel safe: no packet is lost when the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv`](Self::recv).
+    pub async fn recv_vec(&self) -> Result<Vec<u8>, FlowError> {
+        self.receive(|inbox| {
+            let packet = inbox.packets.first().map(|(bytes, _)| bytes.to_vec());
+            inbox.packets.remove_first();
+            packet.unwrap_or_default()
+        })
+        .await
+    }
+
+    /// Receives what is there, at least one packet, into `packets`, which lose
+    /// what they held; how many there are then.
+    ///
+    /// Cancel safe: no packet is lost when the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv`](Self::recv).
+    pub async fn recv_many(&self, packets: &mut Packets) -> Result<usize, FlowError> {
+        packets.clear();
+        self.receive(|inbox| {
+            std::mem::swap(&mut inbox.packets, packets);
+            packets.len()
+        })
+        .await
+    }
+
+    /// Receives one packet into `buffer` if there is one; its size in bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv`](Self::recv).
+    pub fn try_recv(&self, buffer: &mut [u8]) -> Result<Option<usize>, FlowError> {
+        match self.shared.take(|inbox| copy_first(inbox, buffer))? {
+            Taken::Packets(size) => size.map(Some),
+            Taken::Nothing | Taken::Busy => Ok(None),
+        }
+    }
+
+    /// [`recv`](Self::recv) as a poll function, for one task at a time.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv`](Self::recv).
+    pub fn poll_recv(
+        &self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<Result<usize, FlowError>> {
+        self.shared.polled.store(true, SeqCst);
+        let polled = self.poll_receive(context, buffer);
+        if polled.is_ready() {
+            self.shared.polled.store(false, SeqCst);
+            self.shared.stopped_waiting();
+        }
+        polled
+    }
+
+    fn poll_receive(
+        &self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<Result<usize, FlowError>> {
+        for _ in 0..LOOKS {
+            // The end first: what changes after this is seen.
+            let changed = self.poll_changes(&self.pollers.receive, context);
+            match self.shared.take(|inbox| copy_first(inbox, buffer))? {
+                Taken::Packets(size) => return Poll::Ready(size),
+                Taken::Busy => continue,
+                Taken::Nothing if changed => continue,
+                Taken::Nothing => {}
+            }
+            if self.readiness.poll(context, Interest::Readable)?.is_pending() {
+                return Poll::Pending;
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Returns `true` if the flow has changed since the last call; wakes
+    /// `context` when it does.
+    fn poll_changes(
+        &self,
+        listener: &Mutex<Option<EventListener>>,
+        context: &mut Context<'_>,
+    ) -> bool {
+        let mut listener = lock(listener);
+        let listening = listener.get_or_insert_with(|| self.shared.changes());
+        let changed = pin!(listening).poll(context).is_ready();
+        if changed {
+            *listener = None;
+        }
+        changed
     }
 
     /// [`send`](Self::send) for threads that may block.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
     pub fn send_blocking(&self, packet: &[u8]) -> Result<(), FlowError> {
         async_io::block_on(self.send(packet))
     }
 
     /// [`recv`](Self::recv) for threads that may block.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv`](Self::recv).
     pub fn recv_blocking(&self, buffer: &mut [u8]) -> Result<usize, FlowError> {
         async_io::block_on(self.recv(buffer))
     }
@@ -343,53 +399,128 @@ impl Flow {
         FlowCloser::new(&self.shared)
     }
 
+    /// Ends the flow; the peer of a native flow is told. Calls that wait return
+    /// [`FlowError::Closed`].
+    pub fn close(&self) {
+        self.shared.end(CLOSED);
+    }
+
+    /// Waits until the flow has ended; why it did. What the peer sent before can
+    /// still be received.
+    ///
+    /// Cancel safe.
+    pub async fn closed(&self) -> FlowError {
+        loop {
+            let changed = self.shared.changes();
+            if let Err(error) = self.shared.check() {
+                return error;
+            }
+            changed.await;
+        }
+    }
+
     /// Waits until packets may pass: until the keys are agreed that have to be
     /// before them. Sending waits for the same.
     ///
+    /// Cancel safe.
+    ///
     /// # Errors
     ///
-    /// The flow has ended before.
+    /// The flow has ended, and nothing was received before.
     pub async fn ready(&self) -> Result<(), FlowError> {
-        while !self.is_ready()? {
-            // Nobody else may be reading yet, and the exchange goes on by what
-            // is read.
-            lock(&self.receiver).look()?;
+        if self.is_ready()? {
+            return Ok(());
+        }
+        loop {
+            let changed = self.shared.changes();
             if self.is_ready()? {
                 return Ok(());
             }
-            self.unless_ended(future::or(self.watch.readable(), self.becomes_ready())).await?;
+            changed.await;
         }
-        Ok(())
     }
 
+    /// Returns `true` if packets may pass, or have passed.
+    ///
+    /// # Errors
+    ///
+    /// The flow has ended, and nothing was received before.
     pub(crate) fn is_ready(&self) -> Result<bool, FlowError> {
+        let ready = self.shared.ready.load(SeqCst);
+        match self.shared.check() {
+            Ok(()) => Ok(ready),
+            Err(FlowError::ClosedByPeer) if ready && self.has_unread() => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn has_unread(&self) -> bool {
+        !lock(&self.shared.inbox).packets.is_empty()
+    }
+
+    /// Puts a packet into the sender's batch; `false`: it is full.
+    fn push(&self, packet: &[u8]) -> Result<bool, FlowError> {
+        let mut sender = lock(&self.sender);
+        Ok(self.push_to(&mut sender, packet)?
+            || (sender.try_flush()? && self.push_to(&mut sender, packet)?))
+    }
+
+    fn push_to(&self, sender: &mut FlowSender, packet: &[u8]) -> Result<bool, FlowError> {
+        if packet.is_empty() {
+            return Err(FlowError::Empty);
+        }
+        let largest = sender.largest_packet();
+        if packet.len() > largest {
+            return Err(FlowError::TooLarge { size: packet.len(), largest });
+        }
+        let Some(slot) = sender.push(packet.len()) else { return Ok(false) };
+        slot.copy_from_slice(packet);
+        Ok(true)
+    }
+
+    async fn flush(&self) -> Result<(), FlowError> {
+        while !lock(&self.sender).try_flush()? {
+            self.writable().await?;
+        }
+        Ok(())
+    }
+
+    async fn writable(&self) -> Result<(), FlowError> {
+        let changed = self.shared.changes();
         self.shared.check()?;
-        Ok(self.shared.control.as_ref().is_none_or(Control::is_ready))
+        let ready = self.readiness.wait(Interest::Writable);
+        future::or(async { Ok(ready.await?) }, async {
+            changed.await;
+            Ok(())
+        })
+        .await
     }
 
-    /// A program that only sends reads nothing, and what the peer's session says
-    /// would be lost on it.
-    fn look_now_and_then(&self) -> Result<(), FlowError> {
-        if self.shared.control.is_none() {
-            return Ok(());
+    /// Gives `take` an inbox with a packet in it, when there is one.
+    async fn receive<T>(&self, take: impl FnOnce(&mut Inbox) -> T) -> Result<T, FlowError> {
+        let mut take = Some(take);
+        let mut attempt = || self.shared.take(|inbox| take.take().map(|take| take(inbox)));
+        let _waiting = Waiting::new(&self.shared, false);
+        loop {
+            match attempt()? {
+                Taken::Packets(Some(taken)) => return Ok(taken),
+                Taken::Packets(None) | Taken::Nothing => {}
+                Taken::Busy => {
+                    future::yield_now().await;
+                    continue;
+                }
+            }
+            let changed = self.shared.changes();
+            if self.shared.check().is_err() || self.shared.off_path_any.load(SeqCst) {
+                continue;
+            }
+            let ready = self.readiness.wait(Interest::Readable);
+            future::or(ready, async {
+                changed.await;
+                Ok(())
+            })
+            .await?;
         }
-        let now = milliseconds();
-        if now >= self.looked.load(Relaxed) + LOOKS
-            && let Ok(mut receiver) = self.receiver.try_lock()
-        {
-            self.looked.store(now, Relaxed);
-            receiver.look()?;
-        }
-        Ok(())
-    }
-
-    async fn becomes_ready(&self) -> io::Result<()> {
-        let Some(control) = &self.shared.control else { return Ok(()) };
-        let became = control.becomes_ready();
-        if !control.is_ready() {
-            became.await;
-        }
-        Ok(())
     }
 
     /// Ends the flow with [`FlowError::Down`] when the peer, asked whether it
@@ -397,9 +528,8 @@ impl Flow {
     /// have left for a while and none has come. Without this only the flow's own
     /// timeout ends it. No effect on a flow in the 0.23 format.
     pub fn expect_answers_within(&self, patience: Duration) {
-        if let Some(control) = &self.shared.control {
-            control.set_patience(patience);
-        }
+        lock(&self.shared.connection).expect_answers_within(patience);
+        self.shared.call_driver();
     }
 
     /// Says that packets of this flow go to an IP stack, which finishes partial
@@ -418,47 +548,39 @@ impl Flow {
         self.shared.path.offload()
     }
 
-    /// The blocking, batched pair of ends for two threads. The flow ends when
-    /// both are gone.
-    ///
-    /// Both have to be used. With what is received comes what the peer says of
-    /// keys: who only sends on a native flow and never reads the receiver can
-    /// send as much as one key may seal (2^23 packets, 180 s), and then has
-    /// [`FlowError::Unread`].
+    /// The blocking, batched pair of ends for two threads, each with a batch of
+    /// its own. The flow ends when both are gone.
     pub fn split(self) -> (FlowSender, FlowReceiver) {
-        let Self { sender, receiver, watch, .. } = self;
-        drop(watch);
-        (
-            sender.into_inner().unwrap_or_else(PoisonError::into_inner),
-            receiver.into_inner().unwrap_or_else(PoisonError::into_inner),
-        )
+        let Self { sender, readiness, shared, .. } = self;
+        drop(readiness);
+        let mut sender = sender.into_inner().unwrap_or_else(PoisonError::into_inner);
+        sender.keep_batch();
+        // Made now rather than when a thread is about to block. If there is none
+        // to be had, it is tried again then.
+        let _ = shared.wake();
+        (sender, FlowReceiver::new(shared))
     }
+}
 
-    async fn unless_ended(
-        &self,
-        ready: impl Future<Output = io::Result<()>>,
-    ) -> Result<(), FlowError> {
-        let ended = self.shared.ended();
-        self.shared.check()?;
-        future::or(async { ready.await.map_err(FlowError::from) }, async {
-            ended.await;
-            self.shared.check()
-        })
-        .await
-    }
+/// Times that one poll looks for a packet among what is not for the application.
+const LOOKS: usize = 4;
+
+fn copy_first(inbox: &mut Inbox, buffer: &mut [u8]) -> Result<usize, FlowError> {
+    let Some((packet, _)) = inbox.packets.first() else { return Ok(0) };
+    let size = packet.len();
+    let copied = match buffer.get_mut(..size) {
+        Some(slot) => {
+            slot.copy_from_slice(packet);
+            Ok(size)
+        }
+        None => Err(FlowError::BufferTooSmall { size, buffer: buffer.len() }),
+    };
+    inbox.packets.remove_first();
+    copied
 }
 
 impl std::fmt::Debug for Flow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Flow").field("info", &self.shared.info).finish_non_exhaustive()
-    }
-}
-
-/// A path as something the reactor can watch.
-pub(crate) struct PathSource(pub(crate) Arc<dyn Path>);
-
-impl AsFd for PathSource {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.readiness()
     }
 }

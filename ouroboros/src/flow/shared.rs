@@ -1,264 +1,162 @@
-//! What both directions of a flow share: its end, its clock, its counters, and
-//! the liveness task of a flow in the 0.23 format, which sends keepalives and
-//! notices silence (WIRE.md, "Packets of a flow"). No packet data passes here.
+//! What the ends and handles of a flow share: its path, its connection, what was
+//! received and not taken, who waits. Not here: what is done with it (`drive`).
 
 use std::{
     io,
-    os::fd::OwnedFd,
+    os::fd::{BorrowedFd, OwnedFd},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
-        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
+        Arc, Mutex, OnceLock,
+        atomic::{
+            AtomicBool, AtomicU8, AtomicU64, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::Duration,
 };
 
-use async_io::Timer;
 use event_listener::{Event, EventListener};
-use futures_lite::future;
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::control::{self, Control};
+use super::{
+    info::{Counters, FlowInfo},
+    packets::Packets,
+};
 use crate::{
-    crypto::Suite,
-    driver,
+    driver::{self, Registration},
     error::FlowError,
     proto::{
-        native::{Channel, Content},
-        negotiation::PeerIdentity,
-        protection::{FlowKeys, Profile},
+        connection::Connection,
+        protection::{Content, Opened, Opener},
     },
-    transport::{Path, PathOffload, SendBatch, Stray, Wanderer},
-    wire::{Eid, Name, PeerAddress, QosSpec, extension::Lane},
+    transport::{Path, Stray, Wanderer},
 };
 
-/// What was agreed for a flow.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct FlowInfo {
-    /// The name the flow was allocated to.
-    pub name: Name,
-    /// The IPCP at the other end, as the transport addresses it.
-    pub peer: PeerAddress,
-    /// This side's endpoint.
-    pub local: Eid,
-    /// The peer's endpoint.
-    pub remote: Eid,
-    /// The quality of service.
-    pub qos: QosSpec,
-    /// How packets are encrypted; `None`: they are not.
-    pub suite: Option<Suite>,
-    /// Which format encrypted packets have. Who asked for the native profile
-    /// and sees that of 0.23 speaks with a 0.23 peer, or with somebody in
-    /// between who took the offer away.
-    pub profile: Option<Profile>,
-    /// Who the peer is; `None`: nobody knows.
-    pub identity: Option<PeerIdentity>,
-    /// The flow's place in a tunnel of several, as its client says; native
-    /// flows only.
-    pub lane: Option<Lane>,
-    /// Whether the peer's key is that of a first use, and known to `irmd` from
-    /// this flow on: nobody has compared it yet.
-    pub first_use: bool,
-}
-
-impl FlowInfo {
-    /// The terms of a flow whose packets are not encrypted. For those who
-    /// carry flows between processes.
-    pub fn new(name: Name, peer: PeerAddress, (local, remote): (Eid, Eid), qos: QosSpec) -> Self {
-        let (suite, profile, identity, lane) = (None, None, None, None);
-        let first_use = false;
-        Self { name, peer, local, remote, qos, suite, profile, identity, lane, first_use }
-    }
-
-    /// The same for one whose packets are.
-    #[must_use]
-    pub fn encrypted(
-        mut self,
-        suite: Suite,
-        profile: Profile,
-        identity: Option<PeerIdentity>,
-    ) -> Self {
-        (self.suite, self.profile, self.identity) = (Some(suite), Some(profile), identity);
-        self
-    }
-}
-
-/// What went over a flow. Bytes are those of the application's packets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct FlowStatistics {
-    /// Packets sent.
-    pub sent_packets: u64,
-    /// Bytes sent.
-    pub sent_bytes: u64,
-    /// Packets received and, if encrypted, authenticated.
-    pub received_packets: u64,
-    /// Bytes received.
-    pub received_bytes: u64,
-    /// Frames dropped because they could not be opened: forged, corrupted or
-    /// under a key that is not the flow's.
-    pub unopened: u64,
-    /// Packets dropped because the path could not carry their size.
-    pub oversize: u64,
-    /// Packets dropped because no key may seal them now.
-    pub unsealed: u64,
-    /// System calls that sent.
-    pub send_calls: u64,
-    /// System calls that received.
-    pub receive_calls: u64,
-    /// The key epoch that this end seals in, from 0; 0 in the 0.23 format.
-    pub epoch: u64,
-}
-
-/// Over several flows.
-impl std::iter::Sum for FlowStatistics {
-    fn sum<I: Iterator<Item = Self>>(flows: I) -> Self {
-        flows.fold(Self::default(), |sum, flow| Self {
-            sent_packets: sum.sent_packets + flow.sent_packets,
-            sent_bytes: sum.sent_bytes + flow.sent_bytes,
-            received_packets: sum.received_packets + flow.received_packets,
-            received_bytes: sum.received_bytes + flow.received_bytes,
-            unopened: sum.unopened + flow.unopened,
-            oversize: sum.oversize + flow.oversize,
-            unsealed: sum.unsealed + flow.unsealed,
-            send_calls: sum.send_calls + flow.send_calls,
-            receive_calls: sum.receive_calls + flow.receive_calls,
-            epoch: sum.epoch.max(flow.epoch),
-        })
-    }
-}
-
-/// An allocated flow before its packets are protected: what the daemon relays
-/// and [`Flow::new`](crate::Flow::new) takes.
-pub struct RawFlow {
-    /// The flow's own data path.
-    pub path: Arc<dyn Path>,
-    /// What was agreed.
-    pub info: FlowInfo,
-    /// The agreed keys; `None` for a plain flow.
-    pub keys: Option<FlowKeys>,
-    /// Frames that came while the flow was being allocated.
-    pub early: Vec<Vec<u8>>,
-    /// Where frames go that reach the path and are not the flow's.
-    pub strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
-    /// Given what takes frames for the flow that come from elsewhere than its
-    /// peer; it lets go of it when the flow has ended.
-    pub elsewhere: Option<Box<WatchElsewhere>>,
-    /// Dropped when the flow ends.
-    pub release: Option<Box<dyn Send + Sync>>,
-}
-
-/// Has a [`Wanderer`] called with frames from elsewhere.
-pub type WatchElsewhere = dyn FnOnce(&Wanderer) + Send + Sync;
-
-/// What of a [`RawFlow`] is neither its terms nor its packets.
-pub(super) struct Rest {
-    pub(super) strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
-    pub(super) elsewhere: Option<Box<WatchElsewhere>>,
-    pub(super) release: Option<Box<dyn Send + Sync>>,
-}
-
-impl std::fmt::Debug for RawFlow {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RawFlow").field("info", &self.info).finish_non_exhaustive()
-    }
-}
-
 const OPEN: u8 = 0;
-const CLOSED: u8 = 1;
+pub(super) const CLOSED: u8 = 1;
 pub(super) const DOWN: u8 = 2;
 pub(super) const CLOSED_BY_PEER: u8 = 3;
 
-#[derive(Default)]
-pub(super) struct Counters {
-    pub(super) sent_packets: AtomicU64,
-    pub(super) sent_bytes: AtomicU64,
-    pub(super) received_packets: AtomicU64,
-    pub(super) received_bytes: AtomicU64,
-    pub(super) unopened: AtomicU64,
-    pub(super) oversize: AtomicU64,
-    pub(super) unsealed: AtomicU64,
-    pub(super) send_calls: AtomicU64,
-    pub(super) receive_calls: AtomicU64,
-    /// Batches that were received.
-    pub(super) reads: AtomicU64,
-    pub(super) epoch: AtomicU64,
-}
+/// The background thread is told when something can be read.
+pub(super) const ARMED: u8 = 0;
+/// It will look soon whether the flow is read by a caller still.
+pub(super) const CHECKING: u8 = 1;
+/// The flow is left to who waits for it.
+pub(super) const LEFT: u8 = 2;
 
-impl Counters {
-    pub(super) fn statistics(&self) -> FlowStatistics {
-        let of = |counter: &AtomicU64| counter.load(Relaxed);
-        FlowStatistics {
-            sent_packets: of(&self.sent_packets),
-            sent_bytes: of(&self.sent_bytes),
-            received_packets: of(&self.received_packets),
-            received_bytes: of(&self.received_bytes),
-            unopened: of(&self.unopened),
-            oversize: of(&self.oversize),
-            unsealed: of(&self.unsealed),
-            send_calls: of(&self.send_calls),
-            receive_calls: of(&self.receive_calls),
-            epoch: of(&self.epoch),
-        }
-    }
-}
+/// After a caller was seen reading, the flow is left to it for so long.
+pub(super) const LEFT_FOR: Duration = Duration::from_millis(100);
 
 pub(super) struct Shared {
     pub(super) path: Arc<dyn Path>,
     pub(super) info: FlowInfo,
-    pub(super) control: Option<Control>,
+    pub(super) connection: Mutex<Connection>,
+    /// There is a session, with control packets of its own.
+    pub(super) native: bool,
+    pub(super) inbox: Mutex<Inbox>,
     pub(super) strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
     pub(super) counters: Arc<Counters>,
-    /// Readable once the flow has ended; wakes blocked threads.
-    pub(super) wake: OwnedFd,
-    state: AtomicU8,
-    end: Event,
+    /// Data may pass: what has to be agreed before it, is.
+    pub(super) ready: AtomicBool,
+    /// The far end takes packets with partial checksums; this end has said so.
+    pub(super) partial_checksums: AtomicBool,
+    pub(super) announced: AtomicBool,
+    /// Largest frame that is known to arrive, in bytes.
+    pub(super) largest: AtomicUsize,
+    /// Packets have come from another address than the peer's.
+    pub(super) off_path: AtomicBool,
+    /// Data that came from there, sealed, for who reads next.
+    pub(super) off_path_frames: Mutex<Vec<Vec<u8>>>,
+    /// Something is in `off_path_frames`.
+    pub(super) off_path_any: AtomicBool,
+    /// Here so that it lives as long as the flow.
+    pub(super) off_path_handler: OnceLock<Wanderer>,
+    pub(super) state: AtomicU8,
+    /// The flow has ended, is ready, or has something that no socket tells.
+    changed: Event,
+    /// Readable once the flow has ended; wakes blocked threads. Made when the
+    /// first of them is about to block.
+    wake: OnceLock<OwnedFd>,
+    /// How many wait in calls, and of them, in blocked threads.
+    pub(super) waiting: AtomicUsize,
+    pub(super) blocked: AtomicUsize,
+    /// A `poll_recv` has said that it waits.
+    pub(super) polled: AtomicBool,
+    /// The receiver's owner polls the descriptor by itself.
+    pub(super) watched_by_owner: AtomicBool,
+    /// Calls that read, ever; and how many there were when it was looked last.
+    pub(super) reads: AtomicU64,
+    pub(super) reads_seen: AtomicU64,
+    pub(super) watch: AtomicU8,
+    /// Bytes in the inbox when the background thread looked last.
+    pub(super) unread: AtomicUsize,
     /// Milliseconds of monotonic time.
     last_sent: AtomicU64,
     last_heard: AtomicU64,
-    release: Mutex<Option<Box<dyn Send + Sync>>>,
-    /// Here so that it lives as long as the flow.
-    wanderer: OnceLock<Wanderer>,
+    pub(super) release: Mutex<Option<Box<dyn Send + Sync>>>,
+    pub(super) registration: OnceLock<Registration>,
+    /// The flow itself while its peer is told that it was given up.
+    pub(super) farewell: Mutex<Option<Arc<Self>>>,
+}
+
+/// What is received, and what was and nobody has taken yet.
+pub(super) struct Inbox {
+    pub(super) opener: Opener,
+    /// Frames that came before the flow began, or from another address.
+    pub(super) early: Vec<Vec<u8>>,
+    pub(super) packets: Packets,
+    /// Kept to be filled again.
+    pub(super) opened: Vec<Opened>,
+}
+
+/// What a flow begins with.
+pub(super) struct Parts {
+    pub(super) path: Arc<dyn Path>,
+    pub(super) info: FlowInfo,
+    pub(super) connection: Connection,
+    pub(super) opener: Opener,
+    pub(super) early: Vec<Vec<u8>>,
+    pub(super) strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
+    pub(super) release: Option<Box<dyn Send + Sync>>,
+    pub(super) native: bool,
 }
 
 impl Shared {
-    pub(super) fn start(
-        path: Arc<dyn Path>,
-        info: FlowInfo,
-        raw: Rest,
-        channel: Option<Channel>,
-    ) -> io::Result<Arc<Self>> {
-        let Rest { strays, elsewhere, release } = raw;
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { path, info, connection, opener, early, strays, release, native } = parts;
         let now = milliseconds();
-        let shared = Arc::new(Self {
-            control: channel.map(|channel| {
-                let timeout = Duration::from_millis(info.qos.timeout.into());
-                Control::new(channel, timeout, path.largest_frame(), path.headroom())
-            }),
+        Self {
             path,
             info,
+            ready: AtomicBool::new(connection.is_ready()),
+            connection: Mutex::new(connection),
+            native,
+            inbox: Mutex::new(Inbox { opener, early, packets: Packets::new(), opened: Vec::new() }),
             strays,
             counters: Arc::default(),
-            wake: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
+            partial_checksums: AtomicBool::new(false),
+            announced: AtomicBool::new(false),
+            largest: AtomicUsize::new(usize::MAX),
+            off_path: AtomicBool::new(false),
+            off_path_frames: Mutex::default(),
+            off_path_any: AtomicBool::new(false),
+            off_path_handler: OnceLock::new(),
             state: AtomicU8::new(OPEN),
-            end: Event::new(),
+            changed: Event::new(),
+            wake: OnceLock::new(),
+            waiting: AtomicUsize::new(0),
+            blocked: AtomicUsize::new(0),
+            polled: AtomicBool::new(false),
+            watched_by_owner: AtomicBool::new(false),
+            reads: AtomicU64::new(0),
+            reads_seen: AtomicU64::new(0),
+            watch: AtomicU8::new(ARMED),
+            unread: AtomicUsize::new(0),
             last_sent: AtomicU64::new(now),
             last_heard: AtomicU64::new(now),
             release: Mutex::new(release),
-            wanderer: OnceLock::new(),
-        });
-        if let Some(watch) = elsewhere
-            && shared.control.is_some()
-        {
-            watch(shared.wanderer.get_or_init(|| control::wanderer(&shared)));
+            registration: OnceLock::new(),
+            farewell: Mutex::default(),
         }
-        if shared.control.is_some() {
-            driver::spawn(control::attend(Arc::downgrade(&shared))).detach();
-        } else if shared.info.qos.timeout > 0 {
-            let timeout = u64::from(shared.info.qos.timeout);
-            driver::spawn(keep_alive(Arc::downgrade(&shared), timeout)).detach();
-        }
-        Ok(shared)
     }
 
     pub(super) fn check(&self) -> Result<(), FlowError> {
@@ -270,38 +168,68 @@ impl Shared {
         }
     }
 
-    pub(super) fn ended(&self) -> EventListener {
-        self.end.listen()
+    /// Marks the flow as ended; `true` if it had not.
+    pub(super) fn set_ended(&self, state: u8) -> bool {
+        self.state.compare_exchange(OPEN, state, SeqCst, SeqCst).is_ok()
     }
 
-    pub(super) fn end(&self, state: u8) {
-        if self.state.compare_exchange(OPEN, state, Relaxed, Relaxed).is_ok() {
-            if state == CLOSED {
-                self.say_goodbye();
-            }
+    /// Told when the flow ends, becomes ready, or has something that its socket
+    /// does not tell.
+    pub(super) fn changes(&self) -> EventListener {
+        self.changed.listen()
+    }
+
+    /// Wakes who waits in a call.
+    pub(super) fn signal(&self) {
+        self.changed.notify(usize::MAX);
+        let ended = self.check().is_err();
+        if (ended || self.blocked.load(SeqCst) > 0)
+            && let Some(wake) = self.wake.get()
+        {
             // An eventfd takes 2^64 - 2 writes of 1: this one cannot fail.
-            let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-            self.end.notify(usize::MAX);
-            self.release.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Readable once the flow has ended.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor is to be had.
+    pub(super) fn wake(&self) -> io::Result<BorrowedFd<'_>> {
+        use std::os::fd::AsFd;
+        if self.wake.get().is_none() {
+            let _ = self.wake.set(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
+            if self.check().is_err() {
+                self.signal();
+            }
+        }
+        self.wake.get().map(AsFd::as_fd).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Takes back what [`signal`](Self::signal) did, unless that was the end.
+    pub(super) fn clear_wake(&self) {
+        if let Some(wake) = self.wake.get()
+            && self.check().is_ok()
+        {
+            let _ = rustix::io::read(wake, &mut [0u8; 8]);
+            if self.check().is_err() {
+                self.signal();
+            }
         }
     }
 
     /// Largest frame of the path, in bytes.
     pub(super) fn largest_frame(&self) -> usize {
-        let found = self.control.as_ref().map_or(usize::MAX, Control::largest_frame);
-        self.path.largest_frame().min(found)
+        self.path.largest_frame().min(self.largest.load(Relaxed))
     }
 
-    /// Whether the far end takes packets whose transport checksums are partial.
-    pub(super) fn takes_partial_checksums(&self) -> bool {
-        self.control.as_ref().is_some_and(Control::takes_partial_checksums)
-    }
-
-    /// Whether packets that are `content` are for the application.
+    /// Returns `true` if packets that are `content` are for the application.
     pub(super) fn awaits(&self, content: Content) -> bool {
-        match &self.control {
-            Some(control) => control.awaits(content),
-            None => content == Content::Packet,
+        match content {
+            Content::Packet => true,
+            Content::PartialChecksum => self.announced.load(Relaxed),
+            _ => false,
         }
     }
 
@@ -318,111 +246,63 @@ impl Shared {
     pub(super) fn note_heard(&self) {
         self.last_heard.store(milliseconds(), Relaxed);
     }
-}
 
-/// Closes a flow from another thread or task: both directions then say
-/// [`FlowError::Closed`].
-#[derive(Clone)]
-pub struct FlowCloser(Weak<Shared>);
-
-impl FlowCloser {
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
-        Self(Arc::downgrade(shared))
+    /// Has the background thread attend to the flow now.
+    pub(super) fn call_driver(&self) {
+        self.call_driver_by(Duration::ZERO);
     }
 
-    /// Closes the flow, if it is still there.
-    pub fn close(&self) {
-        if let Some(shared) = self.0.upgrade() {
-            shared.end(CLOSED);
+    pub(super) fn call_driver_by(&self, due: Duration) {
+        if let Some(registration) = self.registration.get() {
+            registration.schedule_by(due);
+        }
+    }
+
+    /// Returns `true` if a call waits for something to read.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.waiting.load(SeqCst) > 0
+            || self.polled.load(SeqCst)
+            || self.watched_by_owner.load(SeqCst)
+    }
+
+    /// Nobody waits any more, maybe: the background thread looks soon.
+    pub(super) fn stopped_waiting(&self) {
+        if self.watch.load(SeqCst) == LEFT
+            && self.watch.compare_exchange(LEFT, CHECKING, SeqCst, SeqCst).is_ok()
+        {
+            self.call_driver_by(driver::monotonic() + LEFT_FOR);
         }
     }
 }
 
-impl std::fmt::Debug for FlowCloser {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("FlowCloser")
+/// Somebody is in a call that waits for something to read: the background thread
+/// leaves the flow to it.
+pub(super) struct Waiting<'a> {
+    shared: &'a Shared,
+    blocked: bool,
+}
+
+impl<'a> Waiting<'a> {
+    pub(super) fn new(shared: &'a Shared, blocked: bool) -> Self {
+        shared.waiting.fetch_add(1, SeqCst);
+        if blocked {
+            shared.blocked.fetch_add(1, SeqCst);
+        }
+        Self { shared, blocked }
     }
 }
 
-/// Watches a flow that somebody else uses.
-#[derive(Clone)]
-pub struct FlowWatcher {
-    counters: Arc<Counters>,
-    flow: Weak<Shared>,
-}
-
-impl FlowWatcher {
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
-        Self { counters: shared.counters.clone(), flow: Arc::downgrade(shared) }
-    }
-
-    /// What went over the flow so far.
-    pub fn statistics(&self) -> FlowStatistics {
-        self.counters.statistics()
-    }
-
-    /// How large the socket's buffers for sending and receiving are, in bytes as
-    /// the kernel counts them.
-    pub fn buffers(&self) -> (usize, usize) {
-        self.flow.upgrade().map_or((0, 0), |flow| flow.path.buffers())
-    }
-
-    /// What the kernel does in super-packets at the flow's socket.
-    pub fn offload(&self) -> PathOffload {
-        self.flow.upgrade().map_or(PathOffload::NONE, |flow| flow.path.offload())
-    }
-}
-
-impl std::fmt::Debug for FlowWatcher {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("FlowWatcher")
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.blocked {
+            self.shared.blocked.fetch_sub(1, SeqCst);
+        }
+        if self.shared.waiting.fetch_sub(1, SeqCst) == 1 {
+            self.shared.stopped_waiting();
+        }
     }
 }
 
 pub(super) fn milliseconds() -> u64 {
     u64::try_from(driver::monotonic().as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Sends a zero-length frame after a quarter of `timeout` (milliseconds)
-/// without traffic, and ends the flow after a whole one of silence.
-async fn keep_alive(flow: Weak<Shared>, timeout: u64) {
-    let interval = (timeout / 4).max(1);
-    loop {
-        let (sleep, ended) = {
-            let Some(shared) = flow.upgrade() else { return };
-            let ended = shared.ended();
-            if shared.check().is_err() {
-                return;
-            }
-            let now = milliseconds();
-            let heard = shared.last_heard.load(Relaxed);
-            if now.saturating_sub(heard) >= timeout {
-                shared.end(DOWN);
-                return;
-            }
-            if now.saturating_sub(shared.last_sent.load(Relaxed)) >= interval {
-                let mut batch = SendBatch::new(shared.path.headroom(), 64);
-                batch.push(0);
-                // A full socket buffer is traffic enough; other errors are the
-                // sender's to meet.
-                let _ = shared.path.send(&mut batch);
-                shared.note_sent();
-            }
-            let due = (shared.last_sent.load(Relaxed) + interval).min(heard + timeout);
-            (due.saturating_sub(now).max(1), ended)
-        };
-        future::or(
-            async {
-                Timer::after(Duration::from_millis(sleep)).await;
-            },
-            ended,
-        )
-        .await;
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        self.end(CLOSED);
-    }
 }

@@ -8,12 +8,11 @@ use std::{
     time::Duration,
 };
 
-use async_io::{Async, Timer};
 use futures_lite::future;
 
 use super::{Core, dropped::Dropped};
 use crate::{
-    driver,
+    driver::{self, Watch},
     transport::{LARGEST_MANAGEMENT, Management},
 };
 
@@ -36,14 +35,7 @@ impl AsFd for ManagementSource {
 pub(super) async fn drive(core: Weak<Core>) {
     let watch = {
         let Some(core) = core.upgrade() else { return };
-        match core.management.clone().map(|m| Async::new_nonblocking(ManagementSource(m))) {
-            None => None,
-            Some(Ok(watch)) => Some(watch),
-            Some(Err(error)) => {
-                tracing::error!(ipcp = core.name, %error, "management socket cannot be watched");
-                return;
-            }
-        }
+        core.management.clone().map(|management| Watch::new(ManagementSource(management)))
     };
     let mut buffer = [0; LARGEST_MANAGEMENT];
     let mut dropped = Dropped::default();
@@ -56,7 +48,7 @@ pub(super) async fn drive(core: Weak<Core>) {
             if let Some(watch) = &watch {
                 drained = false;
                 for _ in 0..MESSAGES_PER_TURN {
-                    match watch.get_ref().0.receive(&mut buffer) {
+                    match watch.source().0.receive(&mut buffer) {
                         Ok((size, from)) => core.take_message(from, None, &buffer[..size]),
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                             drained = true;
@@ -89,7 +81,7 @@ pub(super) async fn drive(core: Weak<Core>) {
                 Some(watch) => {
                     if watch.readable().await.is_err() {
                         // Not to spin on a broken descriptor.
-                        Timer::after(Duration::from_secs(1)).await;
+                        driver::reaches(Some(driver::monotonic() + Duration::from_secs(1))).await;
                     }
                 }
                 None => future::pending().await,

@@ -11,16 +11,20 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// What the log knows already.
 #[derive(Default)]
 pub(super) struct Dropped {
-    told: [u64; 8],
+    told: [u64; 12],
     quiet_until: Duration,
 }
 
 /// What a peer does wrong, or too often. Not copies and names that others on
 /// the segment serve: they are part of every day.
-fn causes(counters: Counters) -> [(u64, &'static str); 8] {
+fn causes(counters: Counters) -> [(u64, &'static str); 12] {
     [
         (counters.malformed, "malformed"),
+        (counters.unsupported, "with unsupported algorithms"),
+        (counters.too_weak, "weaker than demanded"),
+        (counters.quality, "with unsupported quality of service"),
         (counters.not_fresh, "stale or replayed"),
+        (counters.clocks, "from peers whose clocks differ"),
         (counters.over_limit, "beyond a limit"),
         (counters.cookies, "asked for a cookie"),
         (counters.strangers, "of strangers"),
@@ -81,7 +85,8 @@ mod tests {
 
     #[test]
     fn what_is_part_of_every_day_is_not_told() {
-        let counters = Counters { unknown_name: 7, repeated: 7, ..Counters::default() };
+        let mut counters = Counters::default();
+        (counters.unknown_name, counters.repeated) = (7, 7);
         assert_eq!(Dropped::default().report(seconds(1), counters), None);
     }
 }

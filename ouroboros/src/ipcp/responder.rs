@@ -7,17 +7,17 @@
 
 use std::{
     collections::HashMap,
+    os::fd::{AsFd, BorrowedFd},
     sync::{Arc, Weak},
 };
 
 use async_executor::Task;
-use async_io::Async;
 
 use super::{Core, EARLY_FRAMES, Notice, Requested, Reserved, told};
 use crate::{
     crypto::SystemEntropy,
-    driver,
-    flow::{FlowInfo, PathSource, RawFlow},
+    driver::{self, Watch},
+    flow::{FlowInfo, RawFlow},
     proto::endpoint::{Accepted, Refusal, RequestId},
     sync::lock,
     transport::{Path, Wanderer},
@@ -215,18 +215,24 @@ impl Core {
 
 /// Reads the path of a half-open flow until its peer is proved to be there.
 async fn read_half_open(core: Weak<Core>, path: Arc<dyn Path>, from: PeerAddress, local: Eid) {
-    let Ok(watch) = Async::new_nonblocking(PathSource(path.clone())) else { return };
+    struct Source(Arc<dyn Path>);
+    impl AsFd for Source {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.0.readiness()
+        }
+    }
+    let watch = Watch::new(Source(path.clone()));
     loop {
+        {
+            let Some(core) = core.upgrade() else { return };
+            let mut frames = Vec::new();
+            let _nothing_there = core.receive_early(&*path, &mut frames);
+            for frame in &frames {
+                core.take_frame(from, local, frame);
+            }
+        }
         if watch.readable().await.is_err() {
             return;
-        }
-        let Some(core) = core.upgrade() else { return };
-        let mut frames = Vec::new();
-        if core.receive_early(&*path, &mut frames).is_err() {
-            continue;
-        }
-        for frame in &frames {
-            core.take_frame(from, local, frame);
         }
     }
 }

@@ -14,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use async_io::Timer;
 use event_listener::{Event, EventListener};
 use futures_lite::future;
 
@@ -145,7 +144,7 @@ impl AcceptQueue {
 /// What `work` gives; `None` if that takes longer than `timeout`.
 async fn within<T>(timeout: Duration, work: impl Future<Output = T>) -> Option<T> {
     future::or(async { Some(work.await) }, async {
-        Timer::after(timeout).await;
+        driver::reaches(Some(driver::monotonic() + timeout)).await;
         None
     })
     .await

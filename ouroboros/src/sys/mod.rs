@@ -4,5 +4,7 @@
 pub(crate) mod batched;
 pub(crate) mod link;
 pub(crate) mod option;
+#[cfg(feature = "tokio")]
+pub(crate) mod reactor;
 pub(crate) mod socket;
 pub(crate) mod tun;

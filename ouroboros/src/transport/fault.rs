@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    Destination, IntoTransport, Management, OpenError, Path, ReceiveBatch, SendBatch, Stray,
-    Transport, Wanderer,
+    Destination, IntoTransport, Management, Mobility, OpenError, Path, ReceiveBatch, SendBatch,
+    Stray, Transport, Wanderer,
 };
 use crate::sync::lock;
 use crate::wire::{Dialect, DirectoryHash, Eid, Name, PeerAddress};
@@ -253,20 +253,8 @@ impl Path for FaultyPath {
         result
     }
 
-    fn send_elsewhere(&self, to: PeerAddress, frame: &[u8]) -> io::Result<()> {
-        self.inner.send_elsewhere(to, frame)
-    }
-
-    fn follow(&self, peer: PeerAddress) -> io::Result<()> {
-        self.inner.follow(peer)
-    }
-
-    fn look_for_the_way(&self) {
-        self.inner.look_for_the_way();
-    }
-
-    fn is_cut_off(&self) -> bool {
-        self.inner.is_cut_off()
+    fn mobility(&self) -> Option<&dyn Mobility> {
+        self.inner.mobility()
     }
 
     fn readiness(&self) -> BorrowedFd<'_> {

@@ -1,12 +1,11 @@
-//! A flow's socket that goes to another process: what is told with it, and the
-//! path that is made of it there. How it gets there is `daemon`'s.
+//! A flow's socket that goes to another process, and what is told with it. How
+//! it gets there is `daemon`'s.
 
-use std::{io, os::fd::OwnedFd, sync::Arc};
+use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Path, eth_dix, udp};
-use crate::wire::{Eid, MacAddress, PeerAddress};
+use crate::wire::MacAddress;
 
 /// A path's socket for another process.
 #[derive(Debug)]
@@ -40,21 +39,4 @@ pub struct HandedInterface {
     pub(super) mtu: usize,
     pub(super) loopback: bool,
     pub(super) ethertype: u16,
-}
-
-impl HandOver {
-    /// The path of a flow over a socket that another process opened.
-    ///
-    /// # Errors
-    ///
-    /// The socket, the endpoints and the peer do not go together.
-    pub fn open(self, (local, remote): (Eid, Eid), peer: PeerAddress) -> io::Result<Arc<dyn Path>> {
-        let socket = self.socket.into();
-        match self.kind {
-            Handed::Udp => udp::from_handed(socket, local, remote, peer),
-            Handed::EthDix(interface) => {
-                eth_dix::from_handed(socket, &interface, local, remote, peer)
-            }
-        }
-    }
 }

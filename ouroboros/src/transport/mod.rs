@@ -5,7 +5,6 @@
 //! a flow's packets reach the thread that opens them without a detour. Not
 //! here: any meaning of a frame beyond the endpoint it is for.
 
-mod batch;
 mod eth_dix;
 pub mod fault;
 mod handed;
@@ -24,9 +23,12 @@ use std::{
     time::Duration,
 };
 
-pub use batch::{ReceiveBatch, SendBatch, Stray};
 pub use eth_dix::EthDix;
 pub use handed::{HandOver, Handed};
+pub use ouroboros_proto::{
+    packet::{ReceiveBatch, SendBatch, Stray},
+    wire::Destination,
+};
 pub use udp::Udp;
 
 use crate::wire::{Dialect, DirectoryHash, Eid, Name, PeerAddress, management::LARGEST_MESSAGE};
@@ -152,15 +154,6 @@ pub trait Management: Send + Sync {
     fn readiness(&self) -> BorrowedFd<'_>;
 }
 
-/// Where a management message goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Destination {
-    /// Every station of the segment.
-    Broadcast,
-    /// One peer.
-    Peer(PeerAddress),
-}
-
 /// The data path of one flow: frames from and to one endpoint of one peer.
 ///
 /// One thread may send while another receives. Nothing here blocks:
@@ -185,38 +178,14 @@ pub trait Path: Send + Sync {
     /// the path's own address; `None` where management has a socket of its own.
     fn send_management(&self, message: &[u8]) -> Option<io::Result<()>>;
 
-    /// Sends one frame to another address than the peer's, which is to prove
-    /// that it is the peer's now. The frame may be lost.
-    ///
-    /// # Errors
-    ///
-    /// `Unsupported` where peers do not move.
-    fn send_elsewhere(&self, to: PeerAddress, frame: &[u8]) -> io::Result<()> {
-        let _ = (to, frame);
-        Err(io::ErrorKind::Unsupported.into())
+    /// What this path does about peers and networks that move; `None` where
+    /// neither does.
+    fn mobility(&self) -> Option<&dyn Mobility> {
+        None
     }
 
-    /// Takes `peer` for the peer's address from now on.
-    ///
-    /// # Errors
-    ///
-    /// `Unsupported` where peers do not move, or those of connect(2).
-    fn follow(&self, peer: PeerAddress) -> io::Result<()> {
-        let _ = peer;
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    /// Nothing has come for a while though something left: finds out whether
-    /// this end's address is lost, and goes on from another one then.
-    fn look_for_the_way(&self) {}
-
-    /// Whether this host has no network: the frame that was sent last did not
-    /// leave it. That the peer is silent says nothing of the peer then.
-    fn is_cut_off(&self) -> bool {
-        false
-    }
-
-    /// What to poll for reading and writing.
+    /// What to poll for reading and writing: the same, open descriptor for as long
+    /// as the path lives.
     fn readiness(&self) -> BorrowedFd<'_>;
 
     /// Bytes of transport header that precede each frame in a batch.
@@ -267,6 +236,32 @@ pub trait Path: Send + Sync {
     }
 }
 
+/// What a path does whose peer, or whose own end, may get another address.
+pub trait Mobility {
+    /// Sends one frame to another address than the peer's, which is to prove
+    /// that it is the peer's now. The frame may be lost.
+    ///
+    /// # Errors
+    ///
+    /// Those of sendmsg(2).
+    fn send_elsewhere(&self, to: PeerAddress, frame: &[u8]) -> io::Result<()>;
+
+    /// Takes `peer` for the peer's address from now on.
+    ///
+    /// # Errors
+    ///
+    /// Those of connect(2).
+    fn follow(&self, peer: PeerAddress) -> io::Result<()>;
+
+    /// Nothing has come for a while though something left: finds out whether
+    /// this end's address is lost, and goes on from another one then.
+    fn look_for_the_way(&self);
+
+    /// Whether this host has no network: the frame that was sent last did not
+    /// leave it. That the peer is silent says nothing of the peer then.
+    fn is_cut_off(&self) -> bool;
+}
+
 /// Takes frames for a flow that come from another address than its peer's. The
 /// frame, without its endpoint id, is opened in place.
 pub type Wanderer = Arc<TakeFrame>;
@@ -286,4 +281,21 @@ pub struct PathOffload {
 impl PathOffload {
     /// Frame by frame.
     pub const NONE: Self = Self { segments: false, coalesces: false };
+}
+
+impl HandOver {
+    /// The path of a flow over a socket that another process opened.
+    ///
+    /// # Errors
+    ///
+    /// The socket, the endpoints and the peer do not go together.
+    pub fn open(self, (local, remote): (Eid, Eid), peer: PeerAddress) -> io::Result<Arc<dyn Path>> {
+        let socket = self.socket.into();
+        match self.kind {
+            Handed::Udp => udp::from_handed(socket, local, remote, peer),
+            Handed::EthDix(interface) => {
+                eth_dix::from_handed(socket, &interface, local, remote, peer)
+            }
+        }
+    }
 }

@@ -15,9 +15,7 @@ use super::{
     TrustError,
     file::{self, Guard},
 };
-use crate::{
-    crypto::identity::Fingerprint, error::AllocateError, proto::negotiation::Trust, wire::Name,
-};
+use crate::{crypto::identity::Fingerprint, proto::negotiation::Trust, wire::Name};
 
 /// Some ten thousand names.
 const LARGEST: u64 = 1 << 20;
@@ -156,18 +154,6 @@ impl KnownNames {
         let addition = if ends { line } else { format!("\n{line}") };
         append(&file, text.len(), addition.as_bytes()).map_err(failed)?;
         Ok(Meeting::First)
-    }
-
-    /// What to say of a flow to `name` that could not be had because the server
-    /// is not the one that is known: what to do about it. `None` if that is not
-    /// why.
-    pub fn changed(&self, name: &Name, error: &AllocateError) -> Option<TrustError> {
-        let shown = match error {
-            AllocateError::WrongKey { found, .. } => Some(*found),
-            AllocateError::NotAuthenticated => None,
-            _ => return None,
-        };
-        self.check(name, shown).err()
     }
 
     fn compare(

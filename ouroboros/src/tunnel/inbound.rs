@@ -3,7 +3,7 @@
 
 use std::{io, time::Instant};
 
-use super::{Counters, LARGEST_SYN, TunnelError, delay::Delay, worker::Lane};
+use super::{Counters, LARGEST_SYN, TunnelError, delay::Delay, lane::Lane};
 use crate::{
     flow::FlowReceiver,
     proto::protection::Content,
@@ -29,6 +29,7 @@ pub(super) struct Inbound {
 
 impl Inbound {
     pub(super) fn new(receiver: FlowReceiver) -> Self {
+        receiver.set_watched();
         Self { receiver, coalescer: Coalescer::new(true, true), delay: Delay::default() }
     }
 

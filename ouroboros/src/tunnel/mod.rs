@@ -6,6 +6,7 @@
 
 mod delay;
 mod inbound;
+mod lane;
 mod mtu;
 mod offload;
 mod outbound;
@@ -23,7 +24,7 @@ pub use offload::{Offload, UnknownOffload};
 pub use statistics::TunnelStatistics;
 
 use self::{
-    inbound::Inbound, mtu::Following, outbound::Outbound, statistics::Counters, worker::Lane,
+    inbound::Inbound, lane::Lane, mtu::Following, outbound::Outbound, statistics::Counters,
 };
 use crate::{
     error::FlowError,

@@ -3,7 +3,7 @@
 
 use std::{io, iter, sync::atomic::Ordering::Relaxed, time::Instant};
 
-use super::{LARGEST_SYN, TunnelError, clamp, mtu::Following, worker::Lane};
+use super::{LARGEST_SYN, TunnelError, clamp, lane::Lane, mtu::Following};
 use crate::{
     flow::FlowSender,
     proto::protection::Content,

@@ -8,7 +8,6 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc,
-        atomic::{AtomicU16, Ordering::Relaxed},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::{self, JoinHandle},
@@ -16,35 +15,18 @@ use std::{
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
 
-use super::{Counters, TunnelError, inbound::Inbound, outbound::Outbound, outbound::Progress};
-use crate::{
-    sys::socket,
-    tun::{Device, Queue},
+use super::{
+    TunnelError,
+    inbound::Inbound,
+    lane::Lane,
+    outbound::{Outbound, Progress},
 };
+use crate::sys::socket;
 
 /// Turns in a row with work both ways, after which a second thread helps.
 const BUSY: u32 = 16;
 /// Idleness, in nanoseconds, after which the second thread gives its work back.
 const IDLE: i64 = 2_000_000;
-
-/// One queue of the device and the flow that serves it.
-pub(super) struct Lane {
-    pub(super) device: Arc<Device>,
-    pub(super) queue: usize,
-    pub(super) counters: Arc<Counters>,
-    /// Largest packet in bytes, for all lanes.
-    pub(super) mtu: Arc<AtomicU16>,
-}
-
-impl Lane {
-    pub(super) fn queue(&self) -> &Queue {
-        &self.device.queues()[self.queue]
-    }
-
-    pub(super) fn mtu(&self) -> usize {
-        self.mtu.load(Relaxed).into()
-    }
-}
 
 /// Moves packets until the flow ends, and closes it.
 pub(super) fn run(

@@ -1,6 +1,7 @@
 //! The rules of the allocation core, one by one.
 
 mod arbitrary;
+mod clocks;
 mod half_open;
 mod harness;
 mod load;

@@ -65,7 +65,19 @@ fn requests_are_fresh_from_100_ms_ahead_to_20_s_behind() {
             if fresh {
                 pair.requested();
             } else {
-                assert!(pair.server.poll().is_none());
+                // The log is told whose clock it is, and how far it is off.
+                let Some(Event::Refused { name: Some(_), from: CLIENT, reason }) =
+                    pair.server.poll()
+                else {
+                    panic!("no refusal to log")
+                };
+                let said = reason.to_string();
+                let expected = match offset {
+                    100_000_001 => "its clock is 0.1 s ahead of ours",
+                    -20_000_000_001 => "its clock is 20.0 s behind ours",
+                    _ => "its clock is ",
+                };
+                assert!(said.starts_with(expected), "{said}");
                 let refusal = pair.sent_by_server();
                 assert_eq!(pair.response(&refusal), Refusal::NotFresh.code());
             }
@@ -124,7 +136,12 @@ fn what_cannot_be_negotiated_is_refused_before_anybody_is_asked() {
     for (number, header) in bad.into_iter().enumerate() {
         let mut pair = Pair::new(Dialect::EthDix, None);
         pair.give_server(at(1), CLIENT, &request_with(Dialect::EthDix, &header));
-        assert!(pair.server.poll().is_none(), "header {number}");
+        let Some(Event::Refused { from: CLIENT, name: Some(_), reason }) = pair.server.poll()
+        else {
+            panic!("header {number}")
+        };
+        assert!(reason.to_string().contains("not supported"), "header {number}: {reason}");
+        assert_eq!((pair.server.counters().unsupported, pair.server.counters().malformed), (1, 0));
         let refusal = pair.sent_by_server();
         assert_eq!(pair.response(&refusal), Refusal::Security.code(), "header {number}");
         assert_eq!(pair.server.held(), (0, 0));

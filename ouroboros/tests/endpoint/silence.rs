@@ -67,6 +67,7 @@ fn strangers_hear_nothing_and_leave_nothing() {
                 assert!(server.poll_transmit().is_none(), "request {number} at {time}");
                 match server.poll() {
                     None | Some(Event::Unheard { from: STRANGER, .. }) => {}
+                    Some(Event::Refused { from: STRANGER, .. }) => {}
                     other => panic!("request {number}: {other:?}"),
                 }
             }
@@ -131,7 +132,10 @@ fn a_replayed_signed_request_opens_nothing() {
                         Some(Event::Withdrawn { .. }) => {}
                         other => panic!("at {time}: {other:?}"),
                     }
-                    assert!(server.poll_transmit().is_none(), "at {time}");
+                    // When it is not fresh any more, a cookie, which the sender
+                    // can do nothing with.
+                    let answer = server.poll_transmit();
+                    assert!(answer.is_none() || time > 20_000, "at {time}");
                 }
             }
         }

@@ -2,14 +2,14 @@
 
 use ouroboros::{
     crypto::{
-        KeyExchange, Suite,
+        Algorithms, Cipher, Hash, KeyExchange, Suite,
         identity::{CertificateError, IdentityKey},
     },
     proto::{
         Now,
         endpoint::{
-            AllocationFailure, ClientSecurity, Event, Identity, NegotiationError, ProfilePolicy,
-            ServerSecurity, Trust,
+            AcceptError, AllocationFailure, ClientSecurity, Event, Identity, NegotiationError,
+            ProfilePolicy, ServerSecurity, Trust,
         },
         native::Capabilities,
         protection::{FlowKeys, Profile},
@@ -145,6 +145,39 @@ fn every_kind_of_key_signs_in_both_directions() {
                     assert!(identity.certified);
                 }
             }
+        }
+    }
+}
+
+/// As a 0.23 server with an EC certificate and no digest configured was seen to
+/// answer (WIRE.md, "Allocation header"), to plain requests too.
+#[test]
+fn a_reply_that_an_ec_key_signed_without_naming_a_digest_is_accepted() {
+    let pem = include_str!("../vectors/certificates/p256.key");
+    let key = IdentityKey::from_pkcs8_pem(pem).expect("a key");
+    let [_, server, _] = certified();
+    let policy = ServerSecurity::default();
+    for dialect in DIALECTS {
+        for (client, hash) in
+            [(None, 48), (Some(old(encrypted())), 32), (Some(old(trusting(authority()))), 32)]
+        {
+            let resigned = |header: &mut Vec<u8>| {
+                let reply = Allocation::parse(header, hash).expect("a reply");
+                let mut signed = Allocation { md: 0, certificate: server.certificate(), ..reply }
+                    .encode()
+                    .expect("encodes");
+                let signature = key.sign(&signed);
+                signed.extend_from_slice(&signature);
+                *header = signed;
+            };
+            let encrypted = client.is_some();
+            let met = meet(dialect, at(0), client, &policy, (&unaltered, &resigned));
+            let Event::Allocated { keys, identity, .. } = met.told else {
+                panic!("{:?}", met.told)
+            };
+            assert_eq!(keys.is_some(), encrypted);
+            let known = identity.map(|server| server.fingerprint);
+            assert_eq!(known, encrypted.then(|| server.fingerprint()));
         }
     }
 }
@@ -346,6 +379,71 @@ fn what_is_taken_away_on_the_way_makes_no_weaker_flow_with_who_is_authenticated(
     let asked = ClientSecurity { identity: Some(friend), ..asked };
     let met = meet(Dialect::EthDix, at(0), Some(asked), &policy, (&strip_request, &unaltered));
     assert_eq!(letter(&met), '.');
+}
+
+/// As an empty enc.conf says at the server, and the defaults at a 0.23 client.
+#[test]
+fn what_a_policy_does_not_name_is_no_demand_and_the_best_is_answered() {
+    let weakest =
+        Suite { kex: KeyExchange::P256, kdf: Hash::Blake2s256, cipher: Cipher::Aes128Gcm };
+    let default = Suite { kex: KeyExchange::P256, ..Suite::default() };
+    let with = |named: Algorithms| ServerSecurity {
+        suite: Some(named.least()),
+        ..ServerSecurity::encrypted()
+    };
+    let policy = with(Algorithms::default());
+    for dialect in DIALECTS {
+        for asked in [weakest, default] {
+            let met = meet(dialect, at(0), Some(old(asked.into())), &policy, UNALTERED);
+            let Event::Allocated { suite: Some(suite), .. } = met.told else {
+                panic!("{:?}", met.told)
+            };
+            assert_eq!(suite, default, "asked for {asked}");
+        }
+        let met = meet(dialect, at(0), Some(encrypted()), &policy, UNALTERED);
+        let Event::Allocated { suite: Some(suite), .. } = met.told else { panic!() };
+        assert_eq!(suite.kex, KeyExchange::X25519MlKem768);
+        // What is named is a demand, and a refusal says what both sides have.
+        let strict = with(Algorithms { kex: Some(KeyExchange::X25519), ..Algorithms::default() });
+        let met = meet(dialect, at(0), Some(old(default.into())), &strict, UNALTERED);
+        let refused = match met.accepted.expect("requested").expect_err("too weak") {
+            AcceptError::Refused(refused) => refused.to_string(),
+            other => panic!("{other}"),
+        };
+        for text in [default, Suite::default()].map(|suite| suite.to_string()) {
+            assert!(refused.contains(&text), "{refused}");
+        }
+    }
+}
+
+#[test]
+fn every_algorithm_makes_a_flow_in_either_format() {
+    let kexes = [
+        KeyExchange::P256,
+        KeyExchange::X25519,
+        KeyExchange::P384,
+        KeyExchange::P521,
+        KeyExchange::X25519MlKem768,
+    ];
+    let ciphers =
+        [Cipher::Aes128Gcm, Cipher::Aes192Gcm, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305];
+    let suites = kexes.map(|kex| Suite { kex, ..Suite::default() }).into_iter();
+    let suites = suites.chain(Hash::ALL.map(|kdf| Suite { kdf, ..Suite::default() }));
+    let suites = suites.chain(ciphers.map(|cipher| Suite { cipher, ..Suite::default() }));
+    for suite in suites {
+        for profile in [ProfilePolicy::Wire023, ProfilePolicy::PreferNative] {
+            let digest = suite.kdf;
+            let asked = ClientSecurity { profile, digest, ..suite.into() };
+            let policy = ServerSecurity::default();
+            let met = meet(Dialect::EthDix, at(0), Some(asked), &policy, UNALTERED);
+            let Event::Allocated { keys: Some(keys), suite: Some(agreed), .. } = met.told else {
+                panic!("{suite}: {:?}", met.told)
+            };
+            assert_eq!(agreed, suite);
+            let accepted = met.accepted.expect("requested").expect("accepted");
+            assert!(keys.is_counterpart(&accepted.keys.expect("encrypted")), "{suite}");
+        }
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use socket2::{SockAddr, Socket};
 use super::{Connected, EID, LARGEST_DATAGRAM, lock, same_peer, udp_address, with_eid};
 use crate::{
     sys::socket,
-    transport::{HandOver, Handed, Path, PathOffload, ReceiveBatch, SendBatch, Stray},
+    transport::{HandOver, Handed, Mobility, Path, PathOffload, ReceiveBatch, SendBatch, Stray},
     tun::offload::Ecn,
     wire::{Eid, PeerAddress},
 };
@@ -408,30 +408,8 @@ impl Path for ConnectedPath {
         Some(result)
     }
 
-    fn send_elsewhere(&self, to: PeerAddress, frame: &[u8]) -> io::Result<()> {
-        let &remote = self.remote.get().ok_or(io::ErrorKind::NotConnected)?;
-        self.transmit_to(udp_address(to)?, &with_eid(remote, frame), None, Ecn::NotEct)
-    }
-
-    fn follow(&self, peer: PeerAddress) -> io::Result<()> {
-        let to = udp_address(peer)?;
-        self.socket.connect(&SockAddr::from(to))?;
-        let from = std::mem::replace(&mut *lock(&self.peer), to);
-        if let Some(connected) = &self.responder_of {
-            let mut connected = lock(connected);
-            connected.remove(&(from.ip(), from.port()));
-            connected.insert((to.ip(), to.port()));
-        }
-        self.largest_frame();
-        Ok(())
-    }
-
-    fn look_for_the_way(&self) {
-        self.leave_lost_address();
-    }
-
-    fn is_cut_off(&self) -> bool {
-        self.cut_off.load(Ordering::Relaxed) && !self.stays.load(Ordering::Relaxed)
+    fn mobility(&self) -> Option<&dyn Mobility> {
+        Some(self)
     }
 
     fn readiness(&self) -> BorrowedFd<'_> {
@@ -496,5 +474,33 @@ impl Path for ConnectedPath {
         self.remote.get()?;
         let socket = self.socket.as_fd().try_clone_to_owned();
         Some(socket.map(|socket| HandOver { socket, kind: Handed::Udp }))
+    }
+}
+
+impl Mobility for ConnectedPath {
+    fn send_elsewhere(&self, to: PeerAddress, frame: &[u8]) -> io::Result<()> {
+        let &remote = self.remote.get().ok_or(io::ErrorKind::NotConnected)?;
+        self.transmit_to(udp_address(to)?, &with_eid(remote, frame), None, Ecn::NotEct)
+    }
+
+    fn follow(&self, peer: PeerAddress) -> io::Result<()> {
+        let to = udp_address(peer)?;
+        self.socket.connect(&SockAddr::from(to))?;
+        let from = std::mem::replace(&mut *lock(&self.peer), to);
+        if let Some(connected) = &self.responder_of {
+            let mut connected = lock(connected);
+            connected.remove(&(from.ip(), from.port()));
+            connected.insert((to.ip(), to.port()));
+        }
+        self.largest_frame();
+        Ok(())
+    }
+
+    fn look_for_the_way(&self) {
+        self.leave_lost_address();
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.cut_off.load(Ordering::Relaxed) && !self.stays.load(Ordering::Relaxed)
     }
 }

@@ -13,7 +13,6 @@
 //! the device and its settings (`tun::device`), and which offloads are in use
 //! (`tunnel`, which drives this).
 
-mod checksum;
 mod coalesce;
 mod flow;
 mod icmp;
@@ -22,10 +21,10 @@ mod run;
 mod segment;
 mod vnet;
 
-pub use checksum::{Sum, replace, replace_at};
 pub use coalesce::{Coalescer, LARGEST_RUN, LONGEST_RUN};
 pub use icmp::packet_too_big;
-pub use packet::{Ecn, Fragment, Layout, Version, clamp_mss};
+pub use ouroboros_proto::packet::{Ecn, Sum, Version, replace, replace_at};
+pub use packet::{Fragment, Layout, clamp_mss};
 pub use run::{Run, Singles};
 pub use segment::{Checksums, SegmentError, Segments, complete_checksum};
 pub use vnet::{ChecksumPlace, Gso, GsoKind, InvalidVnetHeader, VnetHeader};

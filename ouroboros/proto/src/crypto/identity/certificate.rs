@@ -1,0 +1,245 @@
+//! X.509 certificates: one's own, self-signed and as small as they can be, and
+//! what a peer's says.
+
+use der::{
+    Any, Decode, Encode, Header, Reader, Sequence, SliceReader, Tag, Tagged,
+    asn1::{BitString, ObjectIdentifier, SetOfVec, UtcTime},
+};
+use x509_cert::{
+    AlgorithmIdentifier, Certificate, SubjectPublicKeyInfo, Version,
+    attr::AttributeTypeAndValue,
+    name::{RdnSequence, RelativeDistinguishedName},
+    time::{Time, Validity},
+};
+
+use super::{BadSignature, IdentityKey, PublicKey};
+use crate::{crypto::Hash, wire::Name};
+
+const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
+const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
+const ECDSA_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
+const ECDSA_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.3");
+const ECDSA_SHA512: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.4");
+
+/// A certificate is not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CertificateError {
+    /// It is no X.509 certificate in DER (or, where that is read, PEM).
+    #[error("malformed certificate")]
+    Malformed,
+    /// Its key is of an algorithm that is not used here.
+    #[error("the certificate's key is not Ed25519, P-256 or P-384")]
+    UnusableKey,
+    /// Its subject has no common name, or more than one.
+    #[error("the certificate has not exactly one common name")]
+    NoCommonName,
+    /// It is for another name.
+    #[error("the certificate is for {0:?}")]
+    WrongName(String),
+    /// It is not valid yet.
+    #[error("the certificate is not valid yet")]
+    NotYetValid,
+    /// It is not valid any more.
+    #[error("the certificate has expired")]
+    Expired,
+    /// No authority in the store has signed it.
+    #[error("the certificate is signed by nobody in the CA store")]
+    UnknownIssuer,
+    /// Its signature is wrong.
+    #[error("the certificate's signature is wrong")]
+    BadSignature,
+    /// It breaks another rule of RFC 5280.
+    #[error("the certificate is not acceptable: {0}")]
+    Unacceptable(String),
+}
+
+impl From<BadSignature> for CertificateError {
+    fn from(_: BadSignature) -> Self {
+        Self::BadSignature
+    }
+}
+
+/// RFC 5280, section 4.1, without what is optional.
+#[derive(Sequence)]
+struct Claims {
+    #[asn1(context_specific = "0", tag_mode = "EXPLICIT")]
+    version: Version,
+    serial_number: u8,
+    algorithm: AlgorithmIdentifier,
+    issuer: RdnSequence,
+    validity: Validity,
+    subject: RdnSequence,
+    public_key: SubjectPublicKeyInfo,
+}
+
+#[derive(Sequence)]
+struct Signed {
+    claims: Claims,
+    algorithm: AlgorithmIdentifier,
+    signature: BitString,
+}
+
+impl IdentityKey {
+    /// A certificate for this key, signed by itself, in DER: X.509 v3 without
+    /// extensions, with the common name `name`, valid from 1970 and without end
+    /// (RFC 5280, section 4.1.2.5). Always the same for the same name: for an
+    /// Ed25519 key, 199 bytes and twice a short name's.
+    ///
+    /// It says who the issuer is, although that costs the name's length once
+    /// more: so a 0.23 peer can have it in its CA store.
+    pub fn certificate(&self, name: &Name) -> Vec<u8> {
+        self.try_certificate(name).expect("a name and a key are short enough to encode")
+    }
+
+    fn try_certificate(&self, name: &Name) -> der::Result<Vec<u8>> {
+        let oid = match self.digest() {
+            None => ED25519,
+            Some(Hash::Sha384) => ECDSA_SHA384,
+            // That of every other key here.
+            Some(_) => ECDSA_SHA256,
+        };
+        let algorithm = AlgorithmIdentifier { oid, parameters: None };
+        let value = Any::new(Tag::Utf8String, name.as_str().as_bytes())?;
+        let common_name = AttributeTypeAndValue { oid: COMMON_NAME, value };
+        let mut names = RdnSequence::default();
+        names.push(RelativeDistinguishedName::from(SetOfVec::try_from([common_name])?));
+        let claims = Claims {
+            version: Version::V3,
+            serial_number: 1,
+            algorithm: algorithm.clone(),
+            issuer: names.clone(),
+            validity: Validity::new(
+                Time::UtcTime(UtcTime::from_unix_duration(std::time::Duration::ZERO)?),
+                Time::INFINITY,
+            ),
+            subject: names,
+            public_key: SubjectPublicKeyInfo::from_der(self.public_key().spki())?,
+        };
+        let signature = BitString::from_bytes(&self.sign(&claims.to_der()?))?;
+        Signed { claims, algorithm, signature }.to_der()
+    }
+}
+
+/// A peer's certificate, as it says of itself: nothing in it is true before a
+/// [`CaStore`](super::CaStore) or the owner of a known key has said so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerCertificate {
+    der: Vec<u8>,
+    public_key: PublicKey,
+    common_name: String,
+    pub(super) validity: Period,
+}
+
+impl PeerCertificate {
+    /// A certificate from its DER.
+    ///
+    /// # Errors
+    ///
+    /// The bytes are no certificate or more than one, its key cannot be used
+    /// here, or it has not exactly one common name.
+    pub fn parse(bytes: &[u8]) -> Result<Self, CertificateError> {
+        let parsed = Certificate::from_der(bytes).map_err(|_| CertificateError::Malformed)?;
+        let claims = parsed.tbs_certificate();
+        let spki = claims.subject_public_key_info().to_der();
+        let public_key = spki
+            .ok()
+            .and_then(|spki| PublicKey::from_spki(&spki).ok())
+            .ok_or(CertificateError::UnusableKey)?;
+        let mut names = claims.subject().iter().filter(|name| name.oid == COMMON_NAME);
+        let common_name = match (names.next(), names.next()) {
+            (Some(name), None) => text(&name.value).ok_or(CertificateError::NoCommonName)?,
+            _ => return Err(CertificateError::NoCommonName),
+        };
+        let validity = Period::of(&parsed)?;
+        Ok(Self { der: bytes.to_vec(), public_key, common_name, validity })
+    }
+
+    /// The certificate's DER.
+    pub fn der(&self) -> &[u8] {
+        &self.der
+    }
+
+    /// The key it claims.
+    pub const fn public_key(&self) -> &PublicKey {
+        &self.public_key
+    }
+
+    /// The name it claims.
+    pub fn common_name(&self) -> &str {
+        &self.common_name
+    }
+
+    /// Checks that the owner of the key has signed this certificate. It says
+    /// nothing about the key, which the caller has to know, and its time is of
+    /// no account: a key is known until it is forgotten.
+    ///
+    /// # Errors
+    ///
+    /// [`BadSignature`](CertificateError::BadSignature).
+    pub fn verify_self_signed(&self) -> Result<(), CertificateError> {
+        let parsed = Certificate::from_der(&self.der).map_err(|_| CertificateError::Malformed)?;
+        let digest = match parsed.signature_algorithm().oid {
+            ED25519 => None,
+            ECDSA_SHA256 => Some(Hash::Sha256),
+            ECDSA_SHA384 => Some(Hash::Sha384),
+            ECDSA_SHA512 => Some(Hash::Sha512),
+            _ => return Err(CertificateError::BadSignature),
+        };
+        if parsed.signature_algorithm() != parsed.tbs_certificate().signature() {
+            return Err(CertificateError::BadSignature);
+        }
+        let signed = signed_part(&self.der).map_err(|_| CertificateError::Malformed)?;
+        let signature = parsed.signature().as_bytes().ok_or(CertificateError::BadSignature)?;
+        Ok(self.public_key.verify(digest, signed, signature)?)
+    }
+}
+
+/// The bytes that a certificate's signature is over.
+fn signed_part(certificate: &[u8]) -> der::Result<&[u8]> {
+    let mut reader = SliceReader::new(certificate)?;
+    Header::decode(&mut reader)?;
+    reader.tlv_bytes()
+}
+
+fn text(value: &Any) -> Option<String> {
+    match value.tag() {
+        Tag::Utf8String | Tag::PrintableString | Tag::Ia5String => {
+            String::from_utf8(value.value().to_vec()).ok()
+        }
+        _ => None,
+    }
+}
+
+/// When a certificate is valid, in seconds since 1970, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Period {
+    not_before: u64,
+    not_after: u64,
+}
+
+impl Period {
+    pub(super) fn of(certificate: &Certificate) -> Result<Self, CertificateError> {
+        let validity = certificate.tbs_certificate().validity();
+        let seconds = |time: Time| time.to_unix_duration().as_secs();
+        let period = Self {
+            not_before: seconds(validity.not_before),
+            not_after: seconds(validity.not_after),
+        };
+        if period.not_before <= period.not_after {
+            Ok(period)
+        } else {
+            Err(CertificateError::Malformed)
+        }
+    }
+
+    pub(super) const fn check(self, seconds: u64) -> Result<(), CertificateError> {
+        if seconds < self.not_before {
+            Err(CertificateError::NotYetValid)
+        } else if seconds > self.not_after {
+            Err(CertificateError::Expired)
+        } else {
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,508 @@
+//! The allocation core of an IPCP: name queries, flow requests and replies, as
+//! a state machine without I/O. `ipcp` drives it; so do simulations.
+//!
+//! `handle` takes messages, `poll_transmit` gives them, `poll` tells events,
+//! `poll_timeout` and `handle_timeout` are its clock. All state is bounded by
+//! [`Limits`]. Not here: sockets, the packets of a flow, who accepts.
+
+mod client;
+mod cookie;
+mod half_open;
+mod limits;
+mod memory;
+mod server;
+mod sources;
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use self::{
+    client::{Allocating, Reply},
+    cookie::Cookies,
+    half_open::Established,
+    half_open::HalfOpenFlows,
+    limits::{Budget, Unproved},
+    memory::Memory,
+    server::{Incoming, Pending, Served},
+    sources::Shares,
+};
+pub use self::{limits::Limits, sources::Share};
+pub use super::negotiation::{
+    ClientSecurity, Identity, NegotiationError, PeerIdentity, ProfilePolicy, ServerSecurity, Trust,
+};
+use super::{Now, negotiation::Terms, protection::FlowKeys};
+use crate::{
+    crypto::{Entropy, Suite},
+    wire::{
+        Destination, Dialect, DirectoryHash, Eid, Name, NameHash, PeerAddress, QosSpec,
+        extension::Lane, management::Message,
+    },
+};
+
+/// An own allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AllocationId(u64);
+
+/// A peer's request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(u64);
+
+/// Too many allocations are under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many allocations are under way")]
+pub struct TooManyAllocations;
+
+/// A flow to allocate.
+#[derive(Clone, Debug)]
+pub struct AllocationRequest {
+    /// Whom to.
+    pub name: Name,
+    /// What it should be like.
+    pub qos: QosSpec,
+    /// How it must be encrypted; `None`: plain.
+    pub security: Option<ClientSecurity>,
+    /// The endpoint chosen for it.
+    pub local: Eid,
+    /// Where the peer is; `None`: to be asked for with a name query.
+    pub peer: Option<PeerAddress>,
+    /// How long it may take, name query and all.
+    pub timeout: Duration,
+    /// Largest message that reaches the peer, in bytes.
+    pub largest_message: usize,
+}
+
+/// Why there is no flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AllocationFailure {
+    /// Nobody answered the name query.
+    NameNotFound,
+    /// The peer refused, with this response code.
+    Refused(i32),
+    /// No reply that could be accepted; the first, for this reason.
+    Rejected(NegotiationError),
+    /// No reply in time.
+    TimedOut,
+}
+
+/// Why a request is refused: the response code that the peer is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Nobody serves the name, or accepts the flow in time.
+    NotAvailable,
+    /// The request is stale, from the future, or a replay.
+    NotFresh,
+    /// The encryption asked for is not had here.
+    Security,
+    /// Flows of the quality of service asked for are not had here.
+    Quality,
+    /// There are too many requests. One that offers the native profile gets a
+    /// cookie with it, to ask again.
+    Busy,
+}
+
+impl Refusal {
+    /// The response code (WIRE.md: any negative number refuses).
+    pub const fn code(self) -> i32 {
+        match self {
+            Self::NotAvailable => -1,
+            Self::NotFresh => -2,
+            Self::Security => -3,
+            Self::Busy => -4,
+            Self::Quality => -5,
+        }
+    }
+}
+
+/// How far a peer's clock is from this side's, by the time in its request. A
+/// request of long ago that somebody repeats looks the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClockDifference {
+    /// The peer's is late.
+    #[error("its clock is {:.1} s behind ours", .0.as_secs_f64())]
+    Behind(Duration),
+    /// The peer's is early.
+    #[error("its clock is {:.1} s ahead of ours", .0.as_secs_f64())]
+    Ahead(Duration),
+}
+
+/// Why a request was refused, for the log of this side: the peer is told a
+/// [`Refusal`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RefusalReason {
+    /// Its algorithms, or what is demanded of it.
+    #[error(transparent)]
+    Negotiation(#[from] NegotiationError),
+    /// It is not fresh, and its sender does not speak the native profile.
+    #[error(transparent)]
+    Clock(#[from] ClockDifference),
+    /// Flows of this quality of service are not had here.
+    #[error("flows with this quality of service are not supported: {0:?}")]
+    Quality(QosSpec),
+}
+
+/// A flow whose peer has proved that it is there.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The quality of service: the peer's timeout within this side's bounds
+    /// ([`Limits::flow_timeout`]).
+    pub qos: QosSpec,
+    /// The agreed keys; `None` for a plain flow.
+    pub keys: Option<FlowKeys>,
+    /// The agreed suite; `None` for a plain flow.
+    pub suite: Option<Suite>,
+    /// The flow's place in the client's tunnel, if it has one.
+    pub lane: Option<Lane>,
+    /// Who the client is; `None`: it has not said.
+    pub identity: Option<PeerIdentity>,
+}
+
+/// A request was not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AcceptError {
+    /// It waits no longer.
+    #[error("the request is gone")]
+    Gone,
+    /// It was refused: this side's policy or the request's key forbids it.
+    #[error(transparent)]
+    Refused(#[from] NegotiationError),
+}
+
+/// A message to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where to.
+    pub to: Destination,
+    /// Whose path it should leave by, where paths carry management (UDP).
+    pub via: Option<AllocationId>,
+    /// The message, behind the endpoint id.
+    pub message: Vec<u8>,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A peer asks for a flow: accept or refuse it.
+    Requested {
+        /// The request.
+        request: RequestId,
+        /// The registered name it is for.
+        name: Name,
+        /// Who asks.
+        from: PeerAddress,
+        /// Its endpoint.
+        remote: Eid,
+        /// What the flow should be like.
+        qos: QosSpec,
+        /// Whether it should be encrypted.
+        encrypted: bool,
+    },
+    /// A request was not accepted in time.
+    Withdrawn {
+        /// The request.
+        request: RequestId,
+    },
+    /// The peer of a half-open flow has proved that it is there: the flow is
+    /// established.
+    Confirmed {
+        /// The request that it began with.
+        request: RequestId,
+        /// What was agreed.
+        accepted: Accepted,
+        /// The frame that proved it, sealed.
+        frame: Vec<u8>,
+    },
+    /// A half-open flow was given up: its peer has not proved in time that it
+    /// is there, or there was no room for it any more.
+    Expired {
+        /// The request that it began with.
+        request: RequestId,
+    },
+    /// A request for a name that demands its clients' identities was met with
+    /// silence: its sender is none of them.
+    Unheard {
+        /// The name.
+        name: Name,
+        /// Where it came from.
+        from: PeerAddress,
+        /// What was wrong with it.
+        reason: NegotiationError,
+    },
+    /// A request was refused.
+    Refused {
+        /// The name it is for; `None`: none that is served.
+        name: Option<Name>,
+        /// Where it came from.
+        from: PeerAddress,
+        /// Why.
+        reason: RefusalReason,
+    },
+    /// An own allocation is done.
+    Allocated {
+        /// The allocation.
+        allocation: AllocationId,
+        /// Who answered.
+        peer: PeerAddress,
+        /// Its endpoint.
+        remote: Eid,
+        /// The agreed keys; `None` for a plain flow.
+        keys: Option<FlowKeys>,
+        /// The agreed suite; `None` for a plain flow.
+        suite: Option<Suite>,
+        /// The flow's place in a tunnel of several, if the peer knows of such.
+        lane: Option<Lane>,
+        /// Who the server is; `None`: it has not said.
+        identity: Option<PeerIdentity>,
+    },
+    /// An own allocation failed.
+    Failed {
+        /// The allocation.
+        allocation: AllocationId,
+        /// Why.
+        reason: AllocationFailure,
+    },
+}
+
+/// Messages that led nowhere, by cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Truncated, too long, or of an unknown code.
+    pub malformed: u64,
+    /// Requests for algorithms that are not supported.
+    pub unsupported: u64,
+    /// Requests for less than their name demands: a plain flow, a weaker
+    /// algorithm, no native profile.
+    pub too_weak: u64,
+    /// Requests for a quality of service that is not supported.
+    pub quality: u64,
+    /// Requests that were asked for a cookie since their senders' clocks differ
+    /// from this side's.
+    pub clocks: u64,
+    /// For a name that is not registered here. On eth-dix these are often
+    /// meant for another IPCP on the same interface, and not answered.
+    pub unknown_name: u64,
+    /// Stale requests, requests from the future.
+    pub not_fresh: u64,
+    /// Copies of requests that are known; answered again or ignored.
+    pub repeated: u64,
+    /// Requests beyond a limit.
+    pub over_limit: u64,
+    /// Requests that were asked for a cookie.
+    pub cookies: u64,
+    /// Requests from whom their name does not know, met with silence.
+    pub strangers: u64,
+    /// Replies nobody waits for, or from the wrong address.
+    pub unexpected: u64,
+    /// Replies whose header does not answer the request.
+    pub bad_replies: u64,
+    /// Answers left unsent to keep within the rate, or within three times the
+    /// bytes received from an address that has not been proved.
+    pub unanswered: u64,
+    /// Half-open flows that were given up.
+    pub expired: u64,
+}
+
+/// The allocation core of one IPCP.
+pub struct Endpoint {
+    dialect: Dialect,
+    hash: DirectoryHash,
+    limits: Limits,
+    names: HashMap<NameHash, Served>,
+    policies: HashMap<NameHash, Arc<ServerSecurity>>,
+    /// Some name demands its clients' identities: see [`Served`].
+    hushed: bool,
+    /// The longest certificate of a name, in bytes.
+    largest_certificate: usize,
+    allocating: HashMap<AllocationId, Allocating>,
+    by_endpoint: HashMap<Eid, AllocationId>,
+    /// In the order in which they came, which is that of their ends.
+    pending: BTreeMap<RequestId, Pending>,
+    shares: Shares,
+    half_open: HalfOpenFlows,
+    established: Established,
+    native: Unproved,
+    old: Unproved,
+    cookies: Cookies,
+    cookie_budget: Budget,
+    /// Requests looked at closely since then.
+    recent: Shares,
+    recent_since: Duration,
+    memory: Memory,
+    answers: Budget,
+    next_id: u64,
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+    counters: Counters,
+}
+
+impl Endpoint {
+    /// A core that speaks `dialect` and knows names by `hash`.
+    pub fn new(dialect: Dialect, hash: DirectoryHash, limits: Limits) -> Self {
+        Self {
+            dialect,
+            hash,
+            limits,
+            names: HashMap::new(),
+            policies: HashMap::new(),
+            hushed: false,
+            largest_certificate: 0,
+            allocating: HashMap::new(),
+            by_endpoint: HashMap::new(),
+            pending: BTreeMap::new(),
+            shares: Shares::default(),
+            half_open: HalfOpenFlows::default(),
+            established: Established::default(),
+            native: Unproved::default(),
+            old: Unproved::default(),
+            cookies: Cookies::default(),
+            cookie_budget: Budget::default(),
+            recent: Shares::default(),
+            recent_since: Duration::ZERO,
+            memory: Memory::default(),
+            answers: Budget::default(),
+            next_id: 0,
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Serves `name` from now on; whether it is new.
+    pub fn register(&mut self, name: &Name) -> bool {
+        let hash = self.hash.of(name);
+        let security = self.policies.get(&hash).cloned().unwrap_or_default();
+        let served = Served { name: name.clone(), security };
+        let new = self.names.insert(hash, served).is_none();
+        self.survey();
+        new
+    }
+
+    /// Serves `name` no longer; whether it was served.
+    pub fn unregister(&mut self, name: &Name) -> bool {
+        let known = self.names.remove(&self.hash.of(name)).is_some();
+        self.survey();
+        known
+    }
+
+    /// What flows to `name` have to be like from now on, registered or not;
+    /// [`ServerSecurity::default`] where nothing is said.
+    pub fn set_policy(&mut self, name: &Name, security: ServerSecurity) {
+        let (hash, security) = (self.hash.of(name), Arc::new(security));
+        if let Some(served) = self.names.get_mut(&hash) {
+            served.security = security.clone();
+        }
+        self.policies.insert(hash, security);
+        self.survey();
+    }
+
+    fn survey(&mut self) {
+        let policies = self.names.values().map(|served| &served.security);
+        self.hushed = policies.clone().any(|policy| policy.clients.demands_identity());
+        let certificates = policies.filter_map(|policy| policy.identity.as_ref());
+        self.largest_certificate = certificates.map(|i| i.certificate().len()).max().unwrap_or(0);
+    }
+
+    /// Takes a management message from `from`; `via` if it came on the path of
+    /// an own allocation.
+    pub fn handle(
+        &mut self,
+        now: Now,
+        entropy: &mut dyn Entropy,
+        from: PeerAddress,
+        via: Option<AllocationId>,
+        message: &[u8],
+    ) {
+        match Message::parse(self.dialect, self.hash, message) {
+            Ok(Message::FlowRequest { source, qos, name, allocation }) => {
+                let terms = Terms { name, qos };
+                let (remote, header, size) = (source, allocation, message.len());
+                let incoming = Incoming { from, remote, terms, header, size };
+                self.handle_request(now, entropy, incoming);
+            }
+            Ok(Message::FlowReply { requester, responder, response, allocation }) => {
+                let reply = Reply { from, via, requester, responder, response, header: allocation };
+                self.handle_reply(now, entropy, reply);
+            }
+            Ok(Message::NameQuery(name)) => {
+                if self.names.contains_key(&name) {
+                    self.answer(now, from, &Message::NameReply(name));
+                } else {
+                    self.counters.unknown_name += 1;
+                }
+            }
+            Ok(Message::NameReply(name)) => self.handle_name_reply(now, entropy, from, name),
+            Err(_) => self.counters.malformed += 1,
+        }
+    }
+
+    /// The next message to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next thing that happened.
+    pub fn poll(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When `handle_timeout` is due, in monotonic time.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        let allocating = self.allocating.values().map(Allocating::due);
+        let pending = self.pending.first_key_value().map(|(_, pending)| pending.until);
+        allocating.chain(pending).chain(self.half_open.poll_timeout()).min()
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.retry_allocations(now);
+        self.withdraw_requests(now);
+        self.expire_half_open(now);
+        self.memory.forget(now);
+    }
+
+    /// Messages that led nowhere so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// How much is kept for peers: requests pending and requests remembered.
+    pub fn held(&self) -> (usize, usize) {
+        (self.pending.len(), self.memory.len())
+    }
+
+    /// How many flows wait for their peers to prove that they are there.
+    pub fn half_open(&self) -> usize {
+        self.half_open.len()
+    }
+
+    fn fresh_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// Answers a message that leads to no new flow, within the rate.
+    fn answer(&mut self, now: Now, to: PeerAddress, message: &Message<'_>) {
+        if self.answers.take(now, self.limits.answers_per_second) {
+            self.send(to, message);
+        } else {
+            self.counters.unanswered += 1;
+        }
+    }
+
+    fn send(&mut self, to: PeerAddress, message: &Message<'_>) {
+        let message = message.encode(self.dialect);
+        self.transmits.push_back(Transmit { to: Destination::Peer(to), via: None, message });
+    }
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Endpoint").field("dialect", &self.dialect).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,154 @@
+//! The native profile (PROTOCOL.md): what two of ours speak inside an encrypted
+//! flow. A key for each direction, a number for each packet, a replay window,
+//! fresh keys while the flow runs.
+//!
+//! A [`Channel`] gives sealers and openers, any number for as many threads, and
+//! then becomes the flow's [`Session`], which changes their keys. Not here:
+//! sockets, clocks, how the first secret was agreed (`negotiation`).
+
+mod control;
+mod mtu;
+mod open;
+mod path;
+mod rekey;
+mod schedule;
+mod seal;
+mod session;
+mod window;
+
+use std::sync::Arc;
+
+pub use super::packet::{Content, KeyLimits, Opened};
+pub use open::Opener;
+pub use schedule::{NativeKeys, Role};
+pub use seal::{Reserved, SealError, Sealer};
+pub use session::{Event, Session, SessionConfig, Transmit};
+
+use self::{open::Receiving, schedule::Epoch, seal::Sending};
+use crate::{
+    crypto::{AeadBackend, NONCE, TAG},
+    wire::Eid,
+};
+
+/// Bytes in front of a packet's body: the header, and the content type, which
+/// is sealed with the body.
+pub const HEAD: usize = HEADER + 1;
+/// Bytes behind a packet's body.
+pub const TAIL: usize = TAG;
+
+/// Kind and epoch, and the low half of the packet number.
+const HEADER: usize = 5;
+/// The upper half of a packet's first byte.
+const KIND: u8 = 0x40;
+/// The lower half of a packet's first byte: the low bits of the epoch.
+const EPOCHS: u8 = 0x0f;
+
+/// What an end of a flow can do beyond the least: offered in a request; what
+/// both can, in the reply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Capabilities(u8);
+
+impl Capabilities {
+    /// Nothing beyond the least.
+    pub const NONE: Self = Self(0);
+    /// Takes packets with partial checksums ([`Content::PartialChecksum`]).
+    pub const PARTIAL_CHECKSUMS: Self = Self(0x01);
+    /// Agrees a hybrid key inside the flow before data.
+    pub const HYBRID_FIRST: Self = Self(0x04);
+    const ALL: u8 = Self::PARTIAL_CHECKSUMS.0 | Self::HYBRID_FIRST.0;
+
+    /// The flags on the wire.
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// What is known of these flags; the others are dropped.
+    pub const fn from_bits(bits: u8) -> Self {
+        Self(bits & Self::ALL)
+    }
+
+    /// Both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// What is in both.
+    #[must_use]
+    pub const fn shared_with(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Whether all of `other` is in this.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// What the two directions of a flow hold in common with its session.
+pub struct Channel {
+    keys: NativeKeys,
+    backend: AeadBackend,
+    sending: Arc<Sending>,
+    receiving: Arc<Receiving>,
+    epoch: Epoch,
+}
+
+impl Channel {
+    /// The channel of the flow between the endpoints `local` and `remote`.
+    pub fn new(
+        keys: NativeKeys,
+        (local, remote): (Eid, Eid),
+        backend: AeadBackend,
+        limits: KeyLimits,
+    ) -> Self {
+        let (epoch, send, receive) = Epoch::first(&keys, backend);
+        // Nothing but the exchange before the exchange that was promised.
+        let data = !keys.capabilities().has(Capabilities::HYBRID_FIRST);
+        let sending = Arc::new(Sending::new(remote, send, data, limits));
+        let receiving = Arc::new(Receiving::new(local, receive, data, limits));
+        Self { keys, backend, sending, receiving, epoch }
+    }
+
+    /// What both ends do.
+    pub fn capabilities(&self) -> Capabilities {
+        self.keys.capabilities()
+    }
+
+    /// A sealer, for one thread.
+    pub fn sealer(&self) -> Sealer {
+        Sealer::new(self.sending.clone())
+    }
+
+    /// An opener, for one thread.
+    pub fn opener(&self) -> Opener {
+        Opener::new(self.receiving.clone())
+    }
+}
+
+impl std::fmt::Debug for Channel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Channel").field("keys", &self.keys).finish_non_exhaustive()
+    }
+}
+
+/// The nonce of packet `number`: never twice under one key, as numbers are not.
+fn nonce(iv: &[u8; NONCE], number: u64) -> [u8; NONCE] {
+    let mut nonce = *iv;
+    for (byte, bits) in nonce[NONCE - 8..].iter_mut().zip(number.to_be_bytes()) {
+        *byte ^= bits;
+    }
+    nonce
+}
+
+/// What is authenticated with a packet: for which endpoint it is, and its
+/// header.
+fn associated(receiver: Eid, header: &[u8; HEADER]) -> [u8; 4 + HEADER] {
+    let mut associated = [0; 4 + HEADER];
+    associated[..4].copy_from_slice(&receiver.0.to_be_bytes());
+    associated[4..].copy_from_slice(header);
+    associated
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,278 @@
+//! Opening. What does not authenticate changes nothing but a count; the replay
+//! window is asked after authentication, once for a batch.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{
+        AtomicBool, AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
+};
+
+use super::{
+    Content, EPOCHS, HEAD, HEADER, KIND, KeyLimits, TAIL, associated, nonce, schedule::ReceiveKey,
+    window::ReplayWindow,
+};
+use crate::{
+    proto::packet::{OpenError, Opened},
+    sync::lock,
+    wire::Eid,
+};
+
+/// A key with what is to be known of its use.
+struct Current {
+    key: ReceiveKey,
+    /// Whether data may come under it.
+    data: bool,
+    failures: AtomicU64,
+}
+
+/// What the openers of a flow share.
+pub(super) struct Receiving {
+    receiver: Eid,
+    limits: KeyLimits,
+    /// Changes with `keys`, so that a look at it is enough to know.
+    version: AtomicU64,
+    /// Oldest first; as many as epochs overlap.
+    keys: Mutex<Vec<Arc<Current>>>,
+    window: Mutex<ReplayWindow>,
+    /// The window's newest number.
+    newest: AtomicU64,
+    attention: AtomicBool,
+}
+
+/// Keys by the low bits of their epoch.
+type Keys = [Option<Arc<Current>>; EPOCHS as usize + 1];
+
+impl Receiving {
+    pub(super) fn new(receiver: Eid, key: ReceiveKey, data: bool, limits: KeyLimits) -> Self {
+        let first = Current { key, data, failures: AtomicU64::new(0) };
+        Self {
+            receiver,
+            limits,
+            version: AtomicU64::new(0),
+            keys: Mutex::new(vec![Arc::new(first)]),
+            window: Mutex::new(ReplayWindow::new()),
+            newest: AtomicU64::new(0),
+            attention: AtomicBool::new(false),
+        }
+    }
+
+    /// What is sealed with the peer's next key can be opened from now on.
+    pub(super) fn install(&self, key: ReceiveKey) {
+        let current = Arc::new(Current { key, data: true, failures: AtomicU64::new(0) });
+        self.change(|keys| keys.push(current));
+    }
+
+    /// What was sealed before epoch `oldest` can be opened no longer.
+    pub(super) fn retire(&self, oldest: u64) {
+        self.change(|keys| keys.retain(|current| current.key.epoch() >= oldest));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Vec<Arc<Current>>)) {
+        let mut keys = lock(&self.keys);
+        change(&mut keys);
+        self.version.fetch_add(1, Release);
+    }
+
+    /// Whether so many frames did not open that the next key is due.
+    pub(super) fn is_due(&self) -> bool {
+        let keys = lock(&self.keys);
+        keys.iter().any(|key| key.failures.load(Relaxed) >= self.limits.failures / 2)
+    }
+
+    /// How many keys open packets.
+    pub(super) fn held(&self) -> usize {
+        lock(&self.keys).len()
+    }
+
+    fn keys(&self) -> (u64, Keys) {
+        let known = lock(&self.keys);
+        let mut keys = Keys::default();
+        for current in known.iter() {
+            keys[usize::from(current.key.epoch() as u8 & EPOCHS)] = Some(current.clone());
+        }
+        (self.version.load(Relaxed), keys)
+    }
+
+    fn failed(&self, current: &Current) {
+        let failures = current.failures.fetch_add(1, Relaxed) + 1;
+        if failures == self.limits.failures / 2 {
+            self.attention.store(true, Relaxed);
+        }
+    }
+}
+
+impl Opened {
+    /// Enters the packet in the window; whether it is new.
+    fn take(&mut self, window: &mut ReplayWindow) -> bool {
+        let new = window.take(self.number);
+        self.leads = new && window.newest() == self.number;
+        new
+    }
+}
+
+/// Opens packets, for one thread.
+pub struct Opener {
+    shared: Arc<Receiving>,
+    version: u64,
+    keys: Keys,
+    /// The newest number when the batch began.
+    newest: u64,
+    /// The newest that came from elsewhere.
+    elsewhere: u64,
+}
+
+impl Opener {
+    pub(super) fn new(shared: Arc<Receiving>) -> Self {
+        let (version, keys) = shared.keys();
+        Self { shared, version, keys, newest: 0, elsewhere: 0 }
+    }
+
+    /// An opener of the same flow, for another thread.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self::new(self.shared.clone())
+    }
+
+    /// Opens `frame` in place.
+    ///
+    /// # Errors
+    ///
+    /// It is no new packet of the flow; what it holds then is undefined.
+    pub fn open(&mut self, frame: &mut [u8]) -> Result<Opened, OpenError> {
+        self.begin();
+        let mut opened = self.authenticate(0, frame)?;
+        let mut window = lock(&self.shared.window);
+        let new = opened.take(&mut window);
+        self.shared.newest.store(window.newest(), Relaxed);
+        if new { Ok(opened) } else { Err(OpenError::Replayed) }
+    }
+
+    /// Opens `frame`, which came from elsewhere than the peer's address, in
+    /// place. Control is taken as by [`open`](Self::open). Data is not entered
+    /// in the replay window: it is for who opens what comes along the path,
+    /// and a copy that was faster takes nothing from them.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_off_path(&mut self, frame: &mut [u8]) -> Result<Opened, OpenError> {
+        self.begin();
+        let mut opened = self.authenticate(0, frame)?;
+        let mut window = lock(&self.shared.window);
+        let newest = window.newest().max(self.elsewhere);
+        let new = if opened.content == Content::Control {
+            opened.take(&mut window)
+        } else {
+            window.is_new(opened.number)
+        };
+        self.shared.newest.store(window.newest(), Relaxed);
+        if !new {
+            return Err(OpenError::Replayed);
+        }
+        opened.leads = opened.number > newest;
+        self.elsewhere = opened.number.max(newest);
+        Ok(opened)
+    }
+
+    /// Before the frames of a batch.
+    pub(in crate::proto) fn begin(&mut self) {
+        if self.shared.version.load(Acquire) != self.version {
+            (self.version, self.keys) = self.shared.keys();
+        }
+        self.newest = self.shared.newest.load(Relaxed);
+    }
+
+    /// After the frames of a batch: lets go of those among `opened`, from
+    /// `first` on, that were seen before.
+    pub(in crate::proto) fn finish(&mut self, opened: &mut Vec<Opened>, first: usize) {
+        if first == opened.len() {
+            return;
+        }
+        let mut window = lock(&self.shared.window);
+        let mut position = 0;
+        opened.retain_mut(|packet| {
+            position += 1;
+            position <= first || packet.take(&mut window)
+        });
+        self.shared.newest.store(window.newest(), Relaxed);
+    }
+
+    /// Opens a frame of a batch; whether it was seen before is not asked yet.
+    pub(in crate::proto) fn authenticate(
+        &self,
+        index: usize,
+        frame: &mut [u8],
+    ) -> Result<Opened, OpenError> {
+        let size = frame.len();
+        let (header, rest) = frame.split_first_chunk_mut::<HEADER>().ok_or(OpenError::TooShort)?;
+        let (sealed, tag) = rest.split_last_chunk_mut::<TAIL>().ok_or(OpenError::TooShort)?;
+        if sealed.is_empty() {
+            return Err(OpenError::TooShort);
+        }
+        if header[0] & !EPOCHS != KIND {
+            return Err(OpenError::NotAuthentic);
+        }
+        let current = self.keys[usize::from(header[0] & EPOCHS)].as_deref();
+        let current = current
+            .filter(|current| current.failures.load(Relaxed) < self.shared.limits.failures)
+            .ok_or(OpenError::NotAuthentic)?;
+        let low = u32::from_be_bytes([header[1], header[2], header[3], header[4]]);
+        let number = whole_number(self.newest, low);
+        let nonce = nonce(current.key.iv(), number);
+        let associated = associated(self.shared.receiver, header);
+        if current.key.aead().open_in_place(&nonce, &associated, sealed, tag).is_err() {
+            self.shared.failed(current);
+            return Err(OpenError::NotAuthentic);
+        }
+        let content = Content::from_id(sealed[0]).ok_or(OpenError::UnknownContent)?;
+        if content != Content::Control && !current.data {
+            return Err(OpenError::UnknownContent);
+        }
+        let epoch = current.key.epoch();
+        Ok(Opened { index, content, body: HEAD..size - TAIL, epoch, leads: false, number })
+    }
+
+    /// Whether the flow's session should look after its keys now; once.
+    pub fn wants_attention(&self) -> bool {
+        self.shared.attention.load(Relaxed) && self.shared.attention.swap(false, Relaxed)
+    }
+}
+
+/// The number with the low half `low` that is nearest to `newest`.
+fn whole_number(newest: u64, low: u32) -> u64 {
+    // How far ahead it is, as a signed distance.
+    let ahead = low.wrapping_sub(newest as u32) as i32;
+    newest.checked_add_signed(ahead.into()).unwrap_or_else(|| {
+        let high = newest & !u64::from(u32::MAX);
+        high | u64::from(low)
+    })
+}
+
+impl std::fmt::Debug for Opener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Opener")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::whole_number;
+
+    #[test]
+    fn numbers_are_completed_by_the_nearest() {
+        let half = 1u64 << 31;
+        for newest in [0, 5, half, u64::from(u32::MAX), 1 << 32, 7 << 40, u64::MAX - 3] {
+            for number in [
+                newest.saturating_sub(half - 1),
+                newest.saturating_sub(1),
+                newest,
+                newest.saturating_add(1),
+                newest.saturating_add(half - 1),
+            ] {
+                assert_eq!(whole_number(newest, number as u32), number, "near {newest}");
+            }
+        }
+    }
+}

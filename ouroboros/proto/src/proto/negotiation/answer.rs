@@ -1,0 +1,159 @@
+//! The server's side: what a request asks, and the reply to it.
+
+use super::{
+    Agreed, Agreement, NegotiationError, PeerIdentity, ProfilePolicy, ServerSecurity, Terms,
+    extensions, request_digest, strength, suite, transcript,
+    trust::{LARGEST_SIGNATURE, Signer, identify},
+};
+use crate::{
+    crypto::{self, Entropy, Hash, KeyExchange, Suite},
+    proto::{
+        native::{Capabilities, NativeKeys, Role},
+        protection::FlowKeys,
+    },
+    wire::{extension::Extensions, oap::Allocation},
+};
+
+/// What a request asks, as far as it can be told at a glance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked<'a> {
+    /// Whether it asks for encryption.
+    pub encrypted: bool,
+    /// Whether it offers the native profile.
+    pub native: bool,
+    /// The cookie that it echoes.
+    pub cookie: Option<&'a [u8]>,
+}
+
+/// Whether a request could be answered at all: the cheap checks, before any
+/// public key operation. Says what it asks.
+///
+/// # Errors
+///
+/// As [`NegotiationError`] says.
+pub fn screen<'a>(request: &Allocation<'a>) -> Result<Asked<'a>, NegotiationError> {
+    request_digest(request.md)?;
+    let Extensions { profile, cookie, .. } = extensions(request)?;
+    let encrypted = suite(request)?.is_some();
+    Ok(Asked { encrypted, native: encrypted && profile.is_some(), cookie })
+}
+
+/// Bytes that the header of a reply to `request` has at most, if it is signed
+/// under a certificate of `certificate` bytes (0: it is not).
+pub fn largest_answer(request: &Allocation<'_>, certificate: usize) -> usize {
+    let extensions = Extensions { profile: Some(0), ..Extensions::default() }.encode();
+    let hash = request_digest(request.md).map_or(0, Hash::size);
+    let signature = if certificate == 0 { 0 } else { LARGEST_SIGNATURE };
+    let empty = Allocation::plain([0; 16], 0).encode().map_or(0, |header| header.len());
+    let kex = KeyExchange::of_public_key(request.key, request.raw_key);
+    let key = kex.map_or(0, KeyExchange::answer_size);
+    empty + certificate + key + extensions.len() + hash + signature
+}
+
+/// What is known of who sent a request.
+#[derive(Debug)]
+pub enum Client {
+    /// Nothing yet: whether they may have a flow is looked at with the request.
+    Unchecked,
+    /// They may have one, and are whom this says.
+    Checked(Option<PeerIdentity>),
+}
+
+/// Who has signed the request with the bytes `request`, if `security` lets
+/// them have a flow.
+///
+/// # Errors
+///
+/// They get none.
+pub(in crate::proto) fn identify_client(
+    request: &[u8],
+    utc: u64,
+    security: &ServerSecurity,
+) -> Result<Option<PeerIdentity>, NegotiationError> {
+    let header = Allocation::parse(request, 0).map_err(|_| NegotiationError::Malformed)?;
+    identify(&header, request, &security.clients, Signer::Client, utc)
+}
+
+/// A server's reply header to `client`'s request with the bytes `request`, at UTC time
+/// `timestamp` (nanoseconds), and what is agreed with it.
+///
+/// # Errors
+///
+/// The request is malformed, less than `security` asks for, or from somebody
+/// else.
+pub fn answer(
+    client: Client,
+    request: &[u8],
+    timestamp: u64,
+    terms: &Terms,
+    security: &ServerSecurity,
+    entropy: &mut dyn Entropy,
+) -> Result<(Vec<u8>, Agreement), NegotiationError> {
+    let header = Allocation::parse(request, 0).map_err(|_| NegotiationError::Malformed)?;
+    let digest = request_digest(header.md)?;
+    let offered = extensions(&header)?;
+    let request_hash = digest.digest(request);
+    let mut reply = Allocation::plain(header.id, timestamp);
+    reply.md = header.md;
+    reply.request_hash = &request_hash;
+    let Some(asked) = suite(&header)? else {
+        let encrypted = security.require_encryption
+            || security.profile == ProfilePolicy::RequireNative
+            || security.clients.demands_identity();
+        if encrypted {
+            return Err(NegotiationError::NotEncrypted);
+        }
+        return Ok((encode(&reply), None));
+    };
+    let native = match security.profile {
+        ProfilePolicy::Wire023 => None,
+        _ => offered.profile.map(Capabilities::from_bits),
+    };
+    if native.is_none() && security.profile == ProfilePolicy::RequireNative {
+        return Err(NegotiationError::NotNative);
+    }
+    let own = security.suite.unwrap_or(asked);
+    let kex = strength(asked.kex, native);
+    if kex < own.kex {
+        return Err(NegotiationError::TooWeak { offered: Suite { kex, ..asked }, least: own });
+    }
+    let identity = match client {
+        Client::Checked(identity) => identity,
+        Client::Unchecked => identify_client(request, timestamp, security)?,
+    };
+    let (kdf, cipher) = (asked.kdf.max(own.kdf), asked.cipher.max(own.cipher));
+    let suite = Suite { kex, kdf, cipher };
+    let (key, agreed) = crypto::answer(asked.kex, header.key, suite.kdf, entropy)?;
+    reply.cipher = suite.cipher.id();
+    reply.kdf = suite.kdf.id();
+    reply.raw_key = asked.kex.is_raw();
+    reply.key = &key;
+    let able = security.capabilities.and(Capabilities::HYBRID_FIRST);
+    let capabilities = native.map(|offered| offered.shared_with(able));
+    let profile = capabilities.map(Capabilities::bits);
+    let data = Extensions { profile, ..Extensions::default() }.encode();
+    reply.data = &data;
+    // There is no room for a certificate beside the hybrid's answer, and who
+    // wants one asks for the hybrid inside the flow.
+    let room = asked.kex != KeyExchange::X25519MlKem768;
+    let shown = (native.is_some() && room) || security.identify_to_old;
+    let reply = match security.identity.as_ref().filter(|_| shown) {
+        Some(identity) => {
+            reply.md = identity.md();
+            identity.sign(&reply).expect("certificates are shorter than their length field")
+        }
+        None => encode(&reply),
+    };
+    let Some(capabilities) = capabilities else {
+        let keys = FlowKeys::Wire023 { cipher: suite.cipher, key: agreed };
+        return Ok((reply, Some(Agreed { suite, keys, lane: None, identity })));
+    };
+    let transcript = transcript(terms, request, &reply);
+    let keys = NativeKeys::new(suite, Role::Server, capabilities, agreed, transcript);
+    let keys = FlowKeys::Native(keys);
+    Ok((reply, Some(Agreed { suite, keys, lane: offered.lane, identity })))
+}
+
+fn encode(reply: &Allocation<'_>) -> Vec<u8> {
+    reply.encode().expect("keys and hashes are shorter than their length fields")
+}

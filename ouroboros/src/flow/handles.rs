@@ -1,0 +1,68 @@
+//! Handles of a flow that somebody else uses.
+
+use std::sync::{Arc, Weak};
+
+use super::{
+    info::{Counters, FlowStatistics},
+    shared::{CLOSED, Shared},
+};
+use crate::transport::PathOffload;
+
+/// Closes a flow from another thread or task: both directions then say
+/// [`FlowError::Closed`].
+#[derive(Clone)]
+pub struct FlowCloser(Weak<Shared>);
+
+impl FlowCloser {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self(Arc::downgrade(shared))
+    }
+
+    /// Closes the flow, if it is still there.
+    pub fn close(&self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.end(CLOSED);
+        }
+    }
+}
+
+impl std::fmt::Debug for FlowCloser {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FlowCloser")
+    }
+}
+
+/// Watches a flow that somebody else uses.
+#[derive(Clone)]
+pub struct FlowWatcher {
+    counters: Arc<Counters>,
+    flow: Weak<Shared>,
+}
+
+impl FlowWatcher {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self { counters: shared.counters.clone(), flow: Arc::downgrade(shared) }
+    }
+
+    /// What went over the flow so far.
+    pub fn statistics(&self) -> FlowStatistics {
+        self.counters.statistics()
+    }
+
+    /// How large the socket's buffers for sending and receiving are, in bytes as
+    /// the kernel counts them.
+    pub fn buffers(&self) -> (usize, usize) {
+        self.flow.upgrade().map_or((0, 0), |flow| flow.path.buffers())
+    }
+
+    /// What the kernel does in super-packets at the flow's socket.
+    pub fn offload(&self) -> PathOffload {
+        self.flow.upgrade().map_or(PathOffload::NONE, |flow| flow.path.offload())
+    }
+}
+
+impl std::fmt::Debug for FlowWatcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FlowWatcher")
+    }
+}

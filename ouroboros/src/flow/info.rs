@@ -1,0 +1,181 @@
+//! What was agreed for a flow, what went over it, and what a flow is made of. Not
+//! here: any decision (`proto::connection`).
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use crate::{
+    crypto::Suite,
+    proto::{
+        negotiation::PeerIdentity,
+        protection::{FlowKeys, Profile},
+    },
+    transport::{Path, Stray, Wanderer},
+    wire::{Eid, Name, PeerAddress, QosSpec, extension::Lane},
+};
+
+/// What was agreed for a flow.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct FlowInfo {
+    /// The name the flow was allocated to.
+    pub name: Name,
+    /// The IPCP at the other end, as the transport addresses it.
+    pub peer: PeerAddress,
+    /// This side's endpoint.
+    pub local: Eid,
+    /// The peer's endpoint.
+    pub remote: Eid,
+    /// The quality of service.
+    pub qos: QosSpec,
+    /// How packets are encrypted; `None`: they are not.
+    pub suite: Option<Suite>,
+    /// Which format encrypted packets have. Who asked for the native profile
+    /// and sees that of 0.23 speaks with a 0.23 peer, or with somebody in
+    /// between who took the offer away.
+    pub profile: Option<Profile>,
+    /// Who the peer is; `None`: nobody knows.
+    pub identity: Option<PeerIdentity>,
+    /// The flow's place in a tunnel of several, as its client says; native
+    /// flows only.
+    pub lane: Option<Lane>,
+    /// Whether the peer's key is that of a first use, and known to `irmd` from
+    /// this flow on: nobody has compared it yet.
+    pub first_use: bool,
+}
+
+impl FlowInfo {
+    /// The terms of a flow whose packets are not encrypted. For those who
+    /// carry flows between processes.
+    pub fn new(name: Name, peer: PeerAddress, (local, remote): (Eid, Eid), qos: QosSpec) -> Self {
+        let (suite, profile, identity, lane) = (None, None, None, None);
+        let first_use = false;
+        Self { name, peer, local, remote, qos, suite, profile, identity, lane, first_use }
+    }
+
+    /// The same for one whose packets are.
+    #[must_use]
+    pub fn encrypted(
+        mut self,
+        suite: Suite,
+        profile: Profile,
+        identity: Option<PeerIdentity>,
+    ) -> Self {
+        (self.suite, self.profile, self.identity) = (Some(suite), Some(profile), identity);
+        self
+    }
+}
+
+/// What went over a flow. Bytes are those of the application's packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FlowStatistics {
+    /// Packets sent.
+    pub sent_packets: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Packets received and, if encrypted, authenticated.
+    pub received_packets: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Frames dropped because they could not be opened: forged, corrupted or
+    /// under a key that is not the flow's.
+    pub unopened: u64,
+    /// Packets dropped because the path could not carry their size.
+    pub oversize: u64,
+    /// Packets dropped because no key may seal them now.
+    pub unsealed: u64,
+    /// Packets dropped because the application does not receive and more may not
+    /// wait.
+    pub dropped_unread: u64,
+    /// System calls that sent.
+    pub send_calls: u64,
+    /// System calls that received.
+    pub receive_calls: u64,
+    /// The key epoch that this end seals in, from 0; 0 in the 0.23 format.
+    pub epoch: u64,
+}
+
+/// Over several flows.
+impl std::iter::Sum for FlowStatistics {
+    fn sum<I: Iterator<Item = Self>>(flows: I) -> Self {
+        flows.fold(Self::default(), |sum, flow| Self {
+            sent_packets: sum.sent_packets + flow.sent_packets,
+            sent_bytes: sum.sent_bytes + flow.sent_bytes,
+            received_packets: sum.received_packets + flow.received_packets,
+            received_bytes: sum.received_bytes + flow.received_bytes,
+            unopened: sum.unopened + flow.unopened,
+            oversize: sum.oversize + flow.oversize,
+            unsealed: sum.unsealed + flow.unsealed,
+            dropped_unread: sum.dropped_unread + flow.dropped_unread,
+            send_calls: sum.send_calls + flow.send_calls,
+            receive_calls: sum.receive_calls + flow.receive_calls,
+            epoch: sum.epoch.max(flow.epoch),
+        })
+    }
+}
+
+/// An allocated flow before its packets are protected: what the daemon relays
+/// and [`Flow::new`](crate::Flow::new) takes.
+pub struct RawFlow {
+    /// The flow's own data path.
+    pub path: Arc<dyn Path>,
+    /// What was agreed.
+    pub info: FlowInfo,
+    /// The agreed keys; `None` for a plain flow.
+    pub keys: Option<FlowKeys>,
+    /// Frames that came while the flow was being allocated.
+    pub early: Vec<Vec<u8>>,
+    /// Where frames go that reach the path and are not the flow's.
+    pub strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
+    /// Given what takes frames for the flow that come from elsewhere than its
+    /// peer; it lets go of it when the flow has ended.
+    pub elsewhere: Option<Box<WatchElsewhere>>,
+    /// Dropped when the flow ends.
+    pub release: Option<Box<dyn Send + Sync>>,
+}
+
+/// Has a [`Wanderer`] called with frames from elsewhere.
+pub type WatchElsewhere = dyn FnOnce(&Wanderer) + Send + Sync;
+
+impl std::fmt::Debug for RawFlow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RawFlow").field("info", &self.info).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) sent_packets: AtomicU64,
+    pub(super) sent_bytes: AtomicU64,
+    pub(super) received_packets: AtomicU64,
+    pub(super) received_bytes: AtomicU64,
+    pub(super) unopened: AtomicU64,
+    pub(super) oversize: AtomicU64,
+    pub(super) unsealed: AtomicU64,
+    pub(super) dropped_unread: AtomicU64,
+    pub(super) send_calls: AtomicU64,
+    pub(super) receive_calls: AtomicU64,
+    pub(super) epoch: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn statistics(&self) -> FlowStatistics {
+        let of = |counter: &AtomicU64| counter.load(Relaxed);
+        FlowStatistics {
+            sent_packets: of(&self.sent_packets),
+            sent_bytes: of(&self.sent_bytes),
+            received_packets: of(&self.received_packets),
+            received_bytes: of(&self.received_bytes),
+            unopened: of(&self.unopened),
+            oversize: of(&self.oversize),
+            unsealed: of(&self.unsealed),
+            dropped_unread: of(&self.dropped_unread),
+            send_calls: of(&self.send_calls),
+            receive_calls: of(&self.receive_calls),
+            epoch: of(&self.epoch),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What is asked of a flow that is to be allocated. Not here: how it is (`ipcp`).
+
+use std::time::Duration;
+
+use crate::{
+    crypto::Suite,
+    proto::negotiation::{ClientSecurity, Identity, ProfilePolicy, Trust},
+    wire::{QosSpec, extension::Lane},
+};
+
+/// What to ask of a flow that is to be allocated.
+///
+/// Encryption alone keeps out who only listens. Who is at the other end is
+/// known by [`trust`](Self::trust):
+///
+/// ```
+/// use ouroboros::{FlowSpec, Trust, crypto::{SystemEntropy, identity::IdentityKey}};
+/// let server = IdentityKey::generate(&mut SystemEntropy).public_key().fingerprint();
+/// let spec = FlowSpec::raw().encrypted().trust(Trust::Keys(vec![server])).require_native();
+/// assert!(spec.is_encrypted());
+/// ```
+#[derive(Clone, Debug)]
+pub struct FlowSpec {
+    pub(crate) qos: QosSpec,
+    pub(crate) security: Option<ClientSecurity>,
+    pub(crate) identified: bool,
+    pub(crate) timeout: Duration,
+}
+
+impl FlowSpec {
+    /// A plain flow of raw packets.
+    pub const fn raw() -> Self {
+        Self::with_qos(QosSpec::RAW)
+    }
+
+    /// A flow with this quality of service. Allocation refuses what
+    /// [`QosSpec::is_supported`] denies.
+    pub const fn with_qos(qos: QosSpec) -> Self {
+        Self { qos, security: None, identified: false, timeout: Duration::from_secs(10) }
+    }
+
+    /// A CRC-32 behind every packet.
+    #[must_use]
+    pub const fn without_errors(mut self) -> Self {
+        self.qos.bit_error_rate = 0;
+        self
+    }
+
+    /// Encrypted, by default with X25519, HKDF-SHA256, AES-256-GCM, and with
+    /// what [`DEFAULT_CAPABILITIES`](crate::proto::negotiation::DEFAULT_CAPABILITIES)
+    /// says between two of this library.
+    #[must_use]
+    pub fn encrypted(mut self) -> Self {
+        self.encryption();
+        self
+    }
+
+    /// Encrypted with this key exchange, taken literally, and at least this
+    /// hash and cipher.
+    #[must_use]
+    pub fn suite(mut self, suite: Suite) -> Self {
+        let ClientSecurity { capabilities, .. } = suite.into();
+        let security = self.encryption();
+        (security.suite, security.capabilities) = (suite, capabilities);
+        self
+    }
+
+    /// Encrypted, and with nobody but whom `trust` says; anyone by default.
+    #[must_use]
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.encryption().trust = trust;
+        self
+    }
+
+    /// Encrypted, and with the server told who asks for the flow. Through a
+    /// daemon there is only its own identity: see [`identified`](Self::identified).
+    #[must_use]
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.encryption().identity = Some(identity);
+        self
+    }
+
+    /// Encrypted, and with the identity of the resource manager that allocates
+    /// the flow: `irmd`'s, or [`Irm::set_identity`](crate::Irm::set_identity)'s.
+    #[must_use]
+    pub fn identified(mut self) -> Self {
+        self.encryption();
+        self.identified = true;
+        self
+    }
+
+    /// Encrypted in the native profile, or no flow at all: what 0.23 peers
+    /// have has no replay protection and no fresh keys.
+    #[must_use]
+    pub fn require_native(mut self) -> Self {
+        self.encryption().profile = ProfilePolicy::RequireNative;
+        self
+    }
+
+    /// Encrypted, in the native profile if the peer has it (`true`, the
+    /// default), or as with a 0.23 peer whoever it is.
+    #[must_use]
+    pub fn native(mut self, native: bool) -> Self {
+        let profile = if native { ProfilePolicy::PreferNative } else { ProfilePolicy::Wire023 };
+        self.encryption().profile = profile;
+        self
+    }
+
+    /// Encrypted, and one of the flows of a tunnel. A peer that does not know of
+    /// such gives a flow like any other:
+    /// [`FlowInfo::lane`](crate::FlowInfo::lane) tells.
+    #[must_use]
+    pub fn lane(mut self, lane: Lane) -> Self {
+        self.encryption().lane = Some(lane);
+        self
+    }
+
+    /// Encrypted just as `security` says.
+    #[must_use]
+    pub fn secured(mut self, security: ClientSecurity) -> Self {
+        self.security = Some(security);
+        self
+    }
+
+    /// How long allocation may take; 10 s by default.
+    #[must_use]
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Whether the server is told who asks, by
+    /// [`identified`](Self::identified).
+    pub const fn is_identified(&self) -> bool {
+        self.identified
+    }
+
+    /// Whether the flow will be encrypted.
+    pub const fn is_encrypted(&self) -> bool {
+        self.security.is_some()
+    }
+
+    /// The quality of service asked for.
+    pub const fn qos(&self) -> QosSpec {
+        self.qos
+    }
+
+    /// What is asked of encryption; `None` for a plain flow.
+    pub const fn security(&self) -> Option<&ClientSecurity> {
+        self.security.as_ref()
+    }
+
+    /// How long allocation may take.
+    pub const fn allocation_timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    fn encryption(&mut self) -> &mut ClientSecurity {
+        self.security.get_or_insert_default()
+    }
+}

@@ -1,0 +1,28 @@
+//! What the two directions of a tunnel, and their threads, share.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU16, Ordering::Relaxed},
+};
+
+use super::Counters;
+use crate::tun::{Device, Queue};
+
+/// One queue of the device and the flow that serves it.
+pub(super) struct Lane {
+    pub(super) device: Arc<Device>,
+    pub(super) queue: usize,
+    pub(super) counters: Arc<Counters>,
+    /// Largest packet in bytes, for all lanes.
+    pub(super) mtu: Arc<AtomicU16>,
+}
+
+impl Lane {
+    pub(super) fn queue(&self) -> &Queue {
+        &self.device.queues()[self.queue]
+    }
+
+    pub(super) fn mtu(&self) -> usize {
+        self.mtu.load(Relaxed).into()
+    }
+}
