@@ -51,7 +51,10 @@ pub use layer::Layer;
 use ouroboros_proto::sync;
 pub use ouroboros_proto::{proto, wire};
 pub use proto::negotiation::{Identity, PeerIdentity, ServerSecurity, Trust};
-pub use tunnel::{Offload, Tunnel, TunnelBuilder, TunnelError, TunnelStatistics, UnknownOffload};
+pub use tunnel::{
+    ClientEvent, ClientId, ClientInfo, ClientStatistics, Hub, HubBuilder, Offload, Tunnel,
+    TunnelBuilder, TunnelError, TunnelStatistics, UnknownOffload,
+};
 
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

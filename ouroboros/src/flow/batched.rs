@@ -12,11 +12,12 @@ use std::{
     time::Duration,
 };
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::{
     handles::FlowCloser,
     info::{FlowInfo, FlowStatistics},
+    order::Owner,
     pool::{self, Pooled},
     shared::{Inbox, Shared, Waiting},
 };
@@ -32,8 +33,10 @@ use crate::{
 /// The sending end: packets are pushed into a batch, then sealed and sent at
 /// once.
 pub struct FlowSender {
+    /// Dropped first: closes a flow in order, which lingers.
+    owner: Option<Arc<Owner>>,
     shared: Arc<Shared>,
-    sealer: Sealer,
+    sends: Sends,
     /// Taken from the pool for the first packet.
     batch: Option<Pooled<SendBatch>>,
     /// The batch is kept for the next packets.
@@ -45,13 +48,38 @@ pub struct FlowSender {
     /// Plaintext bytes in the batch.
     bytes: u64,
     met_oversize: bool,
+    /// Largest frame that the path has said that it carries; to ask it is a
+    /// system call.
+    known_largest: usize,
+}
+
+/// What becomes of the packets of a batch.
+pub(super) enum Sends {
+    /// They are sealed here, and leave.
+    Sealed(Sealer),
+    /// They are the flow's order's to send, with so many bytes around each.
+    InOrder { overhead: usize },
 }
 
 impl FlowSender {
-    pub(super) fn new(shared: Arc<Shared>, sealer: Sealer) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, sends: Sends, owner: Option<Arc<Owner>>) -> Self {
         let (batch, keeps_batch, contents) = (None, false, Vec::new());
-        let (sealed, bytes, met_oversize) = (0, 0, false);
-        Self { shared, sealer, batch, keeps_batch, contents, sealed, bytes, met_oversize }
+        Self {
+            owner,
+            shared,
+            sends,
+            batch,
+            keeps_batch,
+            contents,
+            sealed: 0,
+            bytes: 0,
+            met_oversize: false,
+            known_largest: 0,
+        }
+    }
+
+    pub(super) fn owner(&self) -> Option<Arc<Owner>> {
+        self.owner.clone()
     }
 
     /// Keeps the batch from now on: for who sends all the time.
@@ -59,13 +87,18 @@ impl FlowSender {
         self.keeps_batch = true;
     }
 
-    fn overhead(&self) -> usize {
-        self.sealer.headroom() + self.sealer.tailroom()
+    /// Bytes before and behind a packet in the batch.
+    fn room(&self) -> (usize, usize) {
+        match &self.sends {
+            Sends::Sealed(sealer) => (sealer.headroom(), sealer.tailroom()),
+            Sends::InOrder { .. } => (0, 0),
+        }
     }
 
     /// Whether the current batch has room for a packet of `size` bytes.
     pub fn fits(&self, size: usize) -> bool {
-        let size = self.overhead() + size;
+        let (head, tail) = self.room();
+        let size = head + size + tail;
         self.batch.as_ref().is_none_or(|batch| batch.fits(size))
     }
 
@@ -83,9 +116,9 @@ impl FlowSender {
         content: Content,
         ecn: Ecn,
     ) -> Option<&mut [u8]> {
-        let (head, overhead) = (self.sealer.headroom(), self.overhead());
+        let (head, tail) = self.room();
         let batch = self.batch.get_or_insert_with(|| pool::send_batch(self.shared.path.headroom()));
-        batch.push(overhead + size)?;
+        batch.push(head + size + tail)?;
         batch.mark(ecn);
         self.contents.push(content);
         self.bytes += size as u64;
@@ -95,10 +128,10 @@ impl FlowSender {
 
     /// Takes back the packet pushed last, if it has not been sealed yet.
     pub fn pop(&mut self) {
-        let overhead = self.overhead();
+        let (head, tail) = self.room();
         if let Some(batch) = self.batch.as_mut().filter(|batch| batch.len() > self.sealed) {
             let last = batch.len() - 1;
-            self.bytes -= (batch.frame_mut(last).len() - overhead) as u64;
+            self.bytes -= (batch.frame_mut(last).len() - head - tail) as u64;
             batch.pop();
             self.contents.pop();
         }
@@ -140,7 +173,10 @@ impl FlowSender {
     /// The flow has ended, or the transport has failed.
     pub fn flush(&mut self) -> Result<(), FlowError> {
         while !self.try_flush()? {
-            wait(&self.shared, PollFlags::OUT)?;
+            match self.sends {
+                Sends::Sealed(_) => wait(&self.shared, PollFlags::OUT)?,
+                Sends::InOrder { .. } => wait_for_room(&self.shared)?,
+            }
         }
         Ok(())
     }
@@ -156,9 +192,10 @@ impl FlowSender {
         let Some(batch) = self.batch.as_mut().filter(|batch| !batch.is_empty()) else {
             return Ok(true);
         };
+        let Sends::Sealed(sealer) = &mut self.sends else { return Ok(self.write_in_order()) };
         let contents = &self.contents;
-        let sealed = self.sealer.seal_batch(batch, self.sealed, |index| contents[index]);
-        if self.sealer.wants_attention() {
+        let sealed = sealer.seal_batch(batch, self.sealed, |index| contents[index]);
+        if sealer.wants_attention() {
             self.shared.call_driver();
         }
         if sealed.is_err() {
@@ -184,6 +221,7 @@ impl FlowSender {
         counters.send_calls.fetch_add(batch.calls(), Relaxed);
         if oversize > 0 {
             self.met_oversize = true;
+            self.known_largest = 0;
             counters.oversize.fetch_add(oversize, Relaxed);
         }
         self.shared.note_sent();
@@ -191,8 +229,31 @@ impl FlowSender {
         Ok(true)
     }
 
+    /// Gives the batch's packets to the order of the flow; `true`: all of them.
+    fn write_in_order(&mut self) -> bool {
+        let Some(batch) = &mut self.batch else { return true };
+        let (first, mut bytes) = (self.sealed, 0);
+        let taken = self.shared.with_order(|order, now| {
+            let mut next = first;
+            while next < batch.len() && order.write(now, batch.frame_mut(next)) {
+                bytes += batch.frame_mut(next).len() as u64;
+                next += 1;
+            }
+            next
+        });
+        self.sealed = taken.unwrap_or(first);
+        let counters = &self.shared.counters;
+        counters.sent_packets.fetch_add((self.sealed - first) as u64, Relaxed);
+        counters.sent_bytes.fetch_add(bytes, Relaxed);
+        let all = self.sealed == batch.len();
+        if all {
+            self.discard();
+        }
+        all
+    }
+
     /// Drops what of the batch has not left.
-    pub(super) fn discard(&mut self) {
+    pub(crate) fn discard(&mut self) {
         self.batch = self.batch.take().filter(|_| self.keeps_batch);
         if let Some(batch) = &mut self.batch {
             batch.clear();
@@ -205,6 +266,32 @@ impl FlowSender {
     /// Largest packet that can be sent now, in bytes.
     pub fn largest_packet(&self) -> usize {
         self.shared.largest_frame().saturating_sub(self.overhead())
+    }
+
+    /// Bytes around a packet in its frame.
+    fn overhead(&self) -> usize {
+        match &self.sends {
+            Sends::Sealed(sealer) => sealer.headroom() + sealer.tailroom(),
+            Sends::InOrder { overhead } => *overhead,
+        }
+    }
+
+    /// Checks that a packet of `size` bytes can be sent, as far as is known.
+    pub(super) fn check_size(&mut self, size: usize) -> Result<(), FlowError> {
+        let frame = size + self.overhead();
+        let mut largest = self.known_largest.min(self.shared.largest.load(Relaxed));
+        if frame > largest {
+            self.known_largest = self.shared.path.largest_frame();
+            largest = self.known_largest.min(self.shared.largest.load(Relaxed));
+        }
+        match size {
+            0 => Err(FlowError::Empty),
+            _ if frame <= largest => Ok(()),
+            _ => {
+                let largest = largest.saturating_sub(self.overhead());
+                Err(FlowError::TooLarge { size, largest })
+            }
+        }
     }
 
     /// Whether packets have been too large for the path since the last call.
@@ -242,15 +329,17 @@ pub(crate) struct Received {
 /// While nobody receives, the background thread answers the peer's control
 /// packets and keeps some data: see [`Flow`](super::Flow).
 pub struct FlowReceiver {
+    /// Dropped first, as the sender's.
+    _owner: Option<Arc<Owner>>,
     shared: Arc<Shared>,
-    /// Kept for as long as the receiver is.
-    batch: Pooled<ReceiveBatch>,
+    /// Kept until it is [released](Self::release).
+    batch: Option<Pooled<ReceiveBatch>>,
     packets: Vec<Opened>,
 }
 
 impl FlowReceiver {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, batch: pool::receive_batch(), packets: Vec::with_capacity(64) }
+    pub(super) fn new(shared: Arc<Shared>, owner: Option<Arc<Owner>>) -> Self {
+        Self { _owner: owner, shared, batch: None, packets: Vec::new() }
     }
 
     /// Blocks until there is at least one packet; how many there are. They
@@ -285,27 +374,36 @@ impl FlowReceiver {
         if let Err(error @ FlowError::Closed) = ended {
             return Err(error);
         }
+        let batch = self.batch.get_or_insert_with(pool::receive_batch);
         let mut inbox = lock(&shared.inbox);
         shared.reads.fetch_add(1, Relaxed);
+        let mut any = true;
+        if shared.order.is_some() {
+            any = shared.fill(&mut inbox, usize::MAX)?.is_some();
+            shared.hand_over_in_order(&mut inbox.packets);
+        }
         if !inbox.packets.is_empty() {
             self.packets.clear();
-            self.batch.clear();
+            batch.clear();
             let mut start = 0;
             while let Some((bytes, packet)) = inbox.packets.first() {
                 let range = start..start + bytes.len();
-                let Some(room) = self.batch.buffer_mut().get_mut(range.clone()) else { break };
+                let Some(room) = batch.buffer_mut().get_mut(range.clone()) else { break };
                 room.copy_from_slice(bytes);
                 let body = 0..bytes.len();
-                self.packets.push(Opened::unnumbered(self.batch.len(), packet.content, body));
-                self.batch.push_marked(range.clone(), packet.ecn);
+                self.packets.push(Opened::unnumbered(batch.len(), packet.content, body));
+                batch.push_marked(range.clone(), packet.ecn);
                 start = range.end;
                 inbox.packets.remove_first();
             }
             shared.clear_wake();
             return Ok(self.packets.len());
         }
-        let Inbox { opener, early, .. } = &mut *inbox;
-        let any = shared.read((opener, early), &mut self.batch, &mut self.packets)?;
+        self.packets.clear();
+        if shared.order.is_none() {
+            let Inbox { opener, early, .. } = &mut *inbox;
+            any = shared.read((opener, early), batch, &mut self.packets)?;
+        }
         if !any {
             ended?;
         }
@@ -319,17 +417,18 @@ impl FlowReceiver {
     /// If the batch has no such packet.
     pub fn packet(&self, index: usize) -> &[u8] {
         let opened = &self.packets[index];
-        &self.batch.frame(opened.index)[opened.body.clone()]
+        &self.batch().frame(opened.index)[opened.body.clone()]
     }
 
     /// Packet `index` of the last batch, and what is known of it.
     pub(crate) fn received(&self, index: usize) -> Received {
         let opened = &self.packets[index];
-        let start = self.batch.range(opened.index).start;
+        let batch = self.batch();
+        let start = batch.range(opened.index).start;
         Received {
             range: start + opened.body.start..start + opened.body.end,
             content: opened.content,
-            ecn: self.batch.ecn(opened.index),
+            ecn: batch.ecn(opened.index),
         }
     }
 
@@ -338,14 +437,25 @@ impl FlowReceiver {
         self.shared.path.waited()
     }
 
+    /// Gives the batch back until there is more to receive: for who has many
+    /// receivers, most of them idle.
+    pub(crate) fn release(&mut self) {
+        self.batch = None;
+        self.packets.clear();
+    }
+
+    fn batch(&self) -> &ReceiveBatch {
+        self.batch.as_ref().expect("what was received is there until it is released")
+    }
+
     /// The batch's buffer, for what moves packets on in place.
     pub(crate) fn buffer_mut(&mut self) -> &mut [u8] {
-        self.batch.buffer_mut()
+        self.batch.get_or_insert_with(pool::receive_batch).buffer_mut()
     }
 
     /// The batch's buffer.
     pub(crate) fn buffer(&self) -> &[u8] {
-        self.batch.buffer()
+        self.batch().buffer()
     }
 
     /// What to poll for reading. Poll [`end`](Self::end) with it. Who has this is
@@ -361,6 +471,11 @@ impl FlowReceiver {
         if !self.shared.watched_by_owner.load(Relaxed) {
             self.shared.watched_by_owner.store(true, SeqCst);
         }
+    }
+
+    /// Takes back that [`end`](Self::end) is readable, unless the flow has ended.
+    pub(crate) fn clear_end(&self) {
+        self.shared.clear_wake();
     }
 
     /// Readable once the flow has ended:
@@ -385,6 +500,24 @@ impl FlowReceiver {
 fn end(shared: &Shared) -> BorrowedFd<'_> {
     // Without a descriptor to be had the end is noticed with the next packet.
     shared.wake().unwrap_or_else(|_| shared.path.readiness())
+}
+
+/// Waits until packets may be written in order, and reads meanwhile what the peer
+/// says of that.
+fn wait_for_room(shared: &Shared) -> Result<(), FlowError> {
+    let _waiting = Waiting::new(shared, true);
+    shared.read_unread();
+    if shared.is_writable_in_order() {
+        return Ok(());
+    }
+    let mut fds = [
+        PollFd::from_borrowed_fd(shared.path.readiness(), PollFlags::IN),
+        PollFd::from_borrowed_fd(shared.wake()?, PollFlags::IN),
+    ];
+    // Who receives in another thread may have read it first.
+    socket::wait(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 10_000_000 }))?;
+    shared.clear_wake();
+    shared.check()
 }
 
 fn wait(shared: &Shared, interest: PollFlags) -> Result<(), FlowError> {

@@ -3,9 +3,14 @@
 
 use std::{io, time::Instant};
 
-use super::{Counters, LARGEST_SYN, TunnelError, delay::Delay, lane::Lane};
+use super::{
+    Counters, LARGEST_SYN, TunnelError,
+    delay::Delay,
+    lane::{Lane, Sink},
+};
 use crate::{
-    flow::FlowReceiver,
+    error::FlowError,
+    flow::{FlowReceiver, Received},
     proto::protection::Content,
     tun::{
         DeviceOffload, Queue,
@@ -23,14 +28,14 @@ const LARGEST_TCP_HEADER: usize = 60;
 
 pub(super) struct Inbound {
     receiver: FlowReceiver,
-    coalescer: Coalescer,
     delay: Delay,
+    joiner: Joiner,
 }
 
 impl Inbound {
     pub(super) fn new(receiver: FlowReceiver) -> Self {
         receiver.set_watched();
-        Self { receiver, coalescer: Coalescer::new(true, true), delay: Delay::default() }
+        Self { receiver, delay: Delay::default(), joiner: Joiner::new() }
     }
 
     pub(super) fn receiver(&self) -> &FlowReceiver {
@@ -39,24 +44,46 @@ impl Inbound {
 
     /// Moves what is there, at most a batch; how many packets that was.
     pub(super) fn turn(&mut self, lane: &Lane) -> Result<usize, TunnelError> {
-        let (queue, counters) = (lane.queue(), &lane.counters);
-        let count = self.receiver.try_receive()?;
+        let Self { receiver, delay, joiner } = self;
+        Ok(joiner.transfer(receiver, delay, lane.sink(), |_, _| true)?)
+    }
+}
+
+/// Joins the packets of a batch into runs, and writes them.
+pub(super) struct Joiner(Coalescer);
+
+impl Joiner {
+    pub(super) fn new() -> Self {
+        Self(Coalescer::new(true, true))
+    }
+
+    /// Moves what has come, at most a batch, of what `admit` says may go to the
+    /// device; how many packets have come.
+    pub(super) fn transfer(
+        &mut self,
+        receiver: &mut FlowReceiver,
+        delay: &mut Delay,
+        to: Sink<'_>,
+        mut admit: impl FnMut(&mut [u8], &Received) -> bool,
+    ) -> Result<usize, FlowError> {
+        let Sink { queue, counters, mtu } = to;
+        let count = receiver.try_receive()?;
         if count == 0 {
             return Ok(0);
         }
         let offload = queue.offload();
-        self.coalescer.clear();
-        self.coalescer.set_joined(offload.tcp, offload.udp);
+        self.0.clear();
+        self.0.set_joined(offload.tcp, offload.udp);
         let mut tell = count >= CROWD
-            && self
-                .receiver
-                .waited()
-                .is_some_and(|waited| self.delay.tells(Instant::now(), waited));
+            && receiver.waited().is_some_and(|waited| delay.tells(Instant::now(), waited));
         let (mut packets, mut bytes) = (0, 0);
         for index in 0..count {
-            let received = self.receiver.received(index);
-            let buffer = self.receiver.buffer_mut();
+            let received = receiver.received(index);
+            let buffer = receiver.buffer_mut();
             let packet = &mut buffer[received.range.clone()];
+            if !admit(packet, &received) {
+                continue;
+            }
             if !matches!(packet.first().map(|byte| byte >> 4), Some(4 | 6)) {
                 counters.not_ip.add(1);
                 continue;
@@ -74,26 +101,26 @@ impl Inbound {
             }
             let partial = received.content == Content::PartialChecksum;
             if packet.len() < LARGEST_SYN {
-                clamp_mss(packet, lane.mtu(), partial);
+                clamp_mss(packet, mtu, partial);
             }
             let partial = partial && !complete_for(packet, offload);
             packets += 1;
             bytes += packet.len() as u64;
-            self.coalescer.add(buffer, received.range, partial);
+            self.0.add(buffer, received.range, partial);
         }
-        self.coalescer.finish(self.receiver.buffer_mut());
+        self.0.finish(receiver.buffer_mut());
         counters.received_packets.add(packets);
         counters.received_bytes.add(bytes);
-        self.write(queue, counters);
+        self.write(receiver, queue, counters);
         Ok(count)
     }
 
-    fn write(&mut self, queue: &Queue, counters: &Counters) {
+    fn write(&mut self, receiver: &mut FlowReceiver, queue: &Queue, counters: &Counters) {
         let (mut writes, mut not_taken) = (0, 0);
-        for run in self.coalescer.runs() {
+        for run in self.0.runs() {
             writes += 1;
             let header = run.header();
-            let buffer = self.receiver.buffer();
+            let buffer = receiver.buffer();
             match queue.write(&header, run.parts().map(|part| &buffer[part])) {
                 Ok(()) => {}
                 // Some kernels refuse super-packets that others take.
@@ -102,8 +129,8 @@ impl Inbound {
                     let kind = kind.map_or(GsoKind::Tcp4, |gso| gso.kind);
                     tracing::info!(%error, ?kind, "the device takes no such super-packets");
                     queue.refused(kind);
-                    for (header, range) in run.take_apart(self.receiver.buffer_mut()) {
-                        let packet = &self.receiver.buffer()[range];
+                    for (header, range) in run.take_apart(receiver.buffer_mut()) {
+                        let packet = &receiver.buffer()[range];
                         not_taken += u64::from(queue.write(&header, [packet].into_iter()).is_err());
                         writes += 1;
                     }
@@ -140,7 +167,7 @@ fn decapsulate(packet: &mut [u8], outer: Ecn) -> bool {
 
 /// Completes a partial checksum where the device takes none; whether it is
 /// complete now.
-fn complete_for(packet: &mut [u8], offload: DeviceOffload) -> bool {
+pub(super) fn complete_for(packet: &mut [u8], offload: DeviceOffload) -> bool {
     if offload.checksums {
         return false;
     }

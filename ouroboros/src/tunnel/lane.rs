@@ -22,7 +22,20 @@ impl Lane {
         &self.device.queues()[self.queue]
     }
 
+    pub(super) fn sink(&self) -> Sink<'_> {
+        Sink { queue: self.queue(), counters: &self.counters, mtu: self.mtu() }
+    }
+
     pub(super) fn mtu(&self) -> usize {
         self.mtu.load(Relaxed).into()
     }
+}
+
+/// Where packets go, or come from.
+#[derive(Clone, Copy)]
+pub(super) struct Sink<'a> {
+    pub(super) queue: &'a Queue,
+    pub(super) counters: &'a Counters,
+    /// Largest packet in bytes.
+    pub(super) mtu: usize,
 }

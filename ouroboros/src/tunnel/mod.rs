@@ -5,11 +5,13 @@
 //! came to be, and what becomes of the tunnel when it ends (the caller's).
 
 mod delay;
+mod hub;
 mod inbound;
 mod lane;
 mod mtu;
 mod offload;
 mod outbound;
+mod second;
 mod statistics;
 mod worker;
 
@@ -20,6 +22,7 @@ use std::{
     time::Instant,
 };
 
+pub use hub::{ClientEvent, ClientId, ClientInfo, ClientStatistics, Hub, HubBuilder};
 pub use offload::{Offload, UnknownOffload};
 pub use statistics::TunnelStatistics;
 
@@ -29,6 +32,7 @@ use self::{
 use crate::{
     error::FlowError,
     flow::{Flow, FlowCloser, FlowWatcher},
+    proto::hub::Taken,
     sync::lock,
     transport::PathOffload,
     tun::{Device, DeviceError, DeviceSettings, InterfaceAddress, LEAST_IPV6},
@@ -59,6 +63,9 @@ pub enum TunnelError {
         /// Flows.
         flows: usize,
     },
+    /// Misuse: a prefix is another client's.
+    #[error(transparent)]
+    Prefix(#[from] Taken),
     /// Environment: no threads can be started, or the device cannot be read.
     #[error("tunnel: {0}")]
     Io(#[from] io::Error),

@@ -3,8 +3,13 @@
 
 use std::{io, iter, sync::atomic::Ordering::Relaxed, time::Instant};
 
-use super::{LARGEST_SYN, TunnelError, clamp, lane::Lane, mtu::Following};
+use super::{
+    LARGEST_SYN, TunnelError, clamp,
+    lane::{Lane, Sink},
+    mtu::Following,
+};
 use crate::{
+    error::FlowError,
     flow::FlowSender,
     proto::protection::Content,
     tun::{
@@ -14,9 +19,9 @@ use crate::{
 };
 
 /// Packets read before they are sent, at most.
-const PACKETS: usize = 64;
+pub(super) const PACKETS: usize = 64;
 /// Largest super-packet, in bytes.
-const SUPER_PACKET: usize = 65_535;
+pub(super) const SUPER_PACKET: usize = 65_535;
 /// Largest ICMP answer, in bytes.
 const LARGEST_ANSWER: usize = 1280;
 
@@ -75,7 +80,7 @@ impl Outbound {
             };
             reads += 1;
             bytes += size as u64;
-            self.cut(&header, size, lane)?;
+            cut(&header, &mut self.packet[..size], &mut self.sender, lane.sink())?;
             if header.gso.is_some() {
                 // Enough for one system call: the peer can begin with it.
                 break;
@@ -83,41 +88,6 @@ impl Outbound {
         }
         counters.reads.add(reads);
         counters.sent_bytes.add(bytes);
-        Ok(())
-    }
-
-    /// Puts a packet, or those that a super-packet stands for, into the batch.
-    fn cut(&mut self, header: &VnetHeader, size: usize, lane: &Lane) -> Result<(), TunnelError> {
-        let counters = &lane.counters;
-        let packet = &mut self.packet[..size];
-        let (mtu, checksums) = (lane.mtu(), self.sender.checksums());
-        if size < LARGEST_SYN {
-            clamp_mss(packet, mtu, header.checksum.is_some());
-        }
-        let plan = match Segments::plan(header, packet, size, mtu, checksums) {
-            Ok(plan) => plan,
-            Err(SegmentError::TooLarge(_)) => {
-                counters.too_large.add(1);
-                answer_too_large(packet, mtu, lane.queue());
-                return Ok(());
-            }
-            Err(_) => {
-                counters.malformed.add(1);
-                return Ok(());
-            }
-        };
-        let content = if plan.is_partial() { Content::PartialChecksum } else { Content::Packet };
-        let ecn = Ecn::of(packet).unwrap_or(Ecn::NotEct);
-        for index in 0..plan.count() {
-            let size = plan.size(index);
-            if !self.sender.fits(size) {
-                self.sender.flush()?;
-            }
-            if let Some(slot) = self.sender.push_content(size, content, ecn) {
-                plan.copy(index, packet, slot);
-            }
-        }
-        counters.sent_packets.add(plan.count() as u64);
         Ok(())
     }
 
@@ -139,6 +109,45 @@ impl Outbound {
         }
         Ok(())
     }
+}
+
+/// Puts a packet, or those that a super-packet stands for, into the batch.
+pub(super) fn cut(
+    header: &VnetHeader,
+    packet: &mut [u8],
+    sender: &mut FlowSender,
+    from: Sink<'_>,
+) -> Result<(), FlowError> {
+    let Sink { queue, counters, mtu } = from;
+    let (size, checksums) = (packet.len(), sender.checksums());
+    if size < LARGEST_SYN {
+        clamp_mss(packet, mtu, header.checksum.is_some());
+    }
+    let plan = match Segments::plan(header, packet, size, mtu, checksums) {
+        Ok(plan) => plan,
+        Err(SegmentError::TooLarge(_)) => {
+            counters.too_large.add(1);
+            answer_too_large(packet, mtu, queue);
+            return Ok(());
+        }
+        Err(_) => {
+            counters.malformed.add(1);
+            return Ok(());
+        }
+    };
+    let content = if plan.is_partial() { Content::PartialChecksum } else { Content::Packet };
+    let ecn = Ecn::of(packet).unwrap_or(Ecn::NotEct);
+    for index in 0..plan.count() {
+        let size = plan.size(index);
+        if !sender.fits(size) {
+            sender.flush()?;
+        }
+        if let Some(slot) = sender.push_content(size, content, ecn) {
+            plan.copy(index, packet, slot);
+        }
+    }
+    counters.sent_packets.add(plan.count() as u64);
+    Ok(())
 }
 
 /// Tells the sender of a packet what the tunnel can carry.

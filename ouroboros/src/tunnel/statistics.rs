@@ -35,6 +35,7 @@ pub(super) struct Counters {
     pub(super) malformed: Counter,
     pub(super) congested: Counter,
     pub(super) told: Counter,
+    pub(super) no_client: Counter,
 }
 
 /// What went through a tunnel. Bytes are those of IP packets.
@@ -67,6 +68,8 @@ pub struct TunnelStatistics {
     /// Dropped, or marked where the sender understands marks: packets of TCP,
     /// to keep the queue in front of the tunnel short.
     pub told: u64,
+    /// Dropped: packets from the device that are for no client of a hub.
+    pub no_client: u64,
     /// The flow's own, of the one that runs or ran last.
     pub flow: FlowStatistics,
     /// Offloads in use.
@@ -108,6 +111,7 @@ impl fmt::Display for TunnelStatistics {
             (self.malformed, "malformed"),
             (self.congested, "congested"),
             (self.told, "to keep the queue short"),
+            (self.no_client, "for no client"),
             (flow.unopened, "not authentic"),
             (flow.oversize, "too large for the path"),
             (flow.unsealed, "without a key"),
@@ -145,6 +149,7 @@ impl Counters {
             malformed: self.malformed.count(),
             congested: self.congested.count(),
             told: self.told.count(),
+            no_client: self.no_client.count(),
         }
     }
 }

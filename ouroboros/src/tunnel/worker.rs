@@ -3,30 +3,23 @@
 //! directions are busy, the inbound one goes to a second thread, and comes back
 //! when it is idle. No queue stands between the steps. Driven by [`Tunnel::run`](super::Tunnel::run).
 
-use std::{
-    io,
-    os::fd::OwnedFd,
-    sync::{
-        Arc,
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
-    thread::{self, JoinHandle},
-};
+use std::sync::Arc;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::{
     TunnelError,
     inbound::Inbound,
     lane::Lane,
     outbound::{Outbound, Progress},
+    second::Second,
 };
 use crate::sys::socket;
 
 /// Turns in a row with work both ways, after which a second thread helps.
-const BUSY: u32 = 16;
+pub(super) const BUSY: u32 = 16;
 /// Idleness, in nanoseconds, after which the second thread gives its work back.
-const IDLE: i64 = 2_000_000;
+pub(super) const IDLE: i64 = 2_000_000;
 
 /// Moves packets until the flow ends, and closes it.
 pub(super) fn run(
@@ -35,7 +28,8 @@ pub(super) fn run(
     inbound: Inbound,
 ) -> Result<(), TunnelError> {
     let closer = outbound.sender().closer();
-    let second = Second::start(lane)?;
+    let shared = lane.clone();
+    let second = Second::start(move |inbound| until_idle(&shared, inbound))?;
     let result = turns(lane, outbound, inbound, &second);
     closer.close();
     second.end();
@@ -46,7 +40,7 @@ fn turns(
     lane: &Lane,
     mut outbound: Outbound,
     inbound: Inbound,
-    second: &Second,
+    second: &Second<Inbound>,
 ) -> Result<(), TunnelError> {
     let mut inbound = Some(inbound);
     let (mut full, mut busy) = (false, 0);
@@ -60,7 +54,7 @@ fn turns(
             PollFd::new(lane.queue(), device),
             PollFd::from_borrowed_fd(sender.readiness(), path),
             PollFd::from_borrowed_fd(sender.end(), PollFlags::IN),
-            PollFd::new(&second.gave_back, PollFlags::IN),
+            PollFd::from_borrowed_fd(second.gave_back(), PollFlags::IN),
         ];
         socket::wait(&mut ready, None)?;
         let [device, path, end, back] = ready.map(|fd| fd.revents());
@@ -89,55 +83,6 @@ fn turns(
             second.give(inbound)?;
         }
     }
-}
-
-/// The thread that takes over the inbound direction.
-struct Second {
-    work: SyncSender<Inbound>,
-    back: Receiver<Result<Inbound, TunnelError>>,
-    gave_back: Arc<OwnedFd>,
-    thread: JoinHandle<()>,
-}
-
-impl Second {
-    fn start(lane: &Arc<Lane>) -> io::Result<Self> {
-        let (work, to_do) = sync_channel::<Inbound>(1);
-        let (done, back) = sync_channel(1);
-        let gave_back = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
-        let (lane, signal) = (lane.clone(), gave_back.clone());
-        let builder = thread::Builder::new().name("tunnel-in".to_owned());
-        let thread = builder.spawn(move || {
-            for mut inbound in to_do {
-                let result = until_idle(&lane, &mut inbound).map(|()| inbound);
-                if done.send(result).is_err() {
-                    return;
-                }
-                // An eventfd takes 2^64 - 2 writes of 1: this one cannot fail.
-                let _ = rustix::io::write(&signal, &1u64.to_ne_bytes());
-            }
-        })?;
-        Ok(Self { work, back, gave_back, thread })
-    }
-
-    /// Waits for the thread's end. The flow has ended, so that it does not hold
-    /// on to work.
-    fn end(self) {
-        drop((self.work, self.back));
-        let _ = self.thread.join();
-    }
-
-    fn give(&self, inbound: Inbound) -> io::Result<()> {
-        self.work.send(inbound).map_err(|_| gone())
-    }
-
-    fn take(&self) -> Result<Inbound, TunnelError> {
-        let _ = rustix::io::read(&*self.gave_back, &mut [0u8; 8]);
-        self.back.recv().map_err(|_| TunnelError::from(gone()))?
-    }
-}
-
-fn gone() -> io::Error {
-    io::Error::other("a packet thread ended unexpectedly")
 }
 
 fn until_idle(lane: &Lane, inbound: &mut Inbound) -> Result<(), TunnelError> {

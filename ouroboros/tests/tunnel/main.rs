@@ -4,6 +4,7 @@
 mod capture;
 mod checksums;
 mod hosts;
+mod hub;
 mod lanes;
 mod movement;
 mod mtu;
@@ -16,6 +17,7 @@ mod wire;
 use std::process::ExitCode;
 
 use checksums::*;
+use hub::*;
 use lanes::*;
 use movement::*;
 use mtu::*;
@@ -44,6 +46,11 @@ fn main() -> ExitCode {
             several_connections_share_the_lanes_of_a_tunnel,
             who_does_not_know_of_lanes_has_one_flow,
             copies_and_garbage_from_elsewhere_do_not_move_a_flow,
+            many_clients_share_one_device_and_each_has_its_own_address,
+            a_client_sends_from_its_own_address_only,
+            clients_reach_each_other_if_the_hub_forwards,
+            a_client_that_comes_back_takes_its_own_place_only,
+            a_client_hears_its_configuration_and_its_changes,
             a_path_that_drops_what_is_too_large_and_says_nothing_is_measured,
     ]
     .with_long(

@@ -1,0 +1,179 @@
+//! A client of a hub: the flows to it, and what is known and counted of it.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use super::{ClientId, ClientStatistics};
+use crate::{
+    driver,
+    error::FlowError,
+    flow::{FlowCloser, FlowInfo, FlowSender, FlowWatcher},
+    proto::hub::{Configuration, IpNet, Telling},
+    sync::lock,
+    tunnel::clamp,
+};
+
+/// How often a path is asked for its MTU, in milliseconds.
+const INTERVAL: u64 = 1000;
+
+/// Counted by several threads, read by anyone.
+#[derive(Debug, Default)]
+pub(super) struct ClientCounters {
+    pub(super) sent_packets: AtomicU64,
+    pub(super) received_packets: AtomicU64,
+    pub(super) received_bytes: AtomicU64,
+    pub(super) forwarded_packets: AtomicU64,
+    pub(super) foreign_source: AtomicU64,
+}
+
+/// Shared by all threads of the hub.
+pub(super) struct Client {
+    pub(super) id: ClientId,
+    pub(super) info: FlowInfo,
+    /// A sender for each of its flows.
+    senders: Vec<Mutex<FlowSender>>,
+    closers: Vec<FlowCloser>,
+    watchers: Vec<FlowWatcher>,
+    pub(super) prefixes: Mutex<Vec<IpNet>>,
+    pub(super) counters: ClientCounters,
+    /// Largest packet in bytes.
+    mtu: AtomicU16,
+    /// When the path is asked for its MTU next, in milliseconds.
+    ask_at: AtomicU64,
+    telling: Mutex<Telling>,
+    pub(super) left: AtomicBool,
+}
+
+impl Client {
+    pub(super) fn new(
+        id: ClientId,
+        senders: Vec<FlowSender>,
+        watchers: Vec<FlowWatcher>,
+        mtu: u16,
+    ) -> Self {
+        let info = senders[0].info().clone();
+        let closers = senders.iter().map(FlowSender::closer).collect();
+        Self {
+            id,
+            info,
+            senders: senders.into_iter().map(Mutex::new).collect(),
+            closers,
+            watchers,
+            prefixes: Mutex::default(),
+            counters: ClientCounters::default(),
+            mtu: AtomicU16::new(mtu),
+            ask_at: AtomicU64::new(0),
+            telling: Mutex::new(Telling::new()),
+            left: AtomicBool::new(false),
+        }
+    }
+
+    /// The sender for what comes from queue `lane`: one connection stays on one
+    /// flow.
+    pub(super) fn sender(&self, lane: usize) -> MutexGuard<'_, FlowSender> {
+        lock(&self.senders[lane % self.senders.len()])
+    }
+
+    pub(super) fn mtu(&self) -> u16 {
+        self.mtu.load(Relaxed)
+    }
+
+    /// Asks the path for its MTU if it is time; the new one if it has changed.
+    pub(super) fn follow(&self, sender: &mut FlowSender) -> Option<u16> {
+        let now = driver::monotonic().as_millis() as u64;
+        if !sender.take_oversize() && now < self.ask_at.load(Relaxed) {
+            return None;
+        }
+        self.ask_at.store(now + INTERVAL, Relaxed);
+        let mtu = clamp(sender.largest_packet());
+        (self.mtu.swap(mtu, Relaxed) != mtu).then_some(mtu)
+    }
+
+    /// Ends its flows; the hub then lets it go.
+    pub(super) fn close(&self) {
+        self.closers.iter().for_each(FlowCloser::close);
+    }
+
+    /// Takes a packet of the exchange; the addresses that the client would like,
+    /// if it asks for the first time.
+    pub(super) fn handle_exchange(&self, packet: &[u8]) -> Option<Vec<IpNet>> {
+        let mut telling = lock(&self.telling);
+        telling.handle(driver::monotonic(), packet);
+        let wanted = telling.poll();
+        self.transmit(&mut telling);
+        wanted
+    }
+
+    /// Tells the client, now and until it has heard.
+    pub(super) fn tell(&self, configuration: &Configuration) -> bool {
+        let mut telling = lock(&self.telling);
+        let fits = telling.tell(driver::monotonic(), configuration);
+        self.transmit(&mut telling);
+        fits
+    }
+
+    /// Repeats what it has not heard; when to call again.
+    pub(super) fn handle_timeout(&self) -> Option<Duration> {
+        let mut telling = lock(&self.telling);
+        telling.handle_timeout(driver::monotonic());
+        self.transmit(&mut telling);
+        telling.poll_timeout()
+    }
+
+    fn transmit(&self, telling: &mut Telling) {
+        while let Some(packet) = telling.poll_transmit() {
+            let mut sender = self.sender(0);
+            // Lost like any other: it is said again.
+            if push(&mut sender, &packet).is_err() {
+                sender.discard();
+            }
+            let _ = sender.try_flush();
+        }
+    }
+
+    pub(super) fn statistics(&self) -> ClientStatistics {
+        let counters = &self.counters;
+        let flows = self.watchers.iter().map(FlowWatcher::statistics).sum();
+        ClientStatistics {
+            flows,
+            sent_packets: counters.sent_packets.load(Relaxed),
+            received_packets: counters.received_packets.load(Relaxed),
+            received_bytes: counters.received_bytes.load(Relaxed),
+            forwarded_packets: counters.forwarded_packets.load(Relaxed),
+            foreign_source: counters.foreign_source.load(Relaxed),
+        }
+    }
+}
+
+/// Puts a packet into the batch, after what is there has left if it must.
+pub(super) fn push(sender: &mut FlowSender, packet: &[u8]) -> Result<(), FlowError> {
+    if !sender.fits(packet.len()) {
+        sender.flush()?;
+    }
+    if let Some(room) = sender.push(packet.len()) {
+        room.copy_from_slice(packet);
+    }
+    Ok(())
+}
+
+/// A client is itself, whatever it has.
+impl PartialEq for Client {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Client").field(&self.id).finish()
+    }
+}
+
+/// What the routing table refers to.
+pub(super) type Shared = Arc<Client>;
