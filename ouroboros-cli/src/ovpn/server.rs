@@ -8,7 +8,7 @@ use std::{
 use async_std::task::{self, JoinHandle};
 use ouroboros::{
     AllocateError, Flow, FlowInfo, Irm, LaneAcceptor, Tunnel, crypto::identity::Fingerprint,
-    daemon::DaemonError, wire::PeerAddress,
+    daemon::DaemonError,
 };
 
 use super::{Outcome, Settings, announce, own_key};
@@ -16,32 +16,23 @@ use super::{Outcome, Settings, announce, own_key};
 /// How often to look whether the daemon is back.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Who a client is, as far as can be told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Who {
-    Key(Fingerprint),
-    Host(PeerAddress),
-}
-
-impl Who {
-    fn of(info: &FlowInfo) -> Self {
-        match &info.identity {
-            Some(peer) => Self::Key(peer.fingerprint),
-            None => Self::Host(info.peer.host()),
-        }
-    }
+/// Who a client is: whose key it has shown. One that has shown none is its flow
+/// and nobody else: an address is shared by all behind one NAT, and can be forged.
+fn identity(info: &FlowInfo) -> Option<Fingerprint> {
+    info.identity.as_ref().map(|peer| peer.fingerprint)
 }
 
 struct Served {
-    who: Who,
+    identity: Option<Fingerprint>,
     /// As long as it runs.
     tunnel: Weak<Tunnel>,
     running: JoinHandle<()>,
 }
 
-/// Serves each client with a tunnel of its own, for ever. One that comes back
-/// takes the place of its former flow, and its device: no message may have told
-/// that the flow has ended.
+/// Serves each client with a tunnel of its own, for ever. One that comes back and
+/// shows the same key takes the place of its former flow, and its device: no
+/// message may have told that the flow has ended. The former flow of another ends
+/// when it is silent.
 ///
 /// # Errors
 ///
@@ -61,10 +52,10 @@ pub async fn server(irm: &Irm, settings: &Settings) -> Outcome {
         println!("Waiting for a flow.");
         let flows = accept(&mut acceptor).await?;
         announce(flows[0].info());
-        let who = Who::of(flows[0].info());
+        let identity = identity(flows[0].info());
         // A device with another number of queues goes before its successor comes.
         let fits = |queues| queues == flows.len();
-        let back = take_back(&mut clients, &who).await;
+        let back = take_back(&mut clients, identity).await;
         let tunnel = match back.filter(|tunnel| fits(tunnel.queues())) {
             Some(tunnel) => tunnel,
             None => match (ready.take().filter(|tunnel| fits(tunnel.queues())))
@@ -78,7 +69,7 @@ pub async fn server(irm: &Irm, settings: &Settings) -> Outcome {
             },
         };
         let running = task::spawn(carry(flows, tunnel.clone(), *settings));
-        clients.push(Served { who, tunnel: Arc::downgrade(&tunnel), running });
+        clients.push(Served { identity, tunnel: Arc::downgrade(&tunnel), running });
     }
 }
 
@@ -95,9 +86,13 @@ async fn accept(acceptor: &mut LaneAcceptor) -> Result<Vec<Flow>, AllocateError>
 
 /// The tunnel of a client that comes back, if its former flow runs still: no
 /// longer then.
-async fn take_back(clients: &mut Vec<Served>, who: &Who) -> Option<Arc<Tunnel>> {
+async fn take_back(
+    clients: &mut Vec<Served>,
+    identity: Option<Fingerprint>,
+) -> Option<Arc<Tunnel>> {
     clients.retain(|client| client.tunnel.strong_count() > 0);
-    let at = clients.iter().position(|client| client.who == *who)?;
+    identity?;
+    let at = clients.iter().position(|client| client.identity == identity)?;
     let Served { tunnel, running, .. } = clients.swap_remove(at);
     let tunnel = tunnel.upgrade();
     running.cancel().await;
