@@ -237,11 +237,12 @@ impl Registration {
     pub(crate) fn arm(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
         let (epoll, data) = (&super::registry().epoll, EventData::new_u64(self.token));
         let flags = EventFlags::IN | EventFlags::ONESHOT;
-        if self.added.load(SeqCst) {
+        // Set first: the event may come, and arm it again, before this returns.
+        if self.added.swap(true, SeqCst) {
             epoll::modify(epoll, descriptor, data, flags)?;
-        } else {
-            epoll::add(epoll, descriptor, data, flags)?;
-            self.added.store(true, SeqCst);
+        } else if let Err(error) = epoll::add(epoll, descriptor, data, flags) {
+            self.added.store(false, SeqCst);
+            return Err(error.into());
         }
         Ok(())
     }

@@ -59,7 +59,15 @@ impl Shared {
         {
             watch(self.off_path_handler.get_or_init(|| off_path_handler(self)));
         }
+        if !lock(&self.inbox).early.is_empty() {
+            // What proved the peer: the path may say nothing more for a while.
+            self.read_unread();
+        }
         self.arm();
+        if !lock(&self.inbox).early.is_empty() {
+            // No event tells of what came before the flow began.
+            self.read_unread();
+        }
         let due = self.with_connection(|connection| {
             connection.path_state(driver::now(), self.path_state());
             connection.poll_timeout()

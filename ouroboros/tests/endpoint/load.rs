@@ -269,12 +269,12 @@ fn no_source_and_no_prefix_takes_what_is_others() {
     let v6_prefix: Addresses = |number| address(&format!("2001:db8:1:{number:x}::1"), 1);
     let mapped: Addresses = |number| address("::ffff:192.0.2.7", 1 + number);
     for (flooder, room, neighbour) in [
-        (v4, limits.pending_of.host, "192.0.2.8"),
-        (v4_ports, limits.pending_of.host, "192.0.2.8"),
-        (v4_prefix, limits.pending_of.prefix, "192.0.3.7"),
-        (v6, limits.pending_of.host, "2001:db8:1:2::1"),
-        (v6_prefix, limits.pending_of.prefix, "2001:db8:2::1"),
-        (mapped, limits.pending_of.host, "192.0.2.8"),
+        (v4, limits.unproved_of.host, "192.0.2.8"),
+        (v4_ports, limits.unproved_of.host, "192.0.2.8"),
+        (v4_prefix, limits.unproved_of.prefix, "192.0.3.7"),
+        (v6, limits.unproved_of.host, "2001:db8:1:2::1"),
+        (v6_prefix, limits.unproved_of.prefix, "2001:db8:2::1"),
+        (mapped, limits.unproved_of.host, "192.0.2.8"),
     ] {
         let mut server = Server::new(limits, ServerSecurity::default());
         let taken = (0..2_000)
