@@ -59,6 +59,10 @@ impl Shared {
         {
             watch(self.off_path_handler.get_or_init(|| off_path_handler(self)));
         }
+        if !lock(&self.inbox).early.is_empty() {
+            // What proved the peer: the path may say nothing more for a while.
+            self.read_unread();
+        }
         self.arm();
         if !lock(&self.inbox).early.is_empty() {
             // No event tells of what came before the flow began.
@@ -77,7 +81,10 @@ impl Shared {
         self.watch.store(ARMED, SeqCst);
         let armed = self.registration.get().map(|at| at.arm(self.path.readiness()));
         if let Some(Err(error)) = armed {
-            tracing::warn!(%error, "a flow that is not read cannot be watched");
+            // Looked at now and then instead.
+            tracing::debug!(%error, "a flow that is not read cannot be watched");
+            self.read_unread();
+            self.check_again();
         }
     }
 
