@@ -459,3 +459,31 @@ fn copies_of_a_request_are_answered_so_many_times() {
     }
     assert_eq!(answers, 17, "the reply, and so many copies");
 }
+
+/// Their answers cost milliseconds each, which strangers could make a server
+/// spend.
+#[test]
+fn slow_key_exchanges_have_a_share_of_their_own() {
+    let mut server = Endpoint::new(Dialect::EthDix, hash_of(Dialect::EthDix), Limits::default());
+    server.register(&name());
+    let taken = |server: &mut Endpoint, kex, count: u32, time: u32| {
+        let mut taken = 0;
+        for number in 0..count {
+            let suite = Suite { kex, ..Suite::default() };
+            let mut client =
+                Endpoint::new(Dialect::EthDix, hash_of(Dialect::EthDix), Limits::default());
+            let entropy = &mut Counting((number * 3 + time) as u8);
+            let now = at(u64::from(time));
+            client.allocate(now, entropy, asked(Some(suite.into()))).expect("within limits");
+            let request = client.poll_transmit().expect("a request").message;
+            let from = PeerAddress::Memory(1_000 * time + number);
+            server.handle(now, entropy, from, None, &request);
+            taken += usize::from(matches!(server.poll(), Some(Event::Requested { .. })));
+        }
+        taken
+    };
+    assert_eq!(taken(&mut server, KeyExchange::P384, 60, 1), 50);
+    assert_eq!(taken(&mut server, KeyExchange::X25519, 20, 2), 20);
+    assert_eq!(taken(&mut server, KeyExchange::P521, 10, 3), 0);
+    assert_eq!(taken(&mut server, KeyExchange::P521, 10, 1_100), 10);
+}

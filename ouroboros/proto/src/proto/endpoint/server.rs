@@ -30,6 +30,10 @@ use crate::{
 /// Copies of a request that are answered: more than a client makes.
 const REPEATS: u8 = 16;
 
+/// Requests taken in a second whose key exchange is slow (P-384, P-521): they
+/// take half a processor at most.
+const SLOW_PER_SECOND: u32 = 50;
+
 /// A flow request as it came.
 pub(super) struct Incoming<'a> {
     pub(super) from: PeerAddress,
@@ -193,6 +197,10 @@ impl Endpoint {
                     refuse(self, Refusal::Busy);
                 }
             };
+        }
+        if asked.slow && !self.slow.take(now, SLOW_PER_SECOND) {
+            self.counters.over_limit += 1;
+            return refuse(self, Refusal::Busy);
         }
         self.recent.add(source);
         let Some(Served { name, security }) = served else {
