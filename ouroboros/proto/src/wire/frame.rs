@@ -69,6 +69,11 @@ impl<'a> Ack<'a> {
         Self { largest, delay, ce, first, ranges: &ranges[..whole] }
     }
 
+    /// The largest number, completed to the one nearest to `reference`.
+    pub fn largest_from(&self, reference: u64) -> u64 {
+        complete(self.largest, reference)
+    }
+
     /// The ranges of packet numbers, the highest first, with the largest
     /// completed to the number nearest to `reference`.
     ///
@@ -79,7 +84,7 @@ impl<'a> Ack<'a> {
         &self,
         reference: u64,
     ) -> Result<impl Iterator<Item = RangeInclusive<u64>> + use<'a>, Malformed> {
-        let largest = complete(self.largest, reference);
+        let largest = self.largest_from(reference);
         let first = largest.checked_sub(self.first.into()).ok_or(Malformed)?;
         let pairs = self.ranges.chunks_exact(4).map(|pair| {
             let of = |at: usize| u64::from(u16::from_be_bytes([pair[at], pair[at + 1]]));

@@ -83,7 +83,15 @@ impl Cubic {
         };
         let (last_round, this_round) = (Duration::MAX, Duration::MAX);
         let segment = segment as f64;
-        Self { segment, state, before: None, last_round, this_round, samples: 0, conservative: None }
+        Self {
+            segment,
+            state,
+            before: None,
+            last_round,
+            this_round,
+            samples: 0,
+            conservative: None,
+        }
     }
 
     fn slow_start(&mut self, acked: Acked) {
@@ -124,7 +132,7 @@ impl Cubic {
             (acked.now, (deficit / C).cbrt(), state.maximum.max(state.window))
         });
         let elapsed = (acked.now.saturating_sub(began) + acked.smoothed_rtt).as_secs_f64();
-        
+
         let target = origin + C * (elapsed - k).powi(3) * *segment;
         let target = target.clamp(state.window, 1.5 * state.window);
         let grown = 3.0 * (1.0 - BETA) / (1.0 + BETA);
