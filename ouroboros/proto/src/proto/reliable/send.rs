@@ -82,6 +82,9 @@ impl SendBuffer {
 
     /// Copies the bytes of `range` to `out`, which is as long.
     pub(super) fn copy(&self, range: Range<u64>, out: &mut [u8]) {
+        if range.is_empty() {
+            return;
+        }
         let first = self.chunks.partition_point(|(start, _)| *start <= range.start);
         let (mut at, mut done) = (range.start, 0);
         for (start, chunk) in self.chunks.range(first.saturating_sub(1)..) {
