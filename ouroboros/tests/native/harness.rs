@@ -99,7 +99,7 @@ pub(crate) fn allocate(
     let accepted = match responder.poll() {
         Some(Event::Requested { request, .. }) => {
             match responder.accept(start, random, request, SERVER_EID) {
-                Ok(accepted) => Some(accepted.keys),
+                Ok(()) => Some(responder.confirm(request).expect("half-open").keys),
                 Err(AcceptError::Refused(_)) => None,
                 Err(error) => panic!("{error}"),
             }
