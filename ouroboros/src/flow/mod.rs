@@ -10,6 +10,7 @@ mod batched;
 mod drive;
 mod handles;
 mod info;
+mod order;
 mod packets;
 mod pool;
 mod readiness;
@@ -27,19 +28,25 @@ use std::{
 
 use event_listener::EventListener;
 use futures_lite::future;
+use rustix::event::PollFlags;
 
-pub(crate) use self::batched::Received;
-pub(crate) use self::readiness::{Interest, Readiness};
+pub(crate) use self::{
+    batched::Received,
+    order::reserved_after,
+    readiness::{Interest, Readiness},
+};
+use self::{
+    batched::Sends,
+    drive::Taken,
+    order::{Order, Owner},
+    shared::{CLOSED, Inbox, Parts, Shared, Waiting},
+};
 pub use self::{
     batched::{FlowReceiver, FlowSender},
     handles::{FlowCloser, FlowWatcher},
     info::{FlowInfo, FlowStatistics, RawFlow, WatchElsewhere},
     packets::Packets,
     spec::FlowSpec,
-};
-use self::{
-    drive::Taken,
-    shared::{CLOSED, Inbox, Parts, Shared, Waiting},
 };
 use crate::{
     crypto::{AeadBackend, SystemEntropy},
@@ -55,7 +62,10 @@ use crate::{
 };
 
 /// A flow to a program of a peer: packets that may be lost and may come in
-/// another order. Dropping it ends it. The peer of a native flow is told; the
+/// another order, unless its quality of service says otherwise
+/// ([`QosSpec`](crate::wire::QosSpec)). Dropping it ends it; what was sent in order
+/// and has to arrive is repeated in the background until it has, for as long as the
+/// process lives. The peer of a native flow is told; the
 /// 0.23 format has no message for that, so that its peer learns of it by silence.
 ///
 /// All methods take `&self`: tasks and threads may share a flow, each packet goes
@@ -119,10 +129,19 @@ impl Flow {
         };
         let connection = Connection::new(driver::now(), &mut SystemEntropy, channel, config);
         let readiness = Readiness::new(path.clone());
-        let parts = Parts { path, info, connection, opener, early, strays, release, native };
+        let (order, sends) = match Order::of(&info) {
+            None => (None, Sends::Sealed(sealer)),
+            Some(frct) => {
+                let order = Order::new(frct, sealer, native);
+                let overhead = order.overhead();
+                (Some(order), Sends::InOrder { overhead })
+            }
+        };
+        let parts = Parts { path, info, connection, order, opener, early, strays, release, native };
         let shared = Arc::new(Shared::new(parts));
         shared.start(elsewhere);
-        let sender = Mutex::new(FlowSender::new(shared.clone(), sealer));
+        let owner = shared.order.is_some().then(|| Arc::new(Owner(shared.clone())));
+        let sender = Mutex::new(FlowSender::new(shared.clone(), sends, owner));
         Ok(Self { sender, readiness, pollers: Pollers::default(), shared })
     }
 
@@ -232,7 +251,15 @@ impl Flow {
                 return Poll::Ready(Ok(()));
             }
             let changed = self.poll_changes(&self.pollers.send, context);
-            if self.is_ready()? {
+            if self.shared.order.is_some() {
+                // Not the socket, but the peer's window has to open.
+                if !changed {
+                    return match self.try_send(packet)? {
+                        true => Poll::Ready(Ok(())),
+                        false => Poll::Pending,
+                    };
+                }
+            } else if self.is_ready()? {
                 if !changed && self.readiness.poll(context, Interest::Writable)?.is_pending() {
                     return Poll::Pending;
                 }
@@ -363,7 +390,19 @@ impl Flow {
     ///
     /// As [`send`](Self::send).
     pub fn send_blocking(&self, packet: &[u8]) -> Result<(), FlowError> {
-        async_io::block_on(self.send(packet))
+        if self.shared.order.is_some() {
+            return async_io::block_on(self.send(packet));
+        }
+        if !self.is_ready()? {
+            future::block_on(self.ready())?;
+        }
+        while !self.push(packet)? {
+            batched::wait(&self.shared, PollFlags::OUT)?;
+        }
+        while !lock(&self.sender).try_flush()? {
+            batched::wait(&self.shared, PollFlags::OUT)?;
+        }
+        Ok(())
     }
 
     /// [`recv`](Self::recv) for threads that may block.
@@ -372,7 +411,17 @@ impl Flow {
     ///
     /// As [`recv`](Self::recv).
     pub fn recv_blocking(&self, buffer: &mut [u8]) -> Result<usize, FlowError> {
-        async_io::block_on(self.recv(buffer))
+        if self.shared.order.is_some() {
+            return async_io::block_on(self.recv(buffer));
+        }
+        let _waiting = Waiting::new(&self.shared, true);
+        loop {
+            match self.shared.take(|inbox| copy_first(inbox, buffer))? {
+                Taken::Packets(size) => return size,
+                Taken::Busy => {}
+                Taken::Nothing => batched::wait(&self.shared, PollFlags::IN)?,
+            }
+        }
     }
 
     /// Largest packet that can be sent now, in bytes.
@@ -456,7 +505,7 @@ impl Flow {
     }
 
     fn has_unread(&self) -> bool {
-        !lock(&self.shared.inbox).packets.is_empty()
+        !lock(&self.shared.inbox).packets.is_empty() || self.shared.is_readable_in_order()
     }
 
     /// Puts a packet into the sender's batch; `false`: it is full.
@@ -483,7 +532,26 @@ impl Flow {
     async fn writable(&self) -> Result<(), FlowError> {
         let changed = self.shared.changes();
         self.shared.check()?;
+        if self.shared.order.is_some() {
+            return self.writable_in_order(changed).await;
+        }
         let ready = self.readiness.wait(Interest::Writable);
+        future::or(async { Ok(ready.await?) }, async {
+            changed.await;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until a packet may be written in order, and reads meanwhile what the
+    /// peer says of that.
+    async fn writable_in_order(&self, changed: EventListener) -> Result<(), FlowError> {
+        let _waiting = Waiting::new(&self.shared, false);
+        self.shared.read_unread();
+        if self.shared.is_writable_in_order() {
+            return Ok(());
+        }
+        let ready = self.readiness.wait(Interest::Readable);
         future::or(async { Ok(ready.await?) }, async {
             changed.await;
             Ok(())
@@ -506,7 +574,10 @@ impl Flow {
                 }
             }
             let changed = self.shared.changes();
-            if self.shared.check().is_err() || self.shared.off_path_any.load(SeqCst) {
+            if self.shared.check().is_err()
+                || self.shared.off_path_any.load(SeqCst)
+                || self.shared.is_readable_in_order()
+            {
                 continue;
             }
             let ready = self.readiness.wait(Interest::Readable);
@@ -561,7 +632,8 @@ impl Flow {
         // Made now rather than when a thread is about to block. If there is none
         // to be had, it is tried again then.
         let _ = shared.wake();
-        (sender, FlowReceiver::new(shared))
+        let owner = sender.owner();
+        (sender, FlowReceiver::new(shared, owner))
     }
 }
 

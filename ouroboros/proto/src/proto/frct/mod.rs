@@ -2,7 +2,8 @@
 //! reliable one also arrive, whatever the network does.
 //!
 //! The peer's machine has faults that no later peer can mend, and some of what is
-//! done here only steps around them; each place says which. What holds throughout:
+//! done here only steps around them; each place says which, and FRCT.md all of it.
+//! What holds throughout:
 //! numbers go on for the life of the flow, a packet that may begin a run says so
 //! whenever nothing is in flight, and nothing is said of the peer's packets before
 //! one of them has begun a run.
@@ -38,6 +39,17 @@ pub const RETRANSMISSION_LIMIT: Duration = Duration::from_secs(120);
 /// a 0.23 peer until another frame comes.
 const NUDGES: [Duration; 3] =
     [Duration::from_millis(2), Duration::from_millis(8), Duration::from_millis(32)];
+
+/// For how long a peer remembers a flow that has ended, and its packets may still
+/// arrive (FRCT's sender inactivity).
+pub const fn inactivity(packet_lifetime: Duration) -> Duration {
+    let lifetimes = packet_lifetime.saturating_mul(3);
+    let seconds = Duration::from_secs(1);
+    lifetimes
+        .saturating_add(ACKNOWLEDGEMENT_LIMIT)
+        .saturating_add(RETRANSMISSION_LIMIT)
+        .saturating_add(seconds)
+}
 
 /// What FRCT does for a flow. Both sides take it from the flow request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
