@@ -28,6 +28,7 @@ use std::{
 
 use event_listener::EventListener;
 use futures_lite::future;
+use rustix::event::PollFlags;
 
 pub(crate) use self::{
     batched::Received,
@@ -389,7 +390,19 @@ impl Flow {
     ///
     /// As [`send`](Self::send).
     pub fn send_blocking(&self, packet: &[u8]) -> Result<(), FlowError> {
-        async_io::block_on(self.send(packet))
+        if self.shared.order.is_some() {
+            return async_io::block_on(self.send(packet));
+        }
+        if !self.is_ready()? {
+            future::block_on(self.ready())?;
+        }
+        while !self.push(packet)? {
+            batched::wait(&self.shared, PollFlags::OUT)?;
+        }
+        while !lock(&self.sender).try_flush()? {
+            batched::wait(&self.shared, PollFlags::OUT)?;
+        }
+        Ok(())
     }
 
     /// [`recv`](Self::recv) for threads that may block.
@@ -398,7 +411,17 @@ impl Flow {
     ///
     /// As [`recv`](Self::recv).
     pub fn recv_blocking(&self, buffer: &mut [u8]) -> Result<usize, FlowError> {
-        async_io::block_on(self.recv(buffer))
+        if self.shared.order.is_some() {
+            return async_io::block_on(self.recv(buffer));
+        }
+        let _waiting = Waiting::new(&self.shared, true);
+        loop {
+            match self.shared.take(|inbox| copy_first(inbox, buffer))? {
+                Taken::Packets(size) => return size,
+                Taken::Busy => {}
+                Taken::Nothing => batched::wait(&self.shared, PollFlags::IN)?,
+            }
+        }
     }
 
     /// Largest packet that can be sent now, in bytes.

@@ -167,7 +167,8 @@ impl Shared {
                 Event::Failed(_) => self.end(UNACKNOWLEDGED),
             }
         }
-        if let Some(due) = due {
+        // Of a flow that has ended otherwise nothing is due.
+        if let Some(due) = due.filter(|_| self.check().is_ok() || self.is_closed()) {
             self.call_driver_by(due);
         }
         Some(done)
