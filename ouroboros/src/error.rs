@@ -86,6 +86,9 @@ pub enum AllocateError {
     /// for another reason.
     #[error("the answer to the flow request cannot be accepted: {0}")]
     Rejected(NegotiationError),
+    /// Peer: it has no room for the flow now.
+    #[error("the server is busy: it has no room for the flow now")]
+    Busy,
     /// Misuse: the flow was to be had under the resource manager's identity.
     #[error("there is no identity to allocate the flow under: set one first")]
     NoIdentity,
@@ -160,6 +163,7 @@ impl From<AllocationFailure> for AllocateError {
     fn from(failure: AllocationFailure) -> Self {
         match failure {
             AllocationFailure::NameNotFound => Self::NameNotFound,
+            AllocationFailure::Refused(code) if code == Refusal::Busy.code() => Self::Busy,
             AllocationFailure::Refused(code) => Self::Refused(code),
             AllocationFailure::Rejected(reason) => match reason {
                 NegotiationError::WrongKey { expected, found } => {

@@ -35,6 +35,8 @@ use crate::{
     wire::{Dialect, Eid, Name, PeerAddress, extension::Lane},
 };
 
+/// Endpoint ids in use at once: half of what 16 bits can tell apart.
+const MAX_ENDPOINTS: usize = 1 << 15;
 /// Frames kept that arrive before the flow they belong to is allocated.
 const EARLY_FRAMES: usize = 64;
 
@@ -99,11 +101,27 @@ pub(crate) async fn allocate_in(
     spec: FlowSpec,
 ) -> Result<RawFlow, AllocateError> {
     let mut failure = AllocateError::NoLayer;
+    let start = driver::monotonic();
+    let mut left = u32::try_from(ipcps.len()).unwrap_or(u32::MAX);
     for ipcp in ipcps {
-        match ipcp.0.allocate(name, spec.clone()).await {
+        // What is left of the time is for all that are left.
+        let rest = spec.timeout.saturating_sub(driver::monotonic().saturating_sub(start));
+        let timeout = rest / left;
+        left -= 1;
+        let late = async {
+            driver::reaches(driver::monotonic().checked_add(timeout)).await;
+            Err(AllocateError::TimedOut)
+        };
+        let allocated = ipcp.0.allocate(name, spec.clone().timeout(timeout));
+        match future::or(allocated, late).await {
             // The trouble of one, such as a resolver out of reach, must not
-            // hide that another one knows the name.
-            Err(error @ AllocateError::Transport(_)) => failure = error,
+            // hide that another one knows the name; nor must one that does not
+            // serve it, or does not answer.
+            Err(
+                error @ (AllocateError::Transport(_)
+                | AllocateError::Refused(_)
+                | AllocateError::TimedOut),
+            ) => failure = error,
             Err(AllocateError::NameNotFound) => {
                 if matches!(failure, AllocateError::NoLayer) {
                     failure = AllocateError::NameNotFound;
@@ -207,8 +225,12 @@ impl Core {
 
     /// A random endpoint id that no flow of this IPCP has. Random, so that
     /// processes which share an interface do not meet.
-    fn reserve(self: &Arc<Self>) -> Reserved {
+    /// `None` if so many are in use that one would be hard to find.
+    fn reserve(self: &Arc<Self>) -> Option<Reserved> {
         let mut eids = lock(&self.eids);
+        if eids.len() >= MAX_ENDPOINTS {
+            return None;
+        }
         loop {
             let mut bytes = [0; 4];
             SystemEntropy.fill(&mut bytes);
@@ -218,12 +240,12 @@ impl Core {
                 Dialect::Udp => random & 0x7fff_ffff,
             });
             if eid.0 >= 0x100 && eids.insert(eid) {
-                return Reserved {
+                return Some(Reserved {
                     core: self.clone(),
                     eid,
                     request: None,
                     reserved_for: Duration::ZERO,
-                };
+                });
             }
         }
     }
@@ -260,7 +282,7 @@ impl Core {
         spec: FlowSpec,
         peer: Option<PeerAddress>,
     ) -> Result<RawFlow, AllocateError> {
-        let reserved = self.reserve();
+        let reserved = self.reserve().ok_or(AllocateError::TooManyAllocations)?;
         let path = self.transport.open_requester(reserved.eid, peer)?;
         let (sender, outcome) = async_channel::bounded(1);
         let allocation = {

@@ -308,13 +308,3 @@ impl std::fmt::Debug for Irm {
         f.debug_struct("Irm").field("layers", &self.layers()).finish()
     }
 }
-
-impl Drop for State {
-    fn drop(&mut self) {
-        for layer in lock(&self.layers).iter() {
-            for ipcp in layer.ipcps() {
-                ipcp.0.stop();
-            }
-        }
-    }
-}

@@ -10,7 +10,8 @@ use crate::{
     wire::Name,
 };
 
-/// A layer in this process. Clones are the same layer.
+/// A layer in this process. Clones are the same layer, which lasts as long as its
+/// resource manager or one of them.
 #[derive(Clone)]
 pub struct Layer(pub(crate) Arc<LayerState>);
 
@@ -18,6 +19,14 @@ pub(crate) struct LayerState {
     pub(crate) name: String,
     pub(crate) ipcps: Mutex<Vec<Ipcp>>,
     pub(crate) names: Mutex<Vec<Name>>,
+}
+
+impl Drop for LayerState {
+    fn drop(&mut self) {
+        for ipcp in lock(&self.ipcps).iter() {
+            ipcp.0.stop();
+        }
+    }
 }
 
 impl Layer {

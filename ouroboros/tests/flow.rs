@@ -499,3 +499,39 @@ fn dropped_futures_lose_no_packet() {
         future::zip(sends, receives).await;
     });
 }
+
+#[test]
+fn a_layer_that_outlives_its_resource_manager_still_allocates() {
+    future::block_on(async {
+        let network = Network::new();
+        let server = Irm::new();
+        let layer = server.bootstrap("my_layer", network.station()).await.expect("a station");
+        layer.register("my_vpn").await.expect("registered");
+        let layer = Irm::new().bootstrap("my_layer", network.station()).await.expect("a station");
+        let spec = FlowSpec::raw().encrypted();
+        let (accepted, allocated) =
+            future::zip(server.accept("my_vpn"), layer.allocate("my_vpn", spec)).await;
+        exchange(&accepted.expect("accepted"), &allocated.expect("allocated")).await;
+    });
+}
+
+#[test]
+fn a_dropped_accept_loses_no_flow() {
+    future::block_on(async {
+        let (server, client) = in_memory().await;
+        let impatient = async {
+            loop {
+                let accepted = future::or(async { Some(server.accept("my_vpn").await) }, async {
+                    future::yield_now().await;
+                    None
+                });
+                if let Some(flow) = accepted.await {
+                    return flow.expect("accepted");
+                }
+            }
+        };
+        let spec = FlowSpec::raw().encrypted();
+        let (accepted, allocated) = future::zip(impatient, client.allocate("my_vpn", spec)).await;
+        exchange(&accepted, &allocated.expect("allocated")).await;
+    });
+}

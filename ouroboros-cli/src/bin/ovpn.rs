@@ -78,6 +78,9 @@ struct Arguments {
     /// whose routing and firewall decide
     #[structopt(long, conflicts_with = "name")]
     forward: bool,
+    /// Server: remembers in this file which addresses clients with an identity have
+    #[structopt(long, value_name = "FILE", conflicts_with = "name")]
+    leases: Option<PathBuf>,
     /// Client: routes the networks that the server tells of through the tunnel
     #[structopt(long, requires = "name")]
     accept_routes: bool,
@@ -147,6 +150,7 @@ fn settings(arguments: &Arguments) -> Result<Settings, String> {
         statistics: arguments.stats,
         lanes: lanes(arguments),
         forward: arguments.forward,
+        leases: arguments.leases.clone(),
         told: Told {
             routes: arguments.route.clone(),
             dns_servers: arguments.dns.clone(),

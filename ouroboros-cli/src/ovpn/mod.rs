@@ -4,10 +4,11 @@
 mod backoff;
 mod client;
 mod configured;
+mod leases;
 mod network;
 mod server;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::PathBuf};
 
 use ouroboros::{
     FlowInfo, Offload, PeerIdentity, Tunnel, TunnelBuilder,
@@ -40,6 +41,8 @@ pub struct Settings {
     pub lanes: usize,
     /// A server moves packets between its clients.
     pub forward: bool,
+    /// Where a server remembers the addresses of clients with an identity.
+    pub leases: Option<PathBuf>,
     /// What a server tells its clients.
     pub told: Told,
     /// What a client takes of it.

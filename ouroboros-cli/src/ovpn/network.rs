@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use ouroboros::{
     ClientId, FlowInfo,
-    proto::hub::{AddressPool, IpNet},
+    proto::hub::{AddressPool, Assignment, IpNet},
     tun::InterfaceAddress,
     wire::PeerAddress,
 };
@@ -67,6 +67,19 @@ impl Network {
         let reserved: Vec<_> = own.iter().map(InterfaceAddress::address).collect();
         let pool = AddressPool::new(v4, v6, &reserved);
         Self { nets, pool, clients: BTreeMap::new() }
+    }
+
+    /// Takes up what was remembered.
+    pub(super) fn restore(&mut self, leases: Vec<(String, Assignment)>) {
+        self.pool.restore(leases);
+    }
+
+    /// What is to be remembered: of clients that can come back.
+    pub(super) fn leases(&self) -> Vec<(&String, &Assignment)> {
+        let passing = |key: &String| {
+            self.clients.values().any(|member| member.host.is_some() && member.key == *key)
+        };
+        self.pool.assignments().filter(|(key, _)| !passing(key)).collect()
     }
 
     /// A client has come.
@@ -189,5 +202,110 @@ impl Network {
             (*client, prefixes)
         };
         self.clients.iter().map(of).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ouroboros::{
+        Identity, PeerIdentity,
+        crypto::{SystemEntropy, identity::IdentityKey},
+        wire::{Eid, QosSpec},
+    };
+
+    use super::*;
+
+    fn network() -> Network {
+        let own = ["10.9.0.1/24", "fd09::1/64"].map(|own| own.parse().expect("an address"));
+        Network::new(&own)
+    }
+
+    fn info(host: u8, key: Option<&Identity>) -> FlowInfo {
+        let peer = PeerAddress::Udp(([10, 0, 0, host], 1000).into());
+        let name = "my_vpn".parse().expect("a name");
+        let mut info = FlowInfo::new(name, peer, (Eid(1), Eid(2)), QosSpec::RAW);
+        info.identity = key.map(|identity| PeerIdentity {
+            fingerprint: identity.fingerprint(),
+            common_name: "my_vpn".to_owned(),
+            certified: false,
+        });
+        info
+    }
+
+    fn identity() -> Identity {
+        let name = "my_vpn".parse().expect("a name");
+        Identity::self_signed(IdentityKey::generate(&mut SystemEntropy), &name)
+    }
+
+    fn nets(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().expect("a network")).collect()
+    }
+
+    fn of(network: &Network, client: ClientId) -> Vec<IpNet> {
+        let found = network.prefixes().into_iter().find(|(other, _)| *other == client);
+        found.expect("there").1
+    }
+
+    fn id(number: u64) -> ClientId {
+        ClientId::from_number(number)
+    }
+
+    #[test]
+    fn a_single_client_that_chose_its_address_has_everything_and_two_have_their_own() {
+        let mut network = network();
+        network.joined(id(1), &info(2, None));
+        assert_eq!(of(&network, id(1)), nets(&["10.9.0.0/24", "fd09::/64", "0.0.0.0/0", "::/0"]));
+        network.requested(id(1), nets(&["10.9.0.7/24"]), 1).expect("there");
+        assert_eq!(of(&network, id(1)), nets(&["10.9.0.7/32", "0.0.0.0/0", "::/0"]));
+        // One that cannot say gets what is left of the network.
+        network.joined(id(2), &info(3, None));
+        assert_eq!(of(&network, id(1)), nets(&["10.9.0.7/32"]));
+        assert_eq!(of(&network, id(2)), nets(&["10.9.0.0/24", "fd09::/64"]));
+        // Of two of them the one that lives.
+        network.joined(id(3), &info(4, None));
+        network.heard(id(2));
+        assert_eq!(of(&network, id(2)), nets(&["10.9.0.0/24", "fd09::/64"]));
+        assert_eq!(of(&network, id(3)), []);
+    }
+
+    #[test]
+    fn a_client_that_asks_the_server_never_has_more_than_its_own() {
+        let mut network = network();
+        network.joined(id(1), &info(2, None));
+        let grant = network.requested(id(1), Vec::new(), 1).expect("there");
+        assert_eq!(grant.addresses, nets(&["10.9.0.2/24", "fd09::2/64"]));
+        assert_eq!(of(&network, id(1)), nets(&["10.9.0.2/32", "fd09::2/128"]));
+    }
+
+    #[test]
+    fn an_address_is_not_taken_from_who_has_it_unless_by_itself() {
+        let (mut network, alice) = (network(), identity());
+        let wanted = || nets(&["10.9.0.7/24"]);
+        network.joined(id(1), &info(2, Some(&alice)));
+        network.requested(id(1), wanted(), 1).expect("there");
+        for stranger in [info(2, None), info(3, None), info(2, Some(&identity()))] {
+            network.joined(id(2), &stranger);
+            let grant = network.requested(id(2), wanted(), 2).expect("there");
+            assert_eq!((grant.addresses.len(), grant.replaces), (0, None));
+            assert_eq!(grant.refused, [wanted()[0].addr()]);
+            network.left(id(2));
+        }
+        // A machine with an identity keeps what it had.
+        network.left(id(1));
+        network.joined(id(3), &info(9, Some(&alice)));
+        let grant = network.requested(id(3), Vec::new(), 3).expect("there");
+        assert_eq!(grant.addresses[0], wanted()[0]);
+        // One without is taken for the same at the same host only.
+        network.joined(id(4), &info(5, None));
+        network.requested(id(4), nets(&["10.9.0.8/24"]), 4).expect("there");
+        for (client, host, replaces) in [(5, 6, None), (6, 5, Some(id(4)))] {
+            network.joined(id(client), &info(host, None));
+            let grant = network.requested(id(client), nets(&["10.9.0.8/24"]), 5).expect("there");
+            assert_eq!(grant.replaces, replaces);
+        }
+        assert_eq!(network.leases().len(), 1, "of who can come back");
+        assert_eq!(network.reconsider(6), []);
+        network.left(id(6));
+        assert_eq!(network.reconsider(7).len(), 1, "who was refused has it now");
     }
 }

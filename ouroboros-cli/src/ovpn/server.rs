@@ -19,6 +19,7 @@ use ouroboros::{
 
 use super::{
     Outcome, Settings, announce,
+    leases::Leases,
     network::{self, Grant, Network},
     own_key,
 };
@@ -49,7 +50,15 @@ pub async fn server(irm: &Irm, settings: &Settings) -> Outcome {
         hub: Arc::new(hub),
         prefixes: HashMap::new(),
         present: Arc::default(),
+        leases: settings.leases.as_deref().map(Leases::at),
     };
+    if let Some(leases) = &server.leases {
+        let remembered = leases.read().map_err(|error| {
+            let path = settings.leases.as_deref().unwrap_or("".as_ref());
+            format!("{}: {error}: mend or remove the file", path.display())
+        })?;
+        server.network.restore(remembered);
+    }
     let (hub, present) = (server.hub.clone(), server.present.clone());
     future::or(accept_all(irm, hub, present), server.attend()).await
 }
@@ -94,6 +103,7 @@ struct Server<'a> {
     prefixes: HashMap<ClientId, Vec<IpNet>>,
     /// How many clients there are, with those who are about to be.
     present: Arc<AtomicUsize>,
+    leases: Option<Leases>,
 }
 
 impl Server<'_> {
@@ -153,6 +163,11 @@ impl Server<'_> {
     }
 
     fn tell(&self, client: ClientId, grant: Grant) {
+        if let Some(leases) = &self.leases
+            && let Err(error) = leases.write(&self.network.leases())
+        {
+            println!("Warning: the clients' addresses are not remembered: {error}.");
+        }
         let list = |addresses: Vec<String>| addresses.join(", ");
         if !grant.refused.is_empty() {
             let refused = list(grant.refused.iter().map(ToString::to_string).collect());

@@ -152,7 +152,7 @@ impl Shared {
                 }
             }
             ConnectionEvent::Announced(capabilities) => {
-                let takes = capabilities.has(Capabilities::PARTIAL_CHECKSUMS);
+                let takes = capabilities.contains(Capabilities::PARTIAL_CHECKSUMS);
                 self.partial_checksums.store(takes, Relaxed);
             }
             ConnectionEvent::LargestFrame(size) => self.largest.store(size, Relaxed),

@@ -85,7 +85,7 @@ impl Core {
         remote: Eid,
         from: PeerAddress,
     ) -> Option<(Reserved, Frames)> {
-        let mut reserved = self.reserve();
+        let mut reserved = self.reserve()?;
         reserved.request = Some(request);
         let local = reserved.eid;
         if self.transport.has_shared_socket() {

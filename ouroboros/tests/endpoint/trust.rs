@@ -373,7 +373,7 @@ fn what_is_taken_away_on_the_way_makes_no_weaker_flow_with_who_is_authenticated(
     let Event::Allocated { keys: Some(FlowKeys::Native(keys)), .. } = met.told else {
         panic!("{:?}", met.told);
     };
-    assert!(keys.capabilities().has(capabilities));
+    assert!(keys.capabilities().contains(capabilities));
     // A server that demands its clients' identities does not take part in it.
     let policy = policy.clients(only(&friend));
     let asked = ClientSecurity { identity: Some(friend), ..asked };

@@ -284,7 +284,7 @@ fn run(seed: u64) {
     if quiet {
         assert!(epoch >= 3, "epochs advance: {epoch}");
         // Its own first exchange is all that data has ever waited for.
-        let waits = capabilities.has(Capabilities::HYBRID_FIRST);
+        let waits = capabilities.contains(Capabilities::HYBRID_FIRST);
         assert!(waits || world.paused == 0, "data had to wait");
     }
     let start = if quiet { Duration::ZERO } else { attacked + RECOVERY };

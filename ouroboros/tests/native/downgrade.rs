@@ -159,7 +159,7 @@ fn a_stripped_answer_makes_no_flow() {
 
 #[test]
 fn altered_flags_and_headers_make_keys_that_do_not_fit() {
-    let offered = Capabilities::PARTIAL_CHECKSUMS.and(Capabilities::HYBRID_FIRST);
+    let offered = Capabilities::PARTIAL_CHECKSUMS.union(Capabilities::HYBRID_FIRST);
     let client = ClientSecurity { capabilities: offered, ..client(ProfilePolicy::RequireNative) };
     let server = ServerSecurity { capabilities: offered, ..server(ProfilePolicy::RequireNative) };
     let random = &mut Random::new(6);
@@ -279,7 +279,7 @@ fn a_hybrid_that_does_not_fit_is_done_inside_the_flow_or_not_at_all() {
         assert_eq!([agreed.suite, own.suite], [hybrid; 2]);
         assert!(own.keys.is_counterpart(&agreed.keys));
         assert!(matches!(own.keys, FlowKeys::Native(keys)
-            if keys.capabilities().has(Capabilities::HYBRID_FIRST)));
+            if keys.capabilities().contains(Capabilities::HYBRID_FIRST)));
         // A peer that has no such thing would be weaker than was asked for.
         let old = ServerSecurity { profile: ProfilePolicy::Wire023, ..ServerSecurity::default() };
         let (reply, _) =

@@ -42,6 +42,14 @@ const EVENTS: usize = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientId(u64);
 
+impl ClientId {
+    /// One of that number: for tests of what is done with clients.
+    #[doc(hidden)]
+    pub const fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// What happens to a hub's clients.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

@@ -80,7 +80,7 @@ impl Connection {
         let protocol = match channel {
             None => Protocol::Wire023(Keepalive::new(now.monotonic, timeout)),
             Some(channel) => {
-                ready = !channel.capabilities().has(Capabilities::HYBRID_FIRST);
+                ready = !channel.capabilities().contains(Capabilities::HYBRID_FIRST);
                 let opener = channel.opener();
                 let config = SessionConfig { timeout, largest_frame };
                 let session = Box::new(Session::new(now, entropy, channel, config));

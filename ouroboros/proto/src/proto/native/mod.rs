@@ -67,20 +67,20 @@ impl Capabilities {
         Self(bits & Self::ALL)
     }
 
-    /// Both.
+    /// The capabilities that are in either.
     #[must_use]
-    pub const fn and(self, other: Self) -> Self {
+    pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// What is in both.
+    /// The capabilities that are in both.
     #[must_use]
-    pub const fn shared_with(self, other: Self) -> Self {
+    pub const fn intersection(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
-    /// Whether all of `other` is in this.
-    pub const fn has(self, other: Self) -> bool {
+    /// Returns `true` if all of `other` are in this.
+    pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 }
@@ -104,7 +104,7 @@ impl Channel {
     ) -> Self {
         let (epoch, send, receive) = Epoch::first(&keys, backend);
         // Nothing but the exchange before the exchange that was promised.
-        let data = !keys.capabilities().has(Capabilities::HYBRID_FIRST);
+        let data = !keys.capabilities().contains(Capabilities::HYBRID_FIRST);
         let sending = Arc::new(Sending::new(remote, send, data, limits));
         let receiving = Arc::new(Receiving::new(local, receive, data, limits));
         Self { keys, backend, sending, receiving, epoch }

@@ -131,8 +131,8 @@ pub fn answer(
     reply.kdf = suite.kdf.id();
     reply.raw_key = asked.kex.is_raw();
     reply.key = &key;
-    let able = security.capabilities.and(Capabilities::HYBRID_FIRST);
-    let capabilities = native.map(|offered| offered.shared_with(able));
+    let able = security.capabilities.union(Capabilities::HYBRID_FIRST);
+    let capabilities = native.map(|offered| offered.intersection(able));
     let profile = capabilities.map(Capabilities::bits);
     let data = Extensions { profile, ..Extensions::default() }.encode();
     reply.data = &data;

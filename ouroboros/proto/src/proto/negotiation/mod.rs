@@ -349,7 +349,7 @@ fn extensions<'a>(header: &Allocation<'a>) -> Result<Extensions<'a>, Negotiation
 /// `kex`.
 fn strength(kex: KeyExchange, native: Option<Capabilities>) -> KeyExchange {
     match native {
-        Some(flags) if flags.has(Capabilities::HYBRID_FIRST) => KeyExchange::X25519MlKem768,
+        Some(flags) if flags.contains(Capabilities::HYBRID_FIRST) => KeyExchange::X25519MlKem768,
         _ => kex,
     }
 }

@@ -92,7 +92,7 @@ impl Offer {
         if alone || !hybrid || !native {
             return whole;
         }
-        let capabilities = asked.capabilities.and(Capabilities::HYBRID_FIRST);
+        let capabilities = asked.capabilities.union(Capabilities::HYBRID_FIRST);
         offer(KeyExchange::X25519, ClientSecurity { capabilities, ..asked }, entropy)
     }
 

@@ -122,7 +122,7 @@ impl Session {
     /// Whether data has to wait for the first exchange.
     fn exchanges_first(&self) -> bool {
         self.channel.epoch.number == 0
-            && self.channel.keys.capabilities().has(Capabilities::HYBRID_FIRST)
+            && self.channel.keys.capabilities().contains(Capabilities::HYBRID_FIRST)
     }
 
     /// Takes a control packet: what was opened, and its body.
