@@ -6,6 +6,7 @@ use std::{fs, io};
 use ouroboros::{
     crypto::{Entropy, EphemeralSecret, Hash, KeyExchange, Suite},
     daemon::{
+        Failure,
         control,
         protocol::{Request, Response, TransportSpec},
     },
@@ -171,12 +172,12 @@ fn daemon() -> io::Result<()> {
         flow.open().expect("a grant that makes sense");
         write("daemon", &format!("response-{name}"), format!("\x01{grant}").as_bytes())?;
     }
-    let refused = serde_json::to_vec(&Response::Error(text("no such name")))?;
+    let refused = serde_json::to_vec(&Response::Error(Failure::Other(text("no such name"))))?;
     write("daemon", "response-error", &[&[1][..], &refused].concat())?;
     let mac = PeerAddress::Mac(MacAddress([2, 0, 0, 0, 0, 7]));
     let v6 = PeerAddress::Udp("[fd66::1]:3435".parse().expect("an address"));
     for (name, message) in [
-        ("stray", control::Message::Stray(b"a frame")),
+        ("stray", control::Message::Stray(peer, b"a frame")),
         ("mac", control::Message::Frame(mac, b"a frame")),
         ("v4", control::Message::Frame(peer, b"a frame")),
         ("v6", control::Message::Frame(v6, b"a frame")),

@@ -346,6 +346,9 @@ fn what_an_application_makes_up_harms_nobody_else() {
         let request = peer.request();
         peer.send(&request);
         let mut grant = [0; 4096];
+        let size = liar.read(&mut grant).expect("an offer");
+        assert_eq!(&grant[..size], br#""offered""#);
+        liar.write_all(br#""take""#).expect("taken");
         let size = liar.read(&mut grant).expect("a grant");
         assert!(grant[..size].starts_with(br#"{"flow""#), "{}", grant[..size].escape_ascii());
         assert_eq!(peer.reply(1).1, 0);
@@ -356,7 +359,14 @@ fn what_an_application_makes_up_harms_nobody_else() {
         let flow = server.application.accept_any().await.expect("accepted");
         let (to_flow, _) = other.reply(9);
 
-        let stray = |frame: &[u8]| [&[STRAY][..], frame].concat();
+        let from = |peer: &Peer| {
+            let SocketAddr::V4(address) = peer.socket.local_addr().expect("bound") else {
+                unreachable!("a peer over IPv4")
+            };
+            [&[STRAY, 4][..], &address.ip().octets(), &address.port().to_be_bytes()].concat()
+        };
+        let (its_own, the_others) = (from(&peer), from(&other));
+        let stray = |frame: &[u8]| [&its_own[..], frame].concat();
         let forged = Message::FlowReply {
             requester: flow.info().local,
             responder: Eid(1),
@@ -375,6 +385,7 @@ fn what_an_application_makes_up_harms_nobody_else() {
             stray(&with_eid(Eid(0), &forged.encode(Dialect::Udp))),
             // In the name of another peer's flow: the daemon knows better.
             stray(&with_eid(to_flow, b"made up")),
+            [&the_others[..], &with_eid(to_flow, b"made up")].concat(),
         ];
         datagrams.extend((0..5000u32).map(|i| stray(&with_eid(Eid(i), &[0; 60]))));
         for datagram in &datagrams {

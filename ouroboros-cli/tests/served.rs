@@ -6,10 +6,11 @@ use std::{process, sync::Arc};
 use async_std::task::{self, JoinHandle, block_on};
 use futures_lite::future;
 use ouroboros::{
-    Flow, FlowSpec, Irm,
-    crypto::{Cipher, Suite},
+    AllocateError, Flow, FlowSpec, Irm, Trust,
+    crypto::{Cipher, Suite, SystemEntropy, identity::IdentityKey},
     daemon::{
-        protocol::{Request, Security},
+        Client,
+        protocol::{Request, Response, Security},
         security::Authentication,
     },
     transport::memory::{Memory, Network},
@@ -247,5 +248,127 @@ fn nothing_readable_of_an_encrypted_flow_passes_the_daemon() {
         let frame = batch.frame(0);
         assert!(frame.len() > 512);
         assert!(!frame.windows(8).any(|window| window == [b'A'; 8]));
+    });
+}
+
+#[test]
+fn no_flow_is_lost_to_an_accept_that_is_dropped() {
+    block_on(async {
+        let (server, client) = hosts().await;
+        server.register().await;
+        server.bind().await;
+        let mut accepted = Vec::new();
+        for round in 0..100 {
+            let spec = FlowSpec::raw().encrypted();
+            let mut allocating = Box::pin(client.application.allocate("my_vpn", spec));
+            // Each accept is polled a few times and dropped, wherever that finds it.
+            let mut allocated = None;
+            let flow = loop {
+                let mut accepting = Box::pin(server.application.accept_any());
+                let mut taken = None;
+                for _ in 0..=round % 7 {
+                    if allocated.is_none() {
+                        allocated = future::poll_once(&mut allocating).await;
+                    }
+                    taken = future::poll_once(&mut accepting).await;
+                    if taken.is_some() {
+                        break;
+                    }
+                    task::yield_now().await;
+                }
+                if let Some(flow) = taken {
+                    break flow.expect("accepted");
+                }
+            };
+            let allocated = match allocated {
+                Some(allocated) => allocated,
+                None => allocating.await,
+            };
+            accepted.push((flow, allocated.expect("allocated")));
+        }
+        for (here, there) in &accepted {
+            assert_eq!(here.info().remote, there.info().local, "flows are paired as they came");
+            there.send(b"hello").await.expect("sent");
+            let mut packet = [0; 100];
+            assert_eq!(here.recv(&mut packet).await.expect("received"), 5);
+        }
+    });
+}
+
+#[test]
+fn what_the_first_program_does_not_take_the_next_one_gets() {
+    block_on(async {
+        let (server, client) = hosts().await;
+        server.register().await;
+        server.bind().await;
+        // A program that waits, is offered the flow, and dies.
+        let path = server._folder.path().join("irmd.sock");
+        let connection = ouroboros::daemon::Connection::open(&path).await.expect("connected");
+        let request = Request::Accept { name: None, program: None };
+        connection.send(&request, None).await.expect("asked");
+        let allocating = task::spawn({
+            let application = client.application.clone();
+            async move { application.allocate("my_vpn", FlowSpec::raw()).await }
+        });
+        let offered = connection.receive::<Response>().await.expect("an offer").0;
+        assert!(matches!(offered, Response::Offered), "{offered:?}");
+        drop(connection);
+        let accepted = server.application.accept_any().await.expect("the same flow");
+        exchange(&accepted, &allocating.await.expect("allocated")).await;
+    });
+}
+
+#[test]
+fn errors_have_the_type_that_they_have_without_a_daemon() {
+    block_on(async {
+        let (server, client) = hosts().await;
+        let spec = || FlowSpec::raw().timeout(std::time::Duration::from_millis(300));
+        let unknown = client.application.allocate("nobody", spec()).await;
+        assert!(matches!(unknown, Err(AllocateError::NameNotFound)), "{unknown:?}");
+        server.register().await;
+        server.bind().await;
+        let other = IdentityKey::generate(&mut SystemEntropy).public_key().fingerprint();
+        let pinned = spec().encrypted().trust(Trust::Keys(vec![other]));
+        let accepting = server.application.clone();
+        let accepting = task::spawn(async move { accepting.accept_any().await });
+        let wrong = client.application.allocate("my_vpn", pinned).await;
+        let known = |expected: &[_]| expected == [other];
+        assert!(
+            matches!(&wrong, Err(AllocateError::WrongKey { expected, .. }) if known(expected)),
+            "{wrong:?}"
+        );
+        drop(accepting);
+    });
+}
+
+#[test]
+fn long_lists_arrive_whole() {
+    block_on(async {
+        let (server, _client) = hosts().await;
+        for number in 0..2000 {
+            let name = format!("{number}-{}", "n".repeat(200));
+            server.ask(Request::Process { pid: process::id(), name, bind: true }).await;
+        }
+        let path = server._folder.path().join("irmd.sock");
+        let listed = Client::at(path).ask(&Request::ListNames).await.expect("a list");
+        let Response::Names(names) = listed else { panic!("{listed:?}") };
+        assert_eq!(names.len(), 2000);
+    });
+}
+
+#[test]
+fn a_thousand_programs_that_ask_at_once_are_served() {
+    block_on(async {
+        let (server, _client) = hosts().await;
+        let path = server._folder.path().join("irmd.sock");
+        let asking: Vec<_> = (0..1000)
+            .map(|_| {
+                let path = path.clone();
+                task::spawn(async move { Client::at(path).ask(&Request::ListIpcps).await })
+            })
+            .collect();
+        for asked in asking {
+            assert!(matches!(asked.await, Ok(Response::Ipcps(_))));
+        }
     });
 }

@@ -55,20 +55,23 @@ pub enum AllocateError {
     Refused(i32),
     /// Peer: the server has another key than those that are trusted for its
     /// name. It was changed, or somebody is in between.
-    #[error(
-        "the server's key is {found}, not {}: if it was changed on purpose, forget the old one; \
-         otherwise somebody is in between",
-        list(expected)
-    )]
+    #[error("{}", wrong_key(expected, found, advice.as_deref()))]
     WrongKey {
         /// Those that are trusted.
         expected: Vec<Fingerprint>,
         /// That of whoever answered.
         found: Fingerprint,
+        /// What is known of the name instead, and what to do; from `irmd`.
+        advice: Option<String>,
     },
     /// Peer: the server does not say who it is, and has to.
-    #[error("the server does not say who it is: it has no identity, or somebody is in between")]
-    NotAuthenticated,
+    #[error("{}", advice.as_deref().unwrap_or(
+        "the server does not say who it is: it has no identity, or somebody is in between"
+    ))]
+    NotAuthenticated {
+        /// What is known of the name instead, and what to do; from `irmd`.
+        advice: Option<String>,
+    },
     /// Peer: no authority that is trusted vouches for the server.
     #[error("the server cannot be trusted: {0}")]
     Certificate(CertificateError),
@@ -131,9 +134,21 @@ impl AllocateError {
     pub fn untrusted_key(&self) -> Option<Option<Fingerprint>> {
         match self {
             Self::WrongKey { found, .. } => Some(Some(*found)),
-            Self::NotAuthenticated => Some(None),
+            Self::NotAuthenticated { .. } => Some(None),
             _ => None,
         }
+    }
+}
+
+impl AllocateError {
+    /// The same error with what is known of the server and what to do, where it is
+    /// about the server's key.
+    #[must_use]
+    pub fn advise(mut self, text: String) -> Self {
+        if let Self::WrongKey { advice, .. } | Self::NotAuthenticated { advice } = &mut self {
+            *advice = Some(text);
+        }
+        self
     }
 }
 
@@ -144,9 +159,9 @@ impl From<AllocationFailure> for AllocateError {
             AllocationFailure::Refused(code) => Self::Refused(code),
             AllocationFailure::Rejected(reason) => match reason {
                 NegotiationError::WrongKey { expected, found } => {
-                    Self::WrongKey { expected, found }
+                    Self::WrongKey { expected, found, advice: None }
                 }
-                NegotiationError::NotAuthenticated => Self::NotAuthenticated,
+                NegotiationError::NotAuthenticated => Self::NotAuthenticated { advice: None },
                 NegotiationError::Certificate(reason) => Self::Certificate(reason),
                 NegotiationError::NotNative => Self::NotNative,
                 reason => Self::Rejected(reason),
@@ -154,6 +169,19 @@ impl From<AllocationFailure> for AllocateError {
             AllocationFailure::TimedOut => Self::TimedOut,
         }
     }
+}
+
+fn wrong_key(expected: &[Fingerprint], found: &Fingerprint, advice: Option<&str>) -> String {
+    advice.map_or_else(
+        || {
+            format!(
+                "the server's key is {found}, not {}: if it was changed on purpose, forget the \
+                 old one; otherwise somebody is in between",
+                list(expected)
+            )
+        },
+        str::to_owned,
+    )
 }
 
 fn list(fingerprints: &[Fingerprint]) -> String {
@@ -211,6 +239,9 @@ pub enum DaemonError {
     /// The daemon did not do what was asked, and says why.
     #[error("{0}")]
     Refused(String),
+    /// Environment: the daemon runs, and does not answer.
+    #[error("irmd at {0} does not answer: is it stopped or overloaded?")]
+    NotAnswering(String),
     /// The daemon went away, or spoke out of turn.
     #[error("lost the connection to irmd: {0}")]
     Lost(#[from] io::Error),

@@ -232,7 +232,7 @@ fn both_ends_of_a_flow_know_each_other_if_they_are_to() {
         .await;
         assert!(matches!(
             wrong,
-            Err(AllocateError::WrongKey { expected, found })
+            Err(AllocateError::WrongKey { expected, found, .. })
                 if expected == [other.fingerprint()] && found == ours.fingerprint()
         ));
         // A stranger hears nothing.
@@ -257,7 +257,7 @@ fn what_a_server_is_not_or_does_not_speak_is_told() {
         let native = failed(FlowSpec::raw().require_native()).await;
         assert!(matches!(native, Err(AllocateError::NotNative)), "{native:?}");
         let known = failed(FlowSpec::raw().trust(Trust::FirstUse)).await;
-        assert!(matches!(known, Err(AllocateError::NotAuthenticated)), "{known:?}");
+        assert!(matches!(known, Err(AllocateError::NotAuthenticated { .. })), "{known:?}");
         // Whoever asks for no more sees what it got.
         let (accepted, allocated) = pair(&server, &client, FlowSpec::raw().encrypted()).await;
         for flow in [accepted, allocated] {

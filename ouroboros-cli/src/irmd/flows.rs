@@ -15,7 +15,7 @@ const HANDED_OVER: usize = 4096;
 
 /// The daemon carries as many flows as it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum TooManyFlows {
+pub enum TooManyFlows {
     /// Those whose frames pass through it.
     #[error("irmd relays {0} flows already, which is as many as it may")]
     Relayed(usize),
@@ -67,6 +67,12 @@ impl Flows {
         table.next += 1;
         table.entries.insert(id, entry);
         Ok(Admitted { table: self.table.clone(), id })
+    }
+
+    /// Returns `true` if there are as many flows of the kind as there may be.
+    pub(super) fn are_full(&self, relayed: bool) -> bool {
+        let count = lock(&self.table).entries.values().filter(|e| e.relayed == relayed).count();
+        count >= if relayed { self.relayed } else { self.handed_over }
     }
 
     /// The flows there are, oldest first.

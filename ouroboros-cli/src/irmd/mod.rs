@@ -1,7 +1,10 @@
 //! The daemon: hosts layers, keeps names and bindings, serves applications.
 //! The layers themselves are the library's.
 
+mod crowd;
+mod error;
 mod flows;
+mod limited;
 mod policy;
 mod serve;
 mod state;
@@ -19,6 +22,7 @@ use rustix::{
     process::{Gid, Resource, Rlimit, getrlimit, setrlimit, umask},
 };
 
+pub use error::Error;
 pub use flows::Flows;
 pub use serve::serve;
 pub use state::State;

@@ -17,7 +17,7 @@ use ouroboros::{
     wire::Name,
 };
 
-use super::state::text;
+use super::Error;
 
 /// The security of a name.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +57,7 @@ impl Policy {
         &self,
         name: &Name,
         folder: &TrustFolder,
-    ) -> Result<ServerSecurity, String> {
+    ) -> Result<ServerSecurity, Error> {
         let mut security = self.unauthenticated();
         security = match &self.authentication {
             Authentication::None => return Ok(security),
@@ -68,9 +68,7 @@ impl Policy {
             _ => security.identity(self.identity(name, folder)?),
         };
         security.clients = match &self.authentication {
-            Authentication::Keys(path) => {
-                Trust::Keys(trust::authorized_keys(path.as_ref()).map_err(text)?)
-            }
+            Authentication::Keys(path) => Trust::Keys(trust::authorized_keys(path.as_ref())?),
             Authentication::Authorities(own) => {
                 Trust::Authorities(authorities(own.as_deref(), folder)?)
             }
@@ -108,10 +106,10 @@ impl Policy {
         spec: FlowSpec,
         asked: Option<&FlowSecurity>,
         folder: &TrustFolder,
-    ) -> Result<Asked, String> {
+    ) -> Result<Asked, Error> {
         let encrypted = self.client.is_some() || self.authenticates() || self.native;
         let (mut security, mut identified) = match asked {
-            Some(asked) => (asked.open().map_err(text)?, asked.identified),
+            Some(asked) => (asked.open()?, asked.identified),
             None if encrypted => (self.client.map_or_else(Default::default, Into::into), false),
             None => return Ok(Asked { spec, remembered: false }),
         };
@@ -134,7 +132,7 @@ impl Policy {
         security: &mut ClientSecurity,
         name: &Name,
         folder: &TrustFolder,
-    ) -> Result<bool, String> {
+    ) -> Result<bool, Error> {
         if !matches!(security.trust, Trust::Anyone | Trust::FirstUse) {
             return Ok(false);
         }
@@ -148,7 +146,7 @@ impl Policy {
             security.trust = Trust::Authorities(vouching);
             return Ok(false);
         }
-        match folder.known_names().trust(name).map_err(text)? {
+        match folder.known_names().trust(name)? {
             Trust::Anyone if self.authenticates() => security.trust = Trust::FirstUse,
             Trust::Anyone => {}
             known => security.trust = known,
@@ -160,21 +158,18 @@ impl Policy {
         self.key.as_ref().map_or_else(|| folder.identity(), KeyFile::at)
     }
 
-    fn identity(&self, name: &Name, folder: &TrustFolder) -> Result<Identity, String> {
+    fn identity(&self, name: &Name, folder: &TrustFolder) -> Result<Identity, Error> {
         let file = self.key(folder);
         let key = match &self.key {
-            None => file.load_or_generate(&mut SystemEntropy).map_err(text)?,
-            Some(path) => {
-                let missing = || format!("{}: there is no such file", path.display());
-                file.load().map_err(text)?.ok_or_else(missing)?
-            }
+            None => file.load_or_generate(&mut SystemEntropy)?,
+            Some(path) => file.load()?.ok_or_else(|| Error::NoFile(path.clone()))?,
         };
         match &self.certificate {
             None => Ok(Identity::self_signed(key, name)),
             Some(path) => {
-                let certificate = trust::certificate(path).map_err(text)?;
+                let certificate = trust::certificate(path)?;
                 Identity::certified(key, &certificate)
-                    .map_err(|error| format!("{}: {error}", path.display()))
+                    .map_err(|error| Error::Certificate(path.clone(), error))
             }
         }
     }
@@ -224,12 +219,12 @@ impl Policy {
 }
 
 /// Those in the folder of one's own, or else the daemon's, who may have none.
-fn authorities(own: Option<&str>, folder: &TrustFolder) -> Result<CaStore, String> {
+fn authorities(own: Option<&str>, folder: &TrustFolder) -> Result<CaStore, Error> {
     let place = own.map_or_else(|| folder.authorities(), PathBuf::from);
     if own.is_none() && !place.exists() {
         return Ok(CaStore::new());
     }
-    let (store, unused) = trust::authorities(Path::new(&place)).map_err(text)?;
+    let (store, unused) = trust::authorities(Path::new(&place))?;
     for reason in unused {
         tracing::warn!(%reason, "an authority that is not trusted");
     }
@@ -237,7 +232,7 @@ fn authorities(own: Option<&str>, folder: &TrustFolder) -> Result<CaStore, Strin
 }
 
 /// What this machine says its name is when it allocates flows.
-fn host_name() -> Result<Name, String> {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").map_err(text)?;
-    name.trim().parse().map_err(text)
+fn host_name() -> Result<Name, Error> {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").map_err(Error::HostName)?;
+    Ok(name.trim().parse()?)
 }

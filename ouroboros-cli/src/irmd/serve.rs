@@ -2,47 +2,37 @@
 //! connection that fails ends its task, never the daemon. That of a flow whose
 //! socket the application has lasts as long as the flow.
 
-use std::{
-    fs, io,
-    os::fd::OwnedFd,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{fs, io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use futures_lite::future;
 use ouroboros::{
     FlowSpec, RawFlow,
     daemon::{
-        Connection, Listener, attend, hand_over,
+        Connection, Failure, Listener, attend, hand_over,
         protocol::{FlowEntry, FlowGrant, Request, Response},
         relay,
         security::{FlowSecurity, PeerData},
     },
     proto::negotiation::Profile,
+    transport::{HandOver, Handed},
     wire::Name,
 };
 
-use super::State;
+use super::{
+    Error, State,
+    crowd::{Crowd, Place},
+    limited::Limited,
+    state::close,
+};
 
-/// Connections served at once, without those of flows.
-const LARGEST_CROWD: usize = 1024;
 /// A connection that has not asked by then is closed.
-const PATIENCE: Duration = Duration::from_secs(10);
-
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a program may take to take a flow that it is offered.
+const TAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often to look whether files of trust have changed.
 const REFRESH: Duration = Duration::from_secs(1);
-
-/// A place in the crowd.
-struct Place(Arc<AtomicUsize>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
+/// How long to wait when there are no descriptors for another connection.
+const EXHAUSTED: Duration = Duration::from_millis(100);
 
 /// Serves whoever connects, for ever.
 pub async fn serve(state: Arc<State>, listener: &Listener) {
@@ -56,23 +46,31 @@ pub async fn serve(state: Arc<State>, listener: &Listener) {
 }
 
 async fn connections(state: Arc<State>, listener: &Listener) {
-    let crowd = Arc::new(AtomicUsize::new(0));
+    let crowd = Crowd::default();
+    let (mut exhausted, mut turned_away) = (Limited::default(), Limited::default());
     loop {
         let connection = match listener.accept().await {
             Ok(connection) => connection,
             Err(error) => {
-                tracing::warn!(%error, "cannot take a connection");
+                if let Some(times) = exhausted.report() {
+                    tracing::warn!(%error, times, "cannot take a connection");
+                }
                 // Out of descriptors, most likely: let some end.
-                async_io::Timer::after(Duration::from_millis(100)).await;
+                async_io::Timer::after(EXHAUSTED).await;
                 continue;
             }
         };
-        if crowd.load(Relaxed) >= LARGEST_CROWD {
-            tracing::warn!("too many connections: one turned away");
+        let user = connection.peer_user().unwrap_or(u32::MAX);
+        let Some(place) = crowd.enter(user) else {
+            if let Some(times) = turned_away.report() {
+                tracing::warn!(user, times, "too many connections: turned away");
+            }
+            let busy = Failure::Other("irmd serves too many connections: try again".to_owned());
+            // If there is no room for it, the end of the connection says enough.
+            drop(future::poll_once(refuse(&connection, busy)).await);
             continue;
-        }
-        crowd.fetch_add(1, Relaxed);
-        let (state, place) = (state.clone(), Place(crowd.clone()));
+        };
+        let state = state.clone();
         async_std::task::spawn(async move {
             if let Err(error) = answer(&state, &connection, place).await {
                 tracing::debug!(%error, "connection ended");
@@ -82,25 +80,44 @@ async fn connections(state: Arc<State>, listener: &Listener) {
 }
 
 async fn answer(state: &State, connection: &Connection, place: Place) -> io::Result<()> {
+    let evicted = async {
+        place.evicted().await;
+        Err(io::ErrorKind::ConnectionAborted.into())
+    };
     let late = async {
-        async_io::Timer::after(PATIENCE).await;
+        async_io::Timer::after(REQUEST_TIMEOUT).await;
         Err(io::ErrorKind::TimedOut.into())
     };
-    let request = match future::or(connection.receive::<Request>(), late).await {
+    let asked = future::or(connection.receive::<Request>(), future::or(evicted, late));
+    let request = match asked.await {
         Ok((request, _)) => request,
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            return connection.send(&Response::Error("not a request".to_owned()), None).await;
+            return refuse(connection, Failure::Other("not a request".to_owned())).await;
         }
         Err(error) => return Err(error),
     };
+    place.has_asked();
     tracing::debug!(?request);
-    let flow = match request {
+    match request {
         Request::Accept { name, program } => loop {
             let flow = accept(state, connection, name.as_deref(), program.as_deref()).await?;
+            if state.flows.are_full(is_relayed(&flow, connection)) {
+                tracing::debug!(peer = %flow.info.peer, "too many flows: one that was accepted is closed");
+                close(flow);
+                continue;
+            }
+            // The flow is this program's only when it says so. Until then it may be
+            // anybody's who waits.
+            if let Err(error) = offer(connection).await {
+                state.give_back(flow);
+                return Err(error);
+            }
             match Given::admit(state, connection, flow) {
-                // Its peer learns of it by silence; whoever waits goes on.
-                Err(reason) => tracing::warn!(reason, "a flow that was accepted is dropped"),
-                Ok(given) => break Ok(given),
+                Err(failure) => {
+                    tracing::warn!(%failure, "a flow that was accepted is closed");
+                    return refuse(connection, failure.into()).await;
+                }
+                Ok(given) => return given.send(connection, place).await,
             }
         },
         Request::Allocate { name, qos, security, timeout } => {
@@ -108,18 +125,47 @@ async fn answer(state: &State, connection: &Connection, place: Place) -> io::Res
             let security = security.as_ref();
             let flow = match name.parse::<Name>() {
                 Ok(name) => allocate(state, connection, &name, spec, security).await?,
-                Err(error) => Err(error.to_string()),
+                Err(error) => Err(error.into()),
             };
-            flow.and_then(|flow| Given::admit(state, connection, flow))
+            match flow.and_then(|flow| Given::admit(state, connection, flow)) {
+                Ok(given) => given.send(connection, place).await,
+                Err(failure) => refuse(connection, failure.into()).await,
+            }
         }
         request => {
-            let response = state.handle(request).await.unwrap_or_else(Response::Error);
-            return connection.send(&response, None).await;
+            let response = state.handle(request).await;
+            let response = response.unwrap_or_else(|error| Response::Error(error.into()));
+            for part in response.parts() {
+                connection.send(&part, None).await?;
+            }
+            Ok(())
         }
+    }
+}
+
+async fn refuse(connection: &Connection, failure: Failure) -> io::Result<()> {
+    connection.send(&Response::Error(failure), None).await
+}
+
+/// Offers a flow to a program that waits, until it says that it takes it.
+async fn offer(connection: &Connection) -> io::Result<()> {
+    connection.send(&Response::Offered, None).await?;
+    let late = async {
+        async_io::Timer::after(TAKE_TIMEOUT).await;
+        Err(io::ErrorKind::TimedOut.into())
     };
-    match flow {
-        Ok(given) => given.send(connection, place).await,
-        Err(reason) => connection.send(&Response::Error(reason), None).await,
+    match future::or(connection.receive::<Request>(), late).await?.0 {
+        Request::Take => Ok(()),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Returns `true` if the frames of the flow would have to pass through the daemon.
+fn is_relayed(flow: &RawFlow, connection: &Connection) -> bool {
+    match flow.path.hand_over() {
+        Some(Ok(HandOver { kind: Handed::EthDix(_), .. })) => !may_have_packet_socket(connection),
+        Some(Ok(_)) => false,
+        _ => true,
     }
 }
 
@@ -131,11 +177,14 @@ struct Given {
 }
 
 impl Given {
-    /// Decides how the application gets the flow, if it may have one more; why
-    /// not otherwise.
-    fn admit(state: &State, connection: &Connection, mut flow: RawFlow) -> Result<Self, String> {
-        let handed = hand_over(&mut flow, may_have_packet_socket(connection))
-            .map_err(|error| format!("the flow's socket cannot be handed over: {error}"))?;
+    /// Decides how the application gets the flow, if it may have one more.
+    ///
+    /// # Errors
+    ///
+    /// It may not, or the flow's socket cannot leave the daemon.
+    fn admit(state: &State, connection: &Connection, mut flow: RawFlow) -> Result<Self, Error> {
+        let handed =
+            hand_over(&mut flow, may_have_packet_socket(connection)).map_err(Error::HandOver)?;
         let info = &flow.info;
         let entry = FlowEntry {
             name: info.name.to_string(),
@@ -149,7 +198,7 @@ impl Given {
         };
         let FlowEntry { name, peer, relayed, .. } = &entry;
         tracing::info!(name, peer, relayed, "flow allocated");
-        let admitted = state.flows.admit(entry).map_err(|error| error.to_string())?;
+        let admitted = state.flows.admit(entry)?;
         flow.release = Some(Box::new((flow.release.take(), admitted)));
         Ok(Self { flow, handed })
     }
@@ -200,11 +249,14 @@ async fn accept(
 ) -> io::Result<RawFlow> {
     let pid = connection.peer_process()?;
     loop {
-        let changed = state.bindings_changed();
+        let changed = state.accepting_changed();
         let mut names = state.bound(pid, program);
         names.retain(|name| only.is_none_or(|only| name.as_str() == only));
         if names.is_empty() {
             tracing::info!(pid, ?program, "accepts flows, but no name is bound to it yet");
+        }
+        if let Some(flow) = state.take_back(&names) {
+            return Ok(flow);
         }
         let flow = async {
             loop {
@@ -234,7 +286,7 @@ async fn allocate(
     name: &Name,
     spec: FlowSpec,
     security: Option<&FlowSecurity>,
-) -> io::Result<Result<RawFlow, String>> {
+) -> io::Result<Result<RawFlow, Error>> {
     let allocated = async { Ok(state.allocate(name, spec, security).await) };
     future::or(allocated, hang_up(connection)).await
 }

@@ -3,18 +3,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Display,
     os::fd::OwnedFd,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use super::{
-    Flows,
+    Error, Flows,
     policy::{Asked, Policy, Stamp},
 };
 use event_listener::{Event, EventListener};
 use ouroboros::{
-    FlowSpec, Irm, RawFlow, ServerSecurity,
+    Flow, FlowSpec, Irm, RawFlow, ServerSecurity,
     crypto::{Algorithms, SystemEntropy},
     daemon::{
         protocol::{IpcpEntry, KeyEntry, NameEntry, Request, Response, Security, TransportSpec},
@@ -44,10 +44,10 @@ struct NameState {
 struct Process(OwnedFd);
 
 impl Process {
-    fn with_id(id: u32) -> Result<Self, String> {
+    fn with_id(id: u32) -> Result<Self, Error> {
         let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
         let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        process.map(Self).ok_or_else(|| format!("{id}: no such process"))
+        process.map(Self).ok_or(Error::NoProcess(id))
     }
 
     fn lives(&self) -> bool {
@@ -75,8 +75,15 @@ pub struct State {
     /// own.
     pub trust: Option<TrustFolder>,
     tables: Mutex<Tables>,
-    bindings_changed: Event,
+    /// Flows that were offered to a program which did not take them, and until when
+    /// another one may.
+    untaken: Mutex<Vec<(Instant, RawFlow)>>,
+    /// Bindings, or what has not been taken.
+    accepting_changed: Event,
 }
+
+/// How long a flow waits for another program.
+const UNTAKEN: Duration = Duration::from_secs(10);
 
 struct Spec(TransportSpec);
 
@@ -124,25 +131,21 @@ fn attaches(kind: &str, transport: &TransportSpec) -> bool {
     }
 }
 
-fn algorithms(security: Option<&Security>) -> Result<Option<Algorithms>, String> {
+fn algorithms(security: Option<&Security>) -> Result<Option<Algorithms>, Error> {
     match security {
-        Some(Security::Suite(names)) => Algorithms::try_from(names).map(Some).map_err(text),
+        Some(Security::Suite(names)) => Ok(Some(Algorithms::try_from(names)?)),
         _ => Ok(None),
     }
 }
 
-type Outcome = Result<Response, String>;
-
-pub(super) fn text(error: impl Display) -> String {
-    error.to_string()
-}
+type Outcome = Result<Response, Error>;
 
 impl State {
     /// Does what `request` says, except for flows.
     ///
     /// # Errors
     ///
-    /// Why it cannot be done, for the user to read.
+    /// As [`Error`] says.
     pub async fn handle(&self, request: Request) -> Outcome {
         match request {
             Request::CreateIpcp { name, kind } => self.create_ipcp(name, kind),
@@ -154,7 +157,7 @@ impl State {
                 if created || self.irm.destroy(&name) {
                     Ok(Response::Done)
                 } else {
-                    Err(format!("{name}: no such IPCP"))
+                    Err(Error::NoIpcp(name))
                 }
             }
             Request::ListFlows => Ok(Response::Flows(self.flows.list())),
@@ -171,25 +174,26 @@ impl State {
                 let (server, client) = (algorithms(server.as_ref())?, algorithms(client.as_ref())?);
                 let (key, certificate) = (key.map(Into::into), certificate.map(Into::into));
                 let policy = Policy { server, client, authentication, native, key, certificate };
-                self.create_name(name.parse().map_err(text)?, policy)
+                self.create_name(name.parse()?, policy)
             }
             Request::ShowKey => {
                 let file = self.trust()?.identity();
-                let key = file.load_or_generate(&mut SystemEntropy).map_err(text)?;
+                let key = file.load_or_generate(&mut SystemEntropy)?;
                 Ok(Response::Key(KeyEntry::new(&file, &key)))
             }
             Request::GenerateKey { force } => {
                 let file = self.trust()?.identity();
                 let make = if force { KeyFile::replace } else { KeyFile::generate };
-                let key = make(&file, &mut SystemEntropy).map_err(text)?;
+                let key = make(&file, &mut SystemEntropy)?;
                 self.refresh();
                 Ok(Response::Key(KeyEntry::new(&file, &key)))
             }
             Request::DestroyName { name } => self.destroy_name(&name).await,
             Request::Register { name, layer } => self.register(&name, &layer).await,
             Request::Unregister { name, layer } => {
-                let known = self.irm.layer(&layer).ok_or(format!("{layer}: no such layer"))?;
-                known.unregister(&name).await.map_err(text)?;
+                let known =
+                    self.irm.layer(&layer).ok_or_else(|| Error::NoLayer(layer.to_string()))?;
+                known.unregister(&name).await?;
                 Ok(Response::Done)
             }
             Request::ListNames => Ok(Response::Names(self.names())),
@@ -208,13 +212,13 @@ impl State {
             Request::Process { pid, name, .. } => {
                 self.unbind(&name, |state| state.processes.remove(&pid).is_some())
             }
-            _ => Err("a request that this irmd does not know".to_owned()),
+            _ => Err(Error::UnknownRequest),
         }
     }
 
     fn create_ipcp(&self, name: String, kind: String) -> Outcome {
         if self.ipcps().iter().any(|ipcp| ipcp.name == name) {
-            return Err(format!("{name}: there is such an IPCP already"));
+            return Err(Error::IpcpExists(name));
         }
         self.tables().created.insert(name, kind);
         Ok(Response::Done)
@@ -222,18 +226,18 @@ impl State {
 
     async fn bootstrap(&self, name: String, layer: &str, transport: TransportSpec) -> Outcome {
         if self.ipcps().iter().any(|ipcp| ipcp.name == name && !ipcp.layer.is_empty()) {
-            return Err(format!("{name}: the IPCP is bootstrapped already"));
+            return Err(Error::Bootstrapped(name));
         }
         if let TransportSpec::EthDix { hash: Some(hash), .. } = &transport
             && directory_hash(hash).is_none()
         {
-            return Err(format!("{hash}: not a directory hash (sha3-224, -256, -384 or -512)"));
+            return Err(Error::DirectoryHash(hash.clone()));
         }
         let created = self.tables().created.get(&name).cloned();
         if let Some(kind) = created.filter(|kind| !attaches(kind, &transport)) {
-            return Err(format!("{name}: the IPCP was created with type {kind}"));
+            return Err(Error::WrongType(name, kind));
         }
-        self.irm.bootstrap_named(&name, layer, Spec(transport)).await.map_err(text)?;
+        self.irm.bootstrap_named(&name, layer, Spec(transport)).await?;
         self.tables().created.remove(&name);
         Ok(Response::Done)
     }
@@ -266,7 +270,7 @@ impl State {
         let mut tables = self.tables();
         let known = tables.names.entry(name.clone()).or_default();
         if known.created {
-            return Err(format!("{name}: there is such a name already"));
+            return Err(Error::NameExists(name.to_string()));
         }
         (known.created, known.policy, known.stamps) = (true, policy, stamps);
         self.irm.set_policy(name, accepted);
@@ -274,18 +278,19 @@ impl State {
     }
 
     async fn register(&self, name: &str, layer: &str) -> Outcome {
-        let known = self.irm.layer(layer).ok_or(format!("{layer}: no such layer"))?;
-        let parsed: Name = name.parse().map_err(text)?;
+        let known = self.irm.layer(layer).ok_or_else(|| Error::NoLayer(layer.to_string()))?;
+        let parsed: Name = name.parse()?;
         self.tables().names.entry(parsed).or_default();
         // Its key, before anybody can ask for it.
         self.refresh();
-        known.register(name).await.map_err(text)?;
+        known.register(name).await?;
         Ok(Response::Done)
     }
 
     /// Reads the files of trust that have changed, for the flows that are
     /// accepted from now on.
     pub fn refresh(&self) {
+        self.close_untaken();
         let Ok(folder) = self.trust() else { return };
         let mut tables = self.tables();
         for (name, state) in &mut tables.names {
@@ -294,7 +299,7 @@ impl State {
                 continue;
             }
             let accepted = state.policy.accepted(name, &folder).unwrap_or_else(|reason| {
-                tracing::error!(%name, reason, "a file of trust cannot be used");
+                tracing::error!(%name, %reason, "a file of trust cannot be used");
                 state.policy.without_files()
             });
             // A key may have been made for it.
@@ -303,8 +308,8 @@ impl State {
         }
     }
 
-    fn trust(&self) -> Result<TrustFolder, String> {
-        self.trust.clone().map_or_else(|| TrustFolder::of_user().map_err(text), Ok)
+    fn trust(&self) -> Result<TrustFolder, Error> {
+        Ok(self.trust.clone().map_or_else(TrustFolder::of_user, Ok)?)
     }
 
     /// Allocates a flow to `name`, as the application says and as the name has
@@ -312,13 +317,13 @@ impl State {
     ///
     /// # Errors
     ///
-    /// Why there is none, for the user to read.
+    /// As [`Error`] says.
     pub async fn allocate(
         &self,
         name: &Name,
         spec: FlowSpec,
         asked: Option<&FlowSecurity>,
-    ) -> Result<RawFlow, String> {
+    ) -> Result<RawFlow, Error> {
         let folder = self.trust()?;
         let policy = self.tables().names.get(name).map(|state| state.policy.clone());
         let Asked { spec, remembered } =
@@ -327,27 +332,30 @@ impl State {
         let mut flow = self.irm.allocate_raw(name, spec).await.map_err(|error| {
             let changed = error.untrusted_key().filter(|_| remembered);
             let changed = changed.and_then(|shown| known.check(name, shown).err());
-            changed.map_or_else(|| error.to_string(), text)
+            match changed {
+                Some(changed) => error.advise(changed.to_string()),
+                None => error,
+            }
         })?;
         if let Some(peer) = flow.info.identity.as_ref().filter(|_| remembered) {
             let met = known.meet(name, peer.fingerprint);
-            let met = met.map_err(|e| format!("the server of {name} cannot be remembered: {e}"))?;
+            let met = met.map_err(|error| Error::Remember(name.to_string(), error))?;
             flow.info.first_use = met == Meeting::First;
         }
         Ok(flow)
     }
 
     async fn destroy_name(&self, name: &str) -> Outcome {
-        let parsed: Name = name.parse().map_err(text)?;
+        let parsed: Name = name.parse()?;
         if self.tables().names.remove(&parsed).is_none() {
-            return Err(format!("{name}: no such name"));
+            return Err(Error::NoName(name.to_owned()));
         }
         for layer in self.irm.layers() {
             // It may be registered in some layers only.
             let _ = layer.unregister(name).await;
         }
         self.irm.set_policy(parsed, ServerSecurity::default());
-        self.bindings_changed.notify(usize::MAX);
+        self.accepting_changed.notify(usize::MAX);
         Ok(Response::Done)
     }
 
@@ -374,16 +382,16 @@ impl State {
     }
 
     fn bind(&self, name: &str, bind: impl FnOnce(&mut NameState)) -> Outcome {
-        bind(self.tables().names.entry(name.parse().map_err(text)?).or_default());
-        self.bindings_changed.notify(usize::MAX);
+        bind(self.tables().names.entry(name.parse()?).or_default());
+        self.accepting_changed.notify(usize::MAX);
         Ok(Response::Done)
     }
 
     fn unbind(&self, name: &str, unbind: impl FnOnce(&mut NameState) -> bool) -> Outcome {
-        let parsed: Name = name.parse().map_err(text)?;
+        let parsed: Name = name.parse()?;
         let found = self.tables().names.get_mut(&parsed).is_some_and(unbind);
-        self.bindings_changed.notify(usize::MAX);
-        if found { Ok(Response::Done) } else { Err(format!("{name}: no such binding")) }
+        self.accepting_changed.notify(usize::MAX);
+        if found { Ok(Response::Done) } else { Err(Error::NoBinding(name.to_owned())) }
     }
 
     /// The names bound to process `pid` or to its program, `executable`.
@@ -396,19 +404,54 @@ impl State {
         bound.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Tells of the next change to bindings.
-    pub fn bindings_changed(&self) -> EventListener {
-        self.bindings_changed.listen()
+    /// Tells of the next change to what a program that waits may have.
+    pub fn accepting_changed(&self) -> EventListener {
+        self.accepting_changed.listen()
+    }
+
+    /// Takes a flow back that a program was offered and did not take.
+    pub(super) fn give_back(&self, flow: RawFlow) {
+        lock(&self.untaken).push((Instant::now() + UNTAKEN, flow));
+        self.accepting_changed.notify(usize::MAX);
+    }
+
+    /// The first flow that was given back and is to one of `names`.
+    pub(super) fn take_back(&self, names: &[Name]) -> Option<RawFlow> {
+        let mut untaken = lock(&self.untaken);
+        let at = untaken.iter().position(|(_, flow)| names.contains(&flow.info.name))?;
+        Some(untaken.remove(at).1)
+    }
+
+    /// Closes what nobody has taken in time.
+    fn close_untaken(&self) {
+        let now = Instant::now();
+        let expired: Vec<_> =
+            lock(&self.untaken).extract_if(.., |(until, _)| *until <= now).collect();
+        for (_, flow) in expired {
+            tracing::info!(name = %flow.info.name, peer = %flow.info.peer, "a flow that no program took is closed");
+            close(flow);
+        }
     }
 
     /// The tables, without the bindings of processes that have ended.
     fn tables(&self) -> MutexGuard<'_, Tables> {
-        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tables = lock(&self.tables);
         for state in tables.names.values_mut() {
             state.processes.retain(|_, process| process.lives());
         }
         tables
     }
+}
+
+/// Closes a flow that no program has; a native peer is told.
+pub(super) fn close(flow: RawFlow) {
+    if let Ok(flow) = Flow::new(flow) {
+        flow.closer().close();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl std::fmt::Debug for State {

@@ -4,15 +4,17 @@
 use std::{
     io,
     os::fd::OwnedFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use async_io::Timer;
+use futures_lite::future;
 
 use super::{
     Connection, DaemonError,
+    accept::Acceptor,
     control::{LARGEST_MESSAGE, Message},
     protocol::{DataPath, Request, Response},
     relay::RelayPath,
@@ -21,17 +23,19 @@ use super::{
 };
 use crate::{
     driver,
+    error::AllocateError,
     flow::{FlowSpec, RawFlow},
     transport::{HandOver, Stray, TakeFrame, Wanderer},
 };
 
-/// How often to look whether the daemon is back.
-const RETRY: Duration = Duration::from_millis(500);
+/// How long the daemon may take to answer what it can answer at once.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A daemon that can be asked.
+/// A daemon that can be asked. Clones are the same client.
 #[derive(Clone, Debug)]
 pub struct Client {
     path: PathBuf,
+    acceptor: Arc<Acceptor>,
 }
 
 impl Client {
@@ -42,125 +46,148 @@ impl Client {
 
     /// The daemon at `path`.
     pub fn at(path: PathBuf) -> Self {
-        Self { path }
+        Self { path, acceptor: Arc::default() }
     }
 
-    /// Asks, and waits for the answer.
+    /// Asks, and waits for the answer, for 10 s at most.
+    ///
+    /// Cancel safe in that nothing is lost; whether the daemon has done what was
+    /// asked is not known then.
     ///
     /// # Errors
     ///
     /// As [`DaemonError`] says; [`Response::Error`] becomes
     /// [`DaemonError::Refused`].
     pub async fn ask(&self, request: &Request) -> Result<Response, DaemonError> {
-        self.exchange(request).await.map(|(response, ..)| response)
+        match self.exchange(request, ANSWER_TIMEOUT).await?.0 {
+            (Response::Error(failure), _) => Err(failure.into()),
+            (response, _) => Ok(response),
+        }
     }
 
     async fn exchange(
         &self,
         request: &Request,
-    ) -> Result<(Response, Option<OwnedFd>, Connection), DaemonError> {
-        let at = || self.path.display().to_string();
-        let connection = Connection::open(&self.path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                DaemonError::NotRunning(at())
+        timeout: Duration,
+    ) -> Result<(Answer, Connection), DaemonError> {
+        let asked = async {
+            let connection = open(&self.path).await?;
+            connection.send(request, None).await?;
+            let (mut response, descriptor) = connection.receive::<Response>().await?;
+            let mut more = response.continues();
+            while more {
+                let (part, _) = connection.receive::<Response>().await?;
+                let last = response.extend(part);
+                more = !last.ok_or_else(|| io::Error::other("not the rest of the list"))?;
             }
-            io::ErrorKind::PermissionDenied => DaemonError::NotPermitted(at()),
-            _ => DaemonError::Lost(error),
-        })?;
-        connection.send(request, None).await?;
-        match connection.receive().await? {
-            (Response::Error(reason), _) => Err(DaemonError::Refused(reason)),
-            (response, descriptor) => Ok((response, descriptor, connection)),
-        }
+            Ok(((response, descriptor), connection))
+        };
+        let late = async {
+            Timer::after(timeout).await;
+            Err(DaemonError::NotAnswering(self.path.display().to_string()))
+        };
+        future::or(asked, late).await
     }
 
     /// Waits for a flow to a name that is bound to this process or its
     /// program; only to `name` if there is one. If the daemon goes away
     /// meanwhile, waits for the next one, too.
     ///
+    /// Cancel safe: a flow that was taken from the daemon is kept for the next
+    /// call.
+    ///
     /// # Errors
     ///
-    /// As [`DaemonError`] says.
-    pub async fn accept(&self, name: Option<&str>) -> Result<RawFlow, DaemonError> {
-        let program = std::env::current_exe().ok().and_then(|path| Some(path.to_str()?.to_owned()));
-        let request = Request::Accept { name: name.map(str::to_owned), program };
-        let mut waited = false;
-        loop {
-            match self.flow(&request).await {
-                Err(DaemonError::Lost(error)) if is_hang_up(&error) => {
-                    tracing::info!("irmd has ended: waiting for it to come back");
-                    waited = true;
-                }
-                Err(DaemonError::NotRunning(_)) if waited => {}
-                outcome => return outcome,
-            }
-            Timer::after(RETRY).await;
-        }
+    /// As [`AllocateError`] says.
+    pub async fn accept(&self, name: Option<&str>) -> Result<RawFlow, AllocateError> {
+        self.acceptor.accept(&self.path, name.map(str::to_owned)).await
     }
 
-    /// Allocates a flow to `name`.
+    /// Allocates a flow to `name`. Cancel safe: the daemon gives the allocation up.
     ///
     /// # Errors
     ///
-    /// As [`DaemonError`] says. A spec with an identity of its own is refused:
+    /// As [`AllocateError`] says. A spec with an identity of its own is refused:
     /// its key would have to leave this process.
-    pub async fn allocate(&self, name: &str, spec: FlowSpec) -> Result<RawFlow, DaemonError> {
+    pub async fn allocate(&self, name: &str, spec: FlowSpec) -> Result<RawFlow, AllocateError> {
         let security = spec.security();
         if security.is_some_and(|security| security.identity.is_some()) {
             let reason = "flows through irmd have irmd's identity: ask for it with `identified`";
-            return Err(DaemonError::Refused(reason.to_owned()));
+            return Err(DaemonError::Refused(reason.to_owned()).into());
         }
-        self.flow(&Request::Allocate {
+        let timeout = spec.allocation_timeout();
+        let request = Request::Allocate {
             name: name.to_owned(),
             qos: spec.qos(),
             security: security.map(|security| FlowSecurity::new(security, spec.identified)),
-            timeout: u64::try_from(spec.allocation_timeout().as_millis()).unwrap_or(u64::MAX),
-        })
-        .await
+            timeout: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+        };
+        let patience = timeout.saturating_add(ANSWER_TIMEOUT);
+        let (answer, connection) = self.exchange(&request, patience).await?;
+        flow_of(answer, connection).await
     }
+}
 
-    async fn flow(&self, request: &Request) -> Result<RawFlow, DaemonError> {
-        let (Response::Flow(grant), Some(descriptor), connection) = self.exchange(request).await?
-        else {
-            return Err(io::Error::other("not the answer to the question").into());
-        };
-        let (info, keys) = grant.open().map_err(io::Error::other)?;
-        let kind = match &grant.path {
-            DataPath::Relay => {
-                let path = Arc::new(RelayPath::new(descriptor, grant.largest_frame));
-                let (early, strays, elsewhere, release) = (Vec::new(), None, None, None);
-                return Ok(RawFlow { path, info, keys, early, strays, elsewhere, release });
-            }
-            DataPath::Socket(kind) => kind.clone(),
-        };
-        let handed = HandOver { socket: descriptor, kind };
-        let path = handed.open((info.local, info.remote), info.peer)?;
-        let mut early = Vec::new();
-        let mut buffer = vec![0; LARGEST_MESSAGE];
-        for _ in 0..grant.early {
-            // If the daemon has ended, the flow has not.
-            let Ok(size) = connection.receive_datagram(&mut buffer).await else { break };
-            if let Some(Message::Frame(_, frame)) = buffer.get(..size).and_then(Message::parse) {
-                early.push(frame.to_vec());
-            }
+/// Connects to the daemon at `path`.
+pub(super) async fn open(path: &Path) -> Result<Connection, DaemonError> {
+    let at = || path.display().to_string();
+    Connection::open(path).await.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => DaemonError::NotRunning(at()),
+        io::ErrorKind::PermissionDenied => DaemonError::NotPermitted(at()),
+        _ => DaemonError::Lost(error),
+    })
+}
+
+/// A response, and the descriptor that came with it.
+pub(super) type Answer = (Response, Option<OwnedFd>);
+
+/// The flow that the daemon grants, on the connection that becomes its control
+/// channel.
+pub(super) async fn flow_of(
+    answer: Answer,
+    connection: Connection,
+) -> Result<RawFlow, AllocateError> {
+    let (grant, descriptor) = match answer {
+        (Response::Flow(grant), Some(descriptor)) => (grant, descriptor),
+        (Response::Error(failure), _) => return Err(failure.into()),
+        _ => return Err(io::Error::other("not the answer to the question").into()),
+    };
+    let (info, keys) = grant.open().map_err(io::Error::other)?;
+    let kind = match &grant.path {
+        DataPath::Relay => {
+            let path = Arc::new(RelayPath::new(descriptor, grant.largest_frame));
+            let (early, strays, elsewhere, release) = (Vec::new(), None, None, None);
+            return Ok(RawFlow { path, info, keys, early, strays, elsewhere, release });
         }
-        let control = Arc::new(connection);
-        let held = Held(control.clone());
-        let strays = move |stray: Stray| {
-            if let Some((head, frame)) = Message::Stray(&stray.frame).encode() {
-                // Lost if the channel is full or the daemon has ended: nothing
-                // here may hold up the flow's own packets.
-                let _ = control.try_send_datagram(&[&head, frame]);
-            }
-        };
-        let channel = held.0.clone();
-        let elsewhere = move |take: &Wanderer| {
-            driver::spawn(frames_from_elsewhere(channel, Arc::downgrade(take))).detach();
-        };
-        let (strays, release) = (Some(Box::new(strays) as _), Some(Box::new(held) as _));
-        let elsewhere = Some(Box::new(elsewhere) as _);
-        Ok(RawFlow { path, info, keys, early, strays, elsewhere, release })
+        DataPath::Socket(kind) => kind.clone(),
+    };
+    let handed = HandOver { socket: descriptor, kind };
+    let path = handed.open((info.local, info.remote), info.peer)?;
+    let mut early = Vec::new();
+    let mut buffer = vec![0; LARGEST_MESSAGE];
+    for _ in 0..grant.early {
+        // If the daemon has ended, the flow has not.
+        let Ok(size) = connection.receive_datagram(&mut buffer).await else { break };
+        if let Some(Message::Frame(_, frame)) = buffer.get(..size).and_then(Message::parse) {
+            early.push(frame.to_vec());
+        }
     }
+    let control = Arc::new(connection);
+    let held = Held(control.clone());
+    let strays = move |stray: Stray| {
+        if let Some((head, frame)) = Message::Stray(stray.from, &stray.frame).encode() {
+            // Lost if the channel is full or the daemon has ended: nothing
+            // here may hold up the flow's own packets.
+            let _ = control.try_send_datagram(&[&head, frame]);
+        }
+    };
+    let channel = held.0.clone();
+    let elsewhere = move |take: &Wanderer| {
+        driver::spawn(frames_from_elsewhere(channel, Arc::downgrade(take))).detach();
+    };
+    let (strays, release) = (Some(Box::new(strays) as _), Some(Box::new(held) as _));
+    let elsewhere = Some(Box::new(elsewhere) as _);
+    Ok(RawFlow { path, info, keys, early, strays, elsewhere, release })
 }
 
 /// Takes the frames that reached the daemon, until it or the flow has ended.
@@ -181,11 +208,6 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.0.end();
     }
-}
-
-fn is_hang_up(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 impl Default for Client {

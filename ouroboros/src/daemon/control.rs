@@ -25,9 +25,9 @@ const V6: u8 = 6;
 /// One message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
-    /// To the daemon: a frame of the flow's peer that reached the flow's socket
-    /// and is not the flow's, with the endpoint id in front as UDP carries it.
-    Stray(&'a [u8]),
+    /// To the daemon: a frame that reached the flow's socket and is not the
+    /// flow's, with who sent it, and the endpoint id in front as UDP carries it.
+    Stray(PeerAddress, &'a [u8]),
     /// To the application: a frame for the flow's endpoint, without the endpoint
     /// id, that reached the daemon: early, or from an address that is not the
     /// peer's. Nobody has authenticated it.
@@ -38,11 +38,8 @@ impl<'a> Message<'a> {
     /// The message in `datagram`; `None` if it is of another kind, or cut.
     pub fn parse(datagram: &'a [u8]) -> Option<Self> {
         match datagram.split_first()? {
-            (&STRAY, frame) => Some(Self::Stray(frame)),
-            (&FRAME, rest) => {
-                let (from, frame) = parse_address(rest)?;
-                Some(Self::Frame(from, frame))
-            }
+            (&STRAY, rest) => parse_address(rest).map(|(from, frame)| Self::Stray(from, frame)),
+            (&FRAME, rest) => parse_address(rest).map(|(from, frame)| Self::Frame(from, frame)),
             _ => None,
         }
     }
@@ -50,33 +47,32 @@ impl<'a> Message<'a> {
     /// What stands in front of the frame, and the frame. An address that no
     /// daemon serves leaves nothing to say.
     pub fn encode(&self) -> Option<(Vec<u8>, &'a [u8])> {
-        match *self {
-            Self::Stray(frame) => Some((vec![STRAY], frame)),
-            Self::Frame(from, frame) => {
-                let mut head = vec![FRAME];
-                match from {
-                    PeerAddress::Mac(MacAddress(mac)) => {
-                        head.push(MAC);
-                        head.extend_from_slice(&mac);
-                    }
-                    PeerAddress::Udp(address) => {
-                        match address.ip() {
-                            IpAddr::V4(ip) => {
-                                head.push(V4);
-                                head.extend_from_slice(&ip.octets());
-                            }
-                            IpAddr::V6(ip) => {
-                                head.push(V6);
-                                head.extend_from_slice(&ip.octets());
-                            }
-                        }
-                        head.extend_from_slice(&address.port().to_be_bytes());
-                    }
-                    _ => return None,
-                }
-                Some((head, frame))
+        let (kind, from, frame) = match *self {
+            Self::Stray(from, frame) => (STRAY, from, frame),
+            Self::Frame(from, frame) => (FRAME, from, frame),
+        };
+        let mut head = vec![kind];
+        match from {
+            PeerAddress::Mac(MacAddress(mac)) => {
+                head.push(MAC);
+                head.extend_from_slice(&mac);
             }
+            PeerAddress::Udp(address) => {
+                match address.ip() {
+                    IpAddr::V4(ip) => {
+                        head.push(V4);
+                        head.extend_from_slice(&ip.octets());
+                    }
+                    IpAddr::V6(ip) => {
+                        head.push(V6);
+                        head.extend_from_slice(&ip.octets());
+                    }
+                }
+                head.extend_from_slice(&address.port().to_be_bytes());
+            }
+            _ => return None,
         }
+        Some((head, frame))
     }
 }
 
@@ -107,7 +103,8 @@ mod tests {
         let v6 = PeerAddress::Udp("[fd66::1]:3435".parse().expect("an address"));
         let frame: &[u8] = b"a frame";
         for message in [
-            Message::Stray(frame),
+            Message::Stray(v4, frame),
+            Message::Stray(v6, frame),
             Message::Frame(mac, frame),
             Message::Frame(v4, frame),
             Message::Frame(v6, &[]),

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     flow::RawFlow,
     transport::{HandOver, Handed, Stray, Wanderer},
+    wire::Eid,
 };
 
 /// Messages taken from one application in this time; more of them wait, and
@@ -91,12 +92,15 @@ pub async fn attend(mut flow: RawFlow, connection: &Connection) -> io::Result<()
         if size == 0 {
             return Ok(());
         }
-        if let Some(Message::Stray(frame)) = buffer.get(..size).and_then(Message::parse)
+        if let Some(Message::Stray(from, frame)) = buffer.get(..size).and_then(Message::parse)
             && let Some(take) = &flow.strays
         {
-            // The socket is connected: nobody but the peer can have sent it,
-            // whatever the application says.
-            take(Stray { from: peer, frame: frame.to_vec() });
+            // What came from others before the socket was connected can only be
+            // management: anything else is another flow's, and an application must
+            // not be able to make that up.
+            if from == peer || frame.starts_with(&Eid::MANAGEMENT.0.to_be_bytes()) {
+                take(Stray { from, frame: frame.to_vec() });
+            }
         }
         taken += 1;
         if taken == MESSAGES {

@@ -5,8 +5,10 @@
 //! [`hand_over`] and then [`attend`]s to the flow, or carries its frames with
 //! [`relay`]. Not here: the daemon's state and policy (`ouroboros-cli`).
 
+mod accept;
 mod client;
 pub mod control;
+mod failure;
 mod handed;
 pub mod protocol;
 mod relay;
@@ -15,6 +17,7 @@ mod socket;
 
 pub use crate::error::DaemonError;
 pub use client::Client;
+pub use failure::Failure;
 pub use handed::{attend, hand_over};
 pub use relay::relay;
 pub use socket::{Connection, Listener, socket_path};

@@ -1,11 +1,16 @@
 //! What applications and tools say to `irmd`: one JSON object in each datagram
-//! of a Unix seqpacket socket, one request a connection. Not here: sockets
-//! (`client`), what the daemon does.
+//! of a Unix seqpacket socket, one request a connection. Lists come in as many
+//! datagrams as they need, the last of them with an empty list. A flow that is
+//! accepted is offered first, and granted when it is taken ([`Request::Take`]).
+//! Not here: sockets (`client`), what the daemon does.
 
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::security::{Authentication, FlowSecurity, PeerData};
+use super::{
+    Failure,
+    security::{Authentication, FlowSecurity, PeerData},
+};
 use crate::{
     crypto::{Algorithms, Suite, identity::IdentityKey},
     flow::{FlowInfo, RawFlow},
@@ -20,6 +25,8 @@ use crate::{
 
 /// Longest request or response in bytes.
 pub const LARGEST_DATAGRAM: usize = 64 * 1024;
+/// Bytes of a list that are put into one datagram.
+const LARGEST_PART: usize = 32 * 1024;
 
 /// What an IPCP is bootstrapped over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -236,6 +243,9 @@ pub enum Request {
         /// it is believed, and the daemon needs no right to look for itself.
         program: Option<String>,
     },
+    /// The answer to [`Response::Offered`], on the same connection: the flow is
+    /// wanted. Who does not say so has not got it.
+    Take,
     /// Allocates a flow.
     Allocate {
         /// Whom to.
@@ -267,8 +277,68 @@ pub enum Response {
     Key(KeyEntry),
     /// A flow; its data path's descriptor comes with the datagram.
     Flow(Box<FlowGrant>),
+    /// A flow has come for who waits: it is the application's if it takes it.
+    Offered,
     /// It cannot be done, and why.
-    Error(String),
+    Error(Failure),
+}
+
+impl Response {
+    /// The response in parts that fit a datagram each: a list is cut, and ended by
+    /// an empty one.
+    pub fn parts(self) -> Vec<Self> {
+        match self {
+            Self::Ipcps(list) => cut(list).into_iter().map(Self::Ipcps).collect(),
+            Self::Names(list) => cut(list).into_iter().map(Self::Names).collect(),
+            Self::Flows(list) => cut(list).into_iter().map(Self::Flows).collect(),
+            other => vec![other],
+        }
+    }
+
+    /// Adds the next part of a list; whether it was the last, or `None` if it is
+    /// no part of this list.
+    pub(super) fn extend(&mut self, part: Self) -> Option<bool> {
+        fn append<T>(list: &mut Vec<T>, part: Vec<T>) -> Option<bool> {
+            let last = part.is_empty();
+            list.extend(part);
+            Some(last)
+        }
+        match (self, part) {
+            (Self::Ipcps(list), Self::Ipcps(part)) => append(list, part),
+            (Self::Names(list), Self::Names(part)) => append(list, part),
+            (Self::Flows(list), Self::Flows(part)) => append(list, part),
+            _ => None,
+        }
+    }
+
+    /// Whether more parts follow.
+    pub(super) fn continues(&self) -> bool {
+        match self {
+            Self::Ipcps(list) => !list.is_empty(),
+            Self::Names(list) => !list.is_empty(),
+            Self::Flows(list) => !list.is_empty(),
+            _ => false,
+        }
+    }
+}
+
+/// Cuts a list where its encoding would be longer than [`LARGEST_PART`].
+fn cut<T: Serialize>(list: Vec<T>) -> Vec<Vec<T>> {
+    let (mut parts, mut part, mut length) = (Vec::new(), Vec::new(), 0);
+    for entry in list {
+        let size = serde_json::to_string(&entry).map_or(0, |text| text.len() + 1);
+        if length + size > LARGEST_PART && !part.is_empty() {
+            parts.push(std::mem::take(&mut part));
+            length = 0;
+        }
+        length += size;
+        part.push(entry);
+    }
+    if !part.is_empty() {
+        parts.push(part);
+    }
+    parts.push(Vec::new());
+    parts
 }
 
 /// A key, by its public half.
@@ -542,6 +612,29 @@ mod tests {
     }
 
     #[test]
+    fn a_long_list_is_the_same_after_it_was_cut() {
+        let entry = |number: usize| IpcpEntry {
+            name: format!("{number}").repeat(50),
+            layer: "l".to_owned(),
+            attachment: "udp".to_owned(),
+        };
+        for count in [0, 1, 2000] {
+            let list: Vec<_> = (0..count).map(entry).collect();
+            let mut parts = Response::Ipcps(list.clone()).parts().into_iter();
+            for part in Response::Ipcps(list.clone()).parts() {
+                assert!(serde_json::to_vec(&part).expect("encoded").len() < LARGEST_DATAGRAM);
+            }
+            let mut whole = parts.next().expect("one at least");
+            let mut more = whole.continues();
+            while more {
+                more = !whole.extend(parts.next().expect("not the last")).expect("of the list");
+            }
+            assert!(parts.next().is_none());
+            assert!(matches!(whole, Response::Ipcps(had) if had == list));
+        }
+    }
+
+    #[test]
     fn requests_survive_the_wire() {
         let transport = TransportSpec::Udp { ip: [10, 0, 0, 1].into(), port: Some(3435) };
         let security = Some(Security::Suite(Suite::default().into()));
@@ -558,6 +651,7 @@ mod tests {
                 certificate: None,
             },
             Request::Accept { name: None, program: Some("/bin/p".into()) },
+            Request::Take,
             Request::Allocate {
                 name: "n".into(),
                 qos: QosSpec::RAW,

@@ -7,14 +7,18 @@ use std::{
     mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use async_io::Async;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
-    SocketType, accept_with, bind, connect, listen, recv, recvmsg, sendmsg, shutdown, socket_with,
-    sockopt,
+use async_io::{Async, Timer};
+use rustix::{
+    io::Errno,
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+        SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix,
+        SocketFlags, SocketType, accept_with, bind, connect, listen, recv, recvmsg, sendmsg,
+        shutdown, socket_with, sockopt,
+    },
 };
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
@@ -31,6 +35,11 @@ pub fn socket_path() -> PathBuf {
 
 /// More bytes than a message with a key has.
 const FLOW_MESSAGE: usize = 4096;
+/// Connections that the kernel holds until they are accepted, at most (less if
+/// net.core.somaxconn says so).
+const BACKLOG: i32 = 4096;
+/// How often to try again while so many wait.
+const BUSY_RETRY: Duration = Duration::from_millis(5);
 const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
 
 fn seqpacket() -> io::Result<OwnedFd> {
@@ -50,7 +59,7 @@ impl Listener {
     pub fn bind(path: &Path) -> io::Result<Self> {
         let socket = seqpacket()?;
         bind(&socket, &SocketAddrUnix::new(path)?)?;
-        listen(&socket, 64)?;
+        listen(&socket, BACKLOG)?;
         Ok(Self(Async::new_nonblocking(socket)?))
     }
 
@@ -70,14 +79,21 @@ impl Listener {
 pub struct Connection(Async<OwnedFd>);
 
 impl Connection {
-    /// Connects to the daemon at `path`.
+    /// Connects to the daemon at `path`. Waits, without an end of its own, while
+    /// more connections than the kernel holds wait to be accepted.
     ///
     /// # Errors
     ///
     /// Those of connect(2).
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let socket = seqpacket()?;
-        connect(&socket, &SocketAddrUnix::new(path)?)?;
+    pub async fn open(path: &Path) -> io::Result<Self> {
+        let (socket, address) = (seqpacket()?, SocketAddrUnix::new(path)?);
+        // A Unix socket has no event for room in the backlog.
+        while let Err(error) = connect(&socket, &address) {
+            if error != Errno::AGAIN {
+                return Err(error.into());
+            }
+            Timer::after(BUSY_RETRY).await;
+        }
         Ok(Self(Async::new_nonblocking(socket)?))
     }
 
@@ -116,7 +132,13 @@ impl Connection {
         let mut bytes = Zeroizing::new(Vec::with_capacity(FLOW_MESSAGE));
         serde_json::to_writer(&mut *bytes, message)?;
         if bytes.len() > LARGEST_DATAGRAM {
-            return Err(io::Error::other("message too long"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "a message of {} bytes is too long: {LARGEST_DATAGRAM} at most",
+                    bytes.len()
+                ),
+            ));
         }
         self.0
             .write_with(|socket| {

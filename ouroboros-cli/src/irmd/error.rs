@@ -1,0 +1,98 @@
+//! Why the daemon does not do what it is asked.
+
+use std::{io, path::PathBuf};
+
+use ouroboros::{
+    AllocateError, LayerError,
+    crypto::UnknownAlgorithm,
+    daemon::{Failure, security::BadSecurity},
+    proto::negotiation::IdentityError,
+    trust::TrustError,
+    wire::InvalidName,
+};
+
+use super::flows::TooManyFlows;
+
+/// A request that fails.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Misuse: the text is no name.
+    #[error(transparent)]
+    InvalidName(#[from] InvalidName),
+    /// Misuse: there is no IPCP of that name.
+    #[error("{0}: no such IPCP")]
+    NoIpcp(String),
+    /// Misuse: there is no layer of that name.
+    #[error("{0}: no such layer")]
+    NoLayer(String),
+    /// Misuse: the name is not known.
+    #[error("{0}: no such name")]
+    NoName(String),
+    /// Misuse: nothing like that is bound to the name.
+    #[error("{0}: no such binding")]
+    NoBinding(String),
+    /// Misuse: there is no process with that id.
+    #[error("{0}: no such process")]
+    NoProcess(u32),
+    /// Misuse: an IPCP has that name.
+    #[error("{0}: there is such an IPCP already")]
+    IpcpExists(String),
+    /// Misuse: the name was created before.
+    #[error("{0}: there is such a name already")]
+    NameExists(String),
+    /// Misuse: the IPCP has a layer.
+    #[error("{0}: the IPCP is bootstrapped already")]
+    Bootstrapped(String),
+    /// Misuse: the IPCP is of another type.
+    #[error("{0}: the IPCP was created with type {1}")]
+    WrongType(String, String),
+    /// Misuse: no such hash is known.
+    #[error("{0}: not a directory hash (sha3-224, -256, -384 or -512)")]
+    DirectoryHash(String),
+    /// Misuse: no such algorithm is known.
+    #[error(transparent)]
+    Algorithm(#[from] UnknownAlgorithm),
+    /// Misuse: what is asked of a flow's security makes no sense.
+    #[error(transparent)]
+    Security(#[from] BadSecurity),
+    /// Misuse, or a newer application: the request is not known.
+    #[error("a request that this irmd does not know")]
+    UnknownRequest,
+    /// Misuse: a file that is named is not there.
+    #[error("{0}: there is no such file")]
+    NoFile(PathBuf),
+    /// Misuse: a certificate does not go with its key.
+    #[error("{0}: {1}")]
+    Certificate(PathBuf, #[source] IdentityError),
+    /// A file of keys or authorities cannot be used.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// A server cannot be remembered by its key.
+    #[error("the server of {0} cannot be remembered: {1}")]
+    Remember(String, #[source] TrustError),
+    /// Environment: the machine has no name that can be used.
+    #[error("/proc/sys/kernel/hostname: {0}")]
+    HostName(#[source] io::Error),
+    /// A layer operation failed.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// A flow could not be had.
+    #[error(transparent)]
+    Allocate(#[from] AllocateError),
+    /// Environment: applications have as many flows as they may.
+    #[error(transparent)]
+    TooManyFlows(#[from] TooManyFlows),
+    /// Environment: the socket of a flow cannot be duplicated.
+    #[error("the flow's socket cannot be handed over: {0}")]
+    HandOver(#[source] io::Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Allocate(error) => error.into(),
+            other => Self::Other(other.to_string()),
+        }
+    }
+}
