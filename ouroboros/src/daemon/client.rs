@@ -23,9 +23,11 @@ use super::{
 };
 use crate::{
     driver,
-    error::AllocateError,
+    error::{AllocateError, PolicyError},
     flow::{FlowSpec, RawFlow},
+    proto::negotiation::ServerSecurity,
     transport::{HandOver, Stray, TakeFrame, Wanderer},
+    wire::Name,
 };
 
 /// How long the daemon may take to answer what it can answer at once.
@@ -101,6 +103,18 @@ impl Client {
     /// As [`AllocateError`] says.
     pub async fn accept(&self, name: Option<&str>) -> Result<RawFlow, AllocateError> {
         self.acceptor.accept(&self.path, name.map(str::to_owned)).await
+    }
+
+    /// Demands `security` of flows to `name` that are accepted by this client and its
+    /// clones, beyond what the daemon has for the name. The daemon demands it of
+    /// all flows to the name as long as this process lives, from the next
+    /// [`accept`](Self::accept) on.
+    ///
+    /// # Errors
+    ///
+    /// As [`PolicyError`] says; then nothing is accepted for the name.
+    pub fn set_policy(&self, name: Name, security: ServerSecurity) -> Result<(), PolicyError> {
+        self.acceptor.set_policy(name, security)
     }
 
     /// Allocates a flow to `name`. Cancel safe: the daemon gives the allocation up.

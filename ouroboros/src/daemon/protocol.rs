@@ -9,7 +9,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::{
     Failure,
-    security::{Authentication, FlowSecurity, PeerData},
+    security::{Authentication, FlowSecurity, NameDemands, PeerData},
 };
 use crate::{
     crypto::{Algorithms, Suite, identity::IdentityKey},
@@ -242,6 +242,10 @@ pub enum Request {
         /// Its executable, as an absolute path. Who may ask could also bind, so
         /// it is believed, and the daemon needs no right to look for itself.
         program: Option<String>,
+        /// What flows have to be like beyond what the names demand, as long as this
+        /// process lives.
+        #[serde(default)]
+        demands: Vec<NameDemands>,
     },
     /// The answer to [`Response::Offered`], on the same connection: the flow is
     /// wanted. Who does not say so has not got it.
@@ -650,7 +654,7 @@ mod tests {
                 key: Some("/etc/key.pem".into()),
                 certificate: None,
             },
-            Request::Accept { name: None, program: Some("/bin/p".into()) },
+            Request::Accept { name: None, program: Some("/bin/p".into()), demands: Vec::new() },
             Request::Take,
             Request::Allocate {
                 name: "n".into(),

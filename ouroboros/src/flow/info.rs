@@ -9,7 +9,7 @@ use std::sync::{
 use crate::{
     crypto::Suite,
     proto::{
-        negotiation::PeerIdentity,
+        negotiation::{PeerIdentity, ProfilePolicy, ServerSecurity, Trust},
         protection::{FlowKeys, Profile},
     },
     transport::{Path, Stray, Wanderer},
@@ -53,6 +53,27 @@ impl FlowInfo {
         let (suite, profile, identity, lane) = (None, None, None, None);
         let first_use = false;
         Self { name, peer, local, remote, qos, suite, profile, identity, lane, first_use }
+    }
+
+    /// Returns `true` if a flow like this may be had under `policy`.
+    pub fn meets(&self, policy: &ServerSecurity) -> bool {
+        let native = self.profile == Some(Profile::Native);
+        let encrypted = policy.require_encryption
+            || policy.profile == ProfilePolicy::RequireNative
+            || policy.clients.demands_identity();
+        let strong = match (self.suite, policy.suite) {
+            (Some(has), Some(least)) => {
+                has.kex >= least.kex && has.kdf >= least.kdf && has.cipher >= least.cipher
+            }
+            (has, _) => has.is_some() || !encrypted,
+        };
+        let known = match (&policy.clients, &self.identity) {
+            (Trust::Anyone, _) | (Trust::FirstUse, Some(_)) => true,
+            (Trust::Keys(keys), Some(peer)) => keys.contains(&peer.fingerprint),
+            (Trust::Authorities(_), Some(peer)) => peer.certified,
+            _ => false,
+        };
+        strong && known && (native || policy.profile != ProfilePolicy::RequireNative)
     }
 
     /// The same for one whose packets are.
