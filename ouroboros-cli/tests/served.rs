@@ -261,12 +261,14 @@ fn no_flow_is_lost_to_an_accept_that_is_dropped() {
         for round in 0..100 {
             let spec = FlowSpec::raw().encrypted();
             let mut allocating = Box::pin(client.application.allocate("my_vpn", spec));
-            // Each accept is polled a few times and dropped, wherever that finds it.
-            let mut allocated = None;
+            // Each accept is polled more often than the one before and then dropped,
+            // wherever that finds it.
+            let (mut allocated, mut polls) = (None, round % 7);
             let flow = loop {
                 let mut accepting = Box::pin(server.application.accept_any());
                 let mut taken = None;
-                for _ in 0..=round % 7 {
+                polls += 10;
+                for _ in 0..polls {
                     if allocated.is_none() {
                         allocated = future::poll_once(&mut allocating).await;
                     }

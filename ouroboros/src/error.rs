@@ -7,6 +7,7 @@ use crate::{
     crypto::identity::{CertificateError, Fingerprint},
     proto::{
         endpoint::{AllocationFailure, Refusal},
+        frct::Failure,
         negotiation::NegotiationError,
     },
     transport::OpenError,
@@ -51,8 +52,11 @@ pub enum AllocateError {
     /// Misuse: the text is no name.
     #[error(transparent)]
     InvalidName(#[from] InvalidName),
-    /// Misuse: only raw flows, with or without a CRC, can be had so far.
-    #[error("flows in order or with retransmission are not supported yet: use a raw flow")]
+    /// Misuse: what a flow in order carries is not checked by a CRC.
+    #[error(
+        "a flow in order cannot have a bit error rate of 0: a 0.23 peer leaves out the CRC of what \
+         it repeats, and drops it for that"
+    )]
     UnsupportedQos,
     /// Misuse: this process has no layer to look in.
     #[error("there is no layer to allocate a flow in: bootstrap one first")]
@@ -243,6 +247,9 @@ pub enum FlowError {
     /// Nothing was heard from the peer for the flow's timeout.
     #[error("the flow is down: the peer has been silent for too long")]
     Down,
+    /// Peer: the order of the flow's packets cannot be kept.
+    #[error("the flow cannot go on: {0}")]
+    Order(#[from] Failure),
     /// Misuse: the packet is larger than the flow can carry.
     #[error("a packet of {size} bytes is too large for the flow: {largest} at most")]
     TooLarge {

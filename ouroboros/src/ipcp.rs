@@ -10,6 +10,7 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     sync::{Arc, Mutex, MutexGuard, Weak},
+    time::Duration,
 };
 
 use async_channel::Sender;
@@ -22,7 +23,7 @@ use crate::{
     crypto::{Entropy, Suite, SystemEntropy},
     driver,
     error::AllocateError,
-    flow::{FlowInfo, FlowSpec, Interest, RawFlow, Readiness},
+    flow::{FlowInfo, FlowSpec, Interest, RawFlow, Readiness, reserved_after},
     proto::endpoint::{
         AllocationFailure, AllocationId, AllocationRequest, Counters, Endpoint, Event, Limits,
         PeerIdentity, Refusal, RefusalReason, RequestId, ServerSecurity,
@@ -201,7 +202,12 @@ impl Core {
                 Dialect::Udp => random & 0x7fff_ffff,
             });
             if eid.0 >= 0x100 && eids.insert(eid) {
-                return Reserved { core: self.clone(), eid, request: None };
+                return Reserved {
+                    core: self.clone(),
+                    eid,
+                    request: None,
+                    reserved_for: Duration::ZERO,
+                };
             }
         }
     }
@@ -346,8 +352,9 @@ impl Core {
         info: FlowInfo,
         keys: Option<FlowKeys>,
         early: Vec<Vec<u8>>,
-        reserved: Reserved,
+        mut reserved: Reserved,
     ) -> RawFlow {
+        reserved.reserved_for = reserved_after(&info);
         let (core, transport, local) = (Arc::downgrade(self), self.transport.clone(), info.local);
         let strays = move |stray| {
             if let Some(core) = core.upgrade() {
@@ -465,16 +472,34 @@ fn told(
     }
 }
 
+/// Of the endpoint ids, so many may be kept from use; Ethernet has 65,536.
+const RESERVED: usize = 1 << 14;
+
 /// An endpoint id in use; given back when dropped.
 struct Reserved {
     core: Arc<Core>,
     eid: Eid,
     request: Option<RequestId>,
+    /// What the peer has sent may still arrive for so long.
+    reserved_for: Duration,
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        lock(&self.core.eids).remove(&self.eid);
+        let eid = self.eid;
+        let mut eids = lock(&self.core.eids);
+        if self.reserved_for.is_zero() || eids.len() > RESERVED {
+            eids.remove(&eid);
+        } else {
+            let (core, due) = (Arc::downgrade(&self.core), driver::monotonic() + self.reserved_for);
+            let free = async move {
+                driver::reaches(Some(due)).await;
+                if let Some(core) = core.upgrade() {
+                    lock(&core.eids).remove(&eid);
+                }
+            };
+            driver::spawn(free).detach();
+        }
         if let Some(request) = self.request {
             self.core.endpoint().released(request);
         }

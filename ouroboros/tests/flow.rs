@@ -88,7 +88,7 @@ fn an_encrypted_flow_is_hybrid_by_default_before_any_data() {
 fn what_cannot_be_had_is_refused_with_its_reason() {
     future::block_on(async {
         let (_server, client) = in_memory().await;
-        let in_order = QosSpec { in_order: true, ..QosSpec::RAW };
+        let in_order = QosSpec { bit_error_rate: 0, ..QosSpec::DATA };
         assert!(matches!(
             client.allocate("my_vpn", FlowSpec::with_qos(in_order)).await,
             Err(AllocateError::UnsupportedQos)

@@ -17,7 +17,7 @@ fn bind(pair: &Pair, tool: &str) {
     pair.one.must("irm", &format!("bind program {tool} name my_vpn"));
 }
 
-const QUALITIES: [&str; 1] = ["raw"];
+const QUALITIES: [&str; 5] = ["raw", "best", "video", "voice", "data"];
 
 pub(crate) fn pings_of_each_quality_are_answered_plain_and_encrypted() {
     for layer in [ETH, UDP4] {

@@ -12,11 +12,12 @@ use std::{
     time::Duration,
 };
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::{
     handles::FlowCloser,
     info::{FlowInfo, FlowStatistics},
+    order::Owner,
     pool::{self, Pooled},
     shared::{Inbox, Shared, Waiting},
 };
@@ -32,8 +33,10 @@ use crate::{
 /// The sending end: packets are pushed into a batch, then sealed and sent at
 /// once.
 pub struct FlowSender {
+    /// Dropped first: closes a flow in order, which lingers.
+    owner: Option<Arc<Owner>>,
     shared: Arc<Shared>,
-    sealer: Sealer,
+    sends: Sends,
     /// Taken from the pool for the first packet.
     batch: Option<Pooled<SendBatch>>,
     /// The batch is kept for the next packets.
@@ -50,12 +53,21 @@ pub struct FlowSender {
     known_largest: usize,
 }
 
+/// What becomes of the packets of a batch.
+pub(super) enum Sends {
+    /// They are sealed here, and leave.
+    Sealed(Sealer),
+    /// They are the flow's order's to send, with so many bytes around each.
+    InOrder { overhead: usize },
+}
+
 impl FlowSender {
-    pub(super) fn new(shared: Arc<Shared>, sealer: Sealer) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, sends: Sends, owner: Option<Arc<Owner>>) -> Self {
         let (batch, keeps_batch, contents) = (None, false, Vec::new());
         Self {
+            owner,
             shared,
-            sealer,
+            sends,
             batch,
             keeps_batch,
             contents,
@@ -66,18 +78,27 @@ impl FlowSender {
         }
     }
 
+    pub(super) fn owner(&self) -> Option<Arc<Owner>> {
+        self.owner.clone()
+    }
+
     /// Keeps the batch from now on: for who sends all the time.
     pub(super) fn keep_batch(&mut self) {
         self.keeps_batch = true;
     }
 
-    fn overhead(&self) -> usize {
-        self.sealer.headroom() + self.sealer.tailroom()
+    /// Bytes before and behind a packet in the batch.
+    fn room(&self) -> (usize, usize) {
+        match &self.sends {
+            Sends::Sealed(sealer) => (sealer.headroom(), sealer.tailroom()),
+            Sends::InOrder { .. } => (0, 0),
+        }
     }
 
     /// Whether the current batch has room for a packet of `size` bytes.
     pub fn fits(&self, size: usize) -> bool {
-        let size = self.overhead() + size;
+        let (head, tail) = self.room();
+        let size = head + size + tail;
         self.batch.as_ref().is_none_or(|batch| batch.fits(size))
     }
 
@@ -95,9 +116,9 @@ impl FlowSender {
         content: Content,
         ecn: Ecn,
     ) -> Option<&mut [u8]> {
-        let (head, overhead) = (self.sealer.headroom(), self.overhead());
+        let (head, tail) = self.room();
         let batch = self.batch.get_or_insert_with(|| pool::send_batch(self.shared.path.headroom()));
-        batch.push(overhead + size)?;
+        batch.push(head + size + tail)?;
         batch.mark(ecn);
         self.contents.push(content);
         self.bytes += size as u64;
@@ -107,10 +128,10 @@ impl FlowSender {
 
     /// Takes back the packet pushed last, if it has not been sealed yet.
     pub fn pop(&mut self) {
-        let overhead = self.overhead();
+        let (head, tail) = self.room();
         if let Some(batch) = self.batch.as_mut().filter(|batch| batch.len() > self.sealed) {
             let last = batch.len() - 1;
-            self.bytes -= (batch.frame_mut(last).len() - overhead) as u64;
+            self.bytes -= (batch.frame_mut(last).len() - head - tail) as u64;
             batch.pop();
             self.contents.pop();
         }
@@ -152,7 +173,10 @@ impl FlowSender {
     /// The flow has ended, or the transport has failed.
     pub fn flush(&mut self) -> Result<(), FlowError> {
         while !self.try_flush()? {
-            wait(&self.shared, PollFlags::OUT)?;
+            match self.sends {
+                Sends::Sealed(_) => wait(&self.shared, PollFlags::OUT)?,
+                Sends::InOrder { .. } => wait_for_room(&self.shared)?,
+            }
         }
         Ok(())
     }
@@ -168,9 +192,10 @@ impl FlowSender {
         let Some(batch) = self.batch.as_mut().filter(|batch| !batch.is_empty()) else {
             return Ok(true);
         };
+        let Sends::Sealed(sealer) = &mut self.sends else { return Ok(self.write_in_order()) };
         let contents = &self.contents;
-        let sealed = self.sealer.seal_batch(batch, self.sealed, |index| contents[index]);
-        if self.sealer.wants_attention() {
+        let sealed = sealer.seal_batch(batch, self.sealed, |index| contents[index]);
+        if sealer.wants_attention() {
             self.shared.call_driver();
         }
         if sealed.is_err() {
@@ -204,6 +229,29 @@ impl FlowSender {
         Ok(true)
     }
 
+    /// Gives the batch's packets to the order of the flow; `true`: all of them.
+    fn write_in_order(&mut self) -> bool {
+        let Some(batch) = &mut self.batch else { return true };
+        let (first, mut bytes) = (self.sealed, 0);
+        let taken = self.shared.with_order(|order, now| {
+            let mut next = first;
+            while next < batch.len() && order.write(now, batch.frame_mut(next)) {
+                bytes += batch.frame_mut(next).len() as u64;
+                next += 1;
+            }
+            next
+        });
+        self.sealed = taken.unwrap_or(first);
+        let counters = &self.shared.counters;
+        counters.sent_packets.fetch_add((self.sealed - first) as u64, Relaxed);
+        counters.sent_bytes.fetch_add(bytes, Relaxed);
+        let all = self.sealed == batch.len();
+        if all {
+            self.discard();
+        }
+        all
+    }
+
     /// Drops what of the batch has not left.
     pub(crate) fn discard(&mut self) {
         self.batch = self.batch.take().filter(|_| self.keeps_batch);
@@ -218,6 +266,14 @@ impl FlowSender {
     /// Largest packet that can be sent now, in bytes.
     pub fn largest_packet(&self) -> usize {
         self.shared.largest_frame().saturating_sub(self.overhead())
+    }
+
+    /// Bytes around a packet in its frame.
+    fn overhead(&self) -> usize {
+        match &self.sends {
+            Sends::Sealed(sealer) => sealer.headroom() + sealer.tailroom(),
+            Sends::InOrder { overhead } => *overhead,
+        }
     }
 
     /// Checks that a packet of `size` bytes can be sent, as far as is known.
@@ -273,6 +329,8 @@ pub(crate) struct Received {
 /// While nobody receives, the background thread answers the peer's control
 /// packets and keeps some data: see [`Flow`](super::Flow).
 pub struct FlowReceiver {
+    /// Dropped first, as the sender's.
+    _owner: Option<Arc<Owner>>,
     shared: Arc<Shared>,
     /// Kept until it is [released](Self::release).
     batch: Option<Pooled<ReceiveBatch>>,
@@ -280,8 +338,8 @@ pub struct FlowReceiver {
 }
 
 impl FlowReceiver {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, batch: None, packets: Vec::new() }
+    pub(super) fn new(shared: Arc<Shared>, owner: Option<Arc<Owner>>) -> Self {
+        Self { _owner: owner, shared, batch: None, packets: Vec::new() }
     }
 
     /// Blocks until there is at least one packet; how many there are. They
@@ -319,6 +377,11 @@ impl FlowReceiver {
         let batch = self.batch.get_or_insert_with(pool::receive_batch);
         let mut inbox = lock(&shared.inbox);
         shared.reads.fetch_add(1, Relaxed);
+        let mut any = true;
+        if shared.order.is_some() {
+            any = shared.fill(&mut inbox, usize::MAX)?.is_some();
+            shared.hand_over_in_order(&mut inbox.packets);
+        }
         if !inbox.packets.is_empty() {
             self.packets.clear();
             batch.clear();
@@ -336,8 +399,11 @@ impl FlowReceiver {
             shared.clear_wake();
             return Ok(self.packets.len());
         }
-        let Inbox { opener, early, .. } = &mut *inbox;
-        let any = shared.read((opener, early), batch, &mut self.packets)?;
+        self.packets.clear();
+        if shared.order.is_none() {
+            let Inbox { opener, early, .. } = &mut *inbox;
+            any = shared.read((opener, early), batch, &mut self.packets)?;
+        }
         if !any {
             ended?;
         }
@@ -434,6 +500,24 @@ impl FlowReceiver {
 fn end(shared: &Shared) -> BorrowedFd<'_> {
     // Without a descriptor to be had the end is noticed with the next packet.
     shared.wake().unwrap_or_else(|_| shared.path.readiness())
+}
+
+/// Waits until packets may be written in order, and reads meanwhile what the peer
+/// says of that.
+fn wait_for_room(shared: &Shared) -> Result<(), FlowError> {
+    let _waiting = Waiting::new(shared, true);
+    shared.read_unread();
+    if shared.is_writable_in_order() {
+        return Ok(());
+    }
+    let mut fds = [
+        PollFd::from_borrowed_fd(shared.path.readiness(), PollFlags::IN),
+        PollFd::from_borrowed_fd(shared.wake()?, PollFlags::IN),
+    ];
+    // Who receives in another thread may have read it first.
+    socket::wait(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 10_000_000 }))?;
+    shared.clear_wake();
+    shared.check()
 }
 
 fn wait(shared: &Shared, interest: PollFlags) -> Result<(), FlowError> {

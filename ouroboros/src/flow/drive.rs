@@ -159,13 +159,16 @@ impl Shared {
     /// Ends the flow, and tells the peer if it was this end's wish.
     pub(super) fn end(&self, state: u8) {
         if self.set_ended(state) {
+            self.close_order();
             if state == CLOSED {
                 let mut connection = lock(&self.connection);
                 connection.close(driver::now());
                 self.transmit(&mut connection);
             }
             self.signal();
-            lock(&self.release).take();
+            if !self.lingers() {
+                lock(&self.release).take();
+            }
             // For the farewell, or for the last time.
             self.call_driver();
         }
@@ -273,6 +276,10 @@ impl Shared {
                 false
             }
         });
+        if self.order.is_some() {
+            bytes = 0;
+            self.take_in_order(batch, opened, tally.unopened);
+        }
         let counters = &self.counters;
         counters.received_packets.fetch_add(opened.len() as u64, Relaxed);
         counters.received_bytes.fetch_add(bytes, Relaxed);
@@ -295,7 +302,7 @@ impl Shared {
 
     /// Receives what is there now into the inbox, at most `room` bytes of data; how
     /// many packets were more than that. `None`: there was nothing.
-    fn fill(&self, inbox: &mut Inbox, room: usize) -> io::Result<Option<u64>> {
+    pub(super) fn fill(&self, inbox: &mut Inbox, room: usize) -> io::Result<Option<u64>> {
         let mut batch = pool::receive_batch();
         let Inbox { opener, early, packets, opened } = inbox;
         if !self.read((opener, early), &mut batch, opened)? {
@@ -338,6 +345,7 @@ impl Shared {
             if let Err(error @ FlowError::Closed) = ended {
                 return Err(error);
             }
+            self.hand_over_in_order(&mut inbox.packets);
             if !inbox.packets.is_empty() {
                 return Ok(Taken::Packets(take(&mut inbox)));
             }
@@ -358,7 +366,7 @@ impl Shared {
 
     /// Reads on behalf of an application that does not: control is handled, data
     /// waits. `false`: somebody else reads, or there is more than may wait.
-    fn read_unread(&self) -> bool {
+    pub(super) fn read_unread(&self) -> bool {
         let mut inbox = match self.inbox.try_lock() {
             Ok(inbox) => inbox,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
@@ -431,12 +439,13 @@ impl Shared {
 
     fn check_again(&self) {
         self.watch.store(CHECKING, SeqCst);
-        self.call_driver_by(driver::monotonic() + LEFT_FOR);
+        self.call_driver_by(driver::monotonic() + self.left_for());
     }
 
     /// Does what is due by the connection's clock; `None`: the flow has ended,
     /// and nothing is left to say.
     fn keep_time(self: &Arc<Self>) -> Option<Duration> {
+        let in_order = self.keep_order_s_time().filter(|_| self.check().is_ok() || self.lingers());
         let due = self.with_connection(|connection| {
             let now = driver::now();
             let (sent, heard) = self.traffic();
@@ -445,6 +454,7 @@ impl Shared {
             connection.handle_timeout(now, &mut SystemEntropy);
             connection.poll_timeout()
         });
+        let due = due.into_iter().chain(in_order).min();
         let mut held = lock(&self.farewell);
         let ended = self.check().is_err();
         if ended && due.is_some() {
@@ -477,10 +487,15 @@ pub(super) enum Taken<T> {
 
 impl Attended for Shared {
     fn attend(self: Arc<Self>, cause: Cause) {
-        if self.check().is_ok() {
+        let lingers = self.lingers();
+        if self.check().is_ok() || lingers {
             self.look_after_reading(cause);
         }
         if cause == Cause::Timer {
+            if self.order.is_some() {
+                // Nothing is repeated that is acknowledged by what is there.
+                self.read_unread();
+            }
             if self.check().is_ok() {
                 self.look_before_judging();
             }

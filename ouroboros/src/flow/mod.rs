@@ -10,6 +10,7 @@ mod batched;
 mod drive;
 mod handles;
 mod info;
+mod order;
 mod packets;
 mod pool;
 mod readiness;
@@ -28,18 +29,23 @@ use std::{
 use event_listener::EventListener;
 use futures_lite::future;
 
-pub(crate) use self::batched::Received;
-pub(crate) use self::readiness::{Interest, Readiness};
+pub(crate) use self::{
+    batched::Received,
+    order::reserved_after,
+    readiness::{Interest, Readiness},
+};
+use self::{
+    batched::Sends,
+    drive::Taken,
+    order::{Order, Owner},
+    shared::{CLOSED, Inbox, Parts, Shared, Waiting},
+};
 pub use self::{
     batched::{FlowReceiver, FlowSender},
     handles::{FlowCloser, FlowWatcher},
     info::{FlowInfo, FlowStatistics, RawFlow, WatchElsewhere},
     packets::Packets,
     spec::FlowSpec,
-};
-use self::{
-    drive::Taken,
-    shared::{CLOSED, Inbox, Parts, Shared, Waiting},
 };
 use crate::{
     crypto::{AeadBackend, SystemEntropy},
@@ -119,10 +125,19 @@ impl Flow {
         };
         let connection = Connection::new(driver::now(), &mut SystemEntropy, channel, config);
         let readiness = Readiness::new(path.clone());
-        let parts = Parts { path, info, connection, opener, early, strays, release, native };
+        let (order, sends) = match Order::of(&info) {
+            None => (None, Sends::Sealed(sealer)),
+            Some(frct) => {
+                let order = Order::new(frct, sealer, native);
+                let overhead = order.overhead();
+                (Some(order), Sends::InOrder { overhead })
+            }
+        };
+        let parts = Parts { path, info, connection, order, opener, early, strays, release, native };
         let shared = Arc::new(Shared::new(parts));
         shared.start(elsewhere);
-        let sender = Mutex::new(FlowSender::new(shared.clone(), sealer));
+        let owner = shared.order.is_some().then(|| Arc::new(Owner(shared.clone())));
+        let sender = Mutex::new(FlowSender::new(shared.clone(), sends, owner));
         Ok(Self { sender, readiness, pollers: Pollers::default(), shared })
     }
 
@@ -232,7 +247,15 @@ impl Flow {
                 return Poll::Ready(Ok(()));
             }
             let changed = self.poll_changes(&self.pollers.send, context);
-            if self.is_ready()? {
+            if self.shared.order.is_some() {
+                // Not the socket, but the peer's window has to open.
+                if !changed {
+                    return match self.try_send(packet)? {
+                        true => Poll::Ready(Ok(())),
+                        false => Poll::Pending,
+                    };
+                }
+            } else if self.is_ready()? {
                 if !changed && self.readiness.poll(context, Interest::Writable)?.is_pending() {
                     return Poll::Pending;
                 }
@@ -456,7 +479,7 @@ impl Flow {
     }
 
     fn has_unread(&self) -> bool {
-        !lock(&self.shared.inbox).packets.is_empty()
+        !lock(&self.shared.inbox).packets.is_empty() || self.shared.is_readable_in_order()
     }
 
     /// Puts a packet into the sender's batch; `false`: it is full.
@@ -483,7 +506,26 @@ impl Flow {
     async fn writable(&self) -> Result<(), FlowError> {
         let changed = self.shared.changes();
         self.shared.check()?;
+        if self.shared.order.is_some() {
+            return self.writable_in_order(changed).await;
+        }
         let ready = self.readiness.wait(Interest::Writable);
+        future::or(async { Ok(ready.await?) }, async {
+            changed.await;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until a packet may be written in order, and reads meanwhile what the
+    /// peer says of that.
+    async fn writable_in_order(&self, changed: EventListener) -> Result<(), FlowError> {
+        let _waiting = Waiting::new(&self.shared, false);
+        self.shared.read_unread();
+        if self.shared.is_writable_in_order() {
+            return Ok(());
+        }
+        let ready = self.readiness.wait(Interest::Readable);
         future::or(async { Ok(ready.await?) }, async {
             changed.await;
             Ok(())
@@ -506,7 +548,10 @@ impl Flow {
                 }
             }
             let changed = self.shared.changes();
-            if self.shared.check().is_err() || self.shared.off_path_any.load(SeqCst) {
+            if self.shared.check().is_err()
+                || self.shared.off_path_any.load(SeqCst)
+                || self.shared.is_readable_in_order()
+            {
                 continue;
             }
             let ready = self.readiness.wait(Interest::Readable);
@@ -561,7 +606,8 @@ impl Flow {
         // Made now rather than when a thread is about to block. If there is none
         // to be had, it is tried again then.
         let _ = shared.wake();
-        (sender, FlowReceiver::new(shared))
+        let owner = sender.owner();
+        (sender, FlowReceiver::new(shared, owner))
     }
 }
 

@@ -19,6 +19,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::{
     info::{Counters, FlowInfo},
+    order::Order,
     packets::Packets,
 };
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
     error::FlowError,
     proto::{
         connection::Connection,
+        frct::Failure,
         protection::{Content, Opened, Opener},
     },
     transport::{Path, Stray, Wanderer},
@@ -35,6 +37,8 @@ const OPEN: u8 = 0;
 pub(super) const CLOSED: u8 = 1;
 pub(super) const DOWN: u8 = 2;
 pub(super) const CLOSED_BY_PEER: u8 = 3;
+pub(super) const UNACKNOWLEDGED: u8 = 4;
+pub(super) const IRRECOVERABLE: u8 = 5;
 
 /// The background thread is told when something can be read.
 pub(super) const ARMED: u8 = 0;
@@ -45,11 +49,15 @@ pub(super) const LEFT: u8 = 2;
 
 /// After a caller was seen reading, the flow is left to it for so long.
 pub(super) const LEFT_FOR: Duration = Duration::from_millis(100);
+/// The same of a flow in order, whose packets are to be acknowledged soon.
+const LEFT_FOR_IN_ORDER: Duration = Duration::from_millis(2);
 
 pub(super) struct Shared {
     pub(super) path: Arc<dyn Path>,
     pub(super) info: FlowInfo,
     pub(super) connection: Mutex<Connection>,
+    /// What keeps the packets' order, if anything does.
+    pub(super) order: Option<Mutex<Order>>,
     /// There is a session, with control packets of its own.
     pub(super) native: bool,
     pub(super) inbox: Mutex<Inbox>,
@@ -113,6 +121,7 @@ pub(super) struct Parts {
     pub(super) path: Arc<dyn Path>,
     pub(super) info: FlowInfo,
     pub(super) connection: Connection,
+    pub(super) order: Option<Order>,
     pub(super) opener: Opener,
     pub(super) early: Vec<Vec<u8>>,
     pub(super) strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
@@ -122,13 +131,14 @@ pub(super) struct Parts {
 
 impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { path, info, connection, opener, early, strays, release, native } = parts;
+        let Parts { path, info, connection, order, opener, early, strays, release, native } = parts;
         let now = milliseconds();
         Self {
             path,
             info,
             ready: AtomicBool::new(connection.is_ready()),
             connection: Mutex::new(connection),
+            order: order.map(Mutex::new),
             native,
             inbox: Mutex::new(Inbox { opener, early, packets: Packets::new(), opened: Vec::new() }),
             strays,
@@ -164,8 +174,20 @@ impl Shared {
             OPEN => Ok(()),
             DOWN => Err(FlowError::Down),
             CLOSED_BY_PEER => Err(FlowError::ClosedByPeer),
+            UNACKNOWLEDGED => Err(Failure::Unacknowledged.into()),
+            IRRECOVERABLE => Err(Failure::Irrecoverable.into()),
             _ => Err(FlowError::Closed),
         }
+    }
+
+    /// Returns `true` if this end has closed the flow.
+    pub(super) fn is_closed(&self) -> bool {
+        self.state.load(Relaxed) == CLOSED
+    }
+
+    /// For how long the flow is left to a caller that was seen reading.
+    pub(super) fn left_for(&self) -> Duration {
+        if self.order.is_some() { LEFT_FOR_IN_ORDER } else { LEFT_FOR }
     }
 
     /// Marks the flow as ended; `true` if it had not.
@@ -270,7 +292,7 @@ impl Shared {
         if self.watch.load(SeqCst) == LEFT
             && self.watch.compare_exchange(LEFT, CHECKING, SeqCst, SeqCst).is_ok()
         {
-            self.call_driver_by(driver::monotonic() + LEFT_FOR);
+            self.call_driver_by(driver::monotonic() + self.left_for());
         }
     }
 }

@@ -70,9 +70,10 @@ impl QosSpec {
         self.bit_error_rate == 0
     }
 
-    /// Whether this library can carry such a flow: raw, with or without
-    /// errors. Flows in order need FRCT, which is not built yet.
+    /// Returns `true` if such a flow can be carried: all but those in order with a bit
+    /// error rate of 0. A 0.23 peer leaves out the CRC of what it repeats and of what
+    /// it acknowledges, and drops it for that.
     pub const fn is_supported(&self) -> bool {
-        !self.in_order
+        !(self.in_order && self.checks_errors())
     }
 }

@@ -39,6 +39,17 @@ pub const RETRANSMISSION_LIMIT: Duration = Duration::from_secs(120);
 const NUDGES: [Duration; 3] =
     [Duration::from_millis(2), Duration::from_millis(8), Duration::from_millis(32)];
 
+/// For how long a peer remembers a flow that has ended, and its packets may still
+/// arrive (FRCT's sender inactivity).
+pub const fn inactivity(packet_lifetime: Duration) -> Duration {
+    let lifetimes = packet_lifetime.saturating_mul(3);
+    let seconds = Duration::from_secs(1);
+    lifetimes
+        .saturating_add(ACKNOWLEDGEMENT_LIMIT)
+        .saturating_add(RETRANSMISSION_LIMIT)
+        .saturating_add(seconds)
+}
+
 /// What FRCT does for a flow. Both sides take it from the flow request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Service {
