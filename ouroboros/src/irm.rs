@@ -202,11 +202,7 @@ impl Irm {
     }
 
     /// That this manager hosts layers itself.
-    fn embedded(
-        &self,
-        operation: &'static str,
-        instead: &'static str,
-    ) -> Result<(), NotEmbedded> {
+    fn embedded(&self, operation: &'static str, instead: &'static str) -> Result<(), NotEmbedded> {
         match self.0.daemon {
             Some(_) => Err(NotEmbedded { operation, instead }),
             None => Ok(()),
@@ -447,7 +443,9 @@ impl Irm {
             let next = async {
                 match &self.0.daemon {
                     Some(daemon) => Ok(Some(daemon.accept(name.as_ref().map(Name::as_str)).await?)),
-                    None => self.accept_embedded(name.as_ref().map(slice::from_ref)).await.map(Some),
+                    None => {
+                        self.accept_embedded(name.as_ref().map(slice::from_ref)).await.map(Some)
+                    }
                 }
             };
             let more = async {
@@ -555,8 +553,7 @@ impl Waiting {
 
     fn give(&self, names: Option<&[Name]>) -> Option<Requested> {
         let mut requests = lock(&self.requests);
-        let wanted =
-            |request: &Requested| names.is_none_or(|names| names.contains(&request.name));
+        let wanted = |request: &Requested| names.is_none_or(|names| names.contains(&request.name));
         let at = requests.iter().position(wanted)?;
         Some(requests.remove(at))
     }

@@ -113,7 +113,8 @@ impl Acceptor {
     /// that is.
     fn demands(&self, name: Option<&str>) -> Result<(Vec<NameDemands>, u64), PolicyError> {
         let policies = lock(&self.policies);
-        let of_name = policies.of.iter().filter(|(known, _)| name.is_none_or(|n| n == known.as_str()));
+        let of_name =
+            policies.of.iter().filter(|(known, _)| name.is_none_or(|n| n == known.as_str()));
         let demands = of_name.map(|(_, policy)| match policy {
             Policy::Set(_, demands) => Ok(demands.clone()),
             Policy::Failed(error) => Err(error.clone()),

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use async_channel::Sender;
 use async_io::Timer;
 use futures_lite::future;
 
@@ -24,7 +25,7 @@ use super::{
 use crate::{
     driver,
     error::{AllocateError, PolicyError},
-    flow::{FlowSpec, RawFlow},
+    flow::{FlowCloser, FlowSpec, RawFlow},
     proto::negotiation::ServerSecurity,
     transport::{HandOver, Stray, TakeFrame, Wanderer},
     wire::Name,
@@ -171,7 +172,8 @@ pub(super) async fn flow_of(
         DataPath::Relay => {
             let path = Arc::new(RelayPath::new(descriptor, grant.largest_frame));
             let (early, strays, elsewhere, release) = (Vec::new(), None, None, None);
-            return Ok(RawFlow { path, info, keys, early, strays, elsewhere, release });
+            let closer = None;
+            return Ok(RawFlow { path, info, keys, early, strays, elsewhere, closer, release });
         }
         DataPath::Socket(kind) => kind.clone(),
     };
@@ -196,21 +198,40 @@ pub(super) async fn flow_of(
         }
     };
     let channel = held.0.clone();
+    let (revoke, revoked) = async_channel::bounded(1);
     let elsewhere = move |take: &Wanderer| {
-        driver::spawn(frames_from_elsewhere(channel, Arc::downgrade(take))).detach();
+        driver::spawn(frames_from_elsewhere(channel, Arc::downgrade(take), revoke)).detach();
     };
+    let closer = move |closer: FlowCloser| {
+        let ended = async move {
+            if revoked.recv().await.is_ok() {
+                tracing::warn!("a flow does not meet its name's policy any more: closed");
+                closer.close();
+            }
+        };
+        driver::spawn(ended).detach();
+    };
+    let closer = Some(Box::new(closer) as _);
     let (strays, release) = (Some(Box::new(strays) as _), Some(Box::new(held) as _));
     let elsewhere = Some(Box::new(elsewhere) as _);
-    Ok(RawFlow { path, info, keys, early, strays, elsewhere, release })
+    Ok(RawFlow { path, info, keys, early, strays, elsewhere, closer, release })
 }
 
 /// Takes the frames that reached the daemon, until it or the flow has ended.
-async fn frames_from_elsewhere(channel: Arc<Connection>, take: Weak<TakeFrame>) {
+async fn frames_from_elsewhere(
+    channel: Arc<Connection>,
+    take: Weak<TakeFrame>,
+    revoke: Sender<()>,
+) {
     let mut buffer = vec![0; LARGEST_MESSAGE];
     while let Ok(size @ 1..) = channel.receive_datagram(&mut buffer).await {
-        if let Some(Message::Frame(from, frame)) = buffer.get(..size).and_then(Message::parse) {
-            let Some(take) = take.upgrade() else { return };
-            take(from, &mut frame.to_vec());
+        match buffer.get(..size).and_then(Message::parse) {
+            Some(Message::Frame(from, frame)) => {
+                let Some(take) = take.upgrade() else { return };
+                take(from, &mut frame.to_vec());
+            }
+            Some(Message::Revoked) => drop(revoke.try_send(())),
+            _ => {}
         }
     }
 }

@@ -456,6 +456,7 @@ pub struct FlowGrant {
     identity: Option<PeerData>,
     lane: Option<Lane>,
     first_use: bool,
+    remembered: bool,
     keys: Option<GrantedKeys>,
     /// Largest frame of the path in bytes.
     pub(super) largest_frame: usize,
@@ -484,6 +485,7 @@ impl FlowGrant {
             identity: info.identity.as_ref().map(Into::into),
             lane: info.lane,
             first_use: info.first_use,
+            remembered: info.remembered,
             keys,
             largest_frame: flow.path.largest_frame(),
             early: 0,
@@ -503,6 +505,7 @@ impl FlowGrant {
         let identity = identity.map_err(|_| BadGrant)?;
         let mut info = FlowInfo::new(name, self.peer, (self.local, self.remote), self.qos);
         info.first_use = self.first_use;
+        info.remembered = self.remembered;
         info.lane = self.lane;
         match (suite, &self.keys) {
             (None, None) => Ok((info, None)),
@@ -563,7 +566,8 @@ mod tests {
         let path = std::sync::Arc::new(RelayPath::new(socket.into(), 1468));
         let info = info(suite, keys.as_ref());
         let (early, strays, elsewhere, release) = (Vec::new(), None, None, None);
-        let mut flow = RawFlow { path, info, keys, early, strays, elsewhere, release };
+        let closer = None;
+        let mut flow = RawFlow { path, info, keys, early, strays, elsewhere, closer, release };
         FlowGrant::new(&mut flow, DataPath::Socket(Handed::Udp))
     }
 

@@ -9,11 +9,11 @@ use crate::{
         Suite, UnknownAlgorithm,
         identity::{CaStore, Fingerprint},
     },
+    error::PolicyError,
     proto::{
         native::Capabilities,
         negotiation::{ClientSecurity, PeerIdentity, ProfilePolicy, ServerSecurity, Trust},
     },
-    error::PolicyError,
     wire::{Name, extension::Lane},
 };
 
