@@ -61,7 +61,10 @@ use crate::{
 };
 
 /// A flow to a program of a peer: packets that may be lost and may come in
-/// another order. Dropping it ends it. The peer of a native flow is told; the
+/// another order, unless its quality of service says otherwise
+/// ([`QosSpec`](crate::wire::QosSpec)). Dropping it ends it; what was sent in order
+/// and has to arrive is repeated in the background until it has, for as long as the
+/// process lives. The peer of a native flow is told; the
 /// 0.23 format has no message for that, so that its peer learns of it by silence.
 ///
 /// All methods take `&self`: tasks and threads may share a flow, each packet goes

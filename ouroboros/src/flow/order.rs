@@ -153,6 +153,9 @@ impl Shared {
             if order.transmit(now, &*self.path) {
                 self.note_sent();
             }
+            let frct = order.frct.statistics();
+            self.counters.retransmitted.store(frct.retransmitted, Relaxed);
+            self.counters.dropped_unread.store(frct.unread, Relaxed);
             let events: Vec<_> = std::iter::from_fn(|| order.frct.poll()).collect();
             (done, events, order.due(now))
         };
