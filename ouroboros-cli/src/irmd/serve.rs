@@ -32,6 +32,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const TAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often to look whether files of trust have changed.
 const REFRESH: Duration = Duration::from_secs(1);
+/// How long an application may take to end a relayed flow that it may not have any
+/// more.
+const REVOKED: Duration = Duration::from_secs(1);
 /// How long to wait when there are no descriptors for another connection.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
@@ -237,6 +240,9 @@ impl Given {
                 drop((end, place));
                 // An error says that the flow has been let go.
                 if self.revoked.recv().await.is_ok() {
+                    // An application that ends the flow itself tells its peer.
+                    revoke(connection);
+                    async_io::Timer::after(REVOKED).await;
                     closer.close();
                 }
                 Ok(())

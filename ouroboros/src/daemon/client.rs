@@ -171,8 +171,13 @@ pub(super) async fn flow_of(
     let kind = match &grant.path {
         DataPath::Relay => {
             let path = Arc::new(RelayPath::new(descriptor, grant.largest_frame));
-            let (early, strays, elsewhere, release) = (Vec::new(), None, None, None);
-            let closer = None;
+            let channel = Arc::new(connection);
+            let held = Held(channel.clone());
+            let closer = move |closer: FlowCloser| {
+                driver::spawn(close_when_revoked(channel, closer)).detach();
+            };
+            let (early, strays, elsewhere) = (Vec::new(), None, None);
+            let (closer, release) = (Some(Box::new(closer) as _), Some(Box::new(held) as _));
             return Ok(RawFlow { path, info, keys, early, strays, elsewhere, closer, release });
         }
         DataPath::Socket(kind) => kind.clone(),
@@ -232,6 +237,17 @@ async fn frames_from_elsewhere(
             }
             Some(Message::Revoked) => drop(revoke.try_send(())),
             _ => {}
+        }
+    }
+}
+
+/// Closes a relayed flow when the daemon says so.
+async fn close_when_revoked(channel: Arc<Connection>, closer: FlowCloser) {
+    let mut buffer = [0; 16];
+    while let Ok(size @ 1..) = channel.receive_datagram(&mut buffer).await {
+        if buffer.get(..size).and_then(Message::parse) == Some(Message::Revoked) {
+            tracing::warn!("a flow does not meet its name's policy any more: closed");
+            closer.close();
         }
     }
 }
