@@ -257,7 +257,9 @@ impl Hub {
         self.core.tell_of(ClientEvent::Joined { client: id, info: Box::new(info) });
         self.core.mtu_changed(&client, mtu);
         for (lane, receiver) in receivers.into_iter().enumerate() {
-            self.core.mailboxes[lane % self.queues()].put(client.clone(), receiver);
+            // Clients with one flow each do not all go to the first worker.
+            let queue = (id.0 as usize + lane) % self.queues();
+            self.core.mailboxes[queue].put(client.clone(), receiver);
         }
         closing.into_iter().for_each(CloseOnDrop::keep);
         Ok(id)
