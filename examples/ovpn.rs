@@ -108,7 +108,7 @@ async fn tunnel(arguments: Arguments) -> Outcome {
     let key = trust.identity().load_or_generate(&mut SystemEntropy)?;
     println!("The key of {name} is {}.", key.public_key().fingerprint());
     let identity = Identity::self_signed(key, &name.parse()?);
-    irm.set_policy(name.parse()?, ServerSecurity::default().native_identity(identity));
+    irm.set_policy(name.parse()?, ServerSecurity::default().native_identity(identity))?;
     layer.register(&name).await?;
     let mut acceptor = LaneAcceptor::new(&irm, Some(&name));
     loop {

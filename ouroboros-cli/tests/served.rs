@@ -307,7 +307,7 @@ fn what_the_first_program_does_not_take_the_next_one_gets() {
         // A program that waits, is offered the flow, and dies.
         let path = server._folder.path().join("irmd.sock");
         let connection = ouroboros::daemon::Connection::open(&path).await.expect("connected");
-        let request = Request::Accept { name: None, program: None };
+        let request = Request::Accept { name: None, program: None, demands: Vec::new() };
         connection.send(&request, None).await.expect("asked");
         let allocating = task::spawn({
             let application = client.application.clone();

@@ -30,6 +30,16 @@ pub enum LayerError {
     /// Misuse: the layer does not have that name.
     #[error("{0} is not registered in {1}")]
     NotRegistered(String, String),
+    /// Misuse: a manager that hosts its layers itself accepts flows to every name
+    /// that is registered there.
+    #[error("{0}: accepted as long as it is registered here: unregister it")]
+    BoundByRegistration(String),
+    /// Misuse: there is no such layer.
+    #[error("{0}: no such layer")]
+    NoSuchLayer(String),
+    /// Misuse: only a manager that hosts layers itself can do that.
+    #[error(transparent)]
+    NotEmbedded(#[from] NotEmbedded),
     /// Environment: the daemon refused, or is gone.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
@@ -108,6 +118,10 @@ pub enum AllocateError {
     /// The IPCP was destroyed while the flow was being allocated.
     #[error("the IPCP is gone")]
     Gone,
+    /// Misuse: the policy that was set for the name cannot be had, so that no flow
+    /// is accepted.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// Environment: the daemon refused, or is gone.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
@@ -195,6 +209,33 @@ fn wrong_key(expected: &[Fingerprint], found: &Fingerprint, advice: Option<&str>
 fn list(fingerprints: &[Fingerprint]) -> String {
     let texts: Vec<_> = fingerprints.iter().map(ToString::to_string).collect();
     texts.join(" or ")
+}
+
+/// Only a manager that hosts layers itself, as [`Irm::new`](crate::Irm::new) gives
+/// it, can do that: a handle of a daemon cannot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{operation}: not on a handle of irmd: {instead}")]
+pub struct NotEmbedded {
+    /// What was asked for.
+    pub(crate) operation: &'static str,
+    /// What to do.
+    pub(crate) instead: &'static str,
+}
+
+/// A name's policy cannot be set. Until another one is, nothing is accepted for the
+/// name on that handle.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PolicyError {
+    /// Misuse: the identity's key would have to leave this process.
+    #[error(
+        "flows to {0} through irmd have the identity that irmd has for the name: set a policy \
+         without one, and name the key with `irm name create`"
+    )]
+    Identity(String),
+    /// Misuse: through irmd a program can only ask for more than the name has.
+    #[error("a program cannot turn the native profile off for {0} through irmd")]
+    Weaker(String),
 }
 
 /// A flow cannot be used, now or any more.

@@ -393,6 +393,7 @@ impl Core {
             early,
             elsewhere: Some(Box::new(move |take| transport.watch_elsewhere(local, take))),
             strays: Some(Box::new(strays)),
+            closer: None,
             release: Some(Box::new(reserved)),
         }
     }

@@ -2,19 +2,26 @@
 //! be accepted. Embedded in a program, or the core of `irmd`.
 
 mod accept;
+mod accepted;
+mod listing;
 
 use std::{
     collections::HashMap,
+    io, slice,
     sync::{Arc, Mutex},
+    task::Poll,
 };
 
 use futures_lite::future;
 
-use self::accept::AcceptQueue;
-
+pub use self::listing::{Destruction, LayerInfo};
+use self::{accept::AcceptQueue, accepted::AcceptedFlows};
 use crate::{
-    daemon::{Client, DaemonError},
-    error::{AllocateError, LayerError},
+    daemon::{
+        Client, DaemonError,
+        protocol::{Request, Response},
+    },
+    error::{AllocateError, LayerError, NotEmbedded, PolicyError},
     flow::{Flow, FlowSpec, RawFlow},
     ipcp::{Core, Ipcp, allocate_in},
     layer::{Layer, LayerState},
@@ -59,6 +66,7 @@ struct State {
     daemon: Option<Client>,
     layers: Mutex<Vec<Layer>>,
     accepting: Arc<AcceptQueue>,
+    accepted: AcceptedFlows,
     policies: Mutex<HashMap<Name, ServerSecurity>>,
     identity: Mutex<Option<Identity>>,
 }
@@ -106,10 +114,7 @@ impl Irm {
         layer: &str,
         transport: impl IntoTransport,
     ) -> Result<Layer, LayerError> {
-        if self.0.daemon.is_some() {
-            let reason = "the layers of a daemon are made with `irm ipcp bootstrap`".to_owned();
-            return Err(DaemonError::Refused(reason).into());
-        }
+        self.embedded("bootstrap", "make the layer with `irm ipcp bootstrap`")?;
         let transport = transport.open()?;
         let accepting = self.0.accepting.clone();
         let core =
@@ -136,9 +141,26 @@ impl Irm {
         Ok(layer)
     }
 
+    /// That this manager hosts layers itself.
+    fn embedded(&self, operation: &'static str, instead: &'static str) -> Result<(), NotEmbedded> {
+        match self.0.daemon {
+            Some(_) => Err(NotEmbedded { operation, instead }),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns `true` if everything is asked of a daemon.
+    pub fn is_daemon(&self) -> bool {
+        self.0.daemon.is_some()
+    }
+
     /// Removes the IPCP called `ipcp`, and its layer with the last one. Flows
-    /// that it allocated go on. Whether there was one.
-    pub fn destroy(&self, ipcp: &str) -> bool {
+    /// that it allocated go on.
+    pub fn destroy(&self, ipcp: &str) -> Destruction {
+        let instead = "destroy the IPCP with `irm ipcp destroy`";
+        if let Err(error) = self.embedded("destroy", instead) {
+            return Destruction::NotEmbedded(error);
+        }
         let mut found = false;
         lock(&self.0.layers).retain(|layer| {
             let mut ipcps = lock(&layer.0.ipcps);
@@ -152,21 +174,130 @@ impl Irm {
             });
             !ipcps.is_empty()
         });
-        found
+        if found { Destruction::Destroyed } else { Destruction::NoSuchIpcp }
     }
 
-    /// The layers of this process.
+    /// The layers that this process hosts: none on a handle of a daemon, whose
+    /// layers [`list_layers`](Self::list_layers) has.
     pub fn layers(&self) -> Vec<Layer> {
         lock(&self.0.layers).clone()
     }
 
-    /// The layer called `name`.
+    /// The layer called `name` that this process hosts.
     pub fn layer(&self, name: &str) -> Option<Layer> {
         lock(&self.0.layers).iter().find(|layer| layer.name() == name).cloned()
     }
 
+    /// The layers that this manager or its daemon hosts: what is in them.
+    ///
+    /// # Errors
+    ///
+    /// The daemon cannot be asked.
+    pub async fn list_layers(&self) -> Result<Vec<LayerInfo>, LayerError> {
+        let Some(daemon) = &self.0.daemon else {
+            return Ok(self.layers().iter().map(LayerInfo::of).collect());
+        };
+        let (ipcps, names) = (daemon.ask(&Request::ListIpcps).await?, Request::ListNames);
+        let (Response::Ipcps(ipcps), Response::Names(names)) = (ipcps, daemon.ask(&names).await?)
+        else {
+            return Err(DaemonError::Lost(io::Error::other("not the list")).into());
+        };
+        let mut layers: Vec<LayerInfo> = Vec::new();
+        // One that has no layer yet is in none.
+        for ipcp in ipcps.into_iter().filter(|ipcp| !ipcp.layer.is_empty()) {
+            match layers.iter_mut().find(|layer| layer.name == ipcp.layer) {
+                Some(layer) => layer.ipcps.push(ipcp.name),
+                None => layers.push(LayerInfo {
+                    names: Vec::new(),
+                    name: ipcp.layer,
+                    ipcps: vec![ipcp.name],
+                }),
+            }
+        }
+        for name in names {
+            for layer in layers.iter_mut().filter(|layer| name.layers.contains(&layer.name)) {
+                layer.names.extend(name.name.parse::<Name>());
+            }
+        }
+        Ok(layers)
+    }
+
+    /// Registers `name` in the layer called `layer`, so that peers find it here.
+    ///
+    /// # Errors
+    ///
+    /// There is no such layer, the text is no name, or it is registered already;
+    /// the daemon cannot be asked.
+    pub async fn register(&self, name: &str, layer: &str) -> Result<(), LayerError> {
+        if let Some(daemon) = &self.0.daemon {
+            let (name, layer) = (name.parse::<Name>()?.to_string(), layer.to_owned());
+            return Ok(daemon.ask(&Request::Register { name, layer }).await.map(drop)?);
+        }
+        let known = self.layer(layer).ok_or_else(|| LayerError::NoSuchLayer(layer.to_owned()))?;
+        known.register(name).await
+    }
+
+    /// Takes `name` back from the layer called `layer`. Flows that were allocated to
+    /// it go on.
+    ///
+    /// # Errors
+    ///
+    /// As for [`register`](Self::register); the name is not registered there.
+    pub async fn unregister(&self, name: &str, layer: &str) -> Result<(), LayerError> {
+        if let Some(daemon) = &self.0.daemon {
+            let (name, layer) = (name.parse::<Name>()?.to_string(), layer.to_owned());
+            return Ok(daemon.ask(&Request::Unregister { name, layer }).await.map(drop)?);
+        }
+        let known = self.layer(layer).ok_or_else(|| LayerError::NoSuchLayer(layer.to_owned()))?;
+        known.unregister(name).await
+    }
+
+    /// Has this process accept flows to `name`. A manager that hosts its layers
+    /// itself accepts flows to all names that are registered there: nothing has to
+    /// be done then.
+    ///
+    /// # Errors
+    ///
+    /// The text is no name, or the daemon cannot be asked.
+    pub async fn bind(&self, name: &str) -> Result<(), LayerError> {
+        self.bind_process(name, true).await
+    }
+
+    /// Takes [`bind`](Self::bind) back.
+    ///
+    /// # Errors
+    ///
+    /// As for [`bind`](Self::bind); it was not bound. A manager that hosts its
+    /// layers itself [`unregister`](Self::unregister)s what it is not to serve.
+    pub async fn unbind(&self, name: &str) -> Result<(), LayerError> {
+        self.bind_process(name, false).await
+    }
+
+    async fn bind_process(&self, name: &str, bind: bool) -> Result<(), LayerError> {
+        let name = name.parse::<Name>()?.to_string();
+        match &self.0.daemon {
+            Some(daemon) => {
+                let request = Request::Process { pid: std::process::id(), name, bind };
+                Ok(daemon.ask(&request).await.map(drop)?)
+            }
+            None if bind => Ok(()),
+            None => Err(LayerError::BoundByRegistration(name)),
+        }
+    }
+
     /// What flows to `name` have to be like to be accepted here from now on,
-    /// in every layer. Best said before the name is registered.
+    /// in every layer. Best said before the name is registered: accepted flows that
+    /// do not meet a stricter policy end.
+    ///
+    /// On a handle of a daemon a program can only ask for more than the daemon has
+    /// for the name: both have to be met, by all flows to the name as long as this
+    /// process lives, from the next [`accept`](Self::accept) on.
+    ///
+    /// # Errors
+    ///
+    /// On a handle of a daemon, what [`PolicyError`] says. Nothing is accepted for
+    /// the name on this handle then, so that an error that is overlooked lets nobody
+    /// in.
     ///
     /// ```
     /// use ouroboros::{
@@ -187,7 +318,7 @@ impl Irm {
     /// let (server, client) = (Irm::new(), Irm::new());
     /// let friends = Trust::Keys(vec![theirs.fingerprint()]);
     /// let policy = ServerSecurity::encrypted().identity(ours).clients(friends);
-    /// server.set_policy("my_vpn".parse()?, policy);
+    /// server.set_policy("my_vpn".parse()?, policy)?;
     /// server.bootstrap("my_layer", network.station()).await?.register("my_vpn").await?;
     /// client.bootstrap("my_layer", network.station()).await?;
     ///
@@ -200,19 +331,31 @@ impl Irm {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// # }).unwrap();
     /// ```
-    pub fn set_policy(&self, name: Name, security: ServerSecurity) {
+    pub fn set_policy(&self, name: Name, security: ServerSecurity) -> Result<(), PolicyError> {
+        if let Some(daemon) = &self.0.daemon {
+            return daemon.set_policy(name, security);
+        }
         // Held throughout, so that no IPCP comes to be without it.
         let layers = lock(&self.0.layers);
         for ipcp in layers.iter().flat_map(Layer::ipcps) {
             ipcp.0.set_policy(&name, security.clone());
         }
+        self.0.accepted.end_unless(&name, &security);
         lock(&self.0.policies).insert(name, security);
+        Ok(())
     }
 
     /// Under which identity flows are allocated whose spec says
     /// [`identified`](FlowSpec::identified).
-    pub fn set_identity(&self, identity: Identity) {
+    ///
+    /// # Errors
+    ///
+    /// On a handle of a daemon: flows have the daemon's identity.
+    pub fn set_identity(&self, identity: Identity) -> Result<(), NotEmbedded> {
+        let instead = "flows have the identity of irmd: `irm key show`";
+        self.embedded("set_identity", instead)?;
         *lock(&self.0.identity) = Some(identity);
+        Ok(())
     }
 
     /// Waits for a flow to `name` and accepts it.
@@ -231,23 +374,18 @@ impl Irm {
     /// its time, or never answers, keeps no other waiting.
     async fn accept_begun(&self, name: Option<Name>) -> Result<Flow, AllocateError> {
         let accepting = &self.0.accepting;
-        let names = match &name {
-            Some(name) => vec![name.clone()],
-            None => self.layers().iter().flat_map(Layer::names).collect(),
-        };
-        let wanted = |known: &Name| match &self.0.daemon {
-            Some(_) => name.as_ref().is_none_or(|name| name == known),
-            None => names.contains(known),
-        };
+        let wanted = |known: &Name| name.as_ref().is_none_or(|name| name == known);
         loop {
             let changed = accepting.changed();
             if let Some(flow) = accepting.take_ready(wanted) {
-                return Ok(flow);
+                return Ok(self.admit(flow));
             }
             let next = async {
                 match &self.0.daemon {
                     Some(daemon) => Ok(Some(daemon.accept(name.as_ref().map(Name::as_str)).await?)),
-                    None => self.accept_raw(&names).await.map(Some),
+                    None => {
+                        self.accept_embedded(name.as_ref().map(slice::from_ref)).await.map(Some)
+                    }
                 }
             };
             let changed = async {
@@ -257,18 +395,47 @@ impl Irm {
             let Some(raw) = future::or(next, changed).await? else { continue };
             let flow = Flow::new(raw)?;
             if flow.is_ready().unwrap_or(false) {
-                return Ok(flow);
+                return Ok(self.admit(flow));
             }
             accepting.wait_for(flow);
         }
     }
 
+    /// Remembers a flow that is accepted, for when a stricter policy comes.
+    fn admit(&self, flow: Flow) -> Flow {
+        // One that was agreed before the policy is not accepted any more after it.
+        let policies = lock(&self.0.policies);
+        self.0.accepted.add(&flow);
+        if policies.get(&flow.info().name).is_some_and(|policy| !flow.info().meets(policy)) {
+            flow.closer().close();
+        }
+        flow
+    }
+
     /// Waits for a flow to any of `names` whose peer has proved that it is there;
     /// see [`RawFlow`]. Cancel safe: a flow that is not taken waits for the next
     /// call.
+    ///
+    /// # Errors
+    ///
+    /// The daemon cannot be asked.
     pub async fn accept_raw(&self, names: &[Name]) -> Result<RawFlow, AllocateError> {
+        let Some(daemon) = &self.0.daemon else { return self.accept_embedded(Some(names)).await };
+        let mut accepting: Vec<_> =
+            names.iter().map(|name| Box::pin(daemon.accept(Some(name.as_str())))).collect();
+        // What another one has taken by then is kept for the next call.
+        future::poll_fn(|context| {
+            let ready = accepting.iter_mut().map(|accept| accept.as_mut().poll(context));
+            ready.into_iter().find(Poll::is_ready).unwrap_or(Poll::Pending)
+        })
+        .await
+    }
+
+    /// Waits for a flow to any of `names`; `None`: to any that is registered, also
+    /// later.
+    async fn accept_embedded(&self, names: Option<&[Name]>) -> Result<RawFlow, AllocateError> {
         let accepting = &self.0.accepting;
-        let wanted = |known: &Name| names.contains(known);
+        let wanted = |known: &Name| names.is_none_or(|names| names.contains(known));
         loop {
             let changed = accepting.changed();
             accepting.begin(wanted);
@@ -282,9 +449,6 @@ impl Irm {
     /// Allocates a flow to `name` in the first layer that knows it.
     pub async fn allocate(&self, name: &str, spec: FlowSpec) -> Result<Flow, AllocateError> {
         let (parsed, timeout) = (name.parse()?, spec.timeout);
-        if let Some(daemon) = &self.0.daemon {
-            return Flow::begin(daemon.allocate(name, spec).await?, timeout).await;
-        }
         Flow::begin(self.allocate_raw(&parsed, spec).await?, timeout).await
     }
 
@@ -294,6 +458,9 @@ impl Irm {
         name: &Name,
         mut spec: FlowSpec,
     ) -> Result<RawFlow, AllocateError> {
+        if let Some(daemon) = &self.0.daemon {
+            return daemon.allocate(name.as_str(), spec).await;
+        }
         if let Some(security) = spec.security.as_mut().filter(|_| spec.identified) {
             let identity = lock(&self.0.identity).clone().ok_or(AllocateError::NoIdentity)?;
             security.identity = Some(identity);

@@ -39,13 +39,13 @@ mod layer;
 mod sys;
 mod tunnel;
 
-pub use error::{AllocateError, FlowError, LayerError};
+pub use error::{AllocateError, FlowError, LayerError, NotEmbedded, PolicyError};
 pub use flow::{
     Flow, FlowCloser, FlowInfo, FlowReceiver, FlowSender, FlowSpec, FlowStatistics, FlowWatcher,
     Packets, RawFlow, WatchElsewhere,
 };
 pub use ipcp::Ipcp;
-pub use irm::Irm;
+pub use irm::{Destruction, Irm, LayerInfo};
 pub use lanes::LaneAcceptor;
 pub use layer::Layer;
 use ouroboros_proto::sync;

@@ -179,7 +179,7 @@ fn a_name_that_requires_encryption_refuses_plain_flows() {
     future::block_on(async {
         let (server, client) = in_memory().await;
         let policy = ServerSecurity { require_encryption: true, ..Default::default() };
-        server.set_policy("my_vpn".parse().expect("a name"), policy);
+        server.set_policy("my_vpn".parse().expect("a name"), policy).expect("set");
         let refused = future::or(
             async { client.allocate("my_vpn", FlowSpec::raw()).await.map(drop) },
             async { server.accept("my_vpn").await.map(drop) },
@@ -203,7 +203,7 @@ fn both_ends_of_a_flow_know_each_other_if_they_are_to() {
         let (ours, theirs, other) = (identity("my_vpn"), identity("laptop"), identity("other"));
         let trust = |identity: &Identity| Trust::Keys(vec![identity.fingerprint()]);
         let policy = ServerSecurity::encrypted().identity(ours.clone()).clients(trust(&theirs));
-        server.set_policy("my_vpn".parse().expect("a name"), policy);
+        server.set_policy("my_vpn".parse().expect("a name"), policy).expect("set");
         let spec = FlowSpec::raw().trust(trust(&ours)).require_native();
         let (accepted, allocated) =
             pair(&server, &client, spec.clone().identity(theirs.clone())).await;
@@ -220,7 +220,7 @@ fn both_ends_of_a_flow_know_each_other_if_they_are_to() {
             client.allocate("my_vpn", managed.clone()).await,
             Err(AllocateError::NoIdentity)
         ));
-        client.set_identity(theirs.clone());
+        client.set_identity(theirs.clone()).expect("set");
         let (accepted, _allocated) = pair(&server, &client, managed).await;
         assert!(accepted.info().identity.is_some());
         // A server with another key.
@@ -246,7 +246,7 @@ fn what_a_server_is_not_or_does_not_speak_is_told() {
     future::block_on(async {
         let (server, client) = in_memory().await;
         let old = ServerSecurity { profile: ProfilePolicy::Wire023, ..ServerSecurity::default() };
-        server.set_policy("my_vpn".parse().expect("a name"), old);
+        server.set_policy("my_vpn".parse().expect("a name"), old).expect("set");
         let failed = async |spec| {
             future::or(client.allocate("my_vpn", spec), async {
                 let _flow = server.accept("my_vpn").await;
@@ -533,5 +533,44 @@ fn a_dropped_accept_loses_no_flow() {
         let spec = FlowSpec::raw().encrypted();
         let (accepted, allocated) = future::zip(impatient, client.allocate("my_vpn", spec)).await;
         exchange(&accepted, &allocated.expect("allocated")).await;
+    });
+}
+
+#[test]
+fn a_name_that_is_registered_later_is_accepted_by_who_waits_for_any() {
+    future::block_on(async {
+        let network = Network::new();
+        let (server, client) = (Irm::new(), Irm::new());
+        let layer = server.bootstrap("my_layer", network.station()).await.expect("a layer");
+        client.bootstrap("my_layer", network.station()).await.expect("a layer");
+        let later = async {
+            // Once who waits has begun to.
+            future::yield_now().await;
+            layer.register("late").await.expect("registered");
+            client.allocate("late", FlowSpec::raw().encrypted()).await
+        };
+        let (accepted, allocated) = future::zip(server.accept_any(), later).await;
+        assert_eq!(accepted.expect("accepted").info().name.as_str(), "late");
+        allocated.expect("allocated");
+    });
+}
+
+#[test]
+fn a_stricter_policy_ends_the_flows_that_do_not_meet_it() {
+    future::block_on(async {
+        let network = Network::new();
+        let (server, client) = (Irm::new(), Irm::new());
+        let layer = server.bootstrap("my_layer", network.station()).await.expect("a layer");
+        layer.register("my_vpn").await.expect("registered");
+        client.bootstrap("my_layer", network.station()).await.expect("a layer");
+        let pair = |spec| future::zip(server.accept("my_vpn"), client.allocate("my_vpn", spec));
+        let plain = pair(FlowSpec::raw()).await.0.expect("accepted");
+        let encrypted = pair(FlowSpec::raw().encrypted()).await;
+        let (kept, keeps) = (encrypted.0.expect("accepted"), encrypted.1.expect("allocated"));
+        let name = "my_vpn".parse().expect("a name");
+        server.set_policy(name, ServerSecurity::encrypted()).expect("set");
+        assert!(matches!(plain.recv(&mut [0; 9]).await, Err(FlowError::Closed)));
+        keeps.send(b"still here").await.expect("sent");
+        assert_eq!(kept.recv(&mut [0; 99]).await.expect("received"), 10);
     });
 }

@@ -49,6 +49,7 @@ fn raw(role: Role, path: Arc<dyn Path>) -> RawFlow {
         early: Vec::new(),
         strays: None,
         elsewhere: None,
+        closer: None,
         release: None,
     }
 }

@@ -14,7 +14,7 @@ use ouroboros::{
     },
     trust::{
         ChangedKey, Flaw, KeyFile, KnownNames, Meeting, TrustError, TrustFolder, authorities,
-        authorized_keys,
+        authorized_keys, reread_authorized_keys,
     },
     wire::Name,
 };
@@ -377,4 +377,24 @@ fn processes_that_meet_a_server_at_once_write_it_down_once() {
     for (argument, said) in arguments.iter().zip(&said) {
         assert_eq!(*argument == first, said != "Changed", "{said}");
     }
+}
+
+#[test]
+fn a_list_that_is_damaged_shuts_out_nobody_and_lets_nobody_back_in() {
+    let folder = Folder::new();
+    let (one, two, three) = (fingerprint(), fingerprint(), fingerprint());
+    let list = folder.write("clients", &format!("{one}\nrubbish\n{three}\n"));
+    let permit = |mode| fs::set_permissions(&list, Permissions::from_mode(mode));
+    permit(0o644).expect("changed");
+    let last = [one, two];
+    let (keys, flaws) = reread_authorized_keys(&list, &last);
+    assert_eq!(keys, [one, three], "two was removed");
+    assert!(flaws[0].to_string().contains("line 2"), "{}", flaws[0]);
+    // Anybody may have added the third.
+    permit(0o666).expect("changed");
+    let (keys, flaws) = reread_authorized_keys(&list, &last);
+    assert_eq!((keys, flaws.len()), (vec![one], 1));
+    fs::remove_file(&list).expect("removed");
+    let (keys, flaws) = reread_authorized_keys(&list, &last);
+    assert_eq!((keys, flaws.len()), (Vec::new(), 1));
 }

@@ -2,17 +2,20 @@
 
 use std::{process::ExitCode, sync::Arc};
 
+use async_signal::{Signal, Signals};
 use futures_lite::{StreamExt, future};
 use ouroboros::daemon::socket_path;
 use ouroboros_cli::{
     confine::confine,
     irmd::{Place, State, group, raise_descriptor_limit, serve},
-    signals,
 };
 use rustix::thread::CapabilitySet;
 use structopt::StructOpt;
 
 /// Hosts Ouroboros layers, keeps names and bindings, serves applications
+///
+/// SIGHUP reads the files of keys, clients and authorities again, which also happens
+/// within a second of a change; SIGUSR1 logs what there is; SIGINT and SIGTERM end it.
 #[derive(StructOpt)]
 #[structopt(name = "irmd")]
 struct Arguments {
@@ -38,15 +41,25 @@ fn main() -> ExitCode {
 }
 
 async fn run() -> Result<(), Box<dyn std::error::Error>> {
-    let mut signals = signals()?;
+    // SIGPIPE is ignored, as in every Rust program: writing says so.
+    let mut signals = Signals::new([Signal::Int, Signal::Term, Signal::Hup, Signal::Usr1])?;
     let path = socket_path();
     let place = Place::take(&path)?;
     tracing::info!(socket = %path.display(), "irmd {} serves", env!("CARGO_PKG_VERSION"));
     let state = Arc::new(State::default());
-    future::or(serve(state, &place.listener), async {
-        signals.next().await;
-    })
-    .await;
+    let signalled = async {
+        while let Some(signal) = signals.next().await {
+            match signal {
+                Ok(Signal::Hup) => {
+                    tracing::info!("reading the files of keys, clients and authorities again");
+                    state.reload();
+                }
+                Ok(Signal::Usr1) => state.log(),
+                _ => return,
+            }
+        }
+    };
+    future::or(serve(state.clone(), &place.listener), signalled).await;
     tracing::info!("irmd ends");
     Ok(())
 }

@@ -56,6 +56,25 @@ pub enum Error {
     /// Misuse: what is asked of a flow's security makes no sense.
     #[error(transparent)]
     Security(#[from] BadSecurity),
+    /// Misuse: the application asks for less than the name's policy names.
+    #[error(
+        "the application asks for {asked}, and the policy of {name} (cencpath) for {named}, which \
+         is more: ask for no algorithms, or for as much"
+    )]
+    Weaker {
+        /// The name.
+        name: String,
+        /// The application's algorithms.
+        asked: String,
+        /// Those of the policy.
+        named: String,
+    },
+    /// Misuse: what a program demands cannot be had together with the name's policy.
+    #[error(
+        "{0}: the program demands other authorities, or keys where the name's policy (irm name \
+         create) has authorities: have one of the two say who gets a flow"
+    )]
+    Contradiction(String),
     /// Misuse, or a newer application: the request is not known.
     #[error("a request that this irmd does not know")]
     UnknownRequest,

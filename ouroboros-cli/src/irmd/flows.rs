@@ -6,7 +6,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use ouroboros::daemon::protocol::FlowEntry;
+use async_channel::{Receiver, Sender, bounded};
+use ouroboros::{FlowInfo, ServerSecurity, daemon::protocol::FlowEntry, wire::Name};
 
 /// A relayed flow costs two threads and their buffers.
 const RELAYED: usize = 128;
@@ -34,8 +35,15 @@ pub struct Flows {
 
 #[derive(Debug, Default)]
 struct Table {
-    entries: BTreeMap<u64, FlowEntry>,
+    entries: BTreeMap<u64, Entry>,
     next: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    flow: FlowEntry,
+    /// What was agreed, and what ends the flow, if it was accepted here.
+    accepted: Option<(FlowInfo, Sender<()>)>,
 }
 
 impl Default for Flows {
@@ -50,14 +58,19 @@ impl Flows {
         Self { table: Arc::default(), relayed, handed_over }
     }
 
-    /// Takes a flow in, until what is returned is dropped.
+    /// Takes a flow in, until what is returned is dropped. If it was `accepted` here,
+    /// what was agreed has to meet the policy of its name, also later.
     ///
     /// # Errors
     ///
     /// There are too many of its kind.
-    pub(super) fn admit(&self, entry: FlowEntry) -> Result<Admitted, TooManyFlows> {
+    pub(super) fn admit(
+        &self,
+        entry: FlowEntry,
+        accepted: Option<FlowInfo>,
+    ) -> Result<(Admitted, Receiver<()>), TooManyFlows> {
         let mut table = lock(&self.table);
-        let count = table.entries.values().filter(|e| e.relayed == entry.relayed).count();
+        let count = table.entries.values().filter(|e| e.flow.relayed == entry.relayed).count();
         match entry.relayed {
             true if count >= self.relayed => return Err(TooManyFlows::Relayed(count)),
             false if count >= self.handed_over => return Err(TooManyFlows::HandedOver(count)),
@@ -65,19 +78,36 @@ impl Flows {
         }
         let id = table.next;
         table.next += 1;
-        table.entries.insert(id, entry);
-        Ok(Admitted { table: self.table.clone(), id })
+        let (revoke, revoked) = bounded(1);
+        let accepted = accepted.map(|info| (info, revoke));
+        table.entries.insert(id, Entry { flow: entry, accepted });
+        Ok((Admitted { table: self.table.clone(), id }, revoked))
     }
 
     /// Returns `true` if there are as many flows of the kind as there may be.
     pub(super) fn are_full(&self, relayed: bool) -> bool {
-        let count = lock(&self.table).entries.values().filter(|e| e.relayed == relayed).count();
+        let count =
+            lock(&self.table).entries.values().filter(|e| e.flow.relayed == relayed).count();
         count >= if relayed { self.relayed } else { self.handed_over }
+    }
+
+    /// Ends the accepted flows to `name` that do not meet `policy`.
+    pub(super) fn revoke_unless(&self, name: &Name, policy: &ServerSecurity) {
+        for entry in lock(&self.table).entries.values() {
+            if let Some((info, revoke)) = &entry.accepted
+                && info.name == *name
+                && !info.meets(policy)
+                && revoke.try_send(()).is_ok()
+            {
+                let peer = &entry.flow.peer;
+                tracing::warn!(%name, peer, "a flow does not meet the name's policy any more: ended");
+            }
+        }
     }
 
     /// The flows there are, oldest first.
     pub fn list(&self) -> Vec<FlowEntry> {
-        lock(&self.table).entries.values().cloned().collect()
+        lock(&self.table).entries.values().map(|entry| entry.flow.clone()).collect()
     }
 }
 

@@ -4,6 +4,7 @@
 mod crowd;
 mod error;
 mod flows;
+mod keys;
 mod limited;
 mod policy;
 mod serve;

@@ -6,18 +6,22 @@ use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use ouroboros::{
     FlowSpec, Identity, ServerSecurity, Trust,
-    crypto::{Algorithms, SystemEntropy, identity::CaStore},
+    crypto::{Algorithms, Suite, identity::CaStore},
     daemon::security::{Authentication, FlowSecurity},
-    proto::negotiation::{ClientSecurity, ProfilePolicy},
+    proto::{
+        native::Capabilities,
+        negotiation::{ClientSecurity, ProfilePolicy},
+    },
     trust::{self, KeyFile, TrustFolder},
     wire::Name,
 };
 
-use super::Error;
+use super::{Error, keys::Keys};
 
 /// The security of a name.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +44,9 @@ pub(super) struct Asked {
 /// Tells a file from what it is when it has changed.
 pub(super) type Stamp = Option<(u64, u64, i64, i64)>;
 
+/// What the clock of a file system may be behind.
+const COARSE: Duration = Duration::from_millis(100);
+
 /// Files in a folder of authorities that are watched, at most.
 const FILES: usize = 4096;
 
@@ -48,7 +55,10 @@ impl Policy {
         !matches!(self.authentication, Authentication::Offered | Authentication::None)
     }
 
-    /// What is asked of flows that are accepted.
+    /// What is asked of flows that are accepted. `last` is what was before, if
+    /// anything was: where a list of clients cannot be read as a whole, its good
+    /// lines count, and where it cannot be believed, of those it has now the ones
+    /// that it had before.
     ///
     /// # Errors
     ///
@@ -56,19 +66,29 @@ impl Policy {
     pub(super) fn accepted(
         &self,
         name: &Name,
-        folder: &TrustFolder,
+        (folder, keys): (&TrustFolder, &Keys),
+        last: Option<&ServerSecurity>,
     ) -> Result<ServerSecurity, Error> {
         let mut security = self.unauthenticated();
         security = match &self.authentication {
             Authentication::None => return Ok(security),
             // The certificate of an authority is for 0.23 clients as well.
             Authentication::Offered if self.certificate.is_none() => {
-                return Ok(security.native_identity(self.identity(name, folder)?));
+                return Ok(security.native_identity(self.identity(name, folder, keys)?));
             }
-            _ => security.identity(self.identity(name, folder)?),
+            _ => security.identity(self.identity(name, folder, keys)?),
         };
         security.clients = match &self.authentication {
-            Authentication::Keys(path) => Trust::Keys(trust::authorized_keys(path.as_ref())?),
+            Authentication::Keys(path) => Trust::Keys(match last.map(|last| &last.clients) {
+                Some(Trust::Keys(last)) => {
+                    let (clients, flaws) = trust::reread_authorized_keys(path.as_ref(), last);
+                    for flaw in flaws {
+                        tracing::error!(%name, %flaw, "a list of clients is not as it should be");
+                    }
+                    clients
+                }
+                _ => trust::authorized_keys(path.as_ref())?,
+            }),
             Authentication::Authorities(own) => {
                 Trust::Authorities(authorities(own.as_deref(), folder)?)
             }
@@ -105,11 +125,11 @@ impl Policy {
         name: &Name,
         spec: FlowSpec,
         asked: Option<&FlowSecurity>,
-        folder: &TrustFolder,
+        (folder, keys): (&TrustFolder, &Keys),
     ) -> Result<Asked, Error> {
         let encrypted = self.client.is_some() || self.authenticates() || self.native;
         let (mut security, mut identified) = match asked {
-            Some(asked) => (asked.open()?, asked.identified),
+            Some(asked) => (self.with_named(name, asked.open()?)?, asked.identified),
             None if encrypted => (self.client.map_or_else(Default::default, Into::into), false),
             None => return Ok(Asked { spec, remembered: false }),
         };
@@ -119,7 +139,7 @@ impl Policy {
         identified |=
             matches!(self.authentication, Authentication::Keys(_) | Authentication::Authorities(_));
         if identified {
-            security.identity = Some(self.identity(&host_name()?, folder)?);
+            security.identity = Some(self.identity(&host_name()?, folder, keys)?);
         }
         let remembered = self.know(&mut security, name, folder)?;
         Ok(Asked { spec: spec.secured(security), remembered })
@@ -158,12 +178,40 @@ impl Policy {
         self.key.as_ref().map_or_else(|| folder.identity(), KeyFile::at)
     }
 
-    fn identity(&self, name: &Name, folder: &TrustFolder) -> Result<Identity, Error> {
-        let file = self.key(folder);
-        let key = match &self.key {
-            None => file.load_or_generate(&mut SystemEntropy)?,
-            Some(path) => file.load()?.ok_or_else(|| Error::NoFile(path.clone()))?,
-        };
+    /// What an application asks of a flow to `name`, with the algorithms that the
+    /// name's policy names: an application that names none has those, and one that
+    /// does can only ask for more.
+    fn with_named(&self, name: &Name, mut asked: ClientSecurity) -> Result<ClientSecurity, Error> {
+        let Some(named) = self.client else { return Ok(asked) };
+        let default = ClientSecurity::default();
+        let names_none =
+            asked.suite == default.suite && asked.capabilities.contains(Capabilities::HYBRID_FIRST);
+        if names_none {
+            let own = ClientSecurity::from(named);
+            if !own.capabilities.contains(Capabilities::HYBRID_FIRST) {
+                let bits = asked.capabilities.bits() & !Capabilities::HYBRID_FIRST.bits();
+                asked.capabilities = Capabilities::from_bits(bits);
+            }
+            asked.suite = own.suite;
+            if asked.digest == default.digest {
+                asked.digest = own.digest;
+            }
+            return Ok(asked);
+        }
+        let suite = asked.suite;
+        let weaker = named.kex.is_some_and(|kex| suite.kex < kex)
+            || named.kdf.is_some_and(|kdf| suite.kdf < kdf)
+            || named.cipher.is_some_and(|cipher| suite.cipher < cipher);
+        if weaker {
+            let (asked, named) = (suite.to_string(), ClientSecurity::from(named).suite.to_string());
+            return Err(Error::Weaker { name: name.to_string(), asked, named });
+        }
+        Ok(asked)
+    }
+
+    fn identity(&self, name: &Name, folder: &TrustFolder, keys: &Keys) -> Result<Identity, Error> {
+        // One that is named has to be there.
+        let key = keys.load(&self.key(folder), self.key.is_none())?;
         match &self.certificate {
             None => Ok(Identity::self_signed(key, name)),
             Some(path) => {
@@ -199,6 +247,17 @@ impl Policy {
         paths.iter().map(stamp).collect()
     }
 
+    /// Returns `true` if `stamps` were taken too soon after a change to tell it from
+    /// another one that comes right behind: the file system's clock is coarse.
+    pub(super) fn are_fresh(stamps: &[Stamp]) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        stamps.iter().flatten().any(|(_, _, seconds, nanoseconds)| {
+            let changed = u64::try_from(*seconds).ok().zip(u32::try_from(*nanoseconds).ok());
+            let changed = changed.map(|(seconds, nanos)| Duration::new(seconds, nanos));
+            changed.is_some_and(|at| now.saturating_sub(at) < COARSE)
+        })
+    }
+
     /// What flows that are accepted are like, for people.
     pub(super) fn describe(&self) -> String {
         let mut text = match self.server {
@@ -216,6 +275,43 @@ impl Policy {
         }
         text
     }
+}
+
+/// What both `own`, a name's policy, and what a program demands allow.
+///
+/// # Errors
+///
+/// They name different authorities, or one names authorities and the other keys:
+/// nobody can tell whom both mean.
+pub(super) fn both(
+    name: &Name,
+    own: &ServerSecurity,
+    demands: &ServerSecurity,
+) -> Result<ServerSecurity, Error> {
+    let mut both = own.clone();
+    both.require_encryption |= demands.require_encryption;
+    if demands.profile == ProfilePolicy::RequireNative {
+        both.profile = ProfilePolicy::RequireNative;
+    }
+    both.suite = match (own.suite, demands.suite) {
+        (Some(a), Some(b)) => Some(Suite {
+            kex: a.kex.max(b.kex),
+            kdf: a.kdf.max(b.kdf),
+            cipher: a.cipher.max(b.cipher),
+        }),
+        (own, demanded) => own.or(demanded),
+    };
+    both.clients = match (&own.clients, &demands.clients) {
+        (own, Trust::Anyone) => own.clone(),
+        (Trust::Anyone, demanded) => demanded.clone(),
+        (own, Trust::FirstUse) => own.clone(),
+        (Trust::FirstUse, demanded) => demanded.clone(),
+        (Trust::Keys(own), Trust::Keys(demanded)) => {
+            Trust::Keys(own.iter().filter(|key| demanded.contains(key)).copied().collect())
+        }
+        _ => return Err(Error::Contradiction(name.to_string())),
+    };
+    Ok(both)
 }
 
 /// Those in the folder of one's own, or else the daemon's, who may have none.

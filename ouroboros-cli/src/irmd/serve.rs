@@ -4,13 +4,14 @@
 
 use std::{fs, io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
+use async_channel::Receiver;
 use futures_lite::future;
 use ouroboros::{
     FlowSpec, RawFlow,
     daemon::{
         Connection, Failure, Listener, attend, hand_over,
         protocol::{FlowEntry, FlowGrant, Request, Response},
-        relay,
+        relay, revoke,
         security::{FlowSecurity, PeerData},
     },
     proto::negotiation::Profile,
@@ -31,6 +32,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const TAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often to look whether files of trust have changed.
 const REFRESH: Duration = Duration::from_secs(1);
+/// How long an application may take to end a relayed flow that it may not have any
+/// more.
+const REVOKED: Duration = Duration::from_secs(1);
 /// How long to wait when there are no descriptors for another connection.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
@@ -99,7 +103,10 @@ async fn answer(state: &State, connection: &Connection, place: Place) -> io::Res
     place.has_asked();
     tracing::debug!(?request);
     match request {
-        Request::Accept { name, program } => loop {
+        Request::Accept { name, program, demands } => loop {
+            if let Err(error) = state.demand(connection.peer_process()?, &demands) {
+                return refuse(connection, error.into()).await;
+            }
             let flow = accept(state, connection, name.as_deref(), program.as_deref()).await?;
             if state.flows.are_full(is_relayed(&flow, connection)) {
                 tracing::debug!(peer = %flow.info.peer, "too many flows: one that was accepted is closed");
@@ -112,7 +119,7 @@ async fn answer(state: &State, connection: &Connection, place: Place) -> io::Res
                 state.give_back(flow);
                 return Err(error);
             }
-            match Given::admit(state, connection, flow) {
+            match Given::admit(state, connection, flow, true) {
                 Err(failure) => {
                     tracing::warn!(%failure, "a flow that was accepted is closed");
                     return refuse(connection, failure.into()).await;
@@ -127,7 +134,7 @@ async fn answer(state: &State, connection: &Connection, place: Place) -> io::Res
                 Ok(name) => allocate(state, connection, &name, spec, security).await?,
                 Err(error) => Err(error.into()),
             };
-            match flow.and_then(|flow| Given::admit(state, connection, flow)) {
+            match flow.and_then(|flow| Given::admit(state, connection, flow, false)) {
                 Ok(given) => given.send(connection, place).await,
                 Err(failure) => refuse(connection, failure.into()).await,
             }
@@ -174,6 +181,8 @@ struct Given {
     flow: RawFlow,
     /// The grant and the flow's own socket; `None` if it is relayed.
     handed: Option<(FlowGrant, OwnedFd)>,
+    /// Says something when the name's policy does not allow the flow any more.
+    revoked: Receiver<()>,
 }
 
 impl Given {
@@ -182,7 +191,12 @@ impl Given {
     /// # Errors
     ///
     /// It may not, or the flow's socket cannot leave the daemon.
-    fn admit(state: &State, connection: &Connection, mut flow: RawFlow) -> Result<Self, Error> {
+    fn admit(
+        state: &State,
+        connection: &Connection,
+        mut flow: RawFlow,
+        accepted: bool,
+    ) -> Result<Self, Error> {
         let handed =
             hand_over(&mut flow, may_have_packet_socket(connection)).map_err(Error::HandOver)?;
         let info = &flow.info;
@@ -198,9 +212,10 @@ impl Given {
         };
         let FlowEntry { name, peer, relayed, .. } = &entry;
         tracing::info!(name, peer, relayed, "flow allocated");
-        let admitted = state.flows.admit(entry)?;
+        let accepted = accepted.then(|| info.clone());
+        let (admitted, revoked) = state.flows.admit(entry, accepted)?;
         flow.release = Some(Box::new((flow.release.take(), admitted)));
-        Ok(Self { flow, handed })
+        Ok(Self { flow, handed, revoked })
     }
 
     /// Sends the flow to the application, and attends to it if its packets do
@@ -210,11 +225,27 @@ impl Given {
             Some((grant, socket)) => {
                 connection.send(&Response::Flow(Box::new(grant)), Some(&socket)).await?;
                 drop((socket, place));
-                attend(self.flow, connection).await
+                let revoked = async {
+                    if self.revoked.recv().await.is_ok() {
+                        revoke(connection);
+                    }
+                    // The application ends the flow, and with it the connection.
+                    future::pending().await
+                };
+                future::or(attend(self.flow, connection), revoked).await
             }
             None => {
-                let (grant, end) = relay(self.flow)?;
-                connection.send(&Response::Flow(Box::new(grant)), Some(&end)).await
+                let (grant, end, closer) = relay(self.flow)?;
+                connection.send(&Response::Flow(Box::new(grant)), Some(&end)).await?;
+                drop((end, place));
+                // An error says that the flow has been let go.
+                if self.revoked.recv().await.is_ok() {
+                    // An application that ends the flow itself tells its peer.
+                    revoke(connection);
+                    async_io::Timer::after(REVOKED).await;
+                    closer.close();
+                }
+                Ok(())
             }
         }
     }

@@ -4,24 +4,25 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::OwnedFd,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use super::{
     Error, Flows,
-    policy::{Asked, Policy, Stamp},
+    keys::Keys,
+    policy::{self, Asked, Policy, Stamp},
 };
 use event_listener::{Event, EventListener};
 use ouroboros::{
-    Flow, FlowSpec, Irm, RawFlow, ServerSecurity,
+    Destruction, Flow, FlowSpec, Irm, RawFlow, ServerSecurity, Trust,
     crypto::{Algorithms, SystemEntropy},
     daemon::{
         protocol::{IpcpEntry, KeyEntry, NameEntry, Request, Response, Security, TransportSpec},
-        security::FlowSecurity,
+        security::{FlowSecurity, NameDemands},
     },
     transport::{EthDix, IntoTransport, OpenError, Transport, Udp},
-    trust::{KeyFile, Meeting, TrustFolder},
+    trust::{KeyFile, Meeting, TrustError, TrustFolder},
     wire::{DirectoryHash, Name},
 };
 use rustix::{
@@ -34,8 +35,12 @@ struct NameState {
     /// By `name create`, not only by what else was said of it.
     created: bool,
     policy: Policy,
-    /// Of the policy's files when they were read.
+    /// Of the policy's files before they were read.
     stamps: Vec<Stamp>,
+    /// What the policy came to when its files were read.
+    own: Option<ServerSecurity>,
+    /// What processes demand beyond it, as long as they live.
+    demands: BTreeMap<u32, (Process, ServerSecurity)>,
     programs: BTreeSet<String>,
     processes: BTreeMap<u32, Process>,
 }
@@ -75,6 +80,7 @@ pub struct State {
     /// own.
     pub trust: Option<TrustFolder>,
     tables: Mutex<Tables>,
+    keys: Keys,
     /// Flows that were offered to a program which did not take them, and until when
     /// another one may.
     untaken: Mutex<Vec<(Instant, RawFlow)>>,
@@ -88,7 +94,7 @@ const UNTAKEN: Duration = Duration::from_secs(10);
 struct Spec(TransportSpec);
 
 impl IntoTransport for Spec {
-    fn open(self) -> Result<std::sync::Arc<dyn Transport>, OpenError> {
+    fn open(self) -> Result<Arc<dyn Transport>, OpenError> {
         match self.0 {
             TransportSpec::EthDix { device, ethertype, hash } => {
                 let mut builder = EthDix::on(&device);
@@ -154,7 +160,7 @@ impl State {
             }
             Request::DestroyIpcp { name } => {
                 let created = self.tables().created.remove(&name).is_some();
-                if created || self.irm.destroy(&name) {
+                if created || self.irm.destroy(&name) == Destruction::Destroyed {
                     Ok(Response::Done)
                 } else {
                     Err(Error::NoIpcp(name))
@@ -178,13 +184,14 @@ impl State {
             }
             Request::ShowKey => {
                 let file = self.trust()?.identity();
-                let key = file.load_or_generate(&mut SystemEntropy)?;
+                let key = self.keys.load(&file, true)?;
                 Ok(Response::Key(KeyEntry::new(&file, &key)))
             }
             Request::GenerateKey { force } => {
                 let file = self.trust()?.identity();
                 let make = if force { KeyFile::replace } else { KeyFile::generate };
-                let key = make(&file, &mut SystemEntropy)?;
+                let key = Arc::new(make(&file, &mut SystemEntropy)?);
+                self.keys.replace(&file, key.clone());
                 self.refresh();
                 Ok(Response::Key(KeyEntry::new(&file, &key)))
             }
@@ -266,14 +273,15 @@ impl State {
     fn create_name(&self, name: Name, policy: Policy) -> Outcome {
         let folder = self.trust()?;
         let stamps = policy.stamps(&folder);
-        let accepted = policy.accepted(&name, &folder)?;
+        let accepted = policy.accepted(&name, (&folder, &self.keys), None)?;
         let mut tables = self.tables();
         let known = tables.names.entry(name.clone()).or_default();
         if known.created {
             return Err(Error::NameExists(name.to_string()));
         }
         (known.created, known.policy, known.stamps) = (true, policy, stamps);
-        self.irm.set_policy(name, accepted);
+        known.own = Some(accepted);
+        self.apply(&name, known);
         Ok(Response::Done)
     }
 
@@ -287,25 +295,85 @@ impl State {
         Ok(Response::Done)
     }
 
-    /// Reads the files of trust that have changed, for the flows that are
-    /// accepted from now on.
+    /// Reads the files of trust that have changed. Flows that were accepted and are
+    /// not allowed any more end.
     pub fn refresh(&self) {
         self.close_untaken();
         let Ok(folder) = self.trust() else { return };
         let mut tables = self.tables();
         for (name, state) in &mut tables.names {
+            let had = state.demands.len();
+            state.demands.retain(|_, (process, _)| process.lives());
+            // Before the files are read: what changes meanwhile is read again.
             let stamps = state.policy.stamps(&folder);
-            if stamps == state.stamps {
+            if stamps != state.stamps {
+                let (place, last) = ((&folder, &self.keys), state.own.as_ref());
+                let accepted = state.policy.accepted(name, place, last);
+                state.own = Some(accepted.unwrap_or_else(|reason| {
+                    tracing::error!(%name, %reason, "a file of trust cannot be used");
+                    state.own.take().unwrap_or_else(|| state.policy.without_files())
+                }));
+                state.stamps = if Policy::are_fresh(&stamps) { Vec::new() } else { stamps };
+            } else if state.demands.len() == had {
                 continue;
             }
-            let accepted = state.policy.accepted(name, &folder).unwrap_or_else(|reason| {
-                tracing::error!(%name, %reason, "a file of trust cannot be used");
-                state.policy.without_files()
-            });
-            // A key may have been made for it.
-            state.stamps = state.policy.stamps(&folder);
-            self.irm.set_policy(name.clone(), accepted);
+            self.apply(name, state);
         }
+    }
+
+    /// Reads all files of trust, changed or not.
+    pub fn reload(&self) {
+        for state in self.tables().names.values_mut() {
+            state.stamps.clear();
+        }
+        self.refresh();
+    }
+
+    /// Says in the log what there is.
+    pub fn log(&self) {
+        let (ipcps, names, flows) = (self.ipcps().len(), self.names().len(), self.flows.list());
+        let relayed = flows.iter().filter(|flow| flow.relayed).count();
+        tracing::info!(ipcps, names, flows = flows.len(), relayed, "irmd serves");
+    }
+
+    /// Demands of flows to a name what process `pid` says, beyond the name's policy.
+    ///
+    /// # Errors
+    ///
+    /// It makes no sense, or cannot be had together with the policy.
+    pub(super) fn demand(&self, pid: u32, demands: &[NameDemands]) -> Result<(), Error> {
+        for demand in demands {
+            let (name, security) = demand.open()?;
+            let mut tables = self.tables();
+            let state = tables.names.entry(name.clone()).or_default();
+            let own = state.own.clone().unwrap_or_else(|| state.policy.without_files());
+            policy::both(&name, &own, &security)?;
+            let same = state.demands.get(&pid).is_some_and(|(process, known)| {
+                process.lives() && format!("{known:?}") == format!("{security:?}")
+            });
+            if !same {
+                state.demands.insert(pid, (Process::with_id(pid)?, security));
+                self.apply(&name, state);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the name's policy, and what is demanded beyond it, hold for what is
+    /// accepted and for the flows that there are.
+    fn apply(&self, name: &Name, state: &NameState) {
+        let own = state.own.clone().unwrap_or_else(|| state.policy.without_files());
+        let all = state
+            .demands
+            .values()
+            .try_fold(own.clone(), |all, (_, demanded)| policy::both(name, &all, demanded));
+        let security = all.unwrap_or_else(|reason| {
+            tracing::error!(%reason, "nobody gets a flow");
+            own.clients(Trust::Keys(Vec::new()))
+        });
+        self.flows.revoke_unless(name, &security);
+        // It hosts the layers itself, so that this cannot fail.
+        let _ = self.irm.set_policy(name.clone(), security);
     }
 
     fn trust(&self) -> Result<TrustFolder, Error> {
@@ -327,7 +395,7 @@ impl State {
         let folder = self.trust()?;
         let policy = self.tables().names.get(name).map(|state| state.policy.clone());
         let Asked { spec, remembered } =
-            policy.unwrap_or_default().allocated(name, spec, asked, &folder)?;
+            policy.unwrap_or_default().allocated(name, spec, asked, (&folder, &self.keys))?;
         let known = folder.known_names();
         let mut flow = self.irm.allocate_raw(name, spec).await.map_err(|error| {
             let changed = error.untrusted_key().filter(|_| remembered);
@@ -339,8 +407,20 @@ impl State {
         })?;
         if let Some(peer) = flow.info.identity.as_ref().filter(|_| remembered) {
             let met = known.meet(name, peer.fingerprint);
-            let met = met.map_err(|error| Error::Remember(name.to_string(), error))?;
-            flow.info.first_use = met == Meeting::First;
+            match met {
+                Ok(met) => flow.info.first_use = met == Meeting::First,
+                // First use is allowed, or there would be no flow: this one is as good
+                // as one that is written down.
+                Err(error @ TrustError::Io(..)) => {
+                    tracing::error!(
+                        %name, %error, key = %peer.fingerprint,
+                        "the server cannot be remembered: whoever answers next is taken for it, \
+                         unless its key is given (ovpn --server-key)"
+                    );
+                    (flow.info.first_use, flow.info.remembered) = (true, false);
+                }
+                Err(error) => return Err(Error::Remember(name.to_string(), error)),
+            }
         }
         Ok(flow)
     }
@@ -354,7 +434,7 @@ impl State {
             // It may be registered in some layers only.
             let _ = layer.unregister(name).await;
         }
-        self.irm.set_policy(parsed, ServerSecurity::default());
+        let _ = self.irm.set_policy(parsed, ServerSecurity::default());
         self.accepting_changed.notify(usize::MAX);
         Ok(Response::Done)
     }
@@ -369,7 +449,8 @@ impl State {
         // A name is there because it was created, or for what was done with it.
         tables.names.retain(|name, state| {
             let bound = !state.programs.is_empty() || !state.processes.is_empty();
-            state.created || bound || !registered(name).is_empty()
+            let demanded = !state.demands.is_empty();
+            state.created || bound || demanded || !registered(name).is_empty()
         });
         let entry = |(name, state): (&Name, &NameState)| NameEntry {
             name: name.to_string(),

@@ -141,7 +141,11 @@ fn meet(info: &FlowInfo) {
     if info.suite.is_some() && info.identity.is_none() {
         println!("Warning: the server shows no key: who answers in its place is taken for it.");
     }
-    if info.first_use {
+    if info.first_use && !info.remembered {
+        println!(
+            "Warning: this server cannot be remembered by its key, since irmd cannot write its known names: give the key with --server-key."
+        );
+    } else if info.first_use {
         let name = &info.name;
         println!(
             "The server of {name} is known by this key from now on: compare it with what `irm key show` says there."

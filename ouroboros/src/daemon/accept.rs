@@ -23,12 +23,15 @@ use futures_lite::future;
 use super::{
     client::{flow_of, open},
     protocol::{Request, Response},
+    security::NameDemands,
 };
 use crate::{
     driver,
-    error::{AllocateError, DaemonError},
+    error::{AllocateError, DaemonError, PolicyError},
     flow::RawFlow,
+    proto::negotiation::ServerSecurity,
     sync::lock,
+    wire::Name,
 };
 
 /// How often to look whether the daemon is back.
@@ -42,7 +45,22 @@ type Outcome = Result<RawFlow, AllocateError>;
 #[derive(Default)]
 pub(super) struct Acceptor {
     names: Mutex<HashMap<Option<String>, Waiting>>,
+    policies: Mutex<Policies>,
     changed: Event,
+}
+
+/// What this program demands of flows to names.
+#[derive(Default)]
+struct Policies {
+    of: HashMap<Name, Policy>,
+    /// Changes with each policy.
+    version: u64,
+}
+
+enum Policy {
+    Set(ServerSecurity, NameDemands),
+    /// It cannot be had through a daemon, and so nothing is accepted.
+    Failed(PolicyError),
 }
 
 /// Who waits for flows to a name, and what there is for them.
@@ -70,6 +88,50 @@ impl Drop for Waiter<'_> {
 }
 
 impl Acceptor {
+    /// Demands `security` of flows to `name` from now on.
+    pub(super) fn set_policy(
+        &self,
+        name: Name,
+        security: ServerSecurity,
+    ) -> Result<(), PolicyError> {
+        let demands = NameDemands::new(&name, &security);
+        let outcome = demands.as_ref().map(drop).map_err(Clone::clone);
+        let policy = match demands {
+            Ok(demands) => Policy::Set(security, demands),
+            Err(error) => Policy::Failed(error),
+        };
+        {
+            let mut policies = lock(&self.policies);
+            policies.of.insert(name, policy);
+            policies.version += 1;
+        }
+        self.changed.notify(usize::MAX);
+        outcome
+    }
+
+    /// What to demand of flows to `name` (`None`: to any), and which version of it
+    /// that is.
+    fn demands(&self, name: Option<&str>) -> Result<(Vec<NameDemands>, u64), PolicyError> {
+        let policies = lock(&self.policies);
+        let of_name =
+            policies.of.iter().filter(|(known, _)| name.is_none_or(|n| n == known.as_str()));
+        let demands = of_name.map(|(_, policy)| match policy {
+            Policy::Set(_, demands) => Ok(demands.clone()),
+            Policy::Failed(error) => Err(error.clone()),
+        });
+        Ok((demands.collect::<Result<_, _>>()?, policies.version))
+    }
+
+    /// Returns `true` if the flow is as this program demands. The daemon sees to it;
+    /// but a flow may be older than the demand.
+    fn allows(&self, flow: &RawFlow) -> bool {
+        match lock(&self.policies).of.get(&flow.info.name) {
+            None => true,
+            Some(Policy::Set(security, _)) => flow.info.meets(security),
+            Some(Policy::Failed(_)) => false,
+        }
+    }
+
     /// Waits for a flow to `name` (`None`: to any that is bound to this process or
     /// its program) from the daemon at `path`. Cancel safe.
     pub(super) async fn accept(self: &Arc<Self>, path: &Path, name: Option<String>) -> Outcome {
@@ -81,8 +143,11 @@ impl Acceptor {
                 let mut names = lock(&self.names);
                 let waiting = names.entry(name.clone()).or_default();
                 // In the order in which they came.
-                if !waiting.outcomes.is_empty() {
-                    return waiting.outcomes.remove(0);
+                while !waiting.outcomes.is_empty() {
+                    match waiting.outcomes.remove(0) {
+                        Ok(flow) if !self.allows(&flow) => drop(flow),
+                        outcome => return outcome,
+                    }
                 }
                 if !std::mem::replace(&mut waiting.asking, true) {
                     let (acceptor, path, name) = (self.clone(), path.to_owned(), name.clone());
@@ -96,10 +161,9 @@ impl Acceptor {
     /// Asks for flows as long as somebody waits.
     async fn ask(&self, path: PathBuf, name: Option<String>) {
         let program = std::env::current_exe().ok().and_then(|path| Some(path.to_str()?.to_owned()));
-        let request = Request::Accept { name: name.clone(), program };
         let mut had_daemon = false;
         while self.goes_on(&name) {
-            let outcome = match self.ask_once(&path, &name, &request, &mut had_daemon).await {
+            let outcome = match self.ask_once(&path, &name, &program, &mut had_daemon).await {
                 Ok(None) => continue,
                 Ok(Some(flow)) => Ok(flow),
                 Err(AllocateError::Daemon(DaemonError::Lost(error))) if is_hang_up(&error) => {
@@ -136,11 +200,12 @@ impl Acceptor {
         lock(&self.names).get(name).is_some_and(|waiting| waiting.waiters > waiting.outcomes.len())
     }
 
-    /// Waits until nobody waits for a flow to `name`.
-    async fn abandoned(&self, name: &Option<String>) {
+    /// Waits until nobody waits for a flow to `name`, or more is demanded of it than
+    /// `version` says.
+    async fn abandoned(&self, name: &Option<String>, version: u64) {
         loop {
             let changed: EventListener = self.changed.listen();
-            if !self.is_waited_for(name) {
+            if !self.is_waited_for(name) || lock(&self.policies).version != version {
                 return;
             }
             changed.await;
@@ -151,15 +216,17 @@ impl Acceptor {
         &self,
         path: &Path,
         name: &Option<String>,
-        request: &Request,
+        program: &Option<String>,
         had_daemon: &mut bool,
     ) -> Result<Option<RawFlow>, AllocateError> {
+        let (demands, version) = self.demands(name.as_deref())?;
+        let request = Request::Accept { name: name.clone(), program: program.clone(), demands };
         let connection = open(path).await?;
         *had_daemon = true;
-        connection.send(request, None).await.map_err(DaemonError::from)?;
+        connection.send(&request, None).await.map_err(DaemonError::from)?;
         let offered = async { Some(connection.receive::<Response>().await) };
         let abandoned = async {
-            self.abandoned(name).await;
+            self.abandoned(name, version).await;
             None
         };
         match future::or(offered, abandoned).await.transpose().map_err(DaemonError::from)? {

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use async_channel::Sender;
 use async_io::Timer;
 use futures_lite::future;
 
@@ -23,9 +24,11 @@ use super::{
 };
 use crate::{
     driver,
-    error::AllocateError,
-    flow::{FlowSpec, RawFlow},
+    error::{AllocateError, PolicyError},
+    flow::{FlowCloser, FlowSpec, RawFlow},
+    proto::negotiation::ServerSecurity,
     transport::{HandOver, Stray, TakeFrame, Wanderer},
+    wire::Name,
 };
 
 /// How long the daemon may take to answer what it can answer at once.
@@ -103,6 +106,18 @@ impl Client {
         self.acceptor.accept(&self.path, name.map(str::to_owned)).await
     }
 
+    /// Demands `security` of flows to `name` that are accepted by this client and its
+    /// clones, beyond what the daemon has for the name. The daemon demands it of
+    /// all flows to the name as long as this process lives, from the next
+    /// [`accept`](Self::accept) on.
+    ///
+    /// # Errors
+    ///
+    /// As [`PolicyError`] says; then nothing is accepted for the name.
+    pub fn set_policy(&self, name: Name, security: ServerSecurity) -> Result<(), PolicyError> {
+        self.acceptor.set_policy(name, security)
+    }
+
     /// Allocates a flow to `name`. Cancel safe: the daemon gives the allocation up.
     ///
     /// # Errors
@@ -156,8 +171,14 @@ pub(super) async fn flow_of(
     let kind = match &grant.path {
         DataPath::Relay => {
             let path = Arc::new(RelayPath::new(descriptor, grant.largest_frame));
-            let (early, strays, elsewhere, release) = (Vec::new(), None, None, None);
-            return Ok(RawFlow { path, info, keys, early, strays, elsewhere, release });
+            let channel = Arc::new(connection);
+            let held = Held(channel.clone());
+            let closer = move |closer: FlowCloser| {
+                driver::spawn(close_when_revoked(channel, closer)).detach();
+            };
+            let (early, strays, elsewhere) = (Vec::new(), None, None);
+            let (closer, release) = (Some(Box::new(closer) as _), Some(Box::new(held) as _));
+            return Ok(RawFlow { path, info, keys, early, strays, elsewhere, closer, release });
         }
         DataPath::Socket(kind) => kind.clone(),
     };
@@ -182,21 +203,51 @@ pub(super) async fn flow_of(
         }
     };
     let channel = held.0.clone();
+    let (revoke, revoked) = async_channel::bounded(1);
     let elsewhere = move |take: &Wanderer| {
-        driver::spawn(frames_from_elsewhere(channel, Arc::downgrade(take))).detach();
+        driver::spawn(frames_from_elsewhere(channel, Arc::downgrade(take), revoke)).detach();
     };
+    let closer = move |closer: FlowCloser| {
+        let ended = async move {
+            if revoked.recv().await.is_ok() {
+                tracing::warn!("a flow does not meet its name's policy any more: closed");
+                closer.close();
+            }
+        };
+        driver::spawn(ended).detach();
+    };
+    let closer = Some(Box::new(closer) as _);
     let (strays, release) = (Some(Box::new(strays) as _), Some(Box::new(held) as _));
     let elsewhere = Some(Box::new(elsewhere) as _);
-    Ok(RawFlow { path, info, keys, early, strays, elsewhere, release })
+    Ok(RawFlow { path, info, keys, early, strays, elsewhere, closer, release })
 }
 
 /// Takes the frames that reached the daemon, until it or the flow has ended.
-async fn frames_from_elsewhere(channel: Arc<Connection>, take: Weak<TakeFrame>) {
+async fn frames_from_elsewhere(
+    channel: Arc<Connection>,
+    take: Weak<TakeFrame>,
+    revoke: Sender<()>,
+) {
     let mut buffer = vec![0; LARGEST_MESSAGE];
     while let Ok(size @ 1..) = channel.receive_datagram(&mut buffer).await {
-        if let Some(Message::Frame(from, frame)) = buffer.get(..size).and_then(Message::parse) {
-            let Some(take) = take.upgrade() else { return };
-            take(from, &mut frame.to_vec());
+        match buffer.get(..size).and_then(Message::parse) {
+            Some(Message::Frame(from, frame)) => {
+                let Some(take) = take.upgrade() else { return };
+                take(from, &mut frame.to_vec());
+            }
+            Some(Message::Revoked) => drop(revoke.try_send(())),
+            _ => {}
+        }
+    }
+}
+
+/// Closes a relayed flow when the daemon says so.
+async fn close_when_revoked(channel: Arc<Connection>, closer: FlowCloser) {
+    let mut buffer = [0; 16];
+    while let Ok(size @ 1..) = channel.receive_datagram(&mut buffer).await {
+        if buffer.get(..size).and_then(Message::parse) == Some(Message::Revoked) {
+            tracing::warn!("a flow does not meet its name's policy any more: closed");
+            closer.close();
         }
     }
 }

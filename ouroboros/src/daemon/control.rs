@@ -18,6 +18,7 @@ pub(super) const LARGEST_MESSAGE: usize = LARGEST_FRAME + 32;
 
 const STRAY: u8 = 1;
 const FRAME: u8 = 2;
+const REVOKED: u8 = 3;
 const MAC: u8 = 1;
 const V4: u8 = 4;
 const V6: u8 = 6;
@@ -32,6 +33,9 @@ pub enum Message<'a> {
     /// id, that reached the daemon: early, or from an address that is not the
     /// peer's. Nobody has authenticated it.
     Frame(PeerAddress, &'a [u8]),
+    /// To the application: the name's policy does not allow the flow any more, and
+    /// it has to end.
+    Revoked,
 }
 
 impl<'a> Message<'a> {
@@ -40,6 +44,7 @@ impl<'a> Message<'a> {
         match datagram.split_first()? {
             (&STRAY, rest) => parse_address(rest).map(|(from, frame)| Self::Stray(from, frame)),
             (&FRAME, rest) => parse_address(rest).map(|(from, frame)| Self::Frame(from, frame)),
+            (&REVOKED, []) => Some(Self::Revoked),
             _ => None,
         }
     }
@@ -50,6 +55,7 @@ impl<'a> Message<'a> {
         let (kind, from, frame) = match *self {
             Self::Stray(from, frame) => (STRAY, from, frame),
             Self::Frame(from, frame) => (FRAME, from, frame),
+            Self::Revoked => return Some((vec![REVOKED], &[])),
         };
         let mut head = vec![kind];
         match from {
@@ -105,6 +111,7 @@ mod tests {
         for message in [
             Message::Stray(v4, frame),
             Message::Stray(v6, frame),
+            Message::Revoked,
             Message::Frame(mac, frame),
             Message::Frame(v4, frame),
             Message::Frame(v6, &[]),

@@ -54,6 +54,14 @@ pub fn hand_over(
     Ok(Some((grant, socket)))
 }
 
+/// Tells the application that has a flow on `connection` that it has to end it.
+pub fn revoke(connection: &Connection) {
+    if let Some((head, _)) = Message::Revoked.encode() {
+        // An application that reads nothing is not helped by more of it.
+        let _ = connection.try_send_datagram(&[&head]);
+    }
+}
+
 /// Attends to a flow that was handed over on `connection`, from when the grant
 /// has been sent until the application ends it or is gone; then the flow's
 /// endpoint is free, and copies of its request are refused.

@@ -18,6 +18,6 @@ mod socket;
 pub use crate::error::DaemonError;
 pub use client::Client;
 pub use failure::Failure;
-pub use handed::{attend, hand_over};
-pub use relay::relay;
+pub use handed::{attend, hand_over, revoke};
+pub use relay::{RelayCloser, relay};
 pub use socket::{Connection, Listener, socket_path};

@@ -9,7 +9,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::{
     Failure,
-    security::{Authentication, FlowSecurity, PeerData},
+    security::{Authentication, FlowSecurity, NameDemands, PeerData},
 };
 use crate::{
     crypto::{Algorithms, Suite, identity::IdentityKey},
@@ -242,6 +242,10 @@ pub enum Request {
         /// Its executable, as an absolute path. Who may ask could also bind, so
         /// it is believed, and the daemon needs no right to look for itself.
         program: Option<String>,
+        /// What flows have to be like beyond what the names demand, as long as this
+        /// process lives.
+        #[serde(default)]
+        demands: Vec<NameDemands>,
     },
     /// The answer to [`Response::Offered`], on the same connection: the flow is
     /// wanted. Who does not say so has not got it.
@@ -452,6 +456,7 @@ pub struct FlowGrant {
     identity: Option<PeerData>,
     lane: Option<Lane>,
     first_use: bool,
+    remembered: bool,
     keys: Option<GrantedKeys>,
     /// Largest frame of the path in bytes.
     pub(super) largest_frame: usize,
@@ -480,6 +485,7 @@ impl FlowGrant {
             identity: info.identity.as_ref().map(Into::into),
             lane: info.lane,
             first_use: info.first_use,
+            remembered: info.remembered,
             keys,
             largest_frame: flow.path.largest_frame(),
             early: 0,
@@ -499,6 +505,7 @@ impl FlowGrant {
         let identity = identity.map_err(|_| BadGrant)?;
         let mut info = FlowInfo::new(name, self.peer, (self.local, self.remote), self.qos);
         info.first_use = self.first_use;
+        info.remembered = self.remembered;
         info.lane = self.lane;
         match (suite, &self.keys) {
             (None, None) => Ok((info, None)),
@@ -559,7 +566,8 @@ mod tests {
         let path = std::sync::Arc::new(RelayPath::new(socket.into(), 1468));
         let info = info(suite, keys.as_ref());
         let (early, strays, elsewhere, release) = (Vec::new(), None, None, None);
-        let mut flow = RawFlow { path, info, keys, early, strays, elsewhere, release };
+        let closer = None;
+        let mut flow = RawFlow { path, info, keys, early, strays, elsewhere, closer, release };
         FlowGrant::new(&mut flow, DataPath::Socket(Handed::Udp))
     }
 
@@ -650,7 +658,7 @@ mod tests {
                 key: Some("/etc/key.pem".into()),
                 certificate: None,
             },
-            Request::Accept { name: None, program: Some("/bin/p".into()) },
+            Request::Accept { name: None, program: Some("/bin/p".into()), demands: Vec::new() },
             Request::Take,
             Request::Allocate {
                 name: "n".into(),

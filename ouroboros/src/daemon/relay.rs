@@ -5,7 +5,7 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, Weak},
     thread,
 };
 
@@ -31,6 +31,7 @@ const DATAGRAM: usize = 64 * 1024;
 const BUFFER: usize = 1 << 20;
 
 /// One end of the relay.
+#[derive(Debug)]
 pub(super) struct RelayPath {
     socket: OwnedFd,
     largest_frame: usize,
@@ -113,12 +114,12 @@ impl Path for RelayPath {
 
 /// Relays a flow's frames between its path and an application, on two threads,
 /// until either side ends. Returns what the application needs: the grant and
-/// its end of the relay.
+/// its end of the relay; and what ends the relay.
 ///
 /// # Errors
 ///
 /// No sockets or threads can be had.
-pub fn relay(mut flow: RawFlow) -> io::Result<(FlowGrant, OwnedFd)> {
+pub fn relay(mut flow: RawFlow) -> io::Result<(FlowGrant, OwnedFd, RelayCloser)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (own, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     for end in [&own, &theirs] {
@@ -128,6 +129,7 @@ pub fn relay(mut flow: RawFlow) -> io::Result<(FlowGrant, OwnedFd)> {
     let grant = FlowGrant::new(&mut flow, DataPath::Relay);
     let relay = Arc::new(RelayPath::new(own, grant.largest_frame));
     let flow = Arc::new(flow);
+    let closer = RelayCloser(Arc::downgrade(&relay));
     let (outward, outward_relay) = (flow.clone(), relay.clone());
     thread::Builder::new().name("relay-out".to_owned()).spawn(move || {
         let ended = pump(&*outward_relay, &*outward.path, &outward_relay.socket, &outward);
@@ -139,7 +141,20 @@ pub fn relay(mut flow: RawFlow) -> io::Result<(FlowGrant, OwnedFd)> {
         let _ = pump(&*flow.path, &*relay, &relay.socket, &flow);
         let _ = shutdown(&relay.socket, Shutdown::Both);
     })?;
-    Ok((grant, theirs))
+    Ok((grant, theirs, closer))
+}
+
+/// Ends a relay from elsewhere.
+#[derive(Clone, Debug)]
+pub struct RelayCloser(Weak<RelayPath>);
+
+impl RelayCloser {
+    /// Ends the relay, if it is still there.
+    pub fn close(&self) {
+        if let Some(relay) = self.0.upgrade() {
+            let _ = shutdown(&relay.socket, Shutdown::Both);
+        }
+    }
 }
 
 /// Frames that came before there was a relay.

@@ -9,11 +9,12 @@ use crate::{
         Suite, UnknownAlgorithm,
         identity::{CaStore, Fingerprint},
     },
+    error::PolicyError,
     proto::{
         native::Capabilities,
-        negotiation::{ClientSecurity, PeerIdentity, ProfilePolicy, Trust},
+        negotiation::{ClientSecurity, PeerIdentity, ProfilePolicy, ServerSecurity, Trust},
     },
-    wire::extension::Lane,
+    wire::{Name, extension::Lane},
 };
 
 /// What is said of a flow's security makes no sense.
@@ -105,14 +106,7 @@ pub enum Authentication {
 impl FlowSecurity {
     /// What is said of `security`. An identity's key stays where it is.
     pub fn new(security: &ClientSecurity, identified: bool) -> Self {
-        let trust = match &security.trust {
-            Trust::Anyone => TrustData::Anyone,
-            Trust::FirstUse => TrustData::FirstUse,
-            Trust::Keys(keys) => TrustData::Keys(keys.iter().map(ToString::to_string).collect()),
-            Trust::Authorities(store) => {
-                TrustData::Authorities(store.certificates().map(hexadecimal).collect())
-            }
-        };
+        let trust = TrustData::new(&security.trust);
         let profile = match security.profile {
             ProfilePolicy::Wire023 => ProfileChoice::Wire023,
             ProfilePolicy::PreferNative => ProfileChoice::Prefer,
@@ -136,23 +130,7 @@ impl FlowSecurity {
             ProfileChoice::Prefer => ProfilePolicy::PreferNative,
             ProfileChoice::Require => ProfilePolicy::RequireNative,
         };
-        let trust = match &self.trust {
-            TrustData::Anyone => Trust::Anyone,
-            TrustData::FirstUse => Trust::FirstUse,
-            TrustData::Keys(texts) => {
-                let keys = texts.iter().map(|text| text.parse::<Fingerprint>());
-                let keys = keys.collect::<Result<_, _>>();
-                Trust::Keys(keys.map_err(|error| BadSecurity(error.to_string()))?)
-            }
-            TrustData::Authorities(texts) => {
-                let mut store = CaStore::new();
-                for text in texts {
-                    let der = bytes(text).ok_or(BadSecurity("not a certificate".to_owned()))?;
-                    store.add(&der).map_err(|error| BadSecurity(error.to_string()))?;
-                }
-                Trust::Authorities(store)
-            }
-        };
+        let trust = self.trust.open()?;
         let capabilities = Capabilities::from_bits(self.capabilities);
         let lane = self.lane;
         let security =
@@ -160,6 +138,92 @@ impl FlowSecurity {
         let Some(digest) = &self.digest else { return Ok(security) };
         let digest = digest.parse().map_err(|e: UnknownAlgorithm| BadSecurity(e.to_string()))?;
         Ok(ClientSecurity { digest, ..security })
+    }
+}
+
+impl TrustData {
+    fn new(trust: &Trust) -> Self {
+        match trust {
+            Trust::FirstUse => Self::FirstUse,
+            Trust::Keys(keys) => Self::Keys(keys.iter().map(ToString::to_string).collect()),
+            Trust::Authorities(store) => {
+                Self::Authorities(store.certificates().map(hexadecimal).collect())
+            }
+            _ => Self::Anyone,
+        }
+    }
+
+    fn open(&self) -> Result<Trust, BadSecurity> {
+        Ok(match self {
+            Self::Anyone => Trust::Anyone,
+            Self::FirstUse => Trust::FirstUse,
+            Self::Keys(texts) => {
+                let keys = texts.iter().map(|text| text.parse::<Fingerprint>());
+                let keys = keys.collect::<Result<_, _>>();
+                Trust::Keys(keys.map_err(|error| BadSecurity(error.to_string()))?)
+            }
+            Self::Authorities(texts) => {
+                let mut store = CaStore::new();
+                for text in texts {
+                    let der = bytes(text).ok_or(BadSecurity("not a certificate".to_owned()))?;
+                    store.add(&der).map_err(|error| BadSecurity(error.to_string()))?;
+                }
+                Trust::Authorities(store)
+            }
+        })
+    }
+}
+
+/// What a program demands of flows to a name that is bound to it, beyond what the
+/// daemon has for the name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameDemands {
+    /// The name.
+    pub name: String,
+    suite: Option<SuiteNames>,
+    encrypted: bool,
+    native: bool,
+    clients: TrustData,
+}
+
+impl NameDemands {
+    /// What `security` demands.
+    ///
+    /// # Errors
+    ///
+    /// It asks for what a program cannot have through a daemon: an identity, whose
+    /// key would have to leave the process, or less than the name has.
+    pub fn new(name: &Name, security: &ServerSecurity) -> Result<Self, PolicyError> {
+        if security.identity.is_some() {
+            return Err(PolicyError::Identity(name.to_string()));
+        }
+        if security.profile == ProfilePolicy::Wire023 {
+            return Err(PolicyError::Weaker(name.to_string()));
+        }
+        Ok(Self {
+            name: name.to_string(),
+            suite: security.suite.map(Into::into),
+            encrypted: security.require_encryption,
+            native: security.profile == ProfilePolicy::RequireNative,
+            clients: TrustData::new(&security.clients),
+        })
+    }
+
+    /// The policy that says no more than this.
+    ///
+    /// # Errors
+    ///
+    /// A name, an algorithm, a fingerprint or a certificate that is none.
+    pub fn open(&self) -> Result<(Name, ServerSecurity), BadSecurity> {
+        let name = self.name.parse().map_err(|_| BadSecurity("not a name".to_owned()))?;
+        let suite = self.suite.as_ref().map(Suite::try_from).transpose();
+        let security = ServerSecurity {
+            suite: suite.map_err(|error| BadSecurity(error.to_string()))?,
+            require_encryption: self.encrypted,
+            clients: self.clients.open()?,
+            ..ServerSecurity::default()
+        };
+        Ok((name, if self.native { security.require_native() } else { security }))
     }
 }
 

@@ -18,6 +18,11 @@ impl FlowCloser {
         Self(Arc::downgrade(shared))
     }
 
+    /// Returns `true` if somebody has the flow still.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
     /// Closes the flow, if it is still there.
     pub fn close(&self) {
         if let Some(shared) = self.0.upgrade() {

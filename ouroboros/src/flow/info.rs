@@ -6,10 +6,11 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
+use super::handles::FlowCloser;
 use crate::{
     crypto::Suite,
     proto::{
-        negotiation::PeerIdentity,
+        negotiation::{PeerIdentity, ProfilePolicy, ServerSecurity, Trust},
         protection::{FlowKeys, Profile},
     },
     transport::{Path, Stray, Wanderer},
@@ -44,6 +45,9 @@ pub struct FlowInfo {
     /// Whether the peer's key is that of a first use, and known to `irmd` from
     /// this flow on: nobody has compared it yet.
     pub first_use: bool,
+    /// `false` if a first use could not be written down: whoever answers
+    /// next is taken for the peer again.
+    pub remembered: bool,
 }
 
 impl FlowInfo {
@@ -51,8 +55,41 @@ impl FlowInfo {
     /// carry flows between processes.
     pub fn new(name: Name, peer: PeerAddress, (local, remote): (Eid, Eid), qos: QosSpec) -> Self {
         let (suite, profile, identity, lane) = (None, None, None, None);
-        let first_use = false;
-        Self { name, peer, local, remote, qos, suite, profile, identity, lane, first_use }
+        let (first_use, remembered) = (false, true);
+        Self {
+            name,
+            peer,
+            local,
+            remote,
+            qos,
+            suite,
+            profile,
+            identity,
+            lane,
+            first_use,
+            remembered,
+        }
+    }
+
+    /// Returns `true` if a flow like this may be had under `policy`.
+    pub fn meets(&self, policy: &ServerSecurity) -> bool {
+        let native = self.profile == Some(Profile::Native);
+        let encrypted = policy.require_encryption
+            || policy.profile == ProfilePolicy::RequireNative
+            || policy.clients.demands_identity();
+        let strong = match (self.suite, policy.suite) {
+            (Some(has), Some(least)) => {
+                has.kex >= least.kex && has.kdf >= least.kdf && has.cipher >= least.cipher
+            }
+            (has, _) => has.is_some() || !encrypted,
+        };
+        let known = match (&policy.clients, &self.identity) {
+            (Trust::Anyone, _) | (Trust::FirstUse, Some(_)) => true,
+            (Trust::Keys(keys), Some(peer)) => keys.contains(&peer.fingerprint),
+            (Trust::Authorities(_), Some(peer)) => peer.certified,
+            _ => false,
+        };
+        strong && known && (native || policy.profile != ProfilePolicy::RequireNative)
     }
 
     /// The same for one whose packets are.
@@ -136,6 +173,8 @@ pub struct RawFlow {
     /// Given what takes frames for the flow that come from elsewhere than its
     /// peer; it lets go of it when the flow has ended.
     pub elsewhere: Option<Box<WatchElsewhere>>,
+    /// Given what closes the flow, for who may have to end it.
+    pub closer: Option<Box<dyn FnOnce(FlowCloser) + Send + Sync>>,
     /// Dropped when the flow ends.
     pub release: Option<Box<dyn Send + Sync>>,
 }

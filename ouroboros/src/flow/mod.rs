@@ -118,7 +118,7 @@ impl Flow {
     ///
     /// As [`new`](Self::new).
     pub fn with_limits(raw: RawFlow, backend: AeadBackend, limits: KeyLimits) -> io::Result<Self> {
-        let RawFlow { path, info, keys, early, strays, elsewhere, release } = raw;
+        let RawFlow { path, info, keys, early, strays, elsewhere, closer, release } = raw;
         let (ends, checks_errors) = ((info.local, info.remote), info.qos.checks_errors());
         let Protection { sealer, opener, channel } =
             protection(keys, ends, checks_errors, backend, limits, &mut SystemEntropy);
@@ -140,6 +140,9 @@ impl Flow {
         let parts = Parts { path, info, connection, order, opener, early, strays, release, native };
         let shared = Arc::new(Shared::new(parts));
         shared.start(elsewhere);
+        if let Some(take) = closer {
+            take(FlowCloser::new(&shared));
+        }
         let owner = shared.order.is_some().then(|| Arc::new(Owner(shared.clone())));
         let sender = Mutex::new(FlowSender::new(shared.clone(), sends, owner));
         Ok(Self { sender, readiness, pollers: Pollers::default(), shared })

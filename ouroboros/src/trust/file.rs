@@ -63,6 +63,18 @@ pub(super) fn read(
     contents(&file, path, largest).map(Some)
 }
 
+/// The contents of the file at `path`, whoever may have changed it: to see what is
+/// not in it any more, and never to believe what is.
+pub(super) fn read_unguarded(path: &Path, largest: u64) -> Result<Zeroizing<Vec<u8>>, TrustError> {
+    let failed = |error| TrustError::Io(path.to_owned(), error);
+    let flags = (OFlags::NONBLOCK | OFlags::CLOEXEC).bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(TrustError::Unsafe(path.to_owned(), Flaw::Special));
+    }
+    contents(&file, path, largest)
+}
+
 /// All that is in `file`, which is at `path`.
 pub(super) fn contents(
     file: &File,

@@ -3,6 +3,8 @@
 
 use std::{fs, path::Path};
 
+use zeroize::Zeroizing;
+
 use super::{
     TrustError,
     file::{self, Guard},
@@ -13,6 +15,8 @@ use crate::crypto::identity::{CaStore, Fingerprint};
 const LARGEST: u64 = 1 << 20;
 /// Files that a folder of authorities has, at most.
 const FILES: usize = 1024;
+/// Bad lines of a file that are told, at most.
+const FLAWS: usize = 16;
 
 /// The keys in the file at `path`: a fingerprint a line, what follows it on the
 /// line for people to read. Lines that begin with `#` are comments. A file that
@@ -24,24 +28,63 @@ const FILES: usize = 1024;
 /// The file cannot be read, others can change it, or a line of it makes no
 /// sense.
 pub fn authorized_keys(path: &Path) -> Result<Vec<Fingerprint>, TrustError> {
-    let Some(text) = file::read(path, Guard::Public, LARGEST)? else {
-        return Err(TrustError::Io(path.to_owned(), std::io::ErrorKind::NotFound.into()));
-    };
-    let mut keys = Vec::new();
+    let (keys, mut bad) = parse(&read_list(path)?, path);
+    if bad.is_empty() { Ok(keys) } else { Err(bad.swap_remove(0)) }
+}
+
+/// The keys in the file at `path`, which has been read before and had `last`; and
+/// what is wrong with it, for people to mend.
+///
+/// Nobody loses a flow for another's bad line, and nobody who was removed keeps one:
+/// - a line that makes no sense authorizes nobody, and the others count;
+/// - of a file that others can change those count that it had and has;
+/// - a file that cannot be read is as it was; one that is gone has nobody.
+pub fn reread_authorized_keys(
+    path: &Path,
+    last: &[Fingerprint],
+) -> (Vec<Fingerprint>, Vec<TrustError>) {
+    match read_list(path) {
+        Ok(text) => parse(&text, path),
+        Err(error @ TrustError::Unsafe(..)) => {
+            let (found, _) = match file::read_unguarded(path, LARGEST) {
+                Ok(text) => parse(&text, path),
+                Err(_) => (Vec::new(), Vec::new()),
+            };
+            (found.into_iter().filter(|key| last.contains(key)).collect(), vec![error])
+        }
+        Err(TrustError::Io(path, error)) if error.kind() == std::io::ErrorKind::NotFound => {
+            (Vec::new(), vec![TrustError::Io(path, error)])
+        }
+        Err(error) => (last.to_vec(), vec![error]),
+    }
+}
+
+fn read_list(path: &Path) -> Result<Zeroizing<Vec<u8>>, TrustError> {
+    let missing = || TrustError::Io(path.to_owned(), std::io::ErrorKind::NotFound.into());
+    file::read(path, Guard::Public, LARGEST)?.ok_or_else(missing)
+}
+
+/// The keys in the lines that make sense, and the others.
+fn parse(text: &[u8], path: &Path) -> (Vec<Fingerprint>, Vec<TrustError>) {
+    let (mut keys, mut bad) = (Vec::new(), Vec::new());
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
         let line = line.trim_ascii();
         if line.is_empty() || line.starts_with(b"#") {
             continue;
         }
         let first = line.split(u8::is_ascii_whitespace).next().unwrap_or_default();
-        let key = str::from_utf8(first).ok().and_then(|text| text.parse().ok());
-        keys.push(key.ok_or_else(|| TrustError::Line {
-            path: path.to_owned(),
-            line: index + 1,
-            reason: "it does not begin with a fingerprint",
-        })?);
+        match str::from_utf8(first).ok().and_then(|text| text.parse().ok()) {
+            Some(key) => keys.push(key),
+            // A file that is no list at all need not be said to be so a line at a time.
+            None if bad.len() == FLAWS => {}
+            None => bad.push(TrustError::Line {
+                path: path.to_owned(),
+                line: index + 1,
+                reason: "it does not begin with a fingerprint",
+            }),
+        }
     }
-    Ok(keys)
+    (keys, bad)
 }
 
 /// The certificate in the file at `path`, DER: the first if there are several.

@@ -20,7 +20,7 @@ use std::{
 pub use file::Flaw;
 pub use key::KeyFile;
 pub use known::{ChangedKey, KnownKey, KnownNames, Meeting};
-pub use list::{authorities, authorized_keys, certificate};
+pub use list::{authorities, authorized_keys, certificate, reread_authorized_keys};
 
 /// A file of trust cannot be used. Says what to do about it.
 #[derive(Debug, thiserror::Error)]
