@@ -7,7 +7,7 @@ use ouroboros::daemon::socket_path;
 use ouroboros_cli::{
     confine::confine,
     irmd::{Place, State, group, raise_descriptor_limit, serve},
-    signals,
+    output, termination,
 };
 use rustix::thread::CapabilitySet;
 use structopt::StructOpt;
@@ -31,14 +31,20 @@ fn main() -> ExitCode {
     if let Err(error) = confine(kept, group().as_slice()) {
         return ouroboros_cli::failed("irmd", &error);
     }
+    if let Err(error) = output::start() {
+        return ouroboros_cli::failed("irmd", &error);
+    }
     match async_std::task::block_on(run()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            let _ = output::finish();
+            ExitCode::SUCCESS
+        }
         Err(error) => ouroboros_cli::failed("irmd", error.as_ref()),
     }
 }
 
 async fn run() -> Result<(), Box<dyn std::error::Error>> {
-    let mut signals = signals()?;
+    let mut signals = termination()?;
     let path = socket_path();
     let place = Place::take(&path)?;
     tracing::info!(socket = %path.display(), "irmd {} serves", env!("CARGO_PKG_VERSION"));
