@@ -86,6 +86,8 @@ impl Pair {
         self.server.handle(now, entropy, address(2), None, request);
         if let Some(Event::Requested { request, .. }) = self.server.poll() {
             self.server.accept(now, entropy, request, REMOTE).expect("accepted");
+            self.server.confirm(request).expect("half-open");
+            self.server.released(request);
         }
         self.server.poll_transmit().expect("an answer").message
     }

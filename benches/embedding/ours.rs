@@ -1,6 +1,10 @@
 //! Flows of this library, both ends in this process, over UDP on loopback.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicU16, Ordering::Relaxed},
+    time::Instant,
+};
 
 use futures_lite::future;
 use ouroboros::{
@@ -22,7 +26,9 @@ pub(crate) struct Managers {
 
 impl Managers {
     pub(crate) async fn new() -> Outcome<Self> {
-        let at: SocketAddr = "127.0.0.71:3471".parse()?;
+        // A port of its own: one that was given up is free a moment later.
+        static PORT: AtomicU16 = AtomicU16::new(3471);
+        let at = SocketAddr::new("127.0.0.71".parse()?, PORT.fetch_add(1, Relaxed));
         let (server, client) = (Irm::new(), Irm::new());
         let served = server.bootstrap("layer", Udp::at(at.ip()).port(at.port())).await?;
         served.register(NAME).await?;

@@ -183,7 +183,9 @@ impl Client {
         server.handle(now, entropy, SERVER, None, &self.request);
         if let Some(Event::Requested { request, .. }) = server.poll() {
             let accepted = server.accept(now, entropy, request, REMOTE);
-            let keys = accepted.expect("nothing speaks against it").keys;
+            accepted.expect("nothing speaks against it");
+            let keys = server.confirm(request).expect("half-open").keys;
+            server.released(request);
             let message = server.poll_transmit().expect("a reply").message;
             let header = self.header_of(&message)?;
             self.reply = Some((message.clone(), header, keys));

@@ -312,7 +312,9 @@ impl Server {
         let accepted = self.endpoint.accept(now, &mut self.entropy, request, local);
         let sent = self.transmitted();
         assert!(sent.len() <= 1);
-        if let Ok(accepted) = accepted {
+        if accepted.is_ok() {
+            // None if it is one of too many.
+            let Some(accepted) = self.endpoint.confirm(request) else { return };
             assert!(accepted.keys.is_some() || !require_encryption);
             assert_eq!(accepted.keys.is_some(), accepted.suite.is_some());
             assert!(accepted.suite.is_none_or(|agreed| suite.is_none_or(|least| {

@@ -5,6 +5,7 @@
 mod drive;
 mod dropped;
 mod refusals;
+mod responder;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,7 +19,7 @@ use async_executor::Task;
 use event_listener::Event as Notify;
 use futures_lite::future;
 
-use self::refusals::Refusals;
+use self::{refusals::Refusals, responder::Responding};
 use crate::{
     crypto::{Entropy, Suite, SystemEntropy},
     driver,
@@ -30,26 +31,34 @@ use crate::{
     },
     proto::protection::FlowKeys,
     sync::lock,
-    transport::{Management, Path, ReceiveBatch, Stray, Transport},
-    wire::{Dialect, Eid, Name, PeerAddress, QosSpec, extension::Lane},
+    transport::{Management, Path, ReceiveBatch, SendBatch, Stray, Transport},
+    wire::{Dialect, Eid, Name, PeerAddress, extension::Lane},
 };
 
 /// Frames kept that arrive before the flow they belong to is allocated.
 const EARLY_FRAMES: usize = 64;
+
+/// Keepalives with which a client's flow begins, the last after 6.3 s.
+const GREETINGS: u32 = 7;
+
+/// Bytes that are read from one path at a time: a coalesced datagram, and more
+/// than one frame of any transport.
+const SCRATCH: usize = 128 * 1024;
 
 /// A flow request that waits to be accepted.
 pub(crate) struct Requested {
     pub(crate) ipcp: Weak<Core>,
     pub(crate) request: RequestId,
     pub(crate) name: Name,
-    from: PeerAddress,
+    pub(crate) from: PeerAddress,
     remote: Eid,
-    qos: QosSpec,
 }
 
 /// What an IPCP tells those above it.
 pub(crate) enum Notice {
     Requested(Requested),
+    /// The peer of a flow that was accepted has proved that it is there.
+    Confirmed(Box<RawFlow>),
     /// The request of this IPCP is no longer there.
     Withdrawn(Weak<Core>, RequestId),
 }
@@ -129,6 +138,10 @@ pub(crate) struct Core {
     management: Option<Arc<dyn Management>>,
     endpoint: Mutex<Endpoint>,
     allocating: Mutex<HashMap<AllocationId, Allocating>>,
+    responding: Mutex<Responding>,
+    /// What paths are read into while nobody has their flows yet: large, and one
+    /// for all.
+    scratch: Mutex<ReceiveBatch>,
     refusals: Mutex<Refusals>,
     eids: Mutex<HashSet<Eid>>,
     wake: Notify,
@@ -150,6 +163,8 @@ impl Core {
             transport,
             endpoint: Mutex::new(endpoint),
             allocating: Mutex::default(),
+            responding: Mutex::default(),
+            scratch: Mutex::new(ReceiveBatch::new(SCRATCH)),
             refusals: Mutex::default(),
             eids: Mutex::default(),
             wake: Notify::new(),
@@ -164,6 +179,7 @@ impl Core {
     pub(crate) fn stop(&self) {
         lock(&self.task).take();
         lock(&self.allocating).clear();
+        self.abandon_half_open();
     }
 
     fn endpoint(&self) -> MutexGuard<'_, Endpoint> {
@@ -282,6 +298,9 @@ impl Core {
         let info = FlowInfo::new(name.clone(), peer, (reserved.eid, remote), spec.qos);
         let mut info = told(info, &keys, suite, identity);
         info.lane = lane;
+        if keys.as_ref().is_none_or(|keys| !keys.is_native()) {
+            driver::spawn(greet(Arc::downgrade(&path))).detach();
+        }
         Ok(self.raw_flow(path, info, keys, early, reserved))
     }
 
@@ -293,11 +312,13 @@ impl Core {
         allocation: AllocationId,
         early: &mut Vec<Vec<u8>>,
     ) -> io::Error {
-        let mut batch = ReceiveBatch::new(128 * 1024);
         loop {
-            batch.clear();
-            match path.receive(&mut batch) {
-                Ok(()) => {}
+            match self.receive_early(path, early) {
+                Ok(strays) => {
+                    for stray in strays {
+                        self.take_stray(stray, Some(allocation));
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if let Err(error) = readiness.wait(Interest::Readable).await {
                         return error;
@@ -306,39 +327,20 @@ impl Core {
                 }
                 Err(error) => return error,
             }
-            for index in 0..batch.len().min(EARLY_FRAMES - early.len().min(EARLY_FRAMES)) {
-                early.push(batch.frame(index).to_vec());
-            }
-            for stray in batch.strays() {
-                self.take_stray(stray, Some(allocation));
-            }
             self.flush();
         }
     }
 
-    /// Accepts a request that waits; `None` if it does no longer.
-    pub(crate) fn accept(self: &Arc<Self>, requested: Requested) -> Option<io::Result<RawFlow>> {
-        let mut reserved = self.reserve();
-        let path =
-            match self.transport.open_responder(reserved.eid, requested.remote, requested.from) {
-                Ok(path) => path,
-                Err(error) => return Some(Err(error)),
-            };
-        let accepted = self
-            .endpoint()
-            .accept(driver::now(), &mut SystemEntropy, requested.request, reserved.eid)
-            .map_err(
-                |error| tracing::debug!(name = %requested.name, %error, "request not accepted"),
-            );
-        // A refusal has to leave, too.
-        self.flush();
-        let accepted = accepted.ok()?;
-        reserved.request = Some(requested.request);
-        let ends = (reserved.eid, requested.remote);
-        let info = FlowInfo::new(requested.name, requested.from, ends, requested.qos);
-        let mut info = told(info, &accepted.keys, accepted.suite, accepted.identity);
-        info.lane = accepted.lane;
-        Some(Ok(self.raw_flow(path, info, accepted.keys, Vec::new(), reserved)))
+    /// Moves what has come along `path` to `early`, as much as that may hold;
+    /// what is not the flow's is returned.
+    fn receive_early(&self, path: &dyn Path, early: &mut Vec<Vec<u8>>) -> io::Result<Vec<Stray>> {
+        let mut batch = lock(&self.scratch);
+        batch.clear();
+        path.receive(&mut batch)?;
+        for index in 0..batch.len().min(EARLY_FRAMES.saturating_sub(early.len())) {
+            early.push(batch.frame(index).to_vec());
+        }
+        Ok(batch.strays().collect())
     }
 
     fn refuse(&self, request: RequestId, refusal: Refusal) {
@@ -428,7 +430,7 @@ impl Core {
             Event::Requested { request, name, from, remote, qos, .. } => {
                 if qos.is_supported() {
                     let ipcp = Arc::downgrade(self);
-                    let requested = Requested { ipcp, request, name, from, remote, qos };
+                    let requested = Requested { ipcp, request, name, from, remote };
                     (self.notices)(Notice::Requested(requested));
                 } else {
                     self.refuse(request, Refusal::Quality);
@@ -437,6 +439,10 @@ impl Core {
             Event::Withdrawn { request } => {
                 (self.notices)(Notice::Withdrawn(Arc::downgrade(self), request));
             }
+            Event::Confirmed { request, accepted, frame } => {
+                self.establish(request, accepted, frame);
+            }
+            Event::Expired { request } => self.forget_half_open(request),
             Event::Unheard { name, from, reason } => {
                 self.log_refusal(Some(name), from, &reason.into());
             }
@@ -457,6 +463,24 @@ impl Core {
                 }
             }
         }
+    }
+}
+
+/// Sends keepalives at first, so that the server sees that its reply has come:
+/// the 0.23 format has nothing else to say it with, and one may be lost. A native
+/// flow's session says so itself.
+async fn greet(path: Weak<dyn Path>) {
+    let mut wait = Duration::from_millis(100);
+    for _ in 0..GREETINGS {
+        {
+            let Some(path) = path.upgrade() else { return };
+            let mut batch = SendBatch::new(path.headroom(), 64);
+            batch.push(0);
+            // Lost like any other.
+            let _ = path.send(&mut batch);
+        }
+        driver::reaches(Some(driver::monotonic() + wait)).await;
+        wait *= 2;
     }
 }
 

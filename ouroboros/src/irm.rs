@@ -1,24 +1,22 @@
 //! The resource manager: the layers of this process and the flows that wait to
 //! be accepted. Embedded in a program, or the core of `irmd`.
 
+mod accept;
+
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    time::Duration,
+    sync::{Arc, Mutex},
 };
 
-use event_listener::Event;
 use futures_lite::future;
+
+use self::accept::AcceptQueue;
 
 use crate::{
     daemon::{Client, DaemonError},
-    driver,
-    error::{AllocateError, FlowError, LayerError},
+    error::{AllocateError, LayerError},
     flow::{Flow, FlowSpec, RawFlow},
-    ipcp::{Core, Ipcp, Notice, Requested, allocate_in},
+    ipcp::{Core, Ipcp, allocate_in},
     layer::{Layer, LayerState},
     proto::negotiation::{Identity, ServerSecurity},
     sync::lock,
@@ -60,65 +58,9 @@ struct State {
     /// Set: everything is asked of a daemon, and the rest is empty.
     daemon: Option<Client>,
     layers: Mutex<Vec<Layer>>,
-    waiting: Arc<Waiting>,
-    begun: Arc<Begun>,
+    accepting: Arc<AcceptQueue>,
     policies: Mutex<HashMap<Name, ServerSecurity>>,
     identity: Mutex<Option<Identity>>,
-}
-
-/// Accepted flows, from when their keys are agreed until somebody takes them.
-#[derive(Default)]
-struct Begun {
-    flows: Mutex<Vec<Flow>>,
-    waited_for: AtomicUsize,
-    more: Event,
-}
-
-impl Begun {
-    fn take(&self, wanted: impl Fn(&Flow) -> bool) -> Option<Flow> {
-        let mut flows = lock(&self.flows);
-        flows.retain(|flow| flow.is_ready().is_ok());
-        let at = flows.iter().position(wanted)?;
-        Some(flows.remove(at))
-    }
-
-    fn wait_for(self: &Arc<Self>, flow: Flow) {
-        if self.waited_for.load(Relaxed) + lock(&self.flows).len() >= LARGEST_CROWD {
-            tracing::debug!(peer = %flow.info().peer, "too many flows begin at once: one dropped");
-            return;
-        }
-        self.waited_for.fetch_add(1, Relaxed);
-        let begun = self.clone();
-        driver::spawn(async move {
-            let late = async {
-                driver::reaches(Some(driver::monotonic() + PATIENCE)).await;
-                Err(FlowError::Down)
-            };
-            let result = future::or(flow.ready(), late).await;
-            begun.waited_for.fetch_sub(1, Relaxed);
-            match result {
-                Ok(()) => {
-                    lock(&begun.flows).push(flow);
-                    begun.more.notify(usize::MAX);
-                }
-                Err(error) => tracing::debug!(%error, "a flow did not begin"),
-            }
-        })
-        .detach();
-    }
-}
-
-/// Accepted flows that wait for their keys or for who takes them, at most.
-const LARGEST_CROWD: usize = 256;
-/// How long a client may take to agree the keys that come before data.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Flow requests that no one has accepted yet. Bounded by the limits of the
-/// IPCPs, which withdraw what waits too long.
-#[derive(Default)]
-struct Waiting {
-    requests: Mutex<Vec<Requested>>,
-    arrived: Event,
 }
 
 impl Irm {
@@ -169,8 +111,9 @@ impl Irm {
             return Err(DaemonError::Refused(reason).into());
         }
         let transport = transport.open()?;
-        let waiting = self.0.waiting.clone();
-        let core = Core::start(ipcp.to_owned(), transport, move |notice| waiting.take(notice));
+        let accepting = self.0.accepting.clone();
+        let core =
+            Core::start(ipcp.to_owned(), transport, move |notice| accepting.take_notice(notice));
         let mut layers = lock(&self.0.layers);
         let known = layers.iter().find(|known| known.name() == layer).cloned();
         let layer = known.unwrap_or_else(|| {
@@ -287,15 +230,18 @@ impl Irm {
     /// that are asked for and those that were earlier. One whose client takes
     /// its time, or never answers, keeps no other waiting.
     async fn accept_begun(&self, name: Option<Name>) -> Result<Flow, AllocateError> {
-        let wanted = |flow: &Flow| name.as_ref().is_none_or(|name| flow.info().name == *name);
+        let accepting = &self.0.accepting;
         let names = match &name {
             Some(name) => vec![name.clone()],
             None => self.layers().iter().flat_map(Layer::names).collect(),
         };
-        let begun = &self.0.begun;
+        let wanted = |known: &Name| match &self.0.daemon {
+            Some(_) => name.as_ref().is_none_or(|name| name == known),
+            None => names.contains(known),
+        };
         loop {
-            let more = begun.more.listen();
-            if let Some(flow) = begun.take(wanted) {
+            let changed = accepting.changed();
+            if let Some(flow) = accepting.take_ready(wanted) {
                 return Ok(flow);
             }
             let next = async {
@@ -304,34 +250,32 @@ impl Irm {
                     None => self.accept_raw(&names).await.map(Some),
                 }
             };
-            let more = async {
-                more.await;
+            let changed = async {
+                changed.await;
                 Ok(None)
             };
-            let Some(raw) = future::or(next, more).await? else { continue };
+            let Some(raw) = future::or(next, changed).await? else { continue };
             let flow = Flow::new(raw)?;
             if flow.is_ready().unwrap_or(false) {
                 return Ok(flow);
             }
-            begun.wait_for(flow);
+            accepting.wait_for(flow);
         }
     }
 
-    /// Waits for a flow to any of `names`; see [`RawFlow`].
+    /// Waits for a flow to any of `names` whose peer has proved that it is there;
+    /// see [`RawFlow`]. Cancel safe: a flow that is not taken waits for the next
+    /// call.
     pub async fn accept_raw(&self, names: &[Name]) -> Result<RawFlow, AllocateError> {
+        let accepting = &self.0.accepting;
+        let wanted = |known: &Name| names.contains(known);
         loop {
-            let arrived = self.0.waiting.arrived.listen();
-            while let Some(requested) = self.0.waiting.give(names) {
-                let Some(ipcp) = requested.ipcp.upgrade() else { continue };
-                match ipcp.accept(requested) {
-                    Some(Ok(flow)) => return Ok(flow),
-                    // A request from where there is no way back: its sender's
-                    // trouble, not that of who waits here.
-                    Some(Err(error)) => tracing::debug!(%error, "no path to a requester"),
-                    None => {}
-                }
+            let changed = accepting.changed();
+            accepting.begin(wanted);
+            if let Some(flow) = accepting.take_established(wanted) {
+                return Ok(flow);
             }
-            arrived.await;
+            changed.await;
         }
     }
 
@@ -362,26 +306,6 @@ impl Irm {
 impl std::fmt::Debug for Irm {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Irm").field("layers", &self.layers()).finish()
-    }
-}
-
-impl Waiting {
-    fn take(&self, notice: Notice) {
-        let mut requests = lock(&self.requests);
-        match notice {
-            Notice::Requested(requested) => requests.push(requested),
-            Notice::Withdrawn(ipcp, request) => {
-                requests.retain(|known| known.request != request || !known.ipcp.ptr_eq(&ipcp));
-            }
-        }
-        drop(requests);
-        self.arrived.notify(usize::MAX);
-    }
-
-    fn give(&self, names: &[Name]) -> Option<Requested> {
-        let mut requests = lock(&self.requests);
-        let at = requests.iter().position(|request| names.contains(&request.name))?;
-        Some(requests.remove(at))
     }
 }
 

@@ -159,12 +159,16 @@ impl End {
     }
 }
 
+/// For which end, from where if not from the other one's address, and the frame.
+type OnTheWay = (usize, Option<PeerAddress>, Vec<u8>);
+
 /// Two ends, and what is on its way between them.
 struct World {
     now: Duration,
     random: Random,
     ends: [End; 2],
-    on_the_way: BTreeMap<(Duration, u64), (usize, Option<PeerAddress>, Vec<u8>)>,
+    /// By arrival, in the order in which they left.
+    on_the_way: BTreeMap<(Duration, u64), OnTheWay>,
     count: u64,
     /// One of so many is lost, repeated, corrupted; 0: none.
     trouble: u64,

@@ -19,6 +19,8 @@ mod input;
 mod management;
 #[path = "../../fuzz/bodies/opening.rs"]
 mod opening;
+#[path = "../../fuzz/bodies/order.rs"]
+mod order;
 #[path = "../../fuzz/bodies/segment.rs"]
 mod segment;
 #[path = "../../fuzz/bodies/server.rs"]
@@ -38,5 +40,6 @@ macro_rules! replayed {
 }
 
 replayed!(
-    allocation, client, coalesce, daemon, frct, management, opening, segment, server, session
+    allocation, client, coalesce, daemon, frct, management, opening, order, segment, server,
+    session
 );

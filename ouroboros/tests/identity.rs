@@ -1,12 +1,14 @@
 //! Identities: keys, fingerprints, certificates and who vouches for them,
 //! against files that OpenSSL made (`vectors/certificates/make`).
 
+use std::{fs, process::Command, time::Duration};
+
 use ouroboros::{
     crypto::{
         Entropy, Hash, SystemEntropy,
         identity::{
-            BadSignature, CaStore, CertificateError, Fingerprint, IdentityKey, InvalidFingerprint,
-            PeerCertificate, PublicKey, UnusableKey,
+            Authority, BadSignature, CaStore, CertificateError, Fingerprint, IdentityKey,
+            InvalidFingerprint, PeerCertificate, PublicKey, UnusableKey,
         },
     },
     wire::Name,
@@ -297,6 +299,98 @@ fn expired_certificates_and_authorities_count_for_nothing() {
     let by_old = certificate(made!("by-old.der"));
     let old = store(&[made!("old.pem")]);
     assert_eq!(old.verify_server(&by_old, &name, UTC), Err(CertificateError::UnknownIssuer));
+}
+
+/// UTC time, in nanoseconds, by this machine's clock.
+fn now() -> u64 {
+    let since = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("after 1970");
+    u64::try_from(since.as_nanos()).expect("before 2554")
+}
+
+#[test]
+fn a_certificate_of_version_1_is_refused_with_what_to_do() {
+    // 2027-12-31: the pair is younger than the others.
+    let utc = UTC + YEAR / 2;
+    let authority = store(&[made!("authority-v1.pem")]);
+    let old = certificate(made!("v1.der"));
+    let refused = authority.verify_server(&old, &name("my_vpn"), utc);
+    assert_eq!(refused, Err(CertificateError::OldVersion));
+    let said = CertificateError::OldVersion.to_string();
+    assert!(said.contains("-extfile") && said.contains("basicConstraints=CA:FALSE"), "{said}");
+}
+
+#[test]
+fn what_an_authority_of_ours_certifies_is_accepted_for_its_name_in_its_time() {
+    let (utc, day) = (now(), Duration::from_secs(86_400));
+    for authority_key in keys() {
+        let entropy = &mut SystemEntropy;
+        let authority =
+            Authority::new(&authority_key, &name("home"), utc, 365 * day, entropy).expect("made");
+        let trusting = store(&[authority.certificate()]);
+        for key in keys() {
+            let issued =
+                authority.certify(key.public_key(), &name("my_vpn"), utc, 30 * day, entropy);
+            let issued = certificate(&issued.expect("made"));
+            assert_eq!(issued.public_key(), key.public_key());
+            let verify = |text, utc| trusting.verify_server(&issued, &name(text), utc);
+            assert_eq!(verify("my_vpn", utc), Ok(()));
+            assert_eq!(trusting.verify_client(&issued, utc), Ok(()));
+            let later = utc + 31 * u64::try_from(day.as_nanos()).expect("small");
+            assert_eq!(verify("my_vpn", later), Err(CertificateError::Expired));
+            let earlier = utc - 1_000_000_000;
+            assert_eq!(verify("my_vpn", earlier), Err(CertificateError::NotYetValid));
+            assert!(matches!(verify("other", utc), Err(CertificateError::WrongName(_))));
+            // What was certified certifies nobody.
+            assert!(Authority::from_certificate(&key, issued.der()).is_err());
+        }
+        // The same authority, read again.
+        let again = Authority::from_certificate(&authority_key, authority.certificate());
+        let issued = again.expect("an authority").certify(
+            keys()[0].public_key(),
+            &name("my_vpn"),
+            utc,
+            day,
+            entropy,
+        );
+        let issued = certificate(&issued.expect("made"));
+        assert_eq!(trusting.verify_server(&issued, &name("my_vpn"), utc), Ok(()));
+        openssl_verifies(authority.certificate(), issued.der());
+    }
+    let [one, other, _] = keys();
+    let authority = Authority::new(&one, &name("home"), utc, day, &mut SystemEntropy);
+    let certificate = authority.expect("made").certificate().to_vec();
+    assert!(Authority::from_certificate(&other, &certificate).is_err());
+}
+
+/// If there is an OpenSSL, it agrees.
+fn openssl_verifies(authority: &[u8], issued: &[u8]) {
+    let folder = std::env::temp_dir().join(format!("o7s-authority-{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("a folder");
+    let pem = |name: &str, der: &[u8]| {
+        let path = folder.join(name);
+        fs::write(&path, der).expect("written");
+        let made = Command::new("openssl")
+            .args(["x509", "-inform", "DER", "-out"])
+            .arg(path.with_extension("pem"))
+            .arg("-in")
+            .arg(&path)
+            .output();
+        (path.with_extension("pem"), made)
+    };
+    let (root, made) = pem("root", authority);
+    if made.is_ok_and(|made| made.status.success()) {
+        let (leaf, _) = pem("leaf", issued);
+        let verified = Command::new("openssl")
+            .args(["verify", "-x509_strict", "-CAfile"])
+            .args([root, leaf])
+            .output()
+            .expect("openssl is here");
+        let said = String::from_utf8_lossy(&verified.stderr).into_owned();
+        fs::remove_dir_all(&folder).expect("removed");
+        assert!(verified.status.success(), "{said}");
+    } else {
+        fs::remove_dir_all(&folder).expect("removed");
+    }
 }
 
 #[test]

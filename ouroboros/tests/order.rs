@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use futures_lite::future;
 use ouroboros::{
     AllocateError, Flow, FlowError, FlowSpec, Irm,
+    proto::negotiation::{ClientSecurity, ProfilePolicy},
     transport::{
         fault::{Faults, Faulty},
         memory::Network,
@@ -35,6 +36,10 @@ async fn pair(faults: Faults, spec: FlowSpec) -> (Flow, Flow) {
     let (accepted, allocated) =
         future::zip(server.accept("my_vpn"), client.allocate("my_vpn", spec)).await;
     (accepted.expect("accepted"), allocated.expect("allocated"))
+}
+
+fn is_native(security: &ClientSecurity) -> bool {
+    security.profile != ProfilePolicy::Wire023
 }
 
 fn packet(number: u32) -> Vec<u8> {
@@ -148,12 +153,18 @@ fn a_reader_that_waits_holds_the_sender_back_and_loses_nothing() {
 #[test]
 fn what_was_sent_arrives_though_the_flow_is_dropped_at_once() {
     let faults = Faults { lost: 100, ..NONE };
-    future::block_on(async {
-        let (accepted, allocated) = pair(faults, FlowSpec::with_qos(QosSpec::DATA)).await;
-        send(&allocated, 200).await;
-        drop(allocated);
-        receive(&accepted, 200).await;
-    });
+    for spec in protections(QosSpec::DATA) {
+        future::block_on(async {
+            let native = spec.is_encrypted() && spec.security().is_some_and(is_native);
+            let (accepted, allocated) = pair(faults, spec).await;
+            send(&allocated, 200).await;
+            drop(allocated);
+            receive(&accepted, 200).await;
+            if native {
+                assert!(matches!(accepted.recv_vec().await, Err(FlowError::ClosedByPeer)));
+            }
+        });
+    }
 }
 
 #[test]

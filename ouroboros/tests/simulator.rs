@@ -187,7 +187,8 @@ fn run(seed: u64, dialect: Dialect, signed: bool) {
         for (_, request, remote, from) in waiting.extract_if(.., |(when, ..)| *when <= time) {
             next_eid += 1;
             match server.accept(now, random, request, Eid(next_eid)) {
-                Ok(flow) if from == CLIENT => {
+                Ok(()) if from == CLIENT => {
+                    let flow = server.confirm(request).expect("half-open");
                     let known = flow.identity.map(|identity| identity.fingerprint);
                     assert_eq!(known, signed.then(|| theirs.fingerprint()));
                     accepted.entry(remote).or_default().push((Eid(next_eid), flow.keys));

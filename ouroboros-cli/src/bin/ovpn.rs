@@ -12,6 +12,7 @@ use futures_lite::{StreamExt, future};
 use ouroboros::{
     FlowSpec, Irm, Offload, Trust, UnknownOffload,
     crypto::identity::Fingerprint,
+    proto::hub::IpNet,
     trust::{TrustError, authorities},
     tun::InterfaceAddress,
     wire::{Name, QosSpec},
@@ -19,11 +20,14 @@ use ouroboros::{
 use ouroboros_cli::{
     confine::confine,
     eprintln, output,
-    ovpn::{Outcome, Settings, client, server},
+    ovpn::{Accepted, Outcome, Settings, Told, client, server},
     println, termination,
 };
 use rustix::thread::CapabilitySet;
 use structopt::StructOpt;
+
+/// Queues of a server's device that nobody asked for, at most.
+const MOST_QUEUES: usize = 8;
 
 /// An IP tunnel over an Ouroboros flow
 ///
@@ -34,9 +38,13 @@ struct Arguments {
     /// Allocates a flow to this name
     #[structopt(short, long)]
     name: Option<Name>,
-    /// Address of the tunnel's device, such as 10.0.0.1 or 10.0.0.1/24
-    #[structopt(short, long)]
-    ip: String,
+    /// Name of the tunnel's device; tun0, tun1, ... otherwise
+    #[structopt(long, value_name = "DEVICE")]
+    dev: Option<String>,
+    /// Address of the tunnel's device, such as 10.0.0.1/24; once for IPv4, once for IPv6. A
+    /// client that says `server` has the address that the server gives it
+    #[structopt(short, long, required = true, number_of_values = 1)]
+    ip: Vec<String>,
     /// Mask of the tunnel's device, such as 255.255.255.0
     #[structopt(short, long)]
     mask: Option<Ipv4Addr>,
@@ -58,6 +66,28 @@ struct Arguments {
     /// Encrypts the tunnel, in the native profile only
     #[structopt(long)]
     native: bool,
+    /// Server: tells clients that this network can be reached through the tunnel
+    #[structopt(long, value_name = "NETWORK", number_of_values = 1, conflicts_with = "name")]
+    route: Vec<IpNet>,
+    /// Server: tells clients of this resolver
+    #[structopt(long, value_name = "ADDRESS", number_of_values = 1, conflicts_with = "name")]
+    dns: Vec<IpAddr>,
+    /// Server: tells clients that the resolvers are for this domain
+    #[structopt(long, value_name = "DOMAIN", number_of_values = 1, conflicts_with = "name")]
+    search: Vec<String>,
+    /// Server: moves packets from client to client itself. Without it they go to the kernel,
+    /// whose routing and firewall decide
+    #[structopt(long, conflicts_with = "name")]
+    forward: bool,
+    /// Server: remembers in this file which addresses clients with an identity have
+    #[structopt(long, value_name = "FILE", conflicts_with = "name")]
+    leases: Option<PathBuf>,
+    /// Client: routes the networks that the server tells of through the tunnel
+    #[structopt(long, requires = "name")]
+    accept_routes: bool,
+    /// Client: uses the resolvers that the server tells of
+    #[structopt(long, requires = "name")]
+    accept_dns: bool,
     /// Spreads an encrypted tunnel's connections over so many flows, for machines with more
     /// cores than one flow keeps busy
     #[structopt(long = "lanes", alias = "queues", value_name = "NUMBER", default_value = "1")]
@@ -104,11 +134,49 @@ fn main() -> ExitCode {
 fn settings(arguments: &Arguments) -> Result<Settings, String> {
     let unused = arguments.no_offload.as_deref().unwrap_or_default();
     let offload = Offload::from_environment().and_then(|offload| offload.without(unused));
+    let from_server = arguments.ip.iter().any(|ip| ip == "server");
+    if from_server && arguments.name.is_none() {
+        return Err(
+            "--ip server is for clients: say which address the server itself has".to_owned()
+        );
+    }
+    if from_server && arguments.ip.len() > 1 {
+        return Err("--ip server: the server gives all addresses".to_owned());
+    }
+    let mut addresses = Vec::new();
+    for ip in arguments.ip.iter().filter(|_| !from_server) {
+        addresses.push(address(ip, arguments.mask)?);
+    }
+    let v4 = addresses.iter().filter(|own| own.address().is_ipv4()).count();
+    if v4 > 1 || addresses.len() - v4 > 1 {
+        return Err("--ip: one address of IPv4 and one of IPv6 at most".to_owned());
+    }
     Ok(Settings {
-        address: address(&arguments.ip, arguments.mask)?,
+        addresses,
+        device: arguments.dev.clone(),
         offload: offload.map_err(|error: UnknownOffload| error.to_string())?,
         statistics: arguments.stats,
+        lanes: lanes(arguments),
+        forward: arguments.forward,
+        leases: arguments.leases.clone(),
+        told: Told {
+            routes: arguments.route.clone(),
+            dns_servers: arguments.dns.clone(),
+            search_domains: arguments.search.clone(),
+        },
+        accepted: Accepted { routes: arguments.accept_routes, dns: arguments.accept_dns },
     })
+}
+
+/// A client has as many lanes as it is told; a server's device has at least as
+/// many queues as there are cores for.
+fn lanes(arguments: &Arguments) -> usize {
+    let asked = usize::from(arguments.queues.get());
+    if arguments.name.is_some() {
+        return asked;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    asked.max(cores.min(MOST_QUEUES))
 }
 
 fn address(ip: &str, mask: Option<Ipv4Addr>) -> Result<InterfaceAddress, String> {
@@ -158,10 +226,7 @@ async fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
     let irm = Irm::connect();
     let tunnels = async {
         match &arguments.name {
-            Some(name) => {
-                let queues = arguments.queues.get();
-                client(&irm, name, spec(arguments)?, queues, settings).await
-            }
+            Some(name) => client(&irm, name, spec(arguments)?, settings).await,
             None => server(&irm, settings).await,
         }
     };

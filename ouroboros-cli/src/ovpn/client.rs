@@ -5,14 +5,24 @@
 use std::time::{Duration, Instant};
 
 use async_std::task;
+use futures_lite::future;
 use ouroboros::{
-    Flow, FlowError, FlowInfo, FlowSpec, Irm, Trust, TunnelError,
+    Flow, FlowError, FlowInfo, FlowSpec, Irm, Trust, Tunnel, TunnelError,
     crypto::SystemEntropy,
-    proto::negotiation::{Profile, ProfilePolicy},
+    proto::{
+        hub::IpNet,
+        negotiation::{Profile, ProfilePolicy},
+    },
+    tun::InterfaceAddress,
     wire::Name,
 };
 
-use super::{Outcome, Settings, announce, backoff::Backoff, own_key};
+use super::{
+    Outcome, Settings, announce,
+    backoff::Backoff,
+    configured::{self, InForce},
+    own_key,
+};
 
 /// How long one of several attempts may take. Shorter than the first one, so
 /// that names are looked up anew soon.
@@ -24,35 +34,55 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const LIVED: Duration = Duration::from_secs(10);
 
 /// Runs a tunnel to the server of `name`, over one flow after the other, or
-/// `queues` at a time. Comes back only with an error: the first flow cannot be
+/// as many as there are lanes at a time. Comes back only with an error: the first flow cannot be
 /// had, or its device fails.
 ///
 /// # Errors
 ///
 /// As said.
-pub async fn client(
-    irm: &Irm,
-    name: &Name,
-    spec: FlowSpec,
-    queues: u8,
-    settings: &Settings,
-) -> Outcome {
+pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings) -> Outcome {
+    let lanes = u8::try_from(settings.lanes).unwrap_or(u8::MAX);
     if spec.is_identified() {
         println!("This machine's key is {}.", own_key().await?);
     }
     println!("Allocating a flow to {name}.");
-    let mut flows = irm.allocate_lanes(name.as_str(), spec.clone(), queues).await?;
+    let mut flows = irm.allocate_lanes(name.as_str(), spec.clone(), lanes).await?;
     meet(flows[0].info());
     let spec = as_good_as(flows[0].info(), spec).timeout(ATTEMPT);
-    let tunnel = settings.build(flows.len())?;
+    let mut settings = settings.clone();
+    let chosen = !settings.addresses.is_empty();
+    if !chosen {
+        settings.addresses = configured::addresses(&configured::ask(&flows[0]).await?);
+    }
+    let mut tunnel = settings.tunnel().queues(flows.len()).build()?;
+    let mut in_force = InForce::default();
     let mut backoff = Backoff::default();
     loop {
         let since = Instant::now();
         flows.iter().for_each(|flow| flow.expect_answers_within(PATIENCE));
-        let ended = match settings.run(&tunnel, flows).await {
-            Ok(()) => FlowError::Closed,
-            Err(TunnelError::Flow(error)) => error,
-            Err(error) => return Err(error.into()),
+        println!("{} is up.", settings.describe(tunnel.interface_name()));
+        let wanted = settings.addresses.iter().filter(|_| chosen);
+        let wanted = wanted.filter_map(|own| IpNet::new(own.address(), own.prefix()).ok());
+        tunnel.ask(&wanted.collect::<Vec<_>>());
+        let ended = {
+            let run = async { Ended::Flow(tunnel.run_lanes(flows).await) };
+            let told = follow(&tunnel, &settings, &mut in_force, chosen);
+            let watched = watch(&tunnel, settings.statistics);
+            future::or(run, future::or(told, watched)).await
+        };
+        let ended = match ended {
+            Ended::Flow(Ok(())) => FlowError::Closed,
+            Ended::Flow(Err(TunnelError::Flow(error))) => error,
+            Ended::Flow(Err(error)) => return Err(error.into()),
+            Ended::Moved(addresses) => {
+                println!("The server has given this machine another address.");
+                let lanes = tunnel.queues();
+                drop(tunnel);
+                settings.addresses = addresses;
+                tunnel = settings.tunnel().queues(lanes).build()?;
+                in_force = InForce::default();
+                FlowError::Closed
+            }
         };
         println!("The flow has ended: {ended}. Allocating another one.");
         if since.elapsed() >= LIVED {
@@ -60,6 +90,48 @@ pub async fn client(
         }
         flows = again(irm, name, &spec, tunnel.queues(), &mut backoff).await;
         meet(flows[0].info());
+    }
+}
+
+/// Why a tunnel has to begin anew.
+enum Ended {
+    /// Its flow has ended.
+    Flow(Result<(), TunnelError>),
+    /// It has other addresses now.
+    Moved(Vec<InterfaceAddress>),
+}
+
+/// Does what the server says, for as long as the addresses stay.
+async fn follow(
+    tunnel: &Tunnel,
+    settings: &Settings,
+    in_force: &mut InForce,
+    chosen: bool,
+) -> Ended {
+    loop {
+        let told = tunnel.configuration().await;
+        let addresses = configured::addresses(&told);
+        if addresses != settings.addresses {
+            if !chosen && !addresses.is_empty() {
+                return Ended::Moved(addresses);
+            }
+            println!(
+                "Warning: the server does not know this machine by its address: packets from it \
+                 may be dropped there (--ip server takes the address that the server gives)."
+            );
+        }
+        in_force.apply(tunnel, settings, &told);
+    }
+}
+
+/// Prints traffic statistics every second, if that is wanted.
+async fn watch(tunnel: &Tunnel, wanted: bool) -> Ended {
+    if !wanted {
+        return future::pending().await;
+    }
+    loop {
+        task::sleep(Duration::from_secs(1)).await;
+        println!("{}: {}", tunnel.interface_name(), tunnel.statistics());
     }
 }
 

@@ -1,21 +1,22 @@
-//! Tunnels of `ovpn`: a client's, which comes back by itself, and a server's,
-//! one for each client. The packets are the library's.
+//! Tunnels of `ovpn`: a client's, which comes back by itself, and a server's hub
+//! for all clients. The packets are the library's.
 
 mod backoff;
 mod client;
+mod configured;
+mod leases;
+mod network;
 mod server;
 
-use std::time::Duration;
+use std::{net::IpAddr, path::PathBuf};
 
-use async_std::task;
-use futures_lite::future;
 use ouroboros::{
-    Flow, FlowInfo, Offload, PeerIdentity, Tunnel, TunnelError,
+    FlowInfo, Offload, PeerIdentity, Tunnel, TunnelBuilder,
     daemon::{
         Client, DaemonError,
         protocol::{Request, Response},
     },
-    proto::negotiation::Profile,
+    proto::{hub::IpNet, negotiation::Profile},
     tun::InterfaceAddress,
 };
 
@@ -26,35 +27,61 @@ pub use server::server;
 pub type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 /// What is the same for all tunnels of a process.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
-    /// The device's address.
-    pub address: InterfaceAddress,
+    /// The device's addresses; none: the server's to give.
+    pub addresses: Vec<InterfaceAddress>,
+    /// The device's name.
+    pub device: Option<String>,
     /// What the kernel may do in super-packets.
     pub offload: Offload,
-    /// Whether to say every second what went through.
+    /// Print traffic statistics every second.
     pub statistics: bool,
+    /// Queues of a server's device, flows of a client's tunnel.
+    pub lanes: usize,
+    /// A server moves packets between its clients.
+    pub forward: bool,
+    /// Where a server remembers the addresses of clients with an identity.
+    pub leases: Option<PathBuf>,
+    /// What a server tells its clients.
+    pub told: Told,
+    /// What a client takes of it.
+    pub accepted: Accepted,
+}
+
+/// What a server tells its clients, beside their addresses.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// Networks that can be reached through the tunnel.
+    pub routes: Vec<IpNet>,
+    /// Resolvers.
+    pub dns_servers: Vec<IpAddr>,
+    /// Domains that they are for.
+    pub search_domains: Vec<String>,
+}
+
+/// What a client takes of what it is told, beside its addresses.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Accepted {
+    /// Routes.
+    pub routes: bool,
+    /// Resolvers.
+    pub dns: bool,
 }
 
 impl Settings {
-    /// A device with so many queues.
-    fn build(&self, queues: usize) -> Result<Tunnel, TunnelError> {
-        Tunnel::builder().address(self.address).offload(self.offload).queues(queues).build()
+    fn tunnel(&self) -> TunnelBuilder {
+        let mut builder = Tunnel::builder().offload(self.offload);
+        if let Some(name) = &self.device {
+            builder = builder.name(name);
+        }
+        self.addresses.iter().fold(builder, |builder, address| builder.address(*address))
     }
 
-    /// Runs `flows`, as many as `tunnel` has queues, to the first one's end.
-    async fn run(&self, tunnel: &Tunnel, flows: Vec<Flow>) -> Result<(), TunnelError> {
-        println!("Tunnel device {} with {} is up.", tunnel.interface_name(), self.address);
-        let watch = async {
-            if !self.statistics {
-                return future::pending().await;
-            }
-            loop {
-                task::sleep(Duration::from_secs(1)).await;
-                println!("{}: {}", tunnel.interface_name(), tunnel.statistics());
-            }
-        };
-        future::or(tunnel.run_lanes(flows), watch).await
+    /// The device with its addresses, for people.
+    fn describe(&self, device: &str) -> String {
+        let addresses: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
+        format!("Tunnel device {device} with {}", addresses.join(" and "))
     }
 }
 

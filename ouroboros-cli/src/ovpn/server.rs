@@ -1,53 +1,40 @@
-//! A server's tunnels, one for each client.
+//! A server: one device for all its clients.
 
 use std::{
-    sync::{Arc, Weak},
-    time::Duration,
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use async_std::task::{self, JoinHandle};
+use async_std::task;
+use futures_lite::future;
 use ouroboros::{
-    AllocateError, Flow, FlowInfo, Irm, LaneAcceptor, Tunnel, crypto::identity::Fingerprint,
-    daemon::DaemonError, wire::PeerAddress,
+    AllocateError, ClientEvent, ClientId, Flow, Hub, HubBuilder, Irm, LaneAcceptor,
+    daemon::DaemonError,
+    proto::hub::{Configuration, IpNet},
 };
 
-use super::{Outcome, Settings, announce, own_key};
+use super::{
+    Outcome, Settings, announce,
+    leases::Leases,
+    network::{self, Grant, Network},
+    own_key,
+};
 
 /// How often to look whether the daemon is back.
 const RETRY: Duration = Duration::from_millis(500);
+/// How often to see which clients have been heard, and to print statistics.
+const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Who a client is, as far as can be told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Who {
-    Key(Fingerprint),
-    Host(PeerAddress),
-}
-
-impl Who {
-    fn of(info: &FlowInfo) -> Self {
-        match &info.identity {
-            Some(peer) => Self::Key(peer.fingerprint),
-            None => Self::Host(info.peer.host()),
-        }
-    }
-}
-
-struct Served {
-    who: Who,
-    /// As long as it runs.
-    tunnel: Weak<Tunnel>,
-    running: JoinHandle<()>,
-}
-
-/// Serves each client with a tunnel of its own, for ever. One that comes back
-/// takes the place of its former flow, and its device: no message may have told
-/// that the flow has ended.
+/// Serves all clients with one device, for ever.
 ///
 /// # Errors
 ///
-/// The daemon cannot be asked, or devices cannot be made.
+/// The daemon cannot be asked, or the device cannot be made.
 pub async fn server(irm: &Irm, settings: &Settings) -> Outcome {
-    let mut clients: Vec<Served> = Vec::new();
     // What is missing shows before there is a client: the daemon, or the right
     // to make devices.
     match own_key().await {
@@ -55,30 +42,45 @@ pub async fn server(irm: &Irm, settings: &Settings) -> Outcome {
         Err(DaemonError::Refused(reason)) => println!("Warning: no client can know it: {reason}."),
         Err(error) => return Err(error.into()),
     }
-    let mut ready = Some(settings.build(1)?);
+    let device = settings.tunnel().queues(settings.lanes);
+    let hub = HubBuilder::new(device).forward_between_clients(settings.forward).build()?;
+    let mut server = Server {
+        network: Network::new(&settings.addresses),
+        settings,
+        hub: Arc::new(hub),
+        prefixes: HashMap::new(),
+        present: Arc::default(),
+        leases: settings.leases.as_deref().map(Leases::at),
+    };
+    if let Some(leases) = &server.leases {
+        let remembered = leases.read().map_err(|error| {
+            let path = settings.leases.as_deref().unwrap_or("".as_ref());
+            format!("{}: {error}: mend or remove the file", path.display())
+        })?;
+        server.network.restore(remembered);
+    }
+    let (hub, present) = (server.hub.clone(), server.present.clone());
+    future::or(accept_all(irm, hub, present), server.attend()).await
+}
+
+/// Takes every client in. What a flow does before it is ready holds up nobody
+/// else.
+async fn accept_all(irm: &Irm, hub: Arc<Hub>, present: Arc<AtomicUsize>) -> Outcome {
     let mut acceptor = LaneAcceptor::new(irm, None);
     loop {
         println!("Waiting for a flow.");
         let flows = accept(&mut acceptor).await?;
         announce(flows[0].info());
-        let who = Who::of(flows[0].info());
-        // A device with another number of queues goes before its successor comes.
-        let fits = |queues| queues == flows.len();
-        let back = take_back(&mut clients, &who).await;
-        let tunnel = match back.filter(|tunnel| fits(tunnel.queues())) {
-            Some(tunnel) => tunnel,
-            None => match (ready.take().filter(|tunnel| fits(tunnel.queues())))
-                .map_or_else(|| settings.build(flows.len()), Ok)
-            {
-                Ok(tunnel) => Arc::new(tunnel),
-                Err(error) => {
-                    println!("The flow is dropped: {error}.");
-                    continue;
-                }
-            },
-        };
-        let running = task::spawn(carry(flows, tunnel.clone(), *settings));
-        clients.push(Served { who, tunnel: Arc::downgrade(&tunnel), running });
+        let (hub, present) = (hub.clone(), present.clone());
+        task::spawn(async move {
+            // Nothing of the only client is lost before it is known what it has.
+            let alone = present.fetch_add(1, Relaxed) == 0;
+            let prefixes = if alone { network::everything() } else { Vec::new() };
+            if let Err(error) = hub.join(flows, &prefixes).await {
+                println!("The flow has ended: {error}.");
+                present.fetch_sub(1, Relaxed);
+            }
+        });
     }
 }
 
@@ -93,20 +95,123 @@ async fn accept(acceptor: &mut LaneAcceptor) -> Result<Vec<Flow>, AllocateError>
     }
 }
 
-/// The tunnel of a client that comes back, if its former flow runs still: no
-/// longer then.
-async fn take_back(clients: &mut Vec<Served>, who: &Who) -> Option<Arc<Tunnel>> {
-    clients.retain(|client| client.tunnel.strong_count() > 0);
-    let at = clients.iter().position(|client| client.who == *who)?;
-    let Served { tunnel, running, .. } = clients.swap_remove(at);
-    let tunnel = tunnel.upgrade();
-    running.cancel().await;
-    tunnel
+struct Server<'a> {
+    settings: &'a Settings,
+    hub: Arc<Hub>,
+    network: Network,
+    /// What the hub knows.
+    prefixes: HashMap<ClientId, Vec<IpNet>>,
+    /// How many clients there are, with those who are about to be.
+    present: Arc<AtomicUsize>,
+    leases: Option<Leases>,
 }
 
-async fn carry(flows: Vec<Flow>, tunnel: Arc<Tunnel>, settings: Settings) {
-    match settings.run(&tunnel, flows).await {
-        Ok(()) => println!("The flow has ended."),
-        Err(error) => println!("The flow has ended: {error}."),
+impl Server<'_> {
+    /// Gives clients addresses as they come and go.
+    async fn attend(&mut self) -> Outcome {
+        let hub = self.hub.clone();
+        loop {
+            let event = async { Some(hub.next_event().await) };
+            let tick = async {
+                task::sleep(INTERVAL).await;
+                None
+            };
+            match future::or(event, tick).await {
+                Some(Some(event)) => self.handle(event),
+                Some(None) => return Err("the tunnel device has failed".into()),
+                None => {
+                    for client in self.hub.clients() {
+                        if client.statistics.received_packets > 0 {
+                            self.network.heard(client.client);
+                        }
+                    }
+                    if self.settings.statistics {
+                        println!("{}: {}", self.hub.interface_name(), self.hub.statistics());
+                    }
+                }
+            }
+            self.apply();
+        }
     }
+
+    fn handle(&mut self, event: ClientEvent) {
+        match event {
+            ClientEvent::Joined { client, info } => {
+                self.network.joined(client, &info);
+                println!("{} is up.", self.settings.describe(self.hub.interface_name()));
+            }
+            ClientEvent::Left { client, reason } => {
+                println!("The flow has ended: {reason}.");
+                self.network.left(client);
+                self.present.fetch_sub(1, Relaxed);
+                self.prefixes.remove(&client);
+                for (client, grant) in self.network.reconsider(now()) {
+                    self.tell(client, grant);
+                }
+            }
+            ClientEvent::Requested { client, wanted } => {
+                if let Some(grant) = self.network.requested(client, wanted, now()) {
+                    if let Some(former) = grant.replaces {
+                        self.hub.remove(former);
+                        self.prefixes.remove(&former);
+                    }
+                    self.tell(client, grant);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn tell(&self, client: ClientId, grant: Grant) {
+        if let Some(leases) = &self.leases
+            && let Err(error) = leases.write(&self.network.leases())
+        {
+            println!("Warning: the clients' addresses are not remembered: {error}.");
+        }
+        let list = |addresses: Vec<String>| addresses.join(", ");
+        if !grant.refused.is_empty() {
+            let refused = list(grant.refused.iter().map(ToString::to_string).collect());
+            println!("A client asks for {refused}: not of this network, or another client's.");
+        }
+        if !grant.addresses.is_empty() {
+            let given = list(grant.addresses.iter().map(ToString::to_string).collect());
+            println!("The client has {given}.");
+        }
+        let told = &self.settings.told;
+        let mut configuration = Configuration::default();
+        configuration.addresses = grant.addresses;
+        configuration.routes = told.routes.clone();
+        configuration.dns_servers = told.dns_servers.clone();
+        configuration.search_domains = told.search_domains.clone();
+        self.hub.tell(client, &configuration);
+    }
+
+    /// Has the hub know what each client has.
+    fn apply(&mut self) {
+        let now: Vec<_> = self.network.prefixes();
+        let changed: Vec<_> = now
+            .into_iter()
+            .filter(|(client, prefixes)| self.prefixes.get(client) != Some(prefixes))
+            .collect();
+        // What somebody loses another may get.
+        for (client, prefixes) in &changed {
+            let Some(before) = self.prefixes.get(client) else { continue };
+            let kept = before.iter().filter(|prefix| prefixes.contains(prefix)).copied();
+            let _ = self.hub.set_prefixes(*client, &kept.collect::<Vec<_>>());
+        }
+        for (client, prefixes) in changed {
+            match self.hub.set_prefixes(client, &prefixes) {
+                Ok(true) => {
+                    self.prefixes.insert(client, prefixes);
+                }
+                // It has gone: an event says so.
+                Ok(false) => {}
+                Err(error) => println!("A client's address cannot be used: {error}."),
+            }
+        }
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -5,6 +5,7 @@ mod confined;
 mod eavesdropper;
 mod host;
 mod hostile;
+mod hub;
 mod killed;
 mod known;
 mod moving;
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 use confined::*;
 use eavesdropper::*;
 use hostile::*;
+use hub::*;
 use killed::*;
 use known::*;
 use moving::*;
@@ -63,6 +65,8 @@ fn main() -> ExitCode {
             killed_applications_leave_nothing_and_the_next_ones_connect,
             malformed_and_oversized_management_does_not_disturb_a_daemon,
             garbage_in_the_peer_s_name_does_not_disturb_a_live_flow,
+            a_server_gives_its_clients_addresses_and_has_one_device,
+            clients_with_addresses_of_their_own_share_the_server,
             garbage_under_every_eid_does_not_disturb_a_live_flow;
         Needs::Namespaces:
             pings_of_each_quality_are_answered_plain_and_encrypted,

@@ -16,4 +16,5 @@ pub mod packet;
 pub mod proto;
 #[doc(hidden)]
 pub mod sync;
+mod sys;
 pub mod wire;

@@ -237,13 +237,22 @@ impl Registration {
     pub(crate) fn arm(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
         let (epoll, data) = (&super::registry().epoll, EventData::new_u64(self.token));
         let flags = EventFlags::IN | EventFlags::ONESHOT;
-        if self.added.load(SeqCst) {
-            epoll::modify(epoll, descriptor, data, flags)?;
-        } else {
-            epoll::add(epoll, descriptor, data, flags)?;
-            self.added.store(true, SeqCst);
+        // Two threads may do this at once: what the other one has armed can have
+        // fired by now.
+        if !self.added.swap(true, SeqCst) {
+            match epoll::add(epoll, descriptor, data, flags) {
+                Err(Errno::EXIST) => {}
+                result => {
+                    self.added.store(result.is_ok(), SeqCst);
+                    return Ok(result?);
+                }
+            }
         }
-        Ok(())
+        match epoll::modify(epoll, descriptor, data, flags) {
+            // The other one is about to.
+            Err(Errno::NOENT) => Ok(epoll::add(epoll, descriptor, data, flags)?),
+            result => Ok(result?),
+        }
     }
 
     /// Lets go of the descriptor.

@@ -520,14 +520,17 @@ fn wait_for_room(shared: &Shared) -> Result<(), FlowError> {
     shared.check()
 }
 
-fn wait(shared: &Shared, interest: PollFlags) -> Result<(), FlowError> {
+/// Blocks until the path may be ready, or the flow has changed.
+pub(super) fn wait(shared: &Shared, interest: PollFlags) -> Result<(), FlowError> {
     let path = shared.path.readiness();
     let wake = shared.wake()?;
     let mut fds =
         [PollFd::from_borrowed_fd(path, interest), PollFd::from_borrowed_fd(wake, PollFlags::IN)];
-    if shared.check().is_ok() {
+    if shared.check().is_ok() && !shared.off_path_any.load(SeqCst) {
         socket::wait(&mut fds, None)?;
-        shared.clear_wake();
+        if !fds[1].revents().is_empty() {
+            shared.clear_wake();
+        }
     }
     Ok(())
 }

@@ -59,7 +59,15 @@ impl Shared {
         {
             watch(self.off_path_handler.get_or_init(|| off_path_handler(self)));
         }
+        if !lock(&self.inbox).early.is_empty() {
+            // What proved the peer: the path may say nothing more for a while.
+            self.read_unread();
+        }
         self.arm();
+        if !lock(&self.inbox).early.is_empty() {
+            // No event tells of what came before the flow began.
+            self.read_unread();
+        }
         let due = self.with_connection(|connection| {
             connection.path_state(driver::now(), self.path_state());
             connection.poll_timeout()
@@ -73,7 +81,10 @@ impl Shared {
         self.watch.store(ARMED, SeqCst);
         let armed = self.registration.get().map(|at| at.arm(self.path.readiness()));
         if let Some(Err(error)) = armed {
-            tracing::warn!(%error, "a flow that is not read cannot be watched");
+            // Looked at now and then instead.
+            tracing::debug!(%error, "a flow that is not read cannot be watched");
+            self.read_unread();
+            self.check_again();
         }
     }
 
@@ -159,14 +170,18 @@ impl Shared {
     /// Ends the flow, and tells the peer if it was this end's wish.
     pub(super) fn end(&self, state: u8) {
         if self.set_ended(state) {
-            self.close_order();
             if state == CLOSED {
+                self.close_order();
+            }
+            let lingers = self.lingers();
+            // The peer is told when it has all that was sent.
+            if state == CLOSED && !lingers {
                 let mut connection = lock(&self.connection);
                 connection.close(driver::now());
                 self.transmit(&mut connection);
             }
             self.signal();
-            if !self.lingers() {
+            if !lingers {
                 lock(&self.release).take();
             }
             // For the farewell, or for the last time.
@@ -452,6 +467,9 @@ impl Shared {
             connection.traffic(sent, heard);
             connection.path_state(now, self.path_state());
             connection.handle_timeout(now, &mut SystemEntropy);
+            if self.is_closed() && in_order.is_none() {
+                connection.close(now);
+            }
             connection.poll_timeout()
         });
         let due = due.into_iter().chain(in_order).min();

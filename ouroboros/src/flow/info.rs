@@ -90,6 +90,8 @@ pub struct FlowStatistics {
     /// Packets dropped because the application does not receive and more may not
     /// wait.
     pub dropped_unread: u64,
+    /// Packets sent again, on a reliable flow.
+    pub retransmitted: u64,
     /// System calls that sent.
     pub send_calls: u64,
     /// System calls that received.
@@ -110,6 +112,7 @@ impl std::iter::Sum for FlowStatistics {
             oversize: sum.oversize + flow.oversize,
             unsealed: sum.unsealed + flow.unsealed,
             dropped_unread: sum.dropped_unread + flow.dropped_unread,
+            retransmitted: sum.retransmitted + flow.retransmitted,
             send_calls: sum.send_calls + flow.send_calls,
             receive_calls: sum.receive_calls + flow.receive_calls,
             epoch: sum.epoch.max(flow.epoch),
@@ -156,6 +159,7 @@ pub(super) struct Counters {
     pub(super) oversize: AtomicU64,
     pub(super) unsealed: AtomicU64,
     pub(super) dropped_unread: AtomicU64,
+    pub(super) retransmitted: AtomicU64,
     pub(super) send_calls: AtomicU64,
     pub(super) receive_calls: AtomicU64,
     pub(super) epoch: AtomicU64,
@@ -173,6 +177,7 @@ impl Counters {
             oversize: of(&self.oversize),
             unsealed: of(&self.unsealed),
             dropped_unread: of(&self.dropped_unread),
+            retransmitted: of(&self.retransmitted),
             send_calls: of(&self.send_calls),
             receive_calls: of(&self.receive_calls),
             epoch: of(&self.epoch),

@@ -28,6 +28,7 @@ use std::{
 
 use event_listener::EventListener;
 use futures_lite::future;
+use rustix::event::PollFlags;
 
 pub(crate) use self::{
     batched::Received,
@@ -61,7 +62,10 @@ use crate::{
 };
 
 /// A flow to a program of a peer: packets that may be lost and may come in
-/// another order. Dropping it ends it. The peer of a native flow is told; the
+/// another order, unless its quality of service says otherwise
+/// ([`QosSpec`](crate::wire::QosSpec)). Dropping it ends it; what was sent in order
+/// and has to arrive is repeated in the background until it has, for as long as the
+/// process lives. The peer of a native flow is told; the
 /// 0.23 format has no message for that, so that its peer learns of it by silence.
 ///
 /// All methods take `&self`: tasks and threads may share a flow, each packet goes
@@ -386,7 +390,19 @@ impl Flow {
     ///
     /// As [`send`](Self::send).
     pub fn send_blocking(&self, packet: &[u8]) -> Result<(), FlowError> {
-        async_io::block_on(self.send(packet))
+        if self.shared.order.is_some() {
+            return async_io::block_on(self.send(packet));
+        }
+        if !self.is_ready()? {
+            future::block_on(self.ready())?;
+        }
+        while !self.push(packet)? {
+            batched::wait(&self.shared, PollFlags::OUT)?;
+        }
+        while !lock(&self.sender).try_flush()? {
+            batched::wait(&self.shared, PollFlags::OUT)?;
+        }
+        Ok(())
     }
 
     /// [`recv`](Self::recv) for threads that may block.
@@ -395,7 +411,17 @@ impl Flow {
     ///
     /// As [`recv`](Self::recv).
     pub fn recv_blocking(&self, buffer: &mut [u8]) -> Result<usize, FlowError> {
-        async_io::block_on(self.recv(buffer))
+        if self.shared.order.is_some() {
+            return async_io::block_on(self.recv(buffer));
+        }
+        let _waiting = Waiting::new(&self.shared, true);
+        loop {
+            match self.shared.take(|inbox| copy_first(inbox, buffer))? {
+                Taken::Packets(size) => return size,
+                Taken::Busy => {}
+                Taken::Nothing => batched::wait(&self.shared, PollFlags::IN)?,
+            }
+        }
     }
 
     /// Largest packet that can be sent now, in bytes.

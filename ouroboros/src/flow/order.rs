@@ -153,6 +153,9 @@ impl Shared {
             if order.transmit(now, &*self.path) {
                 self.note_sent();
             }
+            let frct = order.frct.statistics();
+            self.counters.retransmitted.store(frct.retransmitted, Relaxed);
+            self.counters.dropped_unread.store(frct.unread, Relaxed);
             let events: Vec<_> = std::iter::from_fn(|| order.frct.poll()).collect();
             (done, events, order.due(now))
         };
@@ -164,7 +167,8 @@ impl Shared {
                 Event::Failed(_) => self.end(UNACKNOWLEDGED),
             }
         }
-        if let Some(due) = due {
+        // Of a flow that has ended otherwise nothing is due.
+        if let Some(due) = due.filter(|_| self.check().is_ok() || self.is_closed()) {
             self.call_driver_by(due);
         }
         Some(done)

@@ -19,6 +19,10 @@ use crate::{
 /// Management messages handled before the timers get their turn.
 const MESSAGES_PER_TURN: usize = 64;
 
+/// Turns in which a socket that is never empty is read until the flows that were
+/// established meanwhile are handed over.
+const TURNS_TO_SETTLE: u32 = 16;
+
 struct ManagementSource(Arc<dyn Management>);
 
 impl AsFd for ManagementSource {
@@ -35,15 +39,21 @@ pub(super) async fn drive(core: Weak<Core>) {
     };
     let mut buffer = [0; LARGEST_MANAGEMENT];
     let mut dropped = Dropped::default();
+    let mut turns = 0u32;
     loop {
         let (woken, due) = {
             let Some(core) = core.upgrade() else { return };
             let woken = core.wake.listen();
+            let mut drained = true;
             if let Some(watch) = &watch {
+                drained = false;
                 for _ in 0..MESSAGES_PER_TURN {
                     match watch.source().0.receive(&mut buffer) {
                         Ok((size, from)) => core.take_message(from, None, &buffer[..size]),
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            drained = true;
+                            break;
+                        }
                         Err(error) => {
                             tracing::debug!(ipcp = core.name, %error, "management socket");
                             break;
@@ -54,6 +64,12 @@ pub(super) async fn drive(core: Weak<Core>) {
             let now = driver::now();
             core.endpoint().handle_timeout(now);
             core.flush();
+            turns = if drained { 0 } else { turns + 1 };
+            // Frames of flows that were just established may be behind many
+            // others, but what is behind too many is lost.
+            if turns.is_multiple_of(TURNS_TO_SETTLE) {
+                core.settle();
+            }
             let (counters, due) = (core.counters(), core.endpoint().poll_timeout());
             if let Some(causes) = dropped.report(now.monotonic, counters) {
                 tracing::warn!(ipcp = core.name, "management messages dropped: {causes}");

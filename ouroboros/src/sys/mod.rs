@@ -6,5 +6,6 @@ pub(crate) mod link;
 pub(crate) mod option;
 #[cfg(feature = "tokio")]
 pub(crate) mod reactor;
+pub(crate) mod route;
 pub(crate) mod socket;
 pub(crate) mod tun;

@@ -119,8 +119,17 @@ pub trait Transport: Send + Sync + 'static {
     /// dropped.
     fn oversized(&self) -> u64;
 
+    /// Returns `true` if frames for an endpoint without a path of its own reach
+    /// the management socket, and with it what
+    /// [`watch_elsewhere`](Self::watch_elsewhere) names for that endpoint. Half-open
+    /// flows need no path then.
+    fn has_shared_socket(&self) -> bool {
+        false
+    }
+
     /// Has `take` called with frames for the endpoint `local` that come from
-    /// others than its peer, until nobody else holds `take`.
+    /// others than its peer, until nobody else holds `take`. The latest call for
+    /// an endpoint counts.
     fn watch_elsewhere(&self, local: Eid, take: &Wanderer) {
         let _ = (local, take);
     }

@@ -347,9 +347,15 @@ impl Transport for Attachment {
         self.shared.oversized.count()
     }
 
+    fn has_shared_socket(&self) -> bool {
+        true
+    }
+
     fn watch_elsewhere(&self, local: Eid, take: &Wanderer) {
         let mut wanderers = lock(&self.shared.wanderers);
-        wanderers.retain(|_, take| take.strong_count() > 0);
+        if wanderers.len() >= wanderers.capacity() {
+            wanderers.retain(|_, take| take.strong_count() > 0);
+        }
         wanderers.insert(local, Arc::downgrade(take));
     }
 

@@ -24,6 +24,7 @@ use crate::{
     sync::lock,
     sys::{
         link,
+        route::{self, Change},
         tun::{self as kernel, Shape},
     },
 };
@@ -202,6 +203,32 @@ impl Device {
             tracing::warn!(%error, "IPv6 has not come back to the device");
         }
         Ok(())
+    }
+}
+
+impl Device {
+    /// Routes a network through the device; the route goes with it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not take it.
+    pub fn add_route(&self, network: IpAddr, prefix: u8) -> Result<(), DeviceError> {
+        self.change_route(Change::Add, network, prefix)
+    }
+
+    /// Takes such a route away.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not.
+    pub fn remove_route(&self, network: IpAddr, prefix: u8) -> Result<(), DeviceError> {
+        self.change_route(Change::Remove, network, prefix)
+    }
+
+    fn change_route(&self, change: Change, network: IpAddr, prefix: u8) -> Result<(), DeviceError> {
+        let index = lock(&self.control).tun_index().map_err(|e| failed("index", e.into()))?;
+        route::change(change, (&self.name, index), (network, prefix))
+            .map_err(|error| failed("route", error))
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     error::FlowError,
     flow::{FlowReceiver, Received},
-    proto::protection::Content,
+    proto::{hub::Asking, protection::Content},
     tun::{
         DeviceOffload, Queue,
         offload::{
@@ -45,7 +45,13 @@ impl Inbound {
     /// Moves what is there, at most a batch; how many packets that was.
     pub(super) fn turn(&mut self, lane: &Lane) -> Result<usize, TunnelError> {
         let Self { receiver, delay, joiner } = self;
-        Ok(joiner.transfer(receiver, delay, lane.sink(), |_, _| true)?)
+        Ok(joiner.transfer(receiver, delay, lane.sink(), |packet, _| {
+            let exchange = Asking::is_for(packet);
+            if exchange {
+                lane.exchange.handle(packet);
+            }
+            !exchange
+        })?)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU16, Ordering::Relaxed},
 };
 
-use super::Counters;
+use super::{Counters, exchange::Exchange};
 use crate::tun::{Device, Queue};
 
 /// One queue of the device and the flow that serves it.
@@ -13,6 +13,7 @@ pub(super) struct Lane {
     pub(super) device: Arc<Device>,
     pub(super) queue: usize,
     pub(super) counters: Arc<Counters>,
+    pub(super) exchange: Arc<Exchange>,
     /// Largest packet in bytes, for all lanes.
     pub(super) mtu: Arc<AtomicU16>,
 }

@@ -5,6 +5,7 @@
 //! came to be, and what becomes of the tunnel when it ends (the caller's).
 
 mod delay;
+mod exchange;
 mod hub;
 mod inbound;
 mod lane;
@@ -27,12 +28,16 @@ pub use offload::{Offload, UnknownOffload};
 pub use statistics::TunnelStatistics;
 
 use self::{
-    inbound::Inbound, lane::Lane, mtu::Following, outbound::Outbound, statistics::Counters,
+    exchange::Exchange, inbound::Inbound, lane::Lane, mtu::Following, outbound::Outbound,
+    statistics::Counters,
 };
 use crate::{
     error::FlowError,
     flow::{Flow, FlowCloser, FlowWatcher},
-    proto::hub::Taken,
+    proto::{
+        hub::{Configuration, IpNet, Taken},
+        negotiation::Profile,
+    },
     sync::lock,
     transport::PathOffload,
     tun::{Device, DeviceError, DeviceSettings, InterfaceAddress, LEAST_IPV6},
@@ -140,12 +145,16 @@ impl TunnelBuilder {
             offload: self.offload.device,
             queue_length: QUEUE_LENGTH,
         })?;
+        let (news, configurations) = async_channel::bounded(1);
         Ok(Tunnel {
             device: Arc::new(device),
             mtu: self.mtu,
             offload: self.offload,
             counters: Arc::default(),
             flows: Mutex::default(),
+            wanted: Mutex::default(),
+            exchange: Arc::new(Exchange::new(news)),
+            configurations,
         })
     }
 }
@@ -169,6 +178,10 @@ pub struct Tunnel {
     offload: Offload,
     counters: Arc<Counters>,
     flows: Mutex<Vec<FlowWatcher>>,
+    /// The addresses to ask a hub for.
+    wanted: Mutex<Option<Vec<IpNet>>>,
+    exchange: Arc<Exchange>,
+    configurations: async_channel::Receiver<Configuration>,
 }
 
 impl Tunnel {
@@ -194,6 +207,41 @@ impl Tunnel {
         let offload = Offload { device: self.device.queues()[0].offload(), path };
         let buffers = flows.first().map_or((0, 0), FlowWatcher::buffers);
         self.counters.statistics(flows.iter().map(FlowWatcher::statistics).sum(), offload, buffers)
+    }
+
+    /// Has the other end asked, whenever a native flow begins, for what a client
+    /// of a [`Hub`] has to know; `wanted` are the addresses that this end has, or
+    /// would like. Who does not know the exchange drops the question.
+    pub fn ask(&self, wanted: &[IpNet]) {
+        *lock(&self.wanted) = Some(wanted.to_vec());
+    }
+
+    /// Routes a network through the device; the route goes with it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not take it.
+    pub fn add_route(&self, network: IpNet) -> Result<(), TunnelError> {
+        Ok(self.device.add_route(network.network(), network.prefix_len())?)
+    }
+
+    /// Takes such a route away.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not.
+    pub fn remove_route(&self, network: IpNet) -> Result<(), TunnelError> {
+        Ok(self.device.remove_route(network.network(), network.prefix_len())?)
+    }
+
+    /// What the hub at the other end says, the first time and whenever it
+    /// changes. Nothing is done about it here. Cancel safe.
+    pub async fn configuration(&self) -> Configuration {
+        match self.configurations.recv().await {
+            Ok(configuration) => configuration,
+            // The sender is this tunnel's.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Moves packets both ways until the flow ends. The device's MTU becomes
@@ -239,13 +287,22 @@ impl Tunnel {
             tracing::warn!(mtu, "the flow's packets are too small for IPv6 in the tunnel");
         }
         let mtu = Arc::new(AtomicU16::new(mtus.packets));
+        let native = flows.iter().all(|flow| flow.info().profile == Some(Profile::Native));
+        let wanted = lock(&self.wanted).clone().filter(|_| native);
+        self.exchange.begin(wanted.as_deref());
         let (done, ended) = async_channel::bounded(queues);
         for (queue, flow) in flows.into_iter().enumerate() {
             let (sender, receiver) = flow.split();
             let outbound = Outbound::new(sender, following.take());
             let inbound = Inbound::new(receiver);
             let (device, counters) = (self.device.clone(), self.counters.clone());
-            let lane = Arc::new(Lane { device, queue, counters, mtu: mtu.clone() });
+            let lane = Arc::new(Lane {
+                device,
+                queue,
+                counters,
+                mtu: mtu.clone(),
+                exchange: self.exchange.clone(),
+            });
             let done = done.clone();
             thread::Builder::new().name(format!("tunnel-{queue}")).spawn(move || {
                 let _ = done.try_send(worker::run(&lane, outbound, inbound));

@@ -55,6 +55,9 @@ impl Outbound {
     pub(super) fn turn(&mut self, lane: &Lane) -> Result<Progress, TunnelError> {
         if !self.full {
             self.fill(lane)?;
+            if lane.queue == 0 && lane.exchange.is_due() {
+                lane.exchange.transmit(&mut self.sender);
+            }
         }
         self.full = !self.sender.try_flush()?;
         if self.full {

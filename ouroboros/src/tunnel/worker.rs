@@ -16,6 +16,8 @@ use super::{
 };
 use crate::sys::socket;
 
+/// How often to see whether a hub has to be asked again.
+const REPEAT: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 /// Turns in a row with work both ways, after which a second thread helps.
 pub(super) const BUSY: u32 = 16;
 /// Idleness, in nanoseconds, after which the second thread gives its work back.
@@ -44,6 +46,9 @@ fn turns(
 ) -> Result<(), TunnelError> {
     let mut inbound = Some(inbound);
     let (mut full, mut busy) = (false, 0);
+    if lane.exchange.is_due() {
+        full = outbound.turn(lane)? == Progress::Full;
+    }
     loop {
         let device = if full { PollFlags::empty() } else { PollFlags::IN };
         let mut path = PollFlags::empty();
@@ -56,7 +61,9 @@ fn turns(
             PollFd::from_borrowed_fd(sender.end(), PollFlags::IN),
             PollFd::from_borrowed_fd(second.gave_back(), PollFlags::IN),
         ];
-        socket::wait(&mut ready, None)?;
+        let asks = lane.queue == 0 && lane.exchange.is_due();
+        let timeout = asks.then_some(&REPEAT);
+        socket::wait(&mut ready, timeout)?;
         let [device, path, end, back] = ready.map(|fd| fd.revents());
         if !end.is_empty() {
             sender.check()?;
@@ -71,7 +78,7 @@ fn turns(
             _ => 0,
         };
         // What has arrived may have been answered already: look at once.
-        let leaving = !device.is_empty() || path.contains(PollFlags::OUT) || arrived > 0;
+        let leaving = !device.is_empty() || path.contains(PollFlags::OUT) || arrived > 0 || asks;
         if leaving {
             full = outbound.turn(lane)? == Progress::Full;
         }

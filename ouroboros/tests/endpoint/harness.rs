@@ -140,7 +140,8 @@ impl Pair {
         security: &ServerSecurity,
     ) -> Result<Accepted, AcceptError> {
         self.server.set_policy(&name(), security.clone());
-        self.server.accept(now, &mut self.entropy, request, REMOTE)
+        self.server.accept(now, &mut self.entropy, request, REMOTE)?;
+        Ok(self.server.confirm(request).expect("half-open"))
     }
 
     /// The client's request, as the server accepts it: both messages.
@@ -254,7 +255,8 @@ pub(crate) fn meet(
     responder.handle(now, entropy, CLIENT, None, &request);
     let mut accepted = None;
     if let Some(Event::Requested { request, .. }) = responder.poll() {
-        accepted = Some(responder.accept(now, entropy, request, REMOTE));
+        let done = responder.accept(now, entropy, request, REMOTE);
+        accepted = Some(done.map(|()| responder.confirm(request).expect("half-open")));
     }
     let mut replies = Vec::new();
     while let Some(reply) = responder.poll_transmit() {

@@ -269,12 +269,12 @@ fn no_source_and_no_prefix_takes_what_is_others() {
     let v6_prefix: Addresses = |number| address(&format!("2001:db8:1:{number:x}::1"), 1);
     let mapped: Addresses = |number| address("::ffff:192.0.2.7", 1 + number);
     for (flooder, room, neighbour) in [
-        (v4, limits.pending_of.host, "192.0.2.8"),
-        (v4_ports, limits.pending_of.host, "192.0.2.8"),
-        (v4_prefix, limits.pending_of.prefix, "192.0.3.7"),
-        (v6, limits.pending_of.host, "2001:db8:1:2::1"),
-        (v6_prefix, limits.pending_of.prefix, "2001:db8:2::1"),
-        (mapped, limits.pending_of.host, "192.0.2.8"),
+        (v4, limits.unproved_of.host, "192.0.2.8"),
+        (v4_ports, limits.unproved_of.host, "192.0.2.8"),
+        (v4_prefix, limits.unproved_of.prefix, "192.0.3.7"),
+        (v6, limits.unproved_of.host, "2001:db8:1:2::1"),
+        (v6_prefix, limits.unproved_of.prefix, "2001:db8:2::1"),
+        (mapped, limits.unproved_of.host, "192.0.2.8"),
     ] {
         let mut server = Server::new(limits, ServerSecurity::default());
         let taken = (0..2_000)
@@ -458,4 +458,32 @@ fn copies_of_a_request_are_answered_so_many_times() {
         }
     }
     assert_eq!(answers, 17, "the reply, and so many copies");
+}
+
+/// Their answers cost milliseconds each, which strangers could make a server
+/// spend.
+#[test]
+fn slow_key_exchanges_have_a_share_of_their_own() {
+    let mut server = Endpoint::new(Dialect::EthDix, hash_of(Dialect::EthDix), Limits::default());
+    server.register(&name());
+    let taken = |server: &mut Endpoint, kex, count: u32, time: u32| {
+        let mut taken = 0;
+        for number in 0..count {
+            let suite = Suite { kex, ..Suite::default() };
+            let mut client =
+                Endpoint::new(Dialect::EthDix, hash_of(Dialect::EthDix), Limits::default());
+            let entropy = &mut Counting((number * 3 + time) as u8);
+            let now = at(u64::from(time));
+            client.allocate(now, entropy, asked(Some(suite.into()))).expect("within limits");
+            let request = client.poll_transmit().expect("a request").message;
+            let from = PeerAddress::Memory(1_000 * time + number);
+            server.handle(now, entropy, from, None, &request);
+            taken += usize::from(matches!(server.poll(), Some(Event::Requested { .. })));
+        }
+        taken
+    };
+    assert_eq!(taken(&mut server, KeyExchange::P384, 60, 1), 50);
+    assert_eq!(taken(&mut server, KeyExchange::X25519, 20, 2), 20);
+    assert_eq!(taken(&mut server, KeyExchange::P521, 10, 3), 0);
+    assert_eq!(taken(&mut server, KeyExchange::P521, 10, 1_100), 10);
 }

@@ -2,6 +2,7 @@
 
 mod arbitrary;
 mod clocks;
+mod half_open;
 mod harness;
 mod load;
 mod requester;

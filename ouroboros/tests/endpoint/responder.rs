@@ -223,7 +223,7 @@ fn an_unknown_name_is_refused_where_the_port_is_ours_alone() {
 #[test]
 fn a_host_has_one_share_of_the_pending_requests_whatever_its_ports() {
     let mut pair = Pair::new(Dialect::Udp, None);
-    let limit = Limits::default().pending_of.host;
+    let limit = Limits::default().unproved_of.host;
     let from = |host: &str, port: u16| {
         PeerAddress::Udp(SocketAddr::new(host.parse().expect("an address"), port))
     };

@@ -11,7 +11,7 @@ use ouroboros::{
         },
         native::{
             Channel, Content, HEAD, KeyLimits, NativeKeys, Opened, Opener, SealError, Sealer,
-            Session, SessionConfig, TAIL,
+            Session, SessionConfig, TAIL, Transmit,
         },
         protection::{FlowKeys, OpenError},
     },
@@ -99,12 +99,12 @@ pub(crate) fn allocate(
     let accepted = match responder.poll() {
         Some(Event::Requested { request, .. }) => {
             match responder.accept(start, random, request, SERVER_EID) {
-                Ok(accepted) => Some(accepted.keys),
+                Ok(()) => Some(responder.confirm(request).expect("half-open").keys),
                 Err(AcceptError::Refused(_)) => None,
                 Err(error) => panic!("{error}"),
             }
         }
-        None => None,
+        None | Some(Event::Refused { .. }) => None,
         other => panic!("{other:?}"),
     };
     if let Some(reply) = responder.poll_transmit() {
@@ -238,4 +238,23 @@ pub(crate) fn pair(
 
 pub(crate) fn suite(kex: KeyExchange) -> ClientSecurity {
     ClientSecurity::from(Suite { kex, ..Suite::default() })
+}
+
+/// Passes what both have to send until neither has anything.
+pub(crate) fn exchange(ends: &mut [End; 2], random: &mut Random, now: Duration) -> usize {
+    let mut passed = 0;
+    loop {
+        let mut quiet = true;
+        for index in 0..2 {
+            ends[index].tick(now, random);
+            while let Some(Transmit { frame, .. }) = ends[index].session.poll_transmit() {
+                quiet = false;
+                passed += 1;
+                ends[1 - index].take(now, random, &frame, None).expect("authentic");
+            }
+        }
+        if quiet {
+            return passed;
+        }
+    }
 }

@@ -4,6 +4,7 @@
 mod attacker;
 mod downgrade;
 mod eavesdropper;
+mod erasure;
 mod harness;
 mod session;
 mod vectors;

@@ -11,7 +11,7 @@ use ouroboros::{
     wire::PeerAddress,
 };
 
-use crate::harness::{End, Random, at, pair, suite};
+use crate::harness::{End, Random, at, exchange, pair, suite};
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -21,25 +21,6 @@ fn settled(random: &mut Random, kex: KeyExchange) -> [End; 2] {
     let mut ends = pair(random, suite(kex), KeyLimits::default(), SessionConfig::default());
     exchange(&mut ends, random, Duration::ZERO);
     ends
-}
-
-/// Passes what both have to send until neither has anything.
-fn exchange(ends: &mut [End; 2], random: &mut Random, now: Duration) -> usize {
-    let mut passed = 0;
-    loop {
-        let mut quiet = true;
-        for index in 0..2 {
-            ends[index].tick(now, random);
-            while let Some(Transmit { frame, .. }) = ends[index].session.poll_transmit() {
-                quiet = false;
-                passed += 1;
-                ends[1 - index].take(now, random, &frame, None).expect("authentic");
-            }
-        }
-        if quiet {
-            return passed;
-        }
-    }
 }
 
 fn events(end: &mut End) -> Vec<Event> {

@@ -13,6 +13,7 @@ use ring::aead::{
 };
 
 use super::Cipher;
+use crate::sys::Erased;
 
 /// Length of a nonce (the wire's IV) in bytes.
 pub const NONCE: usize = 12;
@@ -57,25 +58,28 @@ pub enum AeadBackend {
 }
 
 impl AeadBackend {
-    /// `cipher` under `key`, of which it takes as many bytes as it needs.
+    /// `cipher` under `key`, of which it takes as many bytes as it needs. Its
+    /// memory is erased when it is dropped.
     pub fn with_key(self, cipher: Cipher, key: &[u8; 32]) -> Box<dyn Aead> {
         let key = &key[..cipher.key_size()];
         match (self, cipher) {
             (_, Cipher::Aes192Gcm) => {
-                Box::new(RustCrypto(Aes192Gcm::new_from_slice(key).expect("24 bytes")))
+                Erased::boxed(|| RustCrypto(Aes192Gcm::new_from_slice(key).expect("24 bytes")))
             }
-            (Self::Ring, Cipher::Aes128Gcm) => Box::new(ring_key(&AES_128_GCM, key)),
-            (Self::Ring, Cipher::Aes256Gcm) => Box::new(ring_key(&AES_256_GCM, key)),
-            (Self::Ring, Cipher::ChaCha20Poly1305) => Box::new(ring_key(&CHACHA20_POLY1305, key)),
+            (Self::Ring, Cipher::Aes128Gcm) => Erased::boxed(|| ring_key(&AES_128_GCM, key)),
+            (Self::Ring, Cipher::Aes256Gcm) => Erased::boxed(|| ring_key(&AES_256_GCM, key)),
+            (Self::Ring, Cipher::ChaCha20Poly1305) => {
+                Erased::boxed(|| ring_key(&CHACHA20_POLY1305, key))
+            }
             (Self::RustCrypto, Cipher::Aes128Gcm) => {
-                Box::new(RustCrypto(Aes128Gcm::new_from_slice(key).expect("16 bytes")))
+                Erased::boxed(|| RustCrypto(Aes128Gcm::new_from_slice(key).expect("16 bytes")))
             }
             (Self::RustCrypto, Cipher::Aes256Gcm) => {
-                Box::new(RustCrypto(Aes256Gcm::new_from_slice(key).expect("32 bytes")))
+                Erased::boxed(|| RustCrypto(Aes256Gcm::new_from_slice(key).expect("32 bytes")))
             }
-            (Self::RustCrypto, Cipher::ChaCha20Poly1305) => {
-                Box::new(RustCrypto(ChaCha20Poly1305::new_from_slice(key).expect("32 bytes")))
-            }
+            (Self::RustCrypto, Cipher::ChaCha20Poly1305) => Erased::boxed(|| {
+                RustCrypto(ChaCha20Poly1305::new_from_slice(key).expect("32 bytes"))
+            }),
         }
     }
 }
@@ -84,6 +88,22 @@ type Aes192Gcm = AesGcm<Aes192, U12>;
 
 fn ring_key(algorithm: &'static ring::aead::Algorithm, key: &[u8]) -> LessSafeKey {
     LessSafeKey::new(UnboundKey::new(algorithm, key).expect("the key has the cipher's size"))
+}
+
+impl<T: Aead> Aead for Erased<T> {
+    fn seal_in_place(&self, nonce: &[u8; NONCE], aad: &[u8], data: &mut [u8]) -> [u8; TAG] {
+        (**self).seal_in_place(nonce, aad, data)
+    }
+
+    fn open_in_place(
+        &self,
+        nonce: &[u8; NONCE],
+        aad: &[u8],
+        data: &mut [u8],
+        tag: &[u8; TAG],
+    ) -> Result<(), NotAuthentic> {
+        (**self).open_in_place(nonce, aad, data, tag)
+    }
 }
 
 impl Aead for LessSafeKey {

@@ -70,6 +70,12 @@ impl KeyExchange {
         matches!(self, Self::X25519MlKem768)
     }
 
+    /// Returns `true` if an answer takes milliseconds, tens of times as long as
+    /// that of the others.
+    pub const fn is_slow(self) -> bool {
+        matches!(self, Self::P384 | Self::P521)
+    }
+
     /// Bytes of the server's answer.
     pub const fn answer_size(self) -> usize {
         match self {

@@ -12,6 +12,7 @@ pub mod native;
 pub mod negotiation;
 pub mod packet;
 pub mod protection;
+pub mod reliable;
 mod rotation;
 
 use std::time::Duration;

@@ -6,6 +6,7 @@
 
 mod address;
 pub mod extension;
+pub mod frame;
 pub mod frct;
 pub mod management;
 mod name;

@@ -77,7 +77,8 @@ impl Client {
     /// The sender for what comes from queue `lane`: one connection stays on one
     /// flow.
     pub(super) fn sender(&self, lane: usize) -> MutexGuard<'_, FlowSender> {
-        lock(&self.senders[lane % self.senders.len()])
+        let count = self.senders.len();
+        lock(&self.senders[(lane + count - self.id.0 as usize % count) % count])
     }
 
     pub(super) fn mtu(&self) -> u16 {

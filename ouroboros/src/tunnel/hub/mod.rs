@@ -42,6 +42,14 @@ const EVENTS: usize = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientId(u64);
 
+impl ClientId {
+    /// One of that number: for tests of what is done with clients.
+    #[doc(hidden)]
+    pub const fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// What happens to a hub's clients.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -257,7 +265,9 @@ impl Hub {
         self.core.tell_of(ClientEvent::Joined { client: id, info: Box::new(info) });
         self.core.mtu_changed(&client, mtu);
         for (lane, receiver) in receivers.into_iter().enumerate() {
-            self.core.mailboxes[lane % self.queues()].put(client.clone(), receiver);
+            // Clients with one flow each do not all go to the first worker.
+            let queue = (id.0 as usize + lane) % self.queues();
+            self.core.mailboxes[queue].put(client.clone(), receiver);
         }
         closing.into_iter().for_each(CloseOnDrop::keep);
         Ok(id)

@@ -132,6 +132,7 @@ impl CaStore {
                     .map(|_| ())
             })
             .map_err(|error| match error {
+                webpki::Error::UnsupportedCertVersion => CertificateError::OldVersion,
                 webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer,
                 webpki::Error::InvalidSignatureForPublicKey => CertificateError::BadSignature,
                 other => CertificateError::Unacceptable(other.to_string()),
@@ -153,7 +154,7 @@ impl Trusted {
 }
 
 /// RFC 5280, section 4.2.1.9.
-fn is_authority(certificate: &Certificate) -> Result<bool, CertificateError> {
+pub(super) fn is_authority(certificate: &Certificate) -> Result<bool, CertificateError> {
     let claims = certificate.tbs_certificate();
     let constraints =
         claims.get_extension::<BasicConstraints>().map_err(|_| CertificateError::Malformed)?;

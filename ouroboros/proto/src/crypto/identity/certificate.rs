@@ -8,7 +8,9 @@ use der::{
 use x509_cert::{
     AlgorithmIdentifier, Certificate, SubjectPublicKeyInfo, Version,
     attr::AttributeTypeAndValue,
+    ext::Extension,
     name::{RdnSequence, RelativeDistinguishedName},
+    serial_number::SerialNumber,
     time::{Time, Validity},
 };
 
@@ -50,6 +52,13 @@ pub enum CertificateError {
     /// Its signature is wrong.
     #[error("the certificate's signature is wrong")]
     BadSignature,
+    /// It is of X.509 version 1 or 2, which an authority cannot vouch for here.
+    #[error(
+        "the certificate is of X.509 version 1 or 2: make one of version 3, which has \
+         extensions, for example with openssl x509 -req -extfile FILE, where FILE has \
+         basicConstraints=CA:FALSE"
+    )]
+    OldVersion,
     /// It breaks another rule of RFC 5280.
     #[error("the certificate is not acceptable: {0}")]
     Unacceptable(String),
@@ -61,17 +70,19 @@ impl From<BadSignature> for CertificateError {
     }
 }
 
-/// RFC 5280, section 4.1, without what is optional.
+/// RFC 5280, section 4.1, without the unique identifiers.
 #[derive(Sequence)]
-struct Claims {
+pub(super) struct Claims {
     #[asn1(context_specific = "0", tag_mode = "EXPLICIT")]
-    version: Version,
-    serial_number: u8,
-    algorithm: AlgorithmIdentifier,
-    issuer: RdnSequence,
-    validity: Validity,
-    subject: RdnSequence,
-    public_key: SubjectPublicKeyInfo,
+    pub(super) version: Version,
+    pub(super) serial_number: SerialNumber,
+    pub(super) algorithm: AlgorithmIdentifier,
+    pub(super) issuer: RdnSequence,
+    pub(super) validity: Validity,
+    pub(super) subject: RdnSequence,
+    pub(super) public_key: SubjectPublicKeyInfo,
+    #[asn1(context_specific = "3", tag_mode = "EXPLICIT", optional = "true")]
+    pub(super) extensions: Option<Vec<Extension>>,
 }
 
 #[derive(Sequence)]
@@ -94,21 +105,11 @@ impl IdentityKey {
     }
 
     fn try_certificate(&self, name: &Name) -> der::Result<Vec<u8>> {
-        let oid = match self.digest() {
-            None => ED25519,
-            Some(Hash::Sha384) => ECDSA_SHA384,
-            // That of every other key here.
-            Some(_) => ECDSA_SHA256,
-        };
-        let algorithm = AlgorithmIdentifier { oid, parameters: None };
-        let value = Any::new(Tag::Utf8String, name.as_str().as_bytes())?;
-        let common_name = AttributeTypeAndValue { oid: COMMON_NAME, value };
-        let mut names = RdnSequence::default();
-        names.push(RelativeDistinguishedName::from(SetOfVec::try_from([common_name])?));
-        let claims = Claims {
+        let names = common_name(name)?;
+        self.sign_claims(Claims {
             version: Version::V3,
-            serial_number: 1,
-            algorithm: algorithm.clone(),
+            serial_number: SerialNumber::from(1u8),
+            algorithm: self.signature_algorithm(),
             issuer: names.clone(),
             validity: Validity::new(
                 Time::UtcTime(UtcTime::from_unix_duration(std::time::Duration::ZERO)?),
@@ -116,10 +117,34 @@ impl IdentityKey {
             ),
             subject: names,
             public_key: SubjectPublicKeyInfo::from_der(self.public_key().spki())?,
+            extensions: None,
+        })
+    }
+
+    pub(super) fn signature_algorithm(&self) -> AlgorithmIdentifier {
+        let oid = match self.digest() {
+            None => ED25519,
+            Some(Hash::Sha384) => ECDSA_SHA384,
+            // That of every other key here.
+            Some(_) => ECDSA_SHA256,
         };
+        AlgorithmIdentifier { oid, parameters: None }
+    }
+
+    pub(super) fn sign_claims(&self, claims: Claims) -> der::Result<Vec<u8>> {
+        let algorithm = claims.algorithm.clone();
         let signature = BitString::from_bytes(&self.sign(&claims.to_der()?))?;
         Signed { claims, algorithm, signature }.to_der()
     }
+}
+
+/// A subject or issuer that has this common name and nothing else.
+pub(super) fn common_name(name: &Name) -> der::Result<RdnSequence> {
+    let value = Any::new(Tag::Utf8String, name.as_str().as_bytes())?;
+    let common_name = AttributeTypeAndValue { oid: COMMON_NAME, value };
+    let mut names = RdnSequence::default();
+    names.push(RelativeDistinguishedName::from(SetOfVec::try_from([common_name])?));
+    Ok(names)
 }
 
 /// A peer's certificate, as it says of itself: nothing in it is true before a

@@ -9,9 +9,11 @@
 mod authority;
 mod certificate;
 mod fingerprint;
+mod issue;
 mod key;
 
 pub use authority::CaStore;
 pub use certificate::{CertificateError, PeerCertificate};
 pub use fingerprint::{Fingerprint, InvalidFingerprint};
+pub use issue::Authority;
 pub use key::{BadSignature, IdentityKey, PublicKey, UnusableKey};

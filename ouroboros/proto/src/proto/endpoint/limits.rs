@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::sources::Share;
-use crate::proto::Now;
+use crate::{proto::Now, wire::QosSpec};
 
 /// Bounds on what peers can make an IPCP keep, do and send.
 ///
@@ -16,13 +16,30 @@ use crate::proto::Now;
 /// without proof is not counted with what it has proved to have sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Flow requests that wait to be accepted.
+    /// Flow requests that wait to be accepted, and half-open flows.
     pub pending_requests: usize,
-    /// The same from one source.
+    /// The same from one source, of those that have proved their address.
     pub pending_of: Share,
+    /// The same from one source, of the others.
+    pub unproved_of: Share,
     /// Requests that may wait without proof of their address: that many native
-    /// ones, and that many others.
+    /// ones, half-open flows included, and that many others.
     pub unproved_requests: usize,
+    /// Half-open flows of peers that know no cookies: 0.23 peers and plain
+    /// flows. The newest takes the place of the oldest.
+    pub half_open_without_cookies: usize,
+    /// How long a flow may be half-open, whatever timeout was asked for.
+    pub half_open_for: Duration,
+    /// The same for a peer that may be silent at first: a 0.23 peer sends its
+    /// first keepalive after a quarter of the timeout, 30 s of 120 s.
+    pub half_open_for_silent: Duration,
+    /// Established flows that peers asked for.
+    pub established: usize,
+    /// The same from one source.
+    pub established_of: Share,
+    /// The shortest and the longest timeout that a flow has here, whatever was
+    /// asked for; "never" becomes the longest.
+    pub flow_timeout: (Duration, Duration),
     /// Requests looked at in a second without proof of their address, counted
     /// in the same way.
     pub unproved_per_second: u32,
@@ -45,9 +62,16 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            pending_requests: 512,
-            pending_of: Share { host: 32, prefix: 64 },
+            pending_requests: 2048,
+            pending_of: Share { host: 512, prefix: 1024 },
+            unproved_of: Share { host: 32, prefix: 64 },
             unproved_requests: 128,
+            half_open_without_cookies: 1024,
+            half_open_for: Duration::from_secs(10),
+            half_open_for_silent: Duration::from_secs(40),
+            established: 4096,
+            established_of: Share { host: 1024, prefix: 2048 },
+            flow_timeout: (Duration::from_millis(100), Duration::from_secs(120)),
             unproved_per_second: 3000,
             cookies_per_second: 20_000,
             requests_per_second_of: Share { host: 2000, prefix: 2500 },
@@ -57,6 +81,19 @@ impl Default for Limits {
             answers_per_second: 1000,
             hold: Duration::from_secs(5),
         }
+    }
+}
+
+impl Limits {
+    /// The same quality of service with a timeout within bounds.
+    pub(super) fn bounded(&self, qos: QosSpec) -> QosSpec {
+        let (shortest, longest) = self.flow_timeout;
+        let asked = match qos.timeout {
+            0 => longest,
+            milliseconds => Duration::from_millis(milliseconds.into()),
+        };
+        let timeout = asked.max(shortest).min(longest).as_millis();
+        QosSpec { timeout: u32::try_from(timeout).unwrap_or(u32::MAX), ..qos }
     }
 }
 

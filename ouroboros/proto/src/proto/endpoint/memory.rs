@@ -20,6 +20,10 @@ const OLDEST: u64 = 20_000_000_000;
 /// A request may be this far in the future, in nanoseconds.
 const NEWEST: u64 = 100_000_000;
 
+/// Bytes that may go to an address that has not been proved, for each that came
+/// from there (RFC 9000, section 8).
+pub(super) const AMPLIFICATION: usize = 3;
+
 /// What tells one request from another: id and timestamp.
 pub(super) type Key = ([u8; 16], u64);
 
@@ -56,6 +60,8 @@ pub(super) struct Answered {
     pub(super) request: usize,
     /// How often it may still be sent.
     pub(super) left: u8,
+    /// Bytes that may still go to the address; `None`: it is proved.
+    pub(super) budget: Option<usize>,
     pub(super) reply: Vec<u8>,
 }
 
@@ -63,6 +69,16 @@ impl Answered {
     /// Whether a message of `size` bytes from `from` is a copy of the request.
     pub(super) fn is_for(&self, from: PeerAddress, size: usize) -> bool {
         self.from == from && self.request == size
+    }
+
+    /// The reply to one more copy of the request, if that may have one.
+    pub(super) fn repeat(&mut self) -> Option<&[u8]> {
+        self.left = self.left.checked_sub(1)?;
+        if let Some(budget) = &mut self.budget {
+            *budget += AMPLIFICATION * self.request;
+            *budget = budget.checked_sub(self.reply.len())?;
+        }
+        Some(&self.reply)
     }
 }
 
@@ -114,6 +130,14 @@ impl Memory {
 
     pub(super) fn refused(&mut self, key: Key) {
         self.settle(key, Known::Gone);
+    }
+
+    /// The address that the request came from is the peer's.
+    pub(super) fn proved(&mut self, request: RequestId) {
+        let key = self.accepted.get(&request).copied();
+        if let Some(Known::Accepted(answered)) = key.and_then(|key| self.known.get_mut(&key)) {
+            answered.budget = None;
+        }
     }
 
     pub(super) fn released(&mut self, request: RequestId) {

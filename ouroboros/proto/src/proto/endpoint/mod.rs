@@ -7,6 +7,7 @@
 
 mod client;
 mod cookie;
+mod half_open;
 mod limits;
 mod memory;
 mod server;
@@ -21,6 +22,8 @@ use std::{
 use self::{
     client::{Allocating, Reply},
     cookie::Cookies,
+    half_open::Established,
+    half_open::HalfOpenFlows,
     limits::{Budget, Unproved},
     memory::Memory,
     server::{Incoming, Pending, Served},
@@ -142,9 +145,12 @@ pub enum RefusalReason {
     Quality(QosSpec),
 }
 
-/// A flow that was accepted.
+/// A flow whose peer has proved that it is there.
 #[derive(Debug)]
 pub struct Accepted {
+    /// The quality of service: the peer's timeout within this side's bounds
+    /// ([`Limits::flow_timeout`]).
+    pub qos: QosSpec,
     /// The agreed keys; `None` for a plain flow.
     pub keys: Option<FlowKeys>,
     /// The agreed suite; `None` for a plain flow.
@@ -199,6 +205,22 @@ pub enum Event {
     /// A request was not accepted in time.
     Withdrawn {
         /// The request.
+        request: RequestId,
+    },
+    /// The peer of a half-open flow has proved that it is there: the flow is
+    /// established.
+    Confirmed {
+        /// The request that it began with.
+        request: RequestId,
+        /// What was agreed.
+        accepted: Accepted,
+        /// The frame that proved it, sealed.
+        frame: Vec<u8>,
+    },
+    /// A half-open flow was given up: its peer has not proved in time that it
+    /// is there, or there was no room for it any more.
+    Expired {
+        /// The request that it began with.
         request: RequestId,
     },
     /// A request for a name that demands its clients' identities was met with
@@ -279,8 +301,11 @@ pub struct Counters {
     pub unexpected: u64,
     /// Replies whose header does not answer the request.
     pub bad_replies: u64,
-    /// Answers left unsent to keep within the rate.
+    /// Answers left unsent to keep within the rate, or within three times the
+    /// bytes received from an address that has not been proved.
     pub unanswered: u64,
+    /// Half-open flows that were given up.
+    pub expired: u64,
 }
 
 /// The allocation core of one IPCP.
@@ -299,6 +324,8 @@ pub struct Endpoint {
     /// In the order in which they came, which is that of their ends.
     pending: BTreeMap<RequestId, Pending>,
     shares: Shares,
+    half_open: HalfOpenFlows,
+    established: Established,
     native: Unproved,
     old: Unproved,
     cookies: Cookies,
@@ -308,6 +335,7 @@ pub struct Endpoint {
     recent_since: Duration,
     memory: Memory,
     answers: Budget,
+    slow: Budget,
     next_id: u64,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
@@ -329,6 +357,8 @@ impl Endpoint {
             by_endpoint: HashMap::new(),
             pending: BTreeMap::new(),
             shares: Shares::default(),
+            half_open: HalfOpenFlows::default(),
+            established: Established::default(),
             native: Unproved::default(),
             old: Unproved::default(),
             cookies: Cookies::default(),
@@ -337,6 +367,7 @@ impl Endpoint {
             recent_since: Duration::ZERO,
             memory: Memory::default(),
             answers: Budget::default(),
+            slow: Budget::default(),
             next_id: 0,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -426,13 +457,14 @@ impl Endpoint {
     pub fn poll_timeout(&self) -> Option<Duration> {
         let allocating = self.allocating.values().map(Allocating::due);
         let pending = self.pending.first_key_value().map(|(_, pending)| pending.until);
-        allocating.chain(pending).min()
+        allocating.chain(pending).chain(self.half_open.poll_timeout()).min()
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now) {
         self.retry_allocations(now);
         self.withdraw_requests(now);
+        self.expire_half_open(now);
         self.memory.forget(now);
     }
 
@@ -444,6 +476,11 @@ impl Endpoint {
     /// How much is kept for peers: requests pending and requests remembered.
     pub fn held(&self) -> (usize, usize) {
         (self.pending.len(), self.memory.len())
+    }
+
+    /// How many flows wait for their peers to prove that they are there.
+    pub fn half_open(&self) -> usize {
+        self.half_open.len()
     }
 
     fn fresh_id(&mut self) -> u64 {

@@ -8,7 +8,8 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     AcceptError, Accepted, Endpoint, Event, Refusal, RefusalReason, RequestId, Transmit,
-    memory::{Answered, Key, Known, clock_difference, shows_freshness},
+    half_open::HalfOpen,
+    memory::{AMPLIFICATION, Answered, Key, Known, clock_difference, shows_freshness},
     sources::Source,
 };
 use crate::{
@@ -28,6 +29,10 @@ use crate::{
 
 /// Copies of a request that are answered: more than a client makes.
 const REPEATS: u8 = 16;
+
+/// Requests taken in a second whose key exchange is slow (P-384, P-521): they
+/// take half a processor at most.
+const SLOW_PER_SECOND: u32 = 50;
 
 /// A flow request as it came.
 pub(super) struct Incoming<'a> {
@@ -145,10 +150,12 @@ impl Endpoint {
             }
             Some(Known::Accepted(answered)) if answered.is_for(from, size) => {
                 self.counters.repeated += 1;
-                if let Some(left) = answered.left.checked_sub(1) {
-                    answered.left = left;
-                    let (to, message) = (Destination::Peer(from), answered.reply.clone());
-                    self.transmits.push_back(Transmit { to, via: None, message });
+                match answered.repeat() {
+                    Some(reply) => {
+                        let (to, message) = (Destination::Peer(from), reply.to_vec());
+                        self.transmits.push_back(Transmit { to, via: None, message });
+                    }
+                    None => self.counters.unanswered += 1,
                 }
                 return;
             }
@@ -176,7 +183,10 @@ impl Endpoint {
             };
         if !admitted {
             return match standing {
-                Standing::Proved => self.counters.over_limit += 1,
+                Standing::Proved => {
+                    self.counters.over_limit += 1;
+                    refuse(self, Refusal::Busy);
+                }
                 Standing::Native => {
                     let refusal = Refusal::Busy;
                     self.counters.cookies += 1;
@@ -187,6 +197,10 @@ impl Endpoint {
                     refuse(self, Refusal::Busy);
                 }
             };
+        }
+        if asked.slow && !self.slow.take(now, SLOW_PER_SECOND) {
+            self.counters.over_limit += 1;
+            return refuse(self, Refusal::Busy);
         }
         self.recent.add(source);
         let Some(Served { name, security }) = served else {
@@ -206,8 +220,7 @@ impl Endpoint {
         };
         let request = RequestId(self.fresh_id());
         self.memory.remember(now, key, source);
-        self.shares.add(source);
-        self.pending_of(standing, |count| count + 1);
+        self.occupy(from, standing);
         let until = now.monotonic + self.limits.hold;
         let (header, qos, encrypted) = (header.to_vec(), terms.qos, asked.encrypted);
         let pending =
@@ -234,11 +247,16 @@ impl Endpoint {
             self.recent.clear();
             self.recent_since = now.monotonic;
         }
-        self.pending.len() < limits.pending_requests
-            && self.shares.has_room(source, limits.pending_of)
+        let proved = source.is_proved();
+        let waiting = self.pending.len() + self.half_open.len_with_cookies();
+        waiting < limits.pending_requests
+            && self
+                .shares
+                .has_room(source, if proved { limits.pending_of } else { limits.unproved_of })
             && self.memory.has_room(source, limits.remembered_requests, limits.remembered_of)
             && self.recent.len() < limits.remembered_requests
             && self.recent.has_room(source, limits.requests_per_second_of)
+            && self.established.has_room(source, limits)
     }
 
     fn pending_of(&mut self, standing: Standing, change: impl Fn(usize) -> usize) {
@@ -251,9 +269,20 @@ impl Endpoint {
 
     fn take_pending(&mut self, request: RequestId) -> Option<Pending> {
         let pending = self.pending.remove(&request)?;
-        self.shares.remove(Source::of(pending.from, pending.standing == Standing::Proved));
-        self.pending_of(pending.standing, |count| count - 1);
+        self.vacate(pending.from, pending.standing);
         Some(pending)
+    }
+
+    /// One more waits, to be accepted or to be confirmed.
+    pub(super) fn occupy(&mut self, from: PeerAddress, standing: Standing) {
+        self.shares.add(Source::of(from, standing == Standing::Proved));
+        self.pending_of(standing, |count| count + 1);
+    }
+
+    /// One fewer waits, to be accepted or to be confirmed.
+    pub(super) fn vacate(&mut self, from: PeerAddress, standing: Standing) {
+        self.shares.remove(Source::of(from, standing == Standing::Proved));
+        self.pending_of(standing, |count| count - 1);
     }
 
     fn demand_cookie(
@@ -282,8 +311,11 @@ impl Endpoint {
         self.send(from, &refusal);
     }
 
-    /// Accepts a pending request as the name's policy says: a reply will leave,
-    /// the flow is allocated.
+    /// Accepts a pending request as the name's policy says: the reply will leave,
+    /// and the flow is half-open until its peer has proved that it is there
+    /// ([`Event::Confirmed`]), or for as long as the limits say
+    /// ([`Event::Expired`]). Frames for `local` go to
+    /// [`handle_frame`](Self::handle_frame) until then.
     ///
     /// # Errors
     ///
@@ -295,7 +327,7 @@ impl Endpoint {
         entropy: &mut dyn Entropy,
         request: RequestId,
         local: Eid,
-    ) -> Result<Accepted, AcceptError> {
+    ) -> Result<(), AcceptError> {
         let Pending { from, remote, header, terms, key, size, standing, security, client, .. } =
             self.take_pending(request).ok_or(AcceptError::Gone)?;
         // The policy may have changed while the request waited.
@@ -331,17 +363,29 @@ impl Endpoint {
             return Err(AcceptError::Gone);
         }
         self.send(from, &reply);
+        // One reply leaves in any case: a 0.23 peer's request is shorter than a
+        // reply with a certificate may be.
+        let budget = (AMPLIFICATION * size).saturating_sub(message.len());
+        let budget = (standing != Standing::Proved).then_some(budget);
         self.memory.accepted(
             request,
             key,
-            Answered { from, request: size, left: REPEATS, reply: message },
+            Answered { from, request: size, left: REPEATS, budget, reply: message },
         );
-        let lane = agreed.as_ref().and_then(|agreed| agreed.lane);
-        let Some(agreed) = agreed else {
-            return Ok(Accepted { keys: None, suite: None, lane, identity: None });
+        let qos = self.limits.bounded(terms.qos);
+        let accepted = match agreed {
+            Some(agreed) => Accepted {
+                qos,
+                keys: Some(agreed.keys),
+                suite: Some(agreed.suite),
+                lane: agreed.lane,
+                identity: agreed.identity,
+            },
+            None => Accepted { qos, keys: None, suite: None, lane: None, identity: None },
         };
-        let (keys, suite) = (Some(agreed.keys), Some(agreed.suite));
-        Ok(Accepted { keys, suite, lane, identity: agreed.identity })
+        let ends = (local, remote);
+        self.hold_half_open(now, request, HalfOpen::new(from, ends, standing, accepted));
+        Ok(())
     }
 
     /// Counts a refusal by its reason, and tells of it.
@@ -382,6 +426,7 @@ impl Endpoint {
     /// refused from now on.
     pub fn released(&mut self, request: RequestId) {
         self.memory.released(request);
+        self.established.remove(request);
     }
 
     pub(super) fn withdraw_requests(&mut self, now: Now) {

@@ -48,6 +48,15 @@ impl Source {
         Self { host, prefix: Some(prefix), proved }
     }
 
+    /// The same source, as what it has proved is counted.
+    pub(super) fn proved(self) -> Self {
+        Self { proved: true, ..self }
+    }
+
+    pub(super) fn is_proved(self) -> bool {
+        self.proved
+    }
+
     fn networks(self) -> impl Iterator<Item = (Network, bool)> {
         std::iter::once(self.host).chain(self.prefix).map(move |network| (network, self.proved))
     }

@@ -2,7 +2,8 @@
 //! reliable one also arrive, whatever the network does.
 //!
 //! The peer's machine has faults that no later peer can mend, and some of what is
-//! done here only steps around them; each place says which. What holds throughout:
+//! done here only steps around them; each place says which, and FRCT.md all of it.
+//! What holds throughout:
 //! numbers go on for the life of the flow, a packet that may begin a run says so
 //! whenever nothing is in flight, and nothing is said of the peer's packets before
 //! one of them has begun a run.

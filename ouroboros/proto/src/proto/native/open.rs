@@ -2,7 +2,7 @@
 //! window is asked after authentication, once for a batch.
 
 use std::sync::{
-    Arc, Mutex,
+    Arc, Mutex, Weak,
     atomic::{
         AtomicBool, AtomicU64,
         Ordering::{Acquire, Relaxed, Release},
@@ -41,8 +41,9 @@ pub(super) struct Receiving {
     attention: AtomicBool,
 }
 
-/// Keys by the low bits of their epoch.
-type Keys = [Option<Arc<Current>>; EPOCHS as usize + 1];
+/// Keys by the low bits of their epoch. They are not kept alive: an opener that
+/// is not used would keep those of epochs that are over.
+type Keys = [Weak<Current>; EPOCHS as usize + 1];
 
 impl Receiving {
     pub(super) fn new(receiver: Eid, key: ReceiveKey, data: bool, limits: KeyLimits) -> Self {
@@ -90,7 +91,7 @@ impl Receiving {
         let known = lock(&self.keys);
         let mut keys = Keys::default();
         for current in known.iter() {
-            keys[usize::from(current.key.epoch() as u8 & EPOCHS)] = Some(current.clone());
+            keys[usize::from(current.key.epoch() as u8 & EPOCHS)] = Arc::downgrade(current);
         }
         (self.version.load(Relaxed), keys)
     }
@@ -117,6 +118,8 @@ pub struct Opener {
     shared: Arc<Receiving>,
     version: u64,
     keys: Keys,
+    /// The key that opened the last frame of the batch.
+    held: Option<Arc<Current>>,
     /// The newest number when the batch began.
     newest: u64,
     /// The newest that came from elsewhere.
@@ -126,7 +129,7 @@ pub struct Opener {
 impl Opener {
     pub(super) fn new(shared: Arc<Receiving>) -> Self {
         let (version, keys) = shared.keys();
-        Self { shared, version, keys, newest: 0, elsewhere: 0 }
+        Self { shared, version, keys, held: None, newest: 0, elsewhere: 0 }
     }
 
     /// An opener of the same flow, for another thread.
@@ -142,7 +145,9 @@ impl Opener {
     /// It is no new packet of the flow; what it holds then is undefined.
     pub fn open(&mut self, frame: &mut [u8]) -> Result<Opened, OpenError> {
         self.begin();
-        let mut opened = self.authenticate(0, frame)?;
+        let opened = self.authenticate(0, frame);
+        self.held = None;
+        let mut opened = opened?;
         let mut window = lock(&self.shared.window);
         let new = opened.take(&mut window);
         self.shared.newest.store(window.newest(), Relaxed);
@@ -159,7 +164,9 @@ impl Opener {
     /// As [`open`](Self::open).
     pub fn open_off_path(&mut self, frame: &mut [u8]) -> Result<Opened, OpenError> {
         self.begin();
-        let mut opened = self.authenticate(0, frame)?;
+        let opened = self.authenticate(0, frame);
+        self.held = None;
+        let mut opened = opened?;
         let mut window = lock(&self.shared.window);
         let newest = window.newest().max(self.elsewhere);
         let new = if opened.content == Content::Control {
@@ -187,6 +194,7 @@ impl Opener {
     /// After the frames of a batch: lets go of those among `opened`, from
     /// `first` on, that were seen before.
     pub(in crate::proto) fn finish(&mut self, opened: &mut Vec<Opened>, first: usize) {
+        self.held = None;
         if first == opened.len() {
             return;
         }
@@ -201,7 +209,7 @@ impl Opener {
 
     /// Opens a frame of a batch; whether it was seen before is not asked yet.
     pub(in crate::proto) fn authenticate(
-        &self,
+        &mut self,
         index: usize,
         frame: &mut [u8],
     ) -> Result<Opened, OpenError> {
@@ -214,8 +222,14 @@ impl Opener {
         if header[0] & !EPOCHS != KIND {
             return Err(OpenError::NotAuthentic);
         }
-        let current = self.keys[usize::from(header[0] & EPOCHS)].as_deref();
-        let current = current
+        let low_epoch = header[0] & EPOCHS;
+        let same = |current: &Arc<Current>| current.key.epoch() as u8 & EPOCHS == low_epoch;
+        if !self.held.as_ref().is_some_and(same) {
+            self.held = self.keys[usize::from(low_epoch)].upgrade();
+        }
+        let current = self
+            .held
+            .as_deref()
             .filter(|current| current.failures.load(Relaxed) < self.shared.limits.failures)
             .ok_or(OpenError::NotAuthentic)?;
         let low = u32::from_be_bytes([header[1], header[2], header[3], header[4]]);

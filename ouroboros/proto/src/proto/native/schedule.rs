@@ -60,6 +60,12 @@ impl NativeKeys {
         self.capabilities
     }
 
+    /// The same keys again, to try a frame on. Nothing may be sealed with them.
+    pub(in crate::proto) fn to_try(&self) -> Self {
+        let Self { suite, role, capabilities, ref agreed, transcript } = *self;
+        Self { suite, role, capabilities, agreed: agreed.clone(), transcript }
+    }
+
     /// Whether `other` belongs to the other end of the same flow.
     pub fn is_counterpart(&self, other: &Self) -> bool {
         self.role != other.role

@@ -4,7 +4,7 @@
 use std::{
     ops::Range,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Weak,
         atomic::{
             AtomicBool, AtomicU64,
             Ordering::{Acquire, Relaxed, Release},
@@ -58,7 +58,6 @@ pub(super) struct Sending {
     attention: AtomicBool,
 }
 
-#[derive(Clone)]
 struct State {
     current: Arc<Current>,
     data: bool,
@@ -105,23 +104,31 @@ impl Sending {
         self.next.store(number, Relaxed);
     }
 
-    fn state(&self) -> (u64, State) {
+    fn known(&self) -> Known {
         let state = lock(&self.state);
-        (self.version.load(Relaxed), state.clone())
+        let (version, data) = (self.version.load(Relaxed), state.data);
+        Known { version, current: Arc::downgrade(&state.current), data }
     }
+}
+
+/// What a sealer knows of the state. It does not keep the key alive: a sealer
+/// that is not used would keep the keys of an epoch that is over.
+struct Known {
+    version: u64,
+    current: Weak<Current>,
+    data: bool,
 }
 
 /// Seals packets, for one thread.
 pub struct Sealer {
     shared: Arc<Sending>,
-    version: u64,
-    state: State,
+    known: Known,
 }
 
 impl Sealer {
     pub(super) fn new(shared: Arc<Sending>) -> Self {
-        let (version, state) = shared.state();
-        Self { shared, version, state }
+        let known = shared.known();
+        Self { shared, known }
     }
 
     /// A sealer of the same flow, for another thread.
@@ -138,13 +145,19 @@ impl Sealer {
     /// No numbers are to be had; none is lost.
     pub fn reserve(&mut self, count: u64, data: bool) -> Result<Reserved<'_>, SealError> {
         let shared = &*self.shared;
-        if shared.version.load(Acquire) != self.version {
-            (self.version, self.state) = shared.state();
+        if shared.version.load(Acquire) != self.known.version {
+            self.known = shared.known();
         }
-        if data && !self.state.data {
+        let current = loop {
+            match self.known.current.upgrade() {
+                Some(current) => break current,
+                // Replaced since the look at the version.
+                None => self.known = shared.known(),
+            }
+        };
+        if data && !self.known.data {
             return Err(SealError::Paused);
         }
-        let current = &*self.state.current;
         let end = if data { current.data_end } else { current.end };
         let first = shared
             .next
@@ -158,12 +171,7 @@ impl Sealer {
         if first < current.due && first + count >= current.due {
             shared.attention.store(true, Relaxed);
         }
-        Ok(Reserved {
-            key: &current.key,
-            receiver: shared.receiver,
-            numbers: first..first + count,
-            data,
-        })
+        Ok(Reserved { current, shared, numbers: first..first + count, data })
     }
 
     /// Whether the flow's session should look after its keys now; once.
@@ -174,9 +182,9 @@ impl Sealer {
 }
 
 /// Numbers for packets, each used once.
-pub struct Reserved<'k> {
-    key: &'k SendKey,
-    receiver: Eid,
+pub struct Reserved<'s> {
+    current: Arc<Current>,
+    shared: &'s Sending,
     numbers: Range<u64>,
     data: bool,
 }
@@ -193,12 +201,13 @@ impl Reserved<'_> {
         let number = self.numbers.next().expect("a number was reserved for the packet");
         let (header, rest) = frame.split_first_chunk_mut::<HEADER>().expect("room for the header");
         let (sealed, tag) = rest.split_last_chunk_mut::<TAIL>().expect("room for the tag");
-        header[0] = KIND | self.key.epoch() as u8 & EPOCHS;
+        let key = &self.current.key;
+        header[0] = KIND | key.epoch() as u8 & EPOCHS;
         header[1..].copy_from_slice(&(number as u32).to_be_bytes());
         sealed[HEAD - HEADER - 1] = content.id();
-        let nonce = nonce(self.key.iv(), number);
-        let associated = associated(self.receiver, header);
-        *tag = self.key.aead().seal_in_place(&nonce, &associated, sealed);
+        let nonce = nonce(key.iv(), number);
+        let associated = associated(self.shared.receiver, header);
+        *tag = key.aead().seal_in_place(&nonce, &associated, sealed);
     }
 }
 

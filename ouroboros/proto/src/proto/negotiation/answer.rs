@@ -21,6 +21,8 @@ pub struct Asked<'a> {
     pub encrypted: bool,
     /// Whether it offers the native profile.
     pub native: bool,
+    /// Whether the answer to its key exchange takes milliseconds.
+    pub slow: bool,
     /// The cookie that it echoes.
     pub cookie: Option<&'a [u8]>,
 }
@@ -34,8 +36,9 @@ pub struct Asked<'a> {
 pub fn screen<'a>(request: &Allocation<'a>) -> Result<Asked<'a>, NegotiationError> {
     request_digest(request.md)?;
     let Extensions { profile, cookie, .. } = extensions(request)?;
-    let encrypted = suite(request)?.is_some();
-    Ok(Asked { encrypted, native: encrypted && profile.is_some(), cookie })
+    let suite = suite(request)?;
+    let (encrypted, slow) = (suite.is_some(), suite.is_some_and(|suite| suite.kex.is_slow()));
+    Ok(Asked { encrypted, native: encrypted && profile.is_some(), slow, cookie })
 }
 
 /// Bytes that the header of a reply to `request` has at most, if it is signed

@@ -1,0 +1,75 @@
+//! Several clients of one server, which has one device for all of them.
+
+use rustix::process::Signal;
+
+use crate::{
+    host::{ETH, Host, Pair, Running, UDP4, eventually},
+    probe::transfer,
+};
+
+/// A ping through a device comes back.
+fn pings(host: &Host, device: &str, to: &str) -> bool {
+    host.run("ping", &format!("-c1 -W1 -I {device} {to}")).status.success()
+}
+
+fn server(pair: &Pair, more: &str) -> Running {
+    pair.one.start(
+        "ovpn",
+        &format!("--dev office0 --ip 10.9.0.1/24 --ip fd09::1/64 {more}"),
+        "Waiting",
+    )
+}
+
+fn has(host: &Host, device: &str, what: &str) -> bool {
+    host.ip(&format!("-o addr show {device}")).contains(what)
+}
+
+pub(crate) fn a_server_gives_its_clients_addresses_and_has_one_device() {
+    for layer in [UDP4, ETH] {
+        let pair = Pair::new(layer);
+        let _server = server(&pair, "--route 172.16.0.0/16 --route fd16::/64 --dns 10.9.0.1");
+        let first = "-n my_vpn --ip server --crypt --accept-routes";
+        let first = pair.two.start("ovpn", first, "is up");
+        let words = "-n my_vpn --ip server --crypt --dev mine --accept-dns";
+        let second = pair.two.start("ovpn", words, "is up");
+        for (device, v4, v6) in
+            [("tun0", "10.9.0.2/24", "fd09::2/64"), ("mine", "10.9.0.3/24", "fd09::3/64")]
+        {
+            assert!(has(&pair.two, device, v4), "{}", pair.two.ip("addr"));
+            assert!(has(&pair.two, device, v6), "{}", pair.two.ip("addr"));
+            eventually("a ping comes back", || pings(&pair.two, device, "10.9.0.1"));
+            eventually("a ping comes back", || pings(&pair.two, device, "fd09::1"));
+        }
+        eventually("routes that are accepted are there", || {
+            pair.two.ip("route").contains("172.16.0.0/16 dev tun0")
+                && pair.two.ip("-6 route").contains("fd16::/64 dev tun0")
+        });
+        assert!(!pair.two.ip("route").contains("172.16.0.0/16 dev mine"));
+        eventually("what is offered is said", || second.lines_with("The server offers routes") > 0);
+        let links = pair.one.ip("-o link");
+        assert_eq!((links.matches("office0").count(), links.matches("tun").count()), (1, 0));
+        // Who stays goes on.
+        assert_eq!(first.end(Signal::TERM), Some(0));
+        eventually("a ping comes back", || pings(&pair.two, "mine", "10.9.0.1"));
+        assert!(pair.one.has_device("office0"));
+    }
+}
+
+pub(crate) fn clients_with_addresses_of_their_own_share_the_server() {
+    let pair = Pair::new(UDP4);
+    let server = server(&pair, "");
+    let first = pair.two.start("ovpn", "-n my_vpn --ip 10.9.0.7/24 --crypt", "is up");
+    eventually("a ping comes back", || pings(&pair.two, "tun0", "10.9.0.1"));
+    transfer(&pair.one, &pair.two, "10.9.0.7:4242", 1 << 20);
+    let _second = pair.two.start("ovpn", "-n my_vpn --ip 10.9.0.8/24 --crypt", "is up");
+    eventually("the second has its address", || server.lines_with("has 10.9.0.8/24") > 0);
+    for device in ["tun0", "tun1"] {
+        eventually("a ping comes back", || pings(&pair.two, device, "10.9.0.1"));
+    }
+    // One that comes back, as it seems, takes the place of its former self.
+    let third = pair.two.start("ovpn", "-n my_vpn --ip 10.9.0.8/24 --crypt --dev again", "is up");
+    eventually("it takes the place of who was at the same host", || {
+        pings(&pair.two, "again", "10.9.0.1")
+    });
+    drop((first, third));
+}

@@ -1,0 +1,83 @@
+//! Which packets came, and when that is to be said.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use super::ranges::RangeSet;
+use crate::wire::frame::{Ack, DELAY_UNIT, Frame, MAX_ACK_RANGES, encode_ranges};
+
+/// Packets that are acknowledged at once.
+const PACKETS: u32 = 2;
+
+#[derive(Debug, Default)]
+pub(super) struct Acks {
+    received: RangeSet,
+    largest: u64,
+    /// When the largest came.
+    largest_at: Duration,
+    ce: u32,
+    /// Packets that ask for an acknowledgement since the last one.
+    waiting: u32,
+    due: Option<Duration>,
+}
+
+impl Acks {
+    /// Enters packet `number`; returns `true` unless it was there already.
+    pub(super) fn is_new(&mut self, number: u64) -> bool {
+        let lowest = self.received.descending().nth(MAX_ACK_RANGES).map_or(0, |range| range.end);
+        number >= lowest && !self.received.contains(number)
+    }
+
+    pub(super) fn insert(
+        &mut self,
+        now: Duration,
+        number: u64,
+        (eliciting, at_once, marked): (bool, bool, bool),
+        delay: Duration,
+    ) {
+        let expected = self.received.descending().next().map_or(number, |range| range.end);
+        self.received.insert(number..number + 1);
+        while self.received.len() > MAX_ACK_RANGES + 1 {
+            self.received.pop_first();
+        }
+        if number >= self.largest {
+            (self.largest, self.largest_at) = (number, now);
+        }
+        self.ce = self.ce.wrapping_add(marked.into());
+        if eliciting {
+            self.waiting += 1;
+            let at_once = at_once || marked || number != expected || self.waiting >= PACKETS;
+            let due = if at_once { now } else { now + delay };
+            self.due = Some(self.due.map_or(due, |before| before.min(due)));
+        }
+    }
+
+    /// When an acknowledgement is due.
+    pub(super) fn due(&self) -> Option<Duration> {
+        self.due
+    }
+
+    /// Returns `true` if an acknowledgement says something new.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting > 0
+    }
+
+    /// Adds an acknowledgement to `bytes`.
+    pub(super) fn write(&mut self, now: Duration, bytes: &mut Vec<u8>) {
+        let mut ranges = self.received.descending().map(inclusive);
+        let Some(first) = ranges.next() else { return };
+        let length = (first.end() - first.start()).min(u16::MAX.into());
+        let mut rest = Vec::new();
+        if length == first.end() - first.start() {
+            encode_ranges(*first.start(), ranges, &mut rest);
+        }
+        let delay = now.saturating_sub(self.largest_at).as_micros() as u64 / DELAY_UNIT;
+        let delay = u16::try_from(delay).unwrap_or(u16::MAX);
+        Frame::Ack(Ack::new(self.largest as u32, delay, self.ce, length as u16, &rest))
+            .encode(bytes);
+        (self.waiting, self.due) = (0, None);
+    }
+}
+
+fn inclusive(range: std::ops::Range<u64>) -> RangeInclusive<u64> {
+    range.start..=range.end - 1
+}

@@ -1,0 +1,190 @@
+//! Congestion control: how much may be in flight. One trait, and CUBIC
+//! (RFC 9438) with HyStart++ (RFC 9406).
+
+use std::{fmt::Debug, time::Duration};
+
+/// What an acknowledgement says to a [`Controller`].
+#[derive(Clone, Copy, Debug)]
+pub struct Acked {
+    /// When it came.
+    pub now: Duration,
+    /// Bytes that it acknowledges.
+    pub bytes: u64,
+    /// The round trip that it measures, if it does.
+    pub latest_rtt: Option<Duration>,
+    /// The smoothed round trip.
+    pub smoothed_rtt: Duration,
+    /// Returns of a round trip: the packet was sent after the last round began.
+    pub round: bool,
+    /// The window was in use when the packets were sent.
+    pub limited: bool,
+}
+
+/// Decides how many bytes may be in flight.
+pub trait Controller: Debug + Send {
+    /// Packets outside of a recovery were acknowledged.
+    fn on_acked(&mut self, acked: Acked);
+    /// Packets were lost or marked, for the first time in a round trip.
+    fn on_congestion(&mut self, now: Duration);
+    /// All losses of the last [`on_congestion`](Self::on_congestion) were none.
+    fn on_spurious(&mut self);
+    /// Nothing came through for a long time (RFC 9002, section 7.6).
+    fn on_persistent(&mut self);
+    /// Bytes that may be in flight.
+    fn window(&self) -> u64;
+    /// Where the window goes in recovery.
+    fn threshold(&self) -> u64;
+}
+
+const BETA: f64 = 0.7;
+const C: f64 = 0.4;
+/// HyStart++: samples of a round, bounds of the threshold, and rounds of
+/// conservative slow start.
+const SAMPLES: u32 = 8;
+const RTT_THRESHOLD: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(16));
+const CONSERVATIVE: (u64, u32) = (4, 5);
+
+#[derive(Clone, Copy, Debug)]
+struct State {
+    window: f64,
+    threshold: f64,
+    /// The window before the last reduction.
+    maximum: f64,
+    /// Since when the window grows by the cubic function, its K in seconds, and
+    /// the window that it has then.
+    epoch: Option<(Duration, f64, f64)>,
+    /// What Reno would have.
+    reno: f64,
+}
+
+/// CUBIC.
+#[derive(Debug)]
+pub struct Cubic {
+    segment: f64,
+    state: State,
+    before: Option<State>,
+    /// Least round trip of the last round and of this one, and its samples.
+    last_round: Duration,
+    this_round: Duration,
+    samples: u32,
+    /// The round trip at which conservative slow start began, and its rounds.
+    conservative: Option<(Duration, u32)>,
+}
+
+impl Cubic {
+    /// With a window of `window` bytes at first, and segments of `segment`.
+    pub fn new(window: u64, segment: u64) -> Self {
+        let state = State {
+            window: window as f64,
+            threshold: f64::MAX,
+            maximum: 0.0,
+            epoch: None,
+            reno: 0.0,
+        };
+        let (last_round, this_round) = (Duration::MAX, Duration::MAX);
+        let segment = segment as f64;
+        Self {
+            segment,
+            state,
+            before: None,
+            last_round,
+            this_round,
+            samples: 0,
+            conservative: None,
+        }
+    }
+
+    fn slow_start(&mut self, acked: Acked) {
+        if acked.round {
+            (self.last_round, self.this_round) = (self.this_round, Duration::MAX);
+            self.samples = 0;
+            if let Some((_, rounds)) = &mut self.conservative {
+                *rounds += 1;
+                if *rounds >= CONSERVATIVE.1 {
+                    self.state.threshold = self.state.window;
+                    return;
+                }
+            }
+        }
+        if let Some(rtt) = acked.latest_rtt {
+            self.this_round = self.this_round.min(rtt);
+            self.samples += 1;
+        }
+        if self.samples >= SAMPLES && self.last_round < Duration::MAX {
+            let margin = (self.last_round / 8).clamp(RTT_THRESHOLD.0, RTT_THRESHOLD.1);
+            match self.conservative {
+                None if self.this_round >= self.last_round + margin => {
+                    self.conservative = Some((self.this_round, 0));
+                }
+                Some((base, _)) if self.this_round < base => self.conservative = None,
+                _ => {}
+            }
+        }
+        let divisor = if self.conservative.is_some() { CONSERVATIVE.0 as f64 } else { 1.0 };
+        self.state.window += acked.bytes as f64 / divisor;
+    }
+
+    fn avoid(&mut self, acked: Acked) {
+        let Self { segment, state, .. } = self;
+        let (began, k, origin) = *state.epoch.get_or_insert_with(|| {
+            state.reno = state.window;
+            let deficit = (state.maximum - state.window).max(0.0) / *segment;
+            (acked.now, (deficit / C).cbrt(), state.maximum.max(state.window))
+        });
+        let elapsed = (acked.now.saturating_sub(began) + acked.smoothed_rtt).as_secs_f64();
+
+        let target = origin + C * (elapsed - k).powi(3) * *segment;
+        let target = target.clamp(state.window, 1.5 * state.window);
+        let grown = 3.0 * (1.0 - BETA) / (1.0 + BETA);
+        let alpha = if state.reno >= state.maximum { 1.0 } else { grown };
+        state.reno += alpha * *segment * acked.bytes as f64 / state.window;
+        state.window += (target - state.window) * acked.bytes as f64 / state.window;
+        state.window = state.window.max(state.reno);
+    }
+}
+
+impl Controller for Cubic {
+    fn on_acked(&mut self, acked: Acked) {
+        if !acked.limited {
+            // What was not used does not grow (RFC 9438, section 5.8).
+            return;
+        }
+        if self.state.window < self.state.threshold {
+            self.slow_start(acked);
+        } else {
+            self.avoid(acked);
+        }
+    }
+
+    fn on_congestion(&mut self, _now: Duration) {
+        self.before = Some(self.state);
+        let state = &mut self.state;
+        let fast = state.window < state.maximum;
+        state.maximum = if fast { state.window * (1.0 + BETA) / 2.0 } else { state.window };
+        state.window = (state.window * BETA).max(2.0 * self.segment);
+        (state.threshold, state.epoch) = (state.window, None);
+    }
+
+    fn on_spurious(&mut self) {
+        if let Some(before) = self.before.take()
+            && before.window > self.state.window
+        {
+            self.state = before;
+        }
+    }
+
+    fn on_persistent(&mut self) {
+        self.before = None;
+        self.state.maximum = self.state.window;
+        self.state.threshold = (self.state.window * BETA).max(2.0 * self.segment);
+        (self.state.window, self.state.epoch) = (2.0 * self.segment, None);
+    }
+
+    fn window(&self) -> u64 {
+        self.state.window as u64
+    }
+
+    fn threshold(&self) -> u64 {
+        self.state.threshold.min(self.state.window) as u64
+    }
+}

@@ -1,0 +1,426 @@
+//! Loss detection (RFC 9002) with thresholds that adapt to reordering, the
+//! probe timeout, proportional rate reduction (RFC 6937) and pacing.
+
+use std::{collections::VecDeque, ops::Range, time::Duration};
+
+use super::congestion::{Acked, Controller};
+use crate::wire::{
+    frame::{Ack, DELAY_UNIT},
+    management::Malformed,
+};
+
+const GRANULARITY: Duration = Duration::from_millis(1);
+const PACKET_THRESHOLD: u64 = 3;
+const MAX_PACKET_THRESHOLD: u64 = 1024;
+const MAX_BACKOFF: u32 = 10;
+/// Longest probe timeout.
+const MAX_PTO: Duration = Duration::from_secs(2);
+/// A round trip below which nothing is paced.
+const UNPACED: Duration = Duration::from_micros(300);
+/// Least and most that leaves at once, in packets.
+const QUANTUM: (u64, u64) = (2, 44);
+
+/// What a packet carried that has to arrive.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Payload {
+    pub(super) data: Range<u64>,
+    pub(super) fin: bool,
+    pub(super) abort: bool,
+    pub(super) stop: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Outstanding,
+    Acked,
+    Lost,
+}
+
+#[derive(Debug)]
+struct Sent {
+    number: u64,
+    at: Duration,
+    size: u64,
+    limited: bool,
+    fate: Fate,
+    payload: Payload,
+}
+
+/// What became of packets.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) acked: Vec<Payload>,
+    pub(super) lost: Vec<Payload>,
+}
+
+#[derive(Debug)]
+pub(super) struct Recovery {
+    sent: VecDeque<Sent>,
+    /// Highest number sent, whatever it carried.
+    highest: Option<u64>,
+    largest_acked: Option<u64>,
+    in_flight: u64,
+    controller: Box<dyn Controller>,
+    segment: u64,
+    latest: Duration,
+    smoothed: Duration,
+    variation: Duration,
+    minimum: Duration,
+    max_ack_delay: Duration,
+    /// How far and how long a packet may be late before it counts as lost.
+    packet_threshold: u64,
+    reordering: Duration,
+    backoff: u32,
+    probes: u32,
+    last_sent: Duration,
+    ce: u32,
+    /// Since when the window is reduced.
+    recovery: Option<Reduction>,
+    /// Losses of the present reduction that were not proved spurious.
+    doubtful: u64,
+    /// The first number of the present round.
+    round: u64,
+    tokens: f64,
+    refilled: Duration,
+    pub(super) lost_packets: u64,
+    pub(super) spurious: u64,
+}
+
+#[derive(Debug)]
+struct Reduction {
+    since: Duration,
+    active: bool,
+    in_flight: u64,
+    delivered: u64,
+    out: u64,
+}
+
+impl Recovery {
+    pub(super) fn new(
+        controller: Box<dyn Controller>,
+        segment: u64,
+        rtt: Duration,
+        max_ack_delay: Duration,
+    ) -> Self {
+        Self {
+            sent: VecDeque::new(),
+            highest: None,
+            largest_acked: None,
+            in_flight: 0,
+            controller,
+            segment,
+            latest: rtt,
+            smoothed: rtt,
+            variation: rtt / 2,
+            minimum: rtt,
+            max_ack_delay,
+            packet_threshold: PACKET_THRESHOLD,
+            reordering: Duration::ZERO,
+            backoff: 0,
+            probes: 0,
+            last_sent: Duration::ZERO,
+            ce: 0,
+            recovery: None,
+            doubtful: 0,
+            round: 0,
+            tokens: 0.0,
+            refilled: Duration::ZERO,
+            lost_packets: 0,
+            spurious: 0,
+        }
+    }
+
+    pub(super) fn round_trip(&self) -> (Duration, Duration) {
+        (self.smoothed, self.minimum)
+    }
+
+    pub(super) fn in_flight(&self) -> u64 {
+        self.in_flight
+    }
+
+    pub(super) fn window(&self) -> u64 {
+        self.controller.window()
+    }
+
+    /// Packets that are kept account of.
+    pub(super) fn held(&self) -> usize {
+        self.sent.len()
+    }
+
+    /// How long to wait for an acknowledgement before asking.
+    pub(super) fn probe_timeout(&self) -> Duration {
+        let wait = self.smoothed + (4 * self.variation).max(GRANULARITY) + self.max_ack_delay;
+        (wait * (1 << self.backoff.min(MAX_BACKOFF))).min(MAX_PTO.max(2 * wait))
+    }
+
+    /// Returns `true` if a packet of `size` bytes may be in flight beside the
+    /// others.
+    fn window_allows(&self, size: u64) -> bool {
+        if self.probes > 0 {
+            return true;
+        }
+        match &self.recovery {
+            Some(reduction) if reduction.active => {
+                let threshold = self.controller.threshold();
+                let allowed = if self.in_flight > threshold {
+                    (reduction.delivered * threshold).div_ceil(reduction.in_flight.max(1))
+                } else {
+                    let room = threshold - self.in_flight;
+                    return room >= size && reduction.out < reduction.delivered + 2 * self.segment;
+                };
+                allowed >= reduction.out + size
+            }
+            _ => self.in_flight + size <= self.controller.window(),
+        }
+    }
+
+    fn rate(&self) -> f64 {
+        1.25 * self.controller.window() as f64 / self.smoothed.as_secs_f64().max(1e-6)
+    }
+
+    fn quantum(&self) -> f64 {
+        let millisecond = (self.rate() / 1000.0) as u64;
+        millisecond.clamp(QUANTUM.0 * self.segment, QUANTUM.1 * self.segment) as f64
+    }
+
+    /// `Ok` if a packet of `size` bytes may leave; else when the pacer lets it,
+    /// if that is what it waits for.
+    pub(super) fn may_send(&mut self, now: Duration, size: u64) -> Result<(), Option<Duration>> {
+        if !self.window_allows(size) {
+            return Err(None);
+        }
+        if self.smoothed < UNPACED || self.probes > 0 {
+            return Ok(());
+        }
+        let elapsed = now.saturating_sub(self.refilled).as_secs_f64();
+        self.refilled = now;
+        self.tokens = (self.tokens + elapsed * self.rate()).min(self.quantum());
+        if self.tokens >= 0.0 {
+            return Ok(());
+        }
+        // Half a quantum at least, so that what leaves can be segmented.
+        let wait = (self.quantum() / 2.0 - self.tokens) / self.rate();
+        Err(Some(now + Duration::from_secs_f64(wait.min(1.0)) + Duration::from_nanos(1)))
+    }
+
+    /// A packet that asks for an acknowledgement is about to leave.
+    pub(super) fn on_leaving(&mut self, size: u64) {
+        self.in_flight += size;
+        self.tokens -= size as f64;
+        self.probes = self.probes.saturating_sub(1);
+        if let Some(reduction) = &mut self.recovery {
+            reduction.out += size;
+        }
+    }
+
+    /// It has not left after all.
+    pub(super) fn on_unsent(&mut self, size: u64) {
+        self.in_flight = self.in_flight.saturating_sub(size);
+    }
+
+    pub(super) fn on_sent(&mut self, now: Duration, number: u64, sent: Option<(u64, Payload)>) {
+        self.highest = Some(number);
+        if let Some((size, payload)) = sent {
+            self.last_sent = now;
+            let limited = 2 * (self.in_flight + QUANTUM.0 * self.segment) >= self.window();
+            let fate = Fate::Outstanding;
+            self.sent.push_back(Sent { number, at: now, size, limited, fate, payload });
+        }
+    }
+
+    pub(super) fn on_ack(&mut self, now: Duration, ack: &Ack<'_>) -> Result<Outcome, Malformed> {
+        let mut outcome = Outcome::default();
+        let highest = self.highest.ok_or(Malformed)?;
+        let ranges = ack.ranges(highest)?;
+        let mut largest = None;
+        let (mut bytes, mut limited, mut spurious) = (0, false, false);
+        for range in ranges {
+            if *range.end() > highest {
+                return Err(Malformed);
+            }
+            let first = self.sent.partition_point(|sent| sent.number < *range.start());
+            for sent in self.sent.range_mut(first..) {
+                if sent.number > *range.end() {
+                    break;
+                }
+                match sent.fate {
+                    Fate::Acked => continue,
+                    Fate::Outstanding => {
+                        self.in_flight = self.in_flight.saturating_sub(sent.size);
+                        bytes += sent.size;
+                        limited |= sent.limited;
+                    }
+                    Fate::Lost => {
+                        spurious = true;
+                        self.spurious += 1;
+                        self.doubtful = self.doubtful.saturating_sub(1);
+                        let late = ack.largest_from(highest).saturating_sub(sent.number) + 1;
+                        self.packet_threshold =
+                            self.packet_threshold.max(late.min(MAX_PACKET_THRESHOLD));
+                    }
+                }
+                sent.fate = Fate::Acked;
+                if largest.is_none_or(|(number, _)| number < sent.number) {
+                    largest = Some((sent.number, sent.at));
+                }
+                outcome.acked.push(std::mem::take(&mut sent.payload));
+            }
+        }
+        let Some((number, at)) = largest else { return Ok(outcome) };
+        let newest = self.largest_acked.is_none_or(|before| before < number);
+        self.largest_acked = self.largest_acked.max(Some(number));
+        if newest {
+            self.sample(
+                now.saturating_sub(at),
+                Duration::from_micros(u64::from(ack.delay) * DELAY_UNIT),
+            );
+        }
+        (self.backoff, self.probes) = (0, 0);
+        if spurious {
+            let step = (self.minimum / 4).max(GRANULARITY / 4);
+            self.reordering = (self.reordering + step).min(self.smoothed);
+            if self.doubtful == 0 && self.recovery.take().is_some() {
+                self.controller.on_spurious();
+            }
+        }
+        if let Some(reduction) = &mut self.recovery {
+            reduction.delivered += bytes;
+            reduction.active &= at <= reduction.since;
+        }
+        let reduced = self.recovery.as_ref().is_some_and(|reduction| at <= reduction.since);
+        let round = number >= self.round;
+        if round {
+            self.round = highest + 1;
+        }
+        if !reduced {
+            let (latest_rtt, smoothed_rtt) = (newest.then_some(self.latest), self.smoothed);
+            self.controller.on_acked(Acked {
+                now,
+                bytes,
+                latest_rtt,
+                smoothed_rtt,
+                round,
+                limited,
+            });
+        }
+        if ack.ce != self.ce && newest {
+            self.ce = ack.ce;
+            self.reduce(now, at);
+        }
+        self.detect(now, &mut outcome);
+        self.forget(now);
+        Ok(outcome)
+    }
+
+    fn sample(&mut self, latest: Duration, delay: Duration) {
+        let first = self.largest_acked.is_none();
+        self.latest = latest;
+        self.minimum = if first { latest } else { self.minimum.min(latest) };
+        let delay = delay.min(self.max_ack_delay);
+        let adjusted = if latest >= self.minimum + delay { latest - delay } else { latest };
+        self.variation = (3 * self.variation + self.smoothed.abs_diff(adjusted)) / 4;
+        self.smoothed = (7 * self.smoothed + adjusted) / 8;
+    }
+
+    fn loss_delay(&self) -> Duration {
+        (self.latest.max(self.smoothed) * 9 / 8).max(GRANULARITY) + self.reordering
+    }
+
+    fn detect(&mut self, now: Duration, outcome: &mut Outcome) {
+        let Some(largest) = self.largest_acked else { return };
+        let (delay, threshold) = (self.loss_delay(), self.packet_threshold);
+        let mut newest: Option<Duration> = None;
+        let mut run: Option<Duration> = None;
+        let mut span = Duration::ZERO;
+        let mut lost = 0;
+        for sent in self.sent.iter_mut().take_while(|sent| sent.number < largest) {
+            match sent.fate {
+                Fate::Acked => run = None,
+                Fate::Lost => {}
+                Fate::Outstanding => {
+                    if largest - sent.number < threshold && sent.at + delay > now {
+                        continue;
+                    }
+                    sent.fate = Fate::Lost;
+                    self.in_flight = self.in_flight.saturating_sub(sent.size);
+                    lost += 1;
+                    outcome.lost.push(sent.payload.clone());
+                    span = span.max(sent.at.saturating_sub(*run.get_or_insert(sent.at)));
+                    newest = newest.max(Some(sent.at));
+                }
+            }
+        }
+        self.lost_packets += lost;
+        let Some(newest) = newest else { return };
+        self.reduce(now, newest);
+        self.doubtful += lost;
+        let persistent =
+            3 * (self.smoothed + (4 * self.variation).max(GRANULARITY) + self.max_ack_delay);
+        if span > persistent {
+            self.controller.on_persistent();
+            self.recovery = None;
+        }
+    }
+
+    /// Reduces the window for a packet that was sent at `at`, once in a round.
+    fn reduce(&mut self, now: Duration, at: Duration) {
+        if self.recovery.as_ref().is_some_and(|reduction| at <= reduction.since) {
+            return;
+        }
+        self.controller.on_congestion(now);
+        self.doubtful = 0;
+        let in_flight = self.in_flight + self.segment;
+        let since = self.last_sent.max(at);
+        self.recovery = Some(Reduction { since, active: true, in_flight, delivered: 0, out: 0 });
+    }
+
+    /// Lets go of packets whose fate is settled; lost ones are kept for a
+    /// while, for they may only be late.
+    fn forget(&mut self, now: Duration) {
+        let late = 2 * self.smoothed + self.reordering + self.max_ack_delay;
+        while self.sent.front().is_some_and(|sent| match sent.fate {
+            Fate::Outstanding => false,
+            Fate::Acked => true,
+            Fate::Lost => sent.at + self.loss_delay() + late < now,
+        }) {
+            self.sent.pop_front();
+        }
+    }
+
+    /// When something is due: a loss that time tells, or a probe.
+    pub(super) fn poll_timeout(&self) -> Option<Duration> {
+        if self.in_flight == 0 {
+            return None;
+        }
+        let largest = self.largest_acked.unwrap_or(0);
+        let oldest = self.sent.iter().find(|sent| sent.fate == Fate::Outstanding)?;
+        if oldest.number < largest {
+            return Some(oldest.at + self.loss_delay());
+        }
+        Some(self.last_sent + self.probe_timeout())
+    }
+
+    /// Does what is due; what is to be sent again with a probe counts as lost
+    /// in `Outcome`, though it is not.
+    pub(super) fn handle_timeout(&mut self, now: Duration) -> Outcome {
+        let mut outcome = Outcome::default();
+        if self.poll_timeout().is_none_or(|due| due > now) {
+            return outcome;
+        }
+        self.detect(now, &mut outcome);
+        if outcome.lost.is_empty() {
+            self.backoff += 1;
+            self.probes = 2;
+            self.last_sent = now;
+            let oldest = self.sent.iter().filter(|sent| sent.fate == Fate::Outstanding);
+            outcome.lost.extend(oldest.take(2).map(|sent| sent.payload.clone()));
+        }
+        self.forget(now);
+        outcome
+    }
+
+    /// Packets that may leave whatever the window says.
+    pub(super) fn probes(&self) -> u32 {
+        self.probes
+    }
+}

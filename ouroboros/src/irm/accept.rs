@@ -1,0 +1,233 @@
+//! The accept queue: requests that nobody has accepted yet, and flows whose peers
+//! are proved to be there, until somebody takes them. Bounded, and served in
+//! turn: a source with many flows keeps no other waiting.
+//!
+//! Not here: what proves a peer (`proto::endpoint`), and half-open flows (`ipcp`).
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use event_listener::{Event, EventListener};
+use futures_lite::future;
+
+use crate::{
+    driver,
+    error::FlowError,
+    flow::{Flow, RawFlow},
+    ipcp::{Notice, Requested},
+    sync::lock,
+    wire::{Name, PeerAddress},
+};
+
+/// Flows that wait to be taken, at most. Requests wait while there are so many.
+const MAX_WAITING: usize = 1024;
+/// The same from one host.
+const MAX_WAITING_OF_HOST: usize = 512;
+/// How long a client may take to agree the keys that come before data.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Requests and flows that wait. Requests are bounded by the limits of the IPCPs,
+/// which withdraw what waits too long.
+#[derive(Default)]
+pub(super) struct AcceptQueue {
+    waiting: Mutex<Waiting>,
+    /// Flows that agree keys before data.
+    beginning: AtomicUsize,
+    changed: Event,
+}
+
+#[derive(Default)]
+struct Waiting {
+    requests: Fair<Requested>,
+    established: Fair<RawFlow>,
+    ready: Fair<Flow>,
+}
+
+impl AcceptQueue {
+    /// Takes what an IPCP tells.
+    pub(super) fn take_notice(&self, notice: Notice) {
+        let mut waiting = lock(&self.waiting);
+        match notice {
+            Notice::Requested(requested) => {
+                waiting.requests.push(requested.from.host(), requested);
+            }
+            Notice::Withdrawn(ipcp, request) => {
+                let is_it =
+                    |known: &Requested| known.request == request && known.ipcp.ptr_eq(&ipcp);
+                drop(waiting.requests.take(is_it));
+            }
+            Notice::Confirmed(flow) => {
+                let host = flow.info.peer.host();
+                let all = waiting.established.len() + waiting.ready.len();
+                let room = all < 2 * MAX_WAITING
+                    && waiting.established.of(&host) < 2 * MAX_WAITING_OF_HOST;
+                if room {
+                    waiting.established.push(host, *flow);
+                } else {
+                    drop(waiting);
+                    tracing::warn!(peer = %flow.info.peer, "too many flows wait to be accepted");
+                    return;
+                }
+            }
+        }
+        drop(waiting);
+        self.changed.notify(usize::MAX);
+    }
+
+    /// Tells of the next change.
+    pub(super) fn changed(&self) -> EventListener {
+        self.changed.listen()
+    }
+
+    /// Accepts the requests for names that are `wanted`, in turn, as long as their
+    /// flows have room to wait.
+    pub(super) fn begin(&self, wanted: impl Fn(&Name) -> bool) {
+        loop {
+            let requested = {
+                let mut waiting = lock(&self.waiting);
+                let Waiting { requests, established, ready } = &mut *waiting;
+                let beginning = self.beginning.load(Relaxed);
+                if established.len() + ready.len() + beginning >= MAX_WAITING {
+                    return;
+                }
+                requests.take(|requested| {
+                    let host = requested.from.host();
+                    let of_host = established.of(&host) + ready.of(&host);
+                    wanted(&requested.name) && of_host < MAX_WAITING_OF_HOST
+                })
+            };
+            let Some(requested) = requested else { return };
+            if let Some(ipcp) = requested.ipcp.upgrade() {
+                ipcp.begin(requested);
+            }
+        }
+    }
+
+    /// A flow to a name that is `wanted`, whose peer is proved to be there.
+    pub(super) fn take_established(&self, wanted: impl Fn(&Name) -> bool) -> Option<RawFlow> {
+        lock(&self.waiting).established.take(|flow| wanted(&flow.info.name))
+    }
+
+    /// A flow to a name that is `wanted` and may carry packets.
+    pub(super) fn take_ready(&self, wanted: impl Fn(&Name) -> bool) -> Option<Flow> {
+        lock(&self.waiting).ready.take(|flow| wanted(&flow.info().name))
+    }
+
+    /// Has the keys agreed that come before data; the flow waits here then.
+    pub(super) fn wait_for(self: &Arc<Self>, flow: Flow) {
+        self.beginning.fetch_add(1, Relaxed);
+        let queue = self.clone();
+        driver::spawn(async move {
+            let result = within(READY_TIMEOUT, flow.ready()).await;
+            queue.beginning.fetch_sub(1, Relaxed);
+            match result {
+                Some(Ok(())) => {
+                    let host = flow.info().peer.host();
+                    lock(&queue.waiting).ready.push(host, flow);
+                    queue.changed.notify(usize::MAX);
+                }
+                Some(Err(error)) => tracing::debug!(%error, "a flow did not begin"),
+                None => tracing::debug!(error = %FlowError::Down, "a flow did not begin"),
+            }
+        })
+        .detach();
+    }
+}
+
+/// What `work` gives; `None` if that takes longer than `timeout`.
+async fn within<T>(timeout: Duration, work: impl Future<Output = T>) -> Option<T> {
+    future::or(async { Some(work.await) }, async {
+        driver::reaches(Some(driver::monotonic() + timeout)).await;
+        None
+    })
+    .await
+}
+
+/// Items of several hosts, given out host by host in turn; those of one host in
+/// the order in which they came.
+struct Fair<T> {
+    hosts: VecDeque<(PeerAddress, VecDeque<T>)>,
+    len: usize,
+}
+
+impl<T> Default for Fair<T> {
+    fn default() -> Self {
+        Self { hosts: VecDeque::new(), len: 0 }
+    }
+}
+
+impl<T> Fair<T> {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    /// How many there are of `host`.
+    fn of(&self, host: &PeerAddress) -> usize {
+        self.hosts.iter().find(|(known, _)| known == host).map_or(0, |(_, items)| items.len())
+    }
+
+    fn push(&mut self, host: PeerAddress, item: T) {
+        self.len += 1;
+        match self.hosts.iter_mut().find(|(known, _)| *known == host) {
+            Some((_, items)) => items.push_back(item),
+            None => self.hosts.push_back((host, VecDeque::from([item]))),
+        }
+    }
+
+    /// Takes the first item of the first host that has one which is `wanted`; the
+    /// host goes to the end.
+    fn take(&mut self, wanted: impl Fn(&T) -> bool) -> Option<T> {
+        let found = |items: &VecDeque<T>| items.iter().position(&wanted);
+        let (index, at) = self
+            .hosts
+            .iter()
+            .enumerate()
+            .find_map(|(index, (_, items))| found(items).map(|at| (index, at)))?;
+        let (host, mut items) = self.hosts.remove(index)?;
+        let item = items.remove(at);
+        if !items.is_empty() {
+            self.hosts.push_back((host, items));
+        }
+        self.len -= usize::from(item.is_some());
+        item
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(number: u8) -> PeerAddress {
+        PeerAddress::Udp(([10, 0, 0, number], 0).into())
+    }
+
+    #[test]
+    fn hosts_are_served_in_turn_and_each_in_order() {
+        let mut fair = Fair::default();
+        for (from, item) in [(1, "a1"), (1, "a2"), (1, "a3"), (2, "b1"), (3, "c1"), (2, "b2")] {
+            fair.push(host(from), item);
+        }
+        assert_eq!((fair.len(), fair.of(&host(1)), fair.of(&host(9))), (6, 3, 0));
+        let order: Vec<_> = std::iter::from_fn(|| fair.take(|_| true)).collect();
+        assert_eq!(order, ["a1", "b1", "c1", "a2", "b2", "a3"]);
+        assert_eq!((fair.len(), fair.hosts.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_not_wanted_stays() {
+        let mut fair = Fair::default();
+        for (from, item) in [(1, 1), (1, 2), (2, 3)] {
+            fair.push(host(from), item);
+        }
+        assert_eq!(fair.take(|item| *item == 2), Some(2));
+        assert_eq!(fair.take(|item| *item == 2), None);
+        assert_eq!((fair.take(|_| true), fair.take(|_| true)), (Some(3), Some(1)));
+    }
+}
