@@ -28,6 +28,10 @@ async fn client(irm: Irm) -> Outcome {
 
 #[async_std::main]
 async fn main() -> Outcome {
+    if std::env::args_os().len() > 1 {
+        eprintln!("echo: takes no arguments: both ends are in one process");
+        std::process::exit(2);
+    }
     let (network, at_server, at_client) = (Network::new(), Irm::new(), Irm::new());
     at_server.bootstrap("my_layer", network.station()).await?.register("echo").await?;
     at_client.bootstrap("my_layer", network.station()).await?;

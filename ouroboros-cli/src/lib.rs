@@ -1,6 +1,9 @@
 //! The Ouroboros daemon and tools, as thin consumers of the `ouroboros`
 //! library: arguments, then one call.
 
+#[macro_use]
+pub mod output;
+
 pub mod confine;
 pub mod enc_conf;
 pub mod grammar;
@@ -20,13 +23,31 @@ use std::{
 };
 
 use async_signal::{Signal, Signals};
+use futures_lite::{Stream, StreamExt};
 use structopt::{StructOpt, clap::ErrorKind};
 use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
 
+/// Options whose values are paths, and so any bytes.
+const PATHS: [&str; 1] = ["--ca"];
+
 /// The tool's arguments. Ends the process for help and version (0) and for
-/// wrong usage (2). `--generate-man` prints the tool's man page.
+/// wrong usage (2), such as bytes that are not UTF-8 where text is meant.
+/// `--generate-man` prints the tool's man page.
 pub fn arguments<T: StructOpt>() -> T {
-    if env::args().nth(1).is_some_and(|argument| argument == "--generate-man") {
+    let all: Vec<_> = env::args_os().collect();
+    let is_path = |at: usize| {
+        let before = at.checked_sub(1).and_then(|before| all[before].to_str());
+        let option = all[at].to_string_lossy();
+        let joined = option.split_once('=').is_some_and(|(option, _)| PATHS.contains(&option));
+        joined || before.is_some_and(|before| PATHS.contains(&before))
+    };
+    let bad = (1..all.len()).find(|&at| all[at].to_str().is_none() && !is_path(at));
+    if let Some(bad) = bad {
+        let (tool, text) = (T::clap().get_name().to_owned(), all[bad].to_string_lossy());
+        eprintln!("{tool}: {}: not UTF-8 (argument {bad})", text.escape_debug());
+        process::exit(2);
+    }
+    if all.get(1).is_some_and(|argument| argument == "--generate-man") {
         print!("{}", man::page(&mut T::clap()));
         process::exit(0);
     }
@@ -52,25 +73,51 @@ fn usage(message: &str) -> String {
 /// Logs to standard output or standard error, as `RUST_LOG` says or from
 /// `info` on.
 pub fn log(stdout: bool) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let writer =
-        if stdout { BoxMakeWriter::new(io::stdout) } else { BoxMakeWriter::new(io::stderr) };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|error| {
+        if env::var_os("RUST_LOG").is_some_and(|value| !value.is_empty()) {
+            eprintln!("RUST_LOG: {error}: taken to be info");
+        }
+        EnvFilter::new("info")
+    });
+    let stream = if stdout { output::Stream::Out } else { output::Stream::Err };
+    let writer = BoxMakeWriter::new(move || stream);
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).init();
 }
 
 /// Says in one line why `tool` failed.
 pub fn failed(tool: &str, error: &dyn Error) -> ExitCode {
     eprintln!("{tool}: {error}");
+    let _ = output::finish();
     ExitCode::FAILURE
 }
 
-/// SIGINT and SIGTERM as they come.
+/// SIGINT, SIGTERM and SIGHUP as they come, for a tool that somebody looks at.
 ///
 /// # Errors
 ///
 /// The kernel gives no signal descriptors.
 pub fn signals() -> io::Result<Signals> {
-    Signals::new([Signal::Int, Signal::Term])
+    Signals::new([Signal::Int, Signal::Term, Signal::Hup])
+}
+
+/// SIGINT and SIGTERM as they come, for a program that serves. SIGHUP, SIGUSR1 and
+/// SIGUSR2 change nothing; neither does SIGXFSZ, for a log that may not grow. (The
+/// runtime ignores SIGPIPE.)
+///
+/// # Errors
+///
+/// The kernel gives no signal descriptors.
+pub fn termination() -> io::Result<impl Stream<Item = Signal> + Unpin> {
+    let (usr1, usr2) = (Signal::Usr1, Signal::Usr2);
+    let all = [Signal::Int, Signal::Term, Signal::Hup, usr1, usr2, Signal::Xfsz];
+    Ok(Signals::new(all)?.filter_map(|signal| match signal {
+        Ok(end @ (Signal::Int | Signal::Term)) => Some(end),
+        Ok(other) => {
+            tracing::info!(signal = ?other, "nothing is read again here, and nothing ends");
+            None
+        }
+        Err(_) => None,
+    }))
 }
 
 /// The executable that running `program` would run: its real path.

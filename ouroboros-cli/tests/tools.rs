@@ -1,9 +1,10 @@
 //! The tools as a user meets them: exit codes, messages, the daemon's life.
 
 use std::{
-    fs::Permissions,
+    ffi::OsStr,
+    fs::{File, Permissions},
     io::{BufRead, BufReader, Read},
-    os::unix::fs::PermissionsExt,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
 };
@@ -416,4 +417,47 @@ fn what_the_measuring_tools_cannot_do_is_one_line_and_its_own_exit_code() {
     ] {
         assert!(complaint(run(path, words), 1).contains("irmd"));
     }
+}
+
+#[test]
+fn arguments_that_are_not_utf8_are_one_line_and_exit_code_two() {
+    let folder = Folder::new();
+    let (socket, word) = (socket_in(&folder), OsStr::from_bytes(b"\xe9t\xe9"));
+    let (irm, irmd, ovpn) =
+        (env!("CARGO_BIN_EXE_irm"), env!("CARGO_BIN_EXE_irmd"), env!("CARGO_BIN_EXE_ovpn"));
+    for (program, words) in [
+        (irm, &[][..]),
+        (irm, &["reg", "name"]),
+        (irmd, &[]),
+        (ovpn, &[]),
+        (ovpn, &["-i", "10.0.0.1/24", "-n"]),
+        (ovpn, &["-i"]),
+    ] {
+        let output = tool(program, &socket).args(words).arg(word).output().expect("it runs");
+        assert!(complaint(output, 2).contains("not UTF-8"));
+    }
+}
+
+#[test]
+fn output_that_nobody_takes_is_lost_and_the_daemon_goes_on() {
+    let folder = Folder::new();
+    let socket = socket_in(&folder);
+    let full = || File::options().write(true).open("/dev/full").expect("every system has it");
+    let mut command = tool(env!("CARGO_BIN_EXE_irmd"), &socket);
+    let mut daemon = command.stdout(full()).stderr(full()).arg("--stdout").spawn().expect("irmd");
+    while irm(&socket, "name list").status.code() == Some(1) {
+        assert!(daemon.try_wait().expect("a child").is_none(), "irmd has ended");
+        std::thread::yield_now();
+    }
+    told(irm(&socket, "name create my_name"));
+    let pid = Pid::from_child(&daemon);
+    for signal in [Signal::HUP, Signal::USR1, Signal::PIPE, Signal::XFSZ] {
+        kill_process(pid, signal).expect("it runs");
+        assert!(told(irm(&socket, "name list")).contains("my_name"));
+    }
+    let mut list = tool(env!("CARGO_BIN_EXE_irm"), &socket);
+    let output = list.args(["name", "list"]).stdout(full()).stderr(Stdio::piped()).output();
+    assert!(complaint(output.expect("irm runs"), 1).contains("standard output"));
+    kill_process(pid, Signal::TERM).expect("it runs");
+    assert_eq!(daemon.wait().expect("a child").code(), Some(0));
 }

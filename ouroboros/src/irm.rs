@@ -86,9 +86,8 @@ impl Irm {
 
     /// Like [`connect`](Self::connect), for the daemon whose socket is `path`.
     pub fn connect_to(path: impl Into<std::path::PathBuf>) -> Self {
-        let mut state = State::default();
-        state.daemon = Some(Client::at(path.into()));
-        Self(Arc::new(state))
+        let daemon = Some(Client::at(path.into()));
+        Self(Arc::new(State { daemon, ..State::default() }))
     }
 
     /// Adds an IPCP over `transport` to the layer called `layer`, which comes

@@ -1,6 +1,6 @@
 //! Tells `irmd` what to do.
 
-use std::{error::Error, fs, path, process::ExitCode};
+use std::{error::Error, fs, io, path, process::ExitCode};
 
 use ouroboros::daemon::{
     Client, DaemonError,
@@ -8,9 +8,10 @@ use ouroboros::daemon::{
     security::Authentication,
 };
 use ouroboros_cli::{
-    enc_conf,
+    enc_conf, eprintln,
     grammar::{self, Auth, Command, NameSecurity},
     irmd::State,
+    output, print, println,
     table::table,
 };
 use structopt::StructOpt;
@@ -46,7 +47,13 @@ fn main() -> ExitCode {
         }
     };
     match run(command, arguments.json) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => match output::finish() {
+            // Who has read enough is not told that there was more.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                ouroboros_cli::failed("irm: standard output", &error)
+            }
+            _ => ExitCode::SUCCESS,
+        },
         Err(error) => ouroboros_cli::failed("irm", error.as_ref()),
     }
 }

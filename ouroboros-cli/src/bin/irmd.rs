@@ -8,6 +8,7 @@ use ouroboros::daemon::socket_path;
 use ouroboros_cli::{
     confine::confine,
     irmd::{Place, State, group, raise_descriptor_limit, serve},
+    output,
 };
 use rustix::thread::CapabilitySet;
 use structopt::StructOpt;
@@ -34,15 +35,23 @@ fn main() -> ExitCode {
     if let Err(error) = confine(kept, group().as_slice()) {
         return ouroboros_cli::failed("irmd", &error);
     }
+    if let Err(error) = output::start() {
+        return ouroboros_cli::failed("irmd", &error);
+    }
     match async_std::task::block_on(run()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            let _ = output::finish();
+            ExitCode::SUCCESS
+        }
         Err(error) => ouroboros_cli::failed("irmd", error.as_ref()),
     }
 }
 
 async fn run() -> Result<(), Box<dyn std::error::Error>> {
-    // SIGPIPE is ignored, as in every Rust program: writing says so.
-    let mut signals = Signals::new([Signal::Int, Signal::Term, Signal::Hup, Signal::Usr1])?;
+    // SIGPIPE is ignored, as in every Rust program: writing says so. The last two
+    // would end the process, and mean nothing here.
+    let (hup, usr1, usr2) = (Signal::Hup, Signal::Usr1, Signal::Usr2);
+    let mut signals = Signals::new([Signal::Int, Signal::Term, hup, usr1, usr2, Signal::Xfsz])?;
     let path = socket_path();
     let place = Place::take(&path)?;
     tracing::info!(socket = %path.display(), "irmd {} serves", env!("CARGO_PKG_VERSION"));
@@ -55,7 +64,8 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
                     state.reload();
                 }
                 Ok(Signal::Usr1) => state.log(),
-                _ => return,
+                Ok(Signal::Int | Signal::Term) => return,
+                _ => {}
             }
         }
     };

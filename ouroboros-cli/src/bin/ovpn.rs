@@ -19,8 +19,9 @@ use ouroboros::{
 };
 use ouroboros_cli::{
     confine::confine,
+    eprintln, output,
     ovpn::{Accepted, Outcome, Settings, Told, client, server},
-    signals,
+    println, termination,
 };
 use rustix::thread::CapabilitySet;
 use structopt::StructOpt;
@@ -60,7 +61,7 @@ struct Arguments {
     server_key: Option<Fingerprint>,
     /// Encrypts the tunnel, and takes nobody for the server but whom one of the authorities
     /// in this folder vouches for
-    #[structopt(long, value_name = "FOLDER", conflicts_with = "server-key")]
+    #[structopt(long, parse(from_os_str), value_name = "FOLDER", conflicts_with = "server-key")]
     ca: Option<PathBuf>,
     /// Encrypts the tunnel, in the native profile only
     #[structopt(long)]
@@ -89,7 +90,7 @@ struct Arguments {
     accept_dns: bool,
     /// Spreads an encrypted tunnel's connections over so many flows, for machines with more
     /// cores than one flow keeps busy
-    #[structopt(long, value_name = "NUMBER", default_value = "1")]
+    #[structopt(long = "lanes", alias = "queues", value_name = "NUMBER", default_value = "1")]
     queues: NonZeroU8,
     /// Takes the other end for gone after so many seconds without a word
     #[structopt(long, value_name = "SECONDS", default_value = "30")]
@@ -117,8 +118,15 @@ fn main() -> ExitCode {
     if let Err(error) = confine(CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW, &[]) {
         return ouroboros_cli::failed("ovpn", &error);
     }
+    if let Err(error) = output::start() {
+        return ouroboros_cli::failed("ovpn", &error);
+    }
     match task::block_on(run(&arguments, &settings)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            // What cannot be written is no failure of the tunnel.
+            let _ = output::finish();
+            ExitCode::SUCCESS
+        }
         Err(error) => ouroboros_cli::failed("ovpn", error.as_ref()),
     }
 }
@@ -173,7 +181,11 @@ fn lanes(arguments: &Arguments) -> usize {
 
 fn address(ip: &str, mask: Option<Ipv4Addr>) -> Result<InterfaceAddress, String> {
     let parsed: Result<InterfaceAddress, _> = match (ip.parse::<IpAddr>(), mask) {
-        (Ok(IpAddr::V4(ip)), Some(mask)) => InterfaceAddress::with_mask(ip, mask),
+        (Ok(IpAddr::V4(ip)), Some(mask)) => {
+            return InterfaceAddress::with_mask(ip, mask).map_err(|_| {
+                format!("--mask {mask}: its ones are not all in front, as in 255.255.255.0")
+            });
+        }
         (Ok(_), None) => {
             return Err(format!("--ip {ip}: say how large its network is: {ip}/24, or --mask"));
         }
@@ -210,7 +222,7 @@ fn spec(arguments: &Arguments) -> Result<FlowSpec, TrustError> {
 }
 
 async fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
-    let mut signals = signals()?;
+    let mut signals = termination()?;
     let irm = Irm::connect();
     let tunnels = async {
         match &arguments.name {

@@ -9,7 +9,7 @@ use super::{
 use crate::transport::PathOffload;
 
 /// Closes a flow from another thread or task: both directions then say
-/// [`FlowError::Closed`].
+/// [`FlowError::Closed`](crate::FlowError::Closed).
 #[derive(Clone)]
 pub struct FlowCloser(Weak<Shared>);
 

@@ -26,7 +26,7 @@ impl fmt::Display for Destruction {
     }
 }
 
-/// A layer, as [`Irm::list_layers`] tells of it.
+/// A layer, as [`Irm::list_layers`](crate::Irm::list_layers) tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LayerInfo {

@@ -11,7 +11,7 @@ use socket2::{Domain, Socket, Type};
 use super::option;
 
 /// What the kernel says about a network interface.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Link {
     pub(crate) index: i32,
     pub(crate) mtu: usize,

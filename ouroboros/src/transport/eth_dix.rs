@@ -9,8 +9,8 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex, OnceLock, PoisonError, RwLock, Weak,
+        atomic::{AtomicI32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -20,9 +20,13 @@ use socket2::{Domain, SockFilter, Socket, Type};
 
 use super::{
     Destination, HandOver, Handed, IntoTransport, Management, OpenError, Path, ReceiveBatch,
-    SendBatch, Transport, handed::HandedInterface, oversized::Oversized,
+    SendBatch, Transport,
+    errno::{is_of_the_interface, is_transient},
+    handed::HandedInterface,
+    oversized::Oversized,
 };
 use crate::{
+    driver,
     sys::{
         batched,
         link::{self, Link},
@@ -80,8 +84,7 @@ impl EthDix {
 impl IntoTransport for EthDix {
     fn open(self) -> Result<Arc<dyn Transport>, OpenError> {
         let link = find(&self.interface)?;
-        let station =
-            Arc::new(Station { interface: self.interface, ethertype: self.ethertype, link });
+        let station = Arc::new(Station::new(self.interface, self.ethertype, link));
         let socket = station.open(Eid::MANAGEMENT, None).map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => OpenError::NotPermitted(station.interface.clone()),
             _ => OpenError::Io(error),
@@ -89,9 +92,11 @@ impl IntoTransport for EthDix {
         let management = Arc::new(EthManagement {
             station: Arc::clone(&station),
             socket,
+            bound: AtomicI32::new(link.index),
             buffer: Mutex::new(vec![0; HEADER + LARGEST]),
             oversized: Oversized::default(),
         });
+        driver::spawn(watch(Arc::downgrade(&management))).detach();
         Ok(Arc::new(Attachment { station, hash: self.hash, management }))
     }
 }
@@ -146,7 +151,7 @@ pub(super) fn from_handed(
     check_eid(remote)?;
     let HandedInterface { name, index, mac: MacAddress(own), mtu, loopback, ethertype } = interface;
     let link = Link { index: *index, mtu: *mtu, mac: *own, loopback: *loopback, ethernet: true };
-    let station = Station { interface: name.clone(), ethertype: *ethertype, link };
+    let station = Station::new(name.clone(), *ethertype, link);
     let remote = (remote, mac(peer)?).into();
     Ok(Arc::new(EthPath::new(&Arc::new(station), socket, local, remote)))
 }
@@ -205,13 +210,53 @@ fn filter(eid: Eid, from: Option<MacAddress>) -> Vec<SockFilter> {
     program
 }
 
+/// How often the interface is looked up by its name.
+const LOOK_UP: Duration = Duration::from_secs(1);
+/// The index of a socket that has lost its interface: none has it.
+const UNBOUND: i32 = 0;
+
 struct Station {
     interface: String,
     ethertype: u16,
-    link: Link,
+    /// As last looked up: an adapter can come back with another index and address.
+    link: RwLock<Link>,
 }
 
 impl Station {
+    fn new(interface: String, ethertype: u16, link: Link) -> Self {
+        Self { interface, ethertype, link: RwLock::new(link) }
+    }
+
+    fn link(&self) -> Link {
+        *self.link.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks the interface up by its name, in the network namespace of `socket`,
+    /// and binds the socket to it anew if that is another one than `bound`.
+    fn look_up(&self, socket: &Socket, bound: &AtomicI32) -> io::Result<Link> {
+        let link = match Link::of(socket, &self.interface) {
+            Ok(link) if link.ethernet => link,
+            Ok(_) => return Err(Errno::NODEV.into()),
+            Err(error) => {
+                bound.store(UNBOUND, Ordering::Relaxed);
+                return Err(error);
+            }
+        };
+        let known = self.link();
+        if known != link {
+            *self.link.write().unwrap_or_else(PoisonError::into_inner) = link;
+        }
+        if (known.index, known.mac) != (link.index, link.mac) {
+            let (interface, address) = (&self.interface, MacAddress(link.mac));
+            tracing::info!(interface, index = link.index, %address, "the interface has changed");
+        }
+        if bound.load(Ordering::Relaxed) != link.index {
+            link::bind_packet(socket, self.ethertype, link.index)?;
+            bound.store(link.index, Ordering::Relaxed);
+        }
+        Ok(link)
+    }
+
     /// A socket that takes frames for `eid`. It hears nothing before its
     /// filter is in place.
     fn open(&self, eid: Eid, from: Option<MacAddress>) -> io::Result<Socket> {
@@ -221,12 +266,23 @@ impl Station {
         socket.attach_filter(&filter(eid, from))?;
         link::ignore_outgoing(&socket)?;
         socket::enlarge_buffers(&socket);
-        link::bind_packet(&socket, self.ethertype, self.link.index)?;
+        link::bind_packet(&socket, self.ethertype, self.link().index)?;
         Ok(socket)
     }
 
     fn mac(&self) -> MacAddress {
-        MacAddress(self.link.mac)
+        MacAddress(self.link().mac)
+    }
+}
+
+/// Keeps the management socket at the interface of that name, whatever becomes of
+/// it: who only listens meets no error that would say so.
+async fn watch(management: Weak<EthManagement>) {
+    loop {
+        driver::reaches(Some(driver::monotonic() + LOOK_UP)).await;
+        let Some(management) = management.upgrade() else { return };
+        // Gone: it may come back.
+        let _ = management.station.look_up(&management.socket, &management.bound);
     }
 }
 
@@ -283,6 +339,8 @@ impl Transport for Attachment {
 struct EthManagement {
     station: Arc<Station>,
     socket: Socket,
+    /// Index of the interface that the socket is bound to.
+    bound: AtomicI32,
     buffer: Mutex<Vec<u8>>,
     oversized: Oversized,
 }
@@ -297,7 +355,16 @@ impl Management for EthManagement {
         let length = u16::try_from(message.len()).map_err(|_| too_large())?;
         let (from, ethertype) = (self.station.mac(), self.station.ethertype);
         let header = header(to, from, ethertype, Eid::MANAGEMENT, length);
-        self.socket.send(&[&header, message].concat())?;
+        let frame = [&header, message].concat();
+        match self.socket.send(&frame) {
+            Err(error) if is_of_the_interface(&error) => {
+                self.station.look_up(&self.socket, &self.bound)?;
+                self.socket.send(&frame)?;
+            }
+            sent => {
+                sent?;
+            }
+        }
         Ok(())
     }
 
@@ -307,8 +374,11 @@ impl Management for EthManagement {
             let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
             let (_, length) = match rustix::net::recv(&self.socket, frame.as_mut_slice(), flags) {
                 Ok(received) => received,
-                // The interface went down: told once, and it may come back.
-                Err(Errno::NETDOWN) => continue,
+                // The interface went down or away: told once, and it may come back.
+                Err(Errno::NETDOWN) => {
+                    self.bound.store(UNBOUND, Ordering::Relaxed);
+                    continue;
+                }
                 Err(error) => return Err(error.into()),
             };
             let Some(frame) = frame.get(..length) else {
@@ -331,6 +401,8 @@ impl Management for EthManagement {
 struct EthPath {
     station: Arc<Station>,
     socket: Socket,
+    /// Index of the interface that the socket is bound to.
+    bound: AtomicI32,
     local: Eid,
     remote: OnceLock<(Eid, MacAddress)>,
     /// Largest payload by the MTU as last asked for.
@@ -344,8 +416,10 @@ impl EthPath {
         local: Eid,
         remote: OnceLock<(Eid, MacAddress)>,
     ) -> Self {
-        let largest = AtomicUsize::new(largest_payload(&station.link, station.link.mtu));
-        let path = Self { station: Arc::clone(station), socket, local, remote, largest };
+        let link = station.link();
+        let largest = AtomicUsize::new(largest_payload(&link, link.mtu));
+        let bound = AtomicI32::new(link.index);
+        let path = Self { station: Arc::clone(station), socket, bound, local, remote, largest };
         path.largest_frame();
         path
     }
@@ -381,6 +455,7 @@ impl Path for EthPath {
                 batch.skip_oversize();
                 continue;
             }
+            batch.count_call();
             let sent =
                 batched::send(&self.socket, batch.bytes(), count, |i| batch.range(first + i));
             let error = match sent {
@@ -395,9 +470,15 @@ impl Path for EthPath {
                     batch.skip_oversize();
                     self.largest_frame();
                 }
-                // A full queue of the device, or no link: the frame is lost as
-                // on any network, the flow goes on.
-                Some(Errno::NOBUFS | Errno::NETDOWN) => batch.advance(1),
+                _ if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
+                // The frame is lost as on any network, the flow goes on; the next
+                // one leaves by the interface that has this name by then.
+                _ if is_transient(&error) => {
+                    if is_of_the_interface(&error) {
+                        let _ = self.station.look_up(&self.socket, &self.bound);
+                    }
+                    batch.advance(1);
+                }
                 _ => return Err(error),
             }
         }
@@ -409,6 +490,7 @@ impl Path for EthPath {
         let peer = self.remote.get().map(|&(_, peer)| peer);
         let mut taken = [(0, 0); batched::FRAMES];
         let mut count = 0;
+        batch.count_call();
         let received =
             batched::receive(&self.socket, batch.buffer_mut(), HEADER + largest, |b, r| {
                 let Some((from, eid, payload)) = parse(&b[r.clone()]) else { return };
@@ -420,7 +502,10 @@ impl Path for EthPath {
                 }
             });
         match received {
-            Err(error) if error.raw_os_error() == Some(Errno::NETDOWN.raw_os_error()) => {}
+            Err(error) if is_of_the_interface(&error) => {
+                self.bound.store(UNBOUND, Ordering::Relaxed);
+            }
+            Err(error) if is_transient(&error) => {}
             other => other?,
         }
         for &(start, end) in &taken[..count] {
@@ -450,9 +535,9 @@ impl Path for EthPath {
     }
 
     fn largest_frame(&self) -> usize {
-        let known = self.station.link.mtu;
-        let mtu = link::mtu(&self.socket, &self.station.interface).unwrap_or(known);
-        let largest = largest_payload(&self.station.link, mtu);
+        let found = self.station.look_up(&self.socket, &self.bound);
+        let link = found.unwrap_or_else(|_| self.station.link());
+        let largest = largest_payload(&link, link.mtu);
         self.largest.store(largest, Ordering::Relaxed);
         largest
     }
@@ -466,11 +551,12 @@ impl Path for EthPath {
 
     fn hand_over(&self) -> Option<io::Result<HandOver>> {
         self.remote.get()?;
-        let Station { interface, ethertype, link } = &*self.station;
+        let Station { interface, ethertype, .. } = &*self.station;
+        let link = self.station.link();
         let interface = HandedInterface {
             name: interface.clone(),
             index: link.index,
-            mac: self.station.mac(),
+            mac: MacAddress(link.mac),
             mtu: link.mtu,
             loopback: link.loopback,
             ethertype: *ethertype,

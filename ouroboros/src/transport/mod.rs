@@ -5,6 +5,7 @@
 //! a flow's packets reach the thread that opens them without a detour. Not
 //! here: any meaning of a frame beyond the endpoint it is for.
 
+mod errno;
 mod eth_dix;
 pub mod fault;
 mod handed;
@@ -69,6 +70,10 @@ pub enum OpenError {
     /// The address is none of this machine's.
     #[error("{0} is no address of this machine (`ip address` lists them)")]
     AddressNotAvailable(IpAddr),
+    /// Misuse: a link-local address means nothing without its interface, and none
+    /// can be given with it yet.
+    #[error("{0} is link-local, and its interface is unknown: use an address of wider scope")]
+    LinkLocal(IpAddr),
     /// The system refused for another reason.
     #[error(transparent)]
     Io(#[from] io::Error),

@@ -102,6 +102,9 @@ impl IntoTransport for Udp {
                 None
             }
         };
+        if self.port.is_some() && self.address == IpAddr::from(Ipv6Addr::UNSPECIFIED) {
+            tracing::warn!("a layer at :: serves IPv6 only: add one at 0.0.0.0 for IPv4");
+        }
         let own = match &listener {
             Some(listener) => local_address(listener)?,
             None => SocketAddr::new(self.address, 0),
@@ -122,8 +125,15 @@ fn unusable(error: io::Error, address: SocketAddr) -> OpenError {
     match error.kind() {
         io::ErrorKind::AddrInUse => OpenError::AddressInUse(address),
         io::ErrorKind::AddrNotAvailable => OpenError::AddressNotAvailable(address.ip()),
+        io::ErrorKind::InvalidInput if is_link_local(address.ip()) => {
+            OpenError::LinkLocal(address.ip())
+        }
         _ => OpenError::Io(error),
     }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 fn local_address(socket: &Socket) -> io::Result<SocketAddr> {

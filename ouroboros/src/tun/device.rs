@@ -48,6 +48,9 @@ pub enum DeviceError {
     /// Environment: a device of that name exists.
     #[error("{0}: the device exists and is in use: choose another name")]
     InUse(String),
+    /// Environment: somebody deleted the device while it was in use.
+    #[error("the device {0} was deleted")]
+    Deleted(String),
     /// Environment: anything else, with what was being done.
     #[error("TUN device: {0}: {1}")]
     Failed(&'static str, io::Error),
@@ -162,6 +165,23 @@ impl Device {
     /// The queues, at least one.
     pub fn queues(&self) -> &[Queue] {
         &self.queues
+    }
+
+    /// What an error of reading says of the device.
+    pub(crate) fn read_failed(&self, error: io::Error) -> DeviceError {
+        if error.raw_os_error() == Some(Errno::BADFD.raw_os_error()) {
+            return DeviceError::Deleted(self.name().to_owned());
+        }
+        failed("read", error)
+    }
+
+    /// Changes the MTU as [`set_mtu`](Self::set_mtu) does. Packets go on at the old
+    /// one where that fails, and those that are too large are answered with ICMP.
+    pub(crate) fn set_mtu_or_warn(&self, mtu: u16) {
+        if let Err(error) = self.set_mtu(mtu) {
+            let device = self.name();
+            tracing::warn!(device, mtu, %error, "the device's MTU stays as it is");
+        }
     }
 
     /// Changes the MTU, in bytes. The kernel takes IPv6 away from a device whose

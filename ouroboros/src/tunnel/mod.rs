@@ -281,7 +281,7 @@ impl Tunnel {
         let following = Following::new(Instant::now(), self.mtu, clamp(largest));
         let mtus = following.mtus();
         let mut following = Some(following);
-        self.device.set_mtu(mtus.device)?;
+        self.device.set_mtu_or_warn(mtus.device);
         if mtus.packets < LEAST_IPV6 {
             let mtu = mtus.packets;
             tracing::warn!(mtu, "the flow's packets are too small for IPv6 in the tunnel");

@@ -79,7 +79,7 @@ impl Outbound {
                     counters.malformed.add(1);
                     break;
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(lane.device.read_failed(error).into()),
             };
             reads += 1;
             bytes += size as u64;
@@ -107,7 +107,7 @@ impl Outbound {
             tracing::info!(from = from.packets, to = to.packets, "the MTU follows the path's");
             lane.mtu.store(to.packets, Relaxed);
             if to.device != from.device {
-                lane.device.set_mtu(to.device)?;
+                lane.device.set_mtu_or_warn(to.device);
             }
         }
         Ok(())

@@ -18,6 +18,7 @@ use socket2::{SockAddr, Socket};
 use super::{Connected, EID, LARGEST_DATAGRAM, lock, same_peer, udp_address, with_eid};
 use crate::{
     sys::socket,
+    transport::errno::is_transient,
     transport::{HandOver, Handed, Mobility, Path, PathOffload, ReceiveBatch, SendBatch, Stray},
     tun::offload::Ecn,
     wire::{Eid, PeerAddress},
@@ -39,24 +40,6 @@ const TRIES: usize = 3;
 
 fn is(error: &io::Error, errno: Errno) -> bool {
     error.raw_os_error() == Some(errno.raw_os_error())
-}
-
-/// Errors that say that the network does not carry frames now, or that
-/// somebody claims so by ICMP. They cost a frame, not the flow.
-pub(super) fn is_of_the_network(error: &io::Error) -> bool {
-    [
-        Errno::CONNREFUSED,
-        Errno::HOSTUNREACH,
-        Errno::NETUNREACH,
-        Errno::NETDOWN,
-        Errno::HOSTDOWN,
-        Errno::NOPROTOOPT,
-        Errno::PROTO,
-        Errno::NOBUFS,
-        Errno::PERM,
-    ]
-    .iter()
-    .any(|&errno| is(error, errno))
 }
 
 /// Sets the socket's options, and finds out what the kernel does there.
@@ -127,6 +110,9 @@ pub(super) struct ConnectedPath {
     stays: AtomicBool,
     /// What was sent last could not leave, for want of a network.
     cut_off: AtomicBool,
+    /// A route has refused frames with the errors that say as well that the kernel
+    /// cannot cut them: `offload` may be wrong.
+    doubtful: AtomicBool,
     segments: AtomicBool,
     coalesces: AtomicBool,
     local: Eid,
@@ -153,6 +139,7 @@ impl ConnectedPath {
             adrift: AtomicBool::new(false),
             stays: AtomicBool::new(false),
             cut_off: AtomicBool::new(false),
+            doubtful: AtomicBool::new(false),
             local,
             remote,
             peer: Mutex::new(peer),
@@ -209,14 +196,19 @@ impl ConnectedPath {
         if connected.is_err() || !self.adrift.swap(false, Ordering::Relaxed) {
             return;
         }
-        if let Ok(offload) = offloads(&self.socket, peer.is_ipv6()) {
+        self.renew_offload(peer.is_ipv6());
+        let address = super::local_address(&self.socket).ok();
+        tracing::info!(?address, "a flow goes on from another address");
+    }
+
+    /// Finds out again what the kernel does at the socket.
+    fn renew_offload(&self, v6: bool) {
+        if let Ok(offload) = offloads(&self.socket, v6) {
             *self.offload.write().unwrap_or_else(PoisonError::into_inner) = offload;
         }
         if !self.coalesces.load(Ordering::Relaxed) {
             socket::split_received(&self.socket);
         }
-        let address = super::local_address(&self.socket).ok();
-        tracing::info!(?address, "a flow goes on from another address");
     }
 
     fn kernel(&self) -> RwLockReadGuard<'_, UdpSocketState> {
@@ -256,9 +248,17 @@ impl ConnectedPath {
         loop {
             batch.count_call();
             let error = match self.transmit(&batch.bytes()[range.clone()], None, ecn) {
-                Ok(()) => break,
+                Ok(()) => {
+                    if self.doubtful.swap(false, Ordering::Relaxed) {
+                        self.renew_offload(self.peer().is_ipv6());
+                    }
+                    break;
+                }
                 Err(error) => error,
             };
+            if is(&error, Errno::INVAL) || is(&error, Errno::IO) {
+                self.doubtful.store(true, Ordering::Relaxed);
+            }
             // A connected socket reports what ICMP said about earlier frames in
             // place of sending this one, so the first error may not be its own.
             if is(&error, Errno::MSGSIZE) {
@@ -272,7 +272,7 @@ impl ConnectedPath {
                 }
             } else if is_cut_off(&error) && self.leave_lost_address() {
                 // Once more, from another address.
-            } else if !is_of_the_network(&error) {
+            } else if !is_transient(&error) {
                 return Err(error);
             } else if tries == TRIES {
                 break;
@@ -354,13 +354,12 @@ impl Path for ConnectedPath {
             match self.kernel().recv((&self.socket).into(), pieces, &mut metas) {
                 Ok(count) => break count,
                 Err(error)
-                    if tries < TRIES
-                        && (is_of_the_network(&error) || is(&error, Errno::MSGSIZE)) =>
+                    if tries < TRIES && (is_transient(&error) || is(&error, Errno::MSGSIZE)) =>
                 {
                     tries += 1;
                 }
                 // An ICMP storm must not end the flow: poll again.
-                Err(error) if is_of_the_network(&error) || is(&error, Errno::MSGSIZE) => {
+                Err(error) if is_transient(&error) || is(&error, Errno::MSGSIZE) => {
                     return Err(io::ErrorKind::WouldBlock.into());
                 }
                 Err(error) => return Err(error),

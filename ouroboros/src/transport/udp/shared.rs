@@ -8,9 +8,10 @@ use socket2::Socket;
 
 use super::{
     EID, LARGEST_DATAGRAM, Route, Shared, lock,
-    path::{ConnectedPath, is_of_the_network, write_eids},
+    path::{ConnectedPath, write_eids},
 };
 use crate::{
+    transport::errno::is_transient,
     transport::{Path, ReceiveBatch, SendBatch},
     wire::{Eid, PeerAddress},
 };
@@ -76,7 +77,7 @@ impl Path for SharedPath {
                 // A full socket loses the frame: the queue's readiness says
                 // nothing about it, so that there is nothing to wait for.
                 Ok(_) | Err(Errno::AGAIN) => batch.advance(1),
-                Err(error) if is_of_the_network(&error.into()) => batch.advance(1),
+                Err(error) if is_transient(&error.into()) => batch.advance(1),
                 Err(error) => return Err(error.into()),
             }
         }

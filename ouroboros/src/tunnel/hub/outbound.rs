@@ -97,7 +97,7 @@ impl Outbound {
                     counters.malformed.add(1);
                     break;
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(core.device.read_failed(error).into()),
             };
             reads += 1;
             bytes += size as u64;

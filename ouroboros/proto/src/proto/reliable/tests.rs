@@ -233,7 +233,7 @@ fn transfer(seed: u64) {
 
 #[test]
 fn what_is_written_is_read_once_and_in_order_whatever_the_network_does() {
-    let seeds = std::env::var("SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(100);
+    let seeds = option_env!("SEEDS").and_then(|seeds| seeds.parse().ok()).unwrap_or(100);
     for seed in 0..seeds {
         if let Err(panic) = std::panic::catch_unwind(|| transfer(seed)) {
             eprintln!("failed with seed {seed}");
