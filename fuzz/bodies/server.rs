@@ -239,6 +239,8 @@ impl Server {
                 Event::Requested { request, name, from, remote, encrypted, .. } => {
                     (request, name, from, remote, encrypted)
                 }
+                // For the log: nothing is kept of it.
+                Event::Refused { .. } => continue,
                 Event::Unheard { from: source, .. } if self.demands => {
                     assert_eq!(source, from);
                     continue;

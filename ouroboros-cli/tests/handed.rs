@@ -222,14 +222,25 @@ fn packets_of_udp_flows_do_not_pass_the_daemons() {
     });
 }
 
+/// The flow that the peer asks for, which is one once the peer has shown that it
+/// has the reply; and the reply.
+async fn accepted_from(server: &Host, peer: &Peer, request: &[u8], number: u8) -> (Flow, Vec<u8>) {
+    let application = server.application.clone();
+    let accepting = task::spawn(async move { application.accept_any().await });
+    peer.send(request);
+    let reply = peer.receive();
+    let (responder, response) = parse_reply(&reply, number);
+    assert_eq!(response, 0);
+    peer.send(&with_eid(responder, &[]));
+    (within("a flow", accepting).await.expect("accepted"), reply)
+}
+
 #[test]
 fn a_repeated_request_that_reaches_the_flow_s_socket_is_answered() {
     block_on(async {
         let (server, mut peer) = server_and_peer().await;
         let request = peer.request();
-        peer.send(&request);
-        let flow = server.application.accept_any().await.expect("accepted");
-        let reply = peer.receive();
+        let (flow, reply) = accepted_from(&server, &peer, &request, 1).await;
         let (responder, response) = parse_reply(&reply, 1);
         assert_eq!((server.relayed(), response), (vec![false], 0));
         // As if the reply had been lost; the peer's first packet is behind it.
@@ -283,9 +294,7 @@ fn once_the_application_has_ended_the_flow_its_request_is_refused() {
     block_on(async {
         let (server, mut peer) = server_and_peer().await;
         let request = peer.request();
-        peer.send(&request);
-        let flow = server.application.accept_any().await.expect("accepted");
-        assert_eq!(peer.reply(1).1, 0);
+        let (flow, _) = accepted_from(&server, &peer, &request, 1).await;
         flow.closer().close();
         eventually("the flow is let go", || server.relayed().is_empty()).await;
         drop(flow);
@@ -299,16 +308,14 @@ fn further_flows_from_the_same_port_are_relayed() {
     block_on(async {
         let (server, mut peer) = server_and_peer().await;
         let request = peer.request();
-        peer.send(&request);
-        let first = Arc::new(server.application.accept_any().await.expect("accepted"));
-        let (to_first, _) = peer.reply(1);
+        let (first, reply) = accepted_from(&server, &peer, &request, 1).await;
+        let (first, to_first) = (Arc::new(first), parse_reply(&reply, 1).0);
         // Reads all the while, as a tunnel does: what is not its own passes on.
         let reading = first.clone();
         let reading = task::spawn(async move { receive(&reading).await });
         let request = peer.request();
-        peer.send(&request);
-        let second = within("a second flow", server.application.accept_any()).await.expect("one");
-        let (to_second, response) = peer.reply(2);
+        let (second, reply) = accepted_from(&server, &peer, &request, 2).await;
+        let (to_second, response) = parse_reply(&reply, 2);
         assert_eq!((server.relayed(), response), (vec![false, true], 0));
         for count in 0..20 {
             peer.send(&with_eid(to_second, &[count; 100]));
@@ -345,19 +352,20 @@ fn what_an_application_makes_up_harms_nobody_else() {
         let mut liar = accept_by_hand(&server);
         let request = peer.request();
         peer.send(&request);
+        let (to_liar, response) = peer.reply(1);
+        assert_eq!(response, 0);
+        peer.send(&with_eid(to_liar, &[]));
         let mut grant = [0; 4096];
         let size = liar.read(&mut grant).expect("an offer");
         assert_eq!(&grant[..size], br#""offered""#);
         liar.write_all(br#""take""#).expect("taken");
         let size = liar.read(&mut grant).expect("a grant");
         assert!(grant[..size].starts_with(br#"{"flow""#), "{}", grant[..size].escape_ascii());
-        assert_eq!(peer.reply(1).1, 0);
 
         let mut other = Peer { next: 9, ..Peer::of(peer.socket.peer_addr().expect("connected")) };
         let request = other.request();
-        other.send(&request);
-        let flow = server.application.accept_any().await.expect("accepted");
-        let (to_flow, _) = other.reply(9);
+        let (flow, reply) = accepted_from(&server, &other, &request, 9).await;
+        let (to_flow, _) = parse_reply(&reply, 9);
 
         let from = |peer: &Peer| {
             let SocketAddr::V4(address) = peer.socket.local_addr().expect("bound") else {

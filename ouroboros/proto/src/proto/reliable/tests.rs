@@ -33,6 +33,9 @@ struct Link {
     jitter: u64,
     loss: u64,
     duplication: u64,
+    /// Chances in a thousand that a packet is marked, and that one cannot be sealed.
+    marks: u64,
+    unsealed: u64,
     /// Bytes a second; 0: no limit.
     rate: u64,
     queue: Duration,
@@ -49,6 +52,8 @@ impl Link {
             jitter: [0, 0, 500, 20_000][random.below(4) as usize],
             loss: [0, 1, 50, 300][random.below(4) as usize],
             duplication: [0, 20, 200][random.below(3) as usize],
+            marks: 2,
+            unsealed: 5,
             rate: [0, 200_000, 25_000_000][random.below(3) as usize],
             queue: Duration::from_millis(5 + random.below(50)),
             blackout: start..start + Duration::from_millis(dark),
@@ -166,7 +171,7 @@ fn run(
                 assert!(transmit.size <= 1200, "a packet is no larger than it may be");
                 let mut bytes = vec![0; transmit.size];
                 end.stream.write_body(&transmit, &mut bytes);
-                if random.permille(5) {
+                if random.permille(links[index].unsealed) {
                     // No key: sealing is paused.
                     end.stream.on_packets_unsent();
                     again = Some(now + MILLISECOND);
@@ -202,7 +207,8 @@ fn run(
             let (to, number, body, bytes) = entry.remove();
             // The replay window.
             if ends[to].seen.insert(number) {
-                let packet = Packet { number, marked: random.permille(2), body, bytes: &bytes };
+                let marked = random.permille(links[1 - to].marks);
+                let packet = Packet { number, marked, body, bytes: &bytes };
                 ends[to].stream.handle(now, packet).expect("what ours sends is well-formed");
             }
         }
@@ -249,6 +255,8 @@ fn plain(delay: Duration, rate: u64, loss: u64) -> Link {
         jitter: 0,
         loss,
         duplication: 0,
+        marks: 0,
+        unsealed: 0,
         rate,
         queue: 2 * delay,
         blackout: Duration::ZERO..Duration::ZERO,
