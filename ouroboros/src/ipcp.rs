@@ -316,13 +316,13 @@ impl Core {
             .await?
         };
         drop(cancel);
-        let Agreed { peer, remote, keys, suite, lane, identity } = agreed?;
+        let Agreed { peer, remote, mut keys, suite, lane, identity } = agreed?;
         let info = FlowInfo::new(name.clone(), peer, (reserved.eid, remote), spec.qos);
         let mut info = told(info, &keys, suite, identity);
         info.lane = lane;
-        if keys.as_ref().is_none_or(|keys| !keys.is_native()) {
-            driver::spawn(greet(Arc::downgrade(&path))).detach();
-        }
+        let ends = (reserved.eid, remote);
+        let greeting = keys.as_mut().map_or_else(Vec::new, |keys| keys.greeting(ends));
+        driver::spawn(greet(Arc::downgrade(&path), greeting)).detach();
         Ok(self.raw_flow(path, info, keys, early, reserved))
     }
 
@@ -489,16 +489,17 @@ impl Core {
     }
 }
 
-/// Sends keepalives at first, so that the server sees that its reply has come:
-/// the 0.23 format has nothing else to say it with, and one may be lost. A native
-/// flow's session says so itself.
-async fn greet(path: Weak<dyn Path>) {
+/// Sends the same frame a few times, since one may be lost, so that the server sees
+/// that its reply has come.
+async fn greet(path: Weak<dyn Path>, frame: Vec<u8>) {
     let mut wait = Duration::from_millis(100);
     for _ in 0..GREETINGS {
         {
             let Some(path) = path.upgrade() else { return };
             let mut batch = SendBatch::new(path.headroom(), 64);
-            batch.push(0);
+            if let Some(room) = batch.push(frame.len()) {
+                room.copy_from_slice(&frame);
+            }
             // Lost like any other.
             let _ = path.send(&mut batch);
         }

@@ -62,6 +62,16 @@ impl FlowKeys {
         self.profile() == Profile::Native
     }
 
+    /// The frame by which the client of the flow between the endpoints `ends` shows,
+    /// before anything else, that it has the reply; it may be repeated as it is. A
+    /// keepalive in the 0.23 format, a ping in the native profile.
+    pub fn greeting(&mut self, ends: (Eid, Eid)) -> Vec<u8> {
+        match self {
+            Self::Wire023 { .. } => Vec::new(),
+            Self::Native(keys) => native::greeting(keys, ends).unwrap_or_default(),
+        }
+    }
+
     /// The same keys again, to try a frame on. Nothing may be sealed with them.
     fn to_try(&self) -> Self {
         match self {

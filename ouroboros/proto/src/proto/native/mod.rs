@@ -105,7 +105,7 @@ impl Channel {
         let (epoch, send, receive) = Epoch::first(&keys, backend);
         // Nothing but the exchange before the exchange that was promised.
         let data = !keys.capabilities().contains(Capabilities::HYBRID_FIRST);
-        let sending = Arc::new(Sending::new(remote, send, data, limits));
+        let sending = Arc::new(Sending::new(remote, send, data, limits, keys.first.into()));
         let receiving = Arc::new(Receiving::new(local, receive, data, limits));
         Self { keys, backend, sending, receiving, epoch }
     }
@@ -130,6 +130,20 @@ impl std::fmt::Debug for Channel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Channel").field("keys", &self.keys).finish_non_exhaustive()
     }
+}
+
+/// The client's first packet, before the flow has a session: a ping, by which the
+/// server sees that its reply has come. It is the same each time, so that it can be
+/// repeated, and what is sealed with `keys` later begins behind it.
+pub(in crate::proto) fn greeting(keys: &mut NativeKeys, ends: (Eid, Eid)) -> Option<Vec<u8>> {
+    let body = control::Message::Ping(0).encode();
+    let mut frame = vec![0; HEAD + body.len() + TAIL];
+    frame[HEAD..HEAD + body.len()].copy_from_slice(&body);
+    let limits = KeyLimits::default();
+    let channel = Channel::new(keys.to_try(), ends, AeadBackend::default(), limits);
+    channel.sealer().reserve(1, false).ok()?.seal(&mut frame, Content::Control);
+    keys.first = 1;
+    Some(frame)
 }
 
 /// The nonce of packet `number`: never twice under one key, as numbers are not.

@@ -29,6 +29,8 @@ pub struct NativeKeys {
     capabilities: Capabilities,
     agreed: FlowKey,
     transcript: [u8; 32],
+    /// Packet numbers below this one are used up.
+    pub(super) first: u8,
 }
 
 impl NativeKeys {
@@ -41,7 +43,7 @@ impl NativeKeys {
         agreed: FlowKey,
         transcript: [u8; 32],
     ) -> Self {
-        Self { suite, role, capabilities, agreed, transcript }
+        Self { suite, role, capabilities, agreed, transcript, first: 0 }
     }
 
     /// The agreed algorithms. The key exchange is that of what data is sealed
@@ -62,8 +64,8 @@ impl NativeKeys {
 
     /// The same keys again, to try a frame on. Nothing may be sealed with them.
     pub(in crate::proto) fn to_try(&self) -> Self {
-        let Self { suite, role, capabilities, ref agreed, transcript } = *self;
-        Self { suite, role, capabilities, agreed: agreed.clone(), transcript }
+        let Self { suite, role, capabilities, ref agreed, transcript, first } = *self;
+        Self { suite, role, capabilities, agreed: agreed.clone(), transcript, first }
     }
 
     /// Whether `other` belongs to the other end of the same flow.
@@ -75,29 +77,32 @@ impl NativeKeys {
             && self.transcript == other.transcript
     }
 
-    const SIZE: usize = 2 + 32 + 32;
+    const SIZE: usize = 2 + 32 + 32 + 1;
 
-    /// Role, capabilities, agreed key, transcript: all but the suite.
+    /// Role, capabilities, agreed key, transcript, first number: all but the suite.
     pub(crate) fn into_bytes(self) -> Zeroizing<Vec<u8>> {
         let mut bytes = Zeroizing::new(Vec::with_capacity(Self::SIZE));
         bytes.push(u8::from(self.role == Role::Server));
         bytes.push(self.capabilities.bits());
         bytes.extend_from_slice(self.agreed.as_bytes());
         bytes.extend_from_slice(&self.transcript);
+        bytes.push(self.first);
         bytes
     }
 
     pub(crate) fn from_bytes(suite: Suite, bytes: &[u8]) -> Option<Self> {
         let (&[role, flags], rest) = bytes.split_first_chunk()?;
         let (agreed, rest) = rest.split_first_chunk::<32>()?;
+        let (transcript, rest) = rest.split_first_chunk::<32>()?;
+        let &[first @ (0 | 1)] = rest else { return None };
         let role = match role {
             0 => Role::Client,
             1 => Role::Server,
             _ => return None,
         };
         let capabilities = Capabilities::from_bits(flags);
-        let transcript = rest.try_into().ok()?;
-        Some(Self { suite, role, capabilities, agreed: FlowKey::new(*agreed), transcript })
+        let (agreed, transcript) = (FlowKey::new(*agreed), *transcript);
+        Some(Self { suite, role, capabilities, agreed, transcript, first })
     }
 }
 

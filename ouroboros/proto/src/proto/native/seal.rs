@@ -64,11 +64,18 @@ struct State {
 }
 
 impl Sending {
-    pub(super) fn new(receiver: Eid, key: SendKey, data: bool, limits: KeyLimits) -> Self {
+    /// Seals from packet number `first` on.
+    pub(super) fn new(
+        receiver: Eid,
+        key: SendKey,
+        data: bool,
+        limits: KeyLimits,
+        first: u64,
+    ) -> Self {
         let state = State { current: Arc::new(Current::new(key, 0, limits)), data };
         Self {
             receiver,
-            next: AtomicU64::new(0),
+            next: AtomicU64::new(first),
             limits,
             version: AtomicU64::new(0),
             state: Mutex::new(state),
