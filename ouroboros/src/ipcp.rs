@@ -31,6 +31,7 @@ use crate::{
     },
     proto::protection::FlowKeys,
     sync::lock,
+    sys::namespace::NetworkNamespace,
     transport::{Management, Path, ReceiveBatch, SendBatch, Stray, Transport},
     wire::{Dialect, Eid, Name, PeerAddress, extension::Lane},
 };
@@ -154,6 +155,8 @@ pub(crate) struct Core {
     pub(crate) name: String,
     pub(crate) transport: Arc<dyn Transport>,
     management: Option<Arc<dyn Management>>,
+    /// Where the transport's sockets are.
+    namespace: NetworkNamespace,
     endpoint: Mutex<Endpoint>,
     allocating: Mutex<HashMap<AllocationId, Allocating>>,
     responding: Mutex<Responding>,
@@ -178,6 +181,7 @@ impl Core {
         let core = Arc::new(Self {
             name,
             management: transport.management(),
+            namespace: NetworkNamespace::current(),
             transport,
             endpoint: Mutex::new(endpoint),
             allocating: Mutex::default(),
@@ -322,7 +326,9 @@ impl Core {
         info.lane = lane;
         let ends = (reserved.eid, remote);
         let greeting = keys.as_mut().map_or_else(Vec::new, |keys| keys.greeting(ends));
-        driver::spawn(greet(Arc::downgrade(&path), greeting)).detach();
+        // A native flow's session goes on by itself, if this one is lost.
+        let times = if greeting.is_empty() { GREETINGS } else { 1 };
+        driver::spawn(greet(Arc::downgrade(&path), greeting, times)).detach();
         Ok(self.raw_flow(path, info, keys, early, reserved))
     }
 
@@ -491,9 +497,9 @@ impl Core {
 
 /// Sends the same frame a few times, since one may be lost, so that the server sees
 /// that its reply has come.
-async fn greet(path: Weak<dyn Path>, frame: Vec<u8>) {
+async fn greet(path: Weak<dyn Path>, frame: Vec<u8>, times: u32) {
     let mut wait = Duration::from_millis(100);
-    for _ in 0..GREETINGS {
+    for _ in 0..times {
         {
             let Some(path) = path.upgrade() else { return };
             let mut batch = SendBatch::new(path.headroom(), 64);

@@ -64,10 +64,6 @@ impl Shared {
             self.read_unread();
         }
         self.arm();
-        if !lock(&self.inbox).early.is_empty() {
-            // No event tells of what came before the flow began.
-            self.read_unread();
-        }
         let due = self.with_connection(|connection| {
             connection.path_state(driver::now(), self.path_state());
             connection.poll_timeout()

@@ -7,6 +7,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, Weak},
 };
@@ -101,7 +102,7 @@ impl Core {
         if lock(&self.responding).half_open.len() >= LARGEST_NUMBER_OF_PATHS {
             return None;
         }
-        let path = match self.transport.open_responder(local, remote, from) {
+        let path = match self.open_responder(local, remote, from) {
             Ok(path) => path,
             Err(error) => {
                 tracing::debug!(ipcp = self.name, %from, %error, "no path to a requester");
@@ -110,6 +111,16 @@ impl Core {
         };
         let reader = read_half_open(Arc::downgrade(self), path.clone(), from, local);
         Some((reserved, Frames::Own(path, driver::spawn(reader))))
+    }
+
+    /// Opens a path beside the IPCP's own socket, whichever thread this is.
+    fn open_responder(
+        &self,
+        local: Eid,
+        remote: Eid,
+        from: PeerAddress,
+    ) -> io::Result<Arc<dyn Path>> {
+        self.namespace.run(|| self.transport.open_responder(local, remote, from))
     }
 
     /// Takes a frame for an endpoint that has no path, or has one that is read
@@ -138,7 +149,7 @@ impl Core {
         let mut early = vec![frame];
         let path = match &frames {
             Frames::Own(path, _) => path.clone(),
-            Frames::Shared(_) => match self.transport.open_responder(local, remote, from) {
+            Frames::Shared(_) => match self.open_responder(local, remote, from) {
                 Ok(path) => path,
                 Err(error) => {
                     tracing::warn!(ipcp = self.name, %from, %error, "no path for a flow");

@@ -3,6 +3,7 @@
 
 pub(crate) mod batched;
 pub(crate) mod link;
+pub(crate) mod namespace;
 pub(crate) mod option;
 #[cfg(feature = "tokio")]
 pub(crate) mod reactor;
