@@ -137,7 +137,7 @@ fn a_policy_on_a_daemon_s_handle_is_enforced() {
         assert!(refused.is_err(), "a plain flow to a name that demands encryption");
         // Who waited does so still, and gets the flow that is as demanded.
         let allocated = client.application.allocate("my_vpn", encrypted()).await;
-        allocated.expect("allocated");
+        let _allocated = allocated.expect("allocated");
         let accepted = within("accepted", accepting).await.expect("accepted");
         assert!(accepted.info().suite.is_some());
     });

@@ -282,7 +282,7 @@ fn a_key_is_made_at_first_need_and_told_the_same_with_and_without_the_daemon() {
     let (fingerprint, path) = shown.trim_end().split_once(' ').expect("two words");
     assert_eq!(path, file.to_str().expect("UTF-8"));
     assert!(fingerprint.starts_with("o7s:") && fingerprint.len() == 43, "{shown}");
-    let _daemon = Daemon::start(&socket);
+    let daemon = Daemon::start(&socket);
     assert_eq!(told(irm(&socket, "key show")), shown);
     let json: serde_json::Value =
         serde_json::from_str(&told(irm(&socket, "key show --json"))).expect("JSON");
@@ -296,6 +296,8 @@ fn a_key_is_made_at_first_need_and_told_the_same_with_and_without_the_daemon() {
     assert_ne!(other, shown);
     assert_eq!(told(irm(&socket, "k s")), other);
     std::fs::set_permissions(&file, Permissions::from_mode(0o644)).expect("changed");
+    assert_eq!(told(irm(&socket, "key show")), other, "the key in use is kept");
+    drop(daemon);
     let said = complaint(irm(&socket, "key show"), 1);
     assert!(said.contains(path) && said.contains("others can read it: chmod 600"), "{said}");
 }
