@@ -142,7 +142,7 @@ fn daemon() -> io::Result<()> {
         ("register", Request::Register { name: text("my_vpn"), layer: text("l") }),
         ("program", Request::Program { path: text("/bin/a"), name: text("n"), bind: true }),
         ("process", Request::Process { pid: 17, name: text("n"), bind: false }),
-        ("accept", Request::Accept { name: Some(text("my_vpn")) }),
+        ("accept", Request::Accept { name: Some(text("my_vpn")), program: None, demands: Vec::new() }),
         ("list", Request::ListFlows),
     ];
     for (name, request) in requests {
