@@ -287,7 +287,7 @@ impl Core {
         peer: Option<PeerAddress>,
     ) -> Result<RawFlow, AllocateError> {
         let reserved = self.reserve().ok_or(AllocateError::TooManyAllocations)?;
-        let path = self.transport.open_requester(reserved.eid, peer)?;
+        let path = self.namespace.run(|| self.transport.open_requester(reserved.eid, peer))?;
         let (sender, outcome) = async_channel::bounded(1);
         let allocation = {
             let request = AllocationRequest {

@@ -28,6 +28,25 @@ pub(crate) fn set(
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Which network namespace the socket is in, as a number that no other one has.
+/// `None`: a kernel before 5.14, which does not tell.
+pub(crate) fn network_namespace(socket: impl AsFd) -> Option<u64> {
+    let mut cookie = 0_u64;
+    let mut size = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `size` bytes, those of the number, which
+    // lives on for the call; the descriptor is open as long as it is borrowed.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut size,
+        )
+    };
+    (result == 0).then_some(cookie)
+}
+
 /// When the packet received last had arrived, since 1970. `None` if none has
 /// since the first call, which has the kernel keep these times.
 pub(crate) fn last_arrival(socket: impl AsFd) -> Option<Duration> {

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     sync::lock,
-    sys::socket,
+    sys::{namespace::NetworkNamespace, socket},
     wire::{Dialect, DirectoryHash, Eid, Name, PeerAddress},
 };
 
@@ -112,6 +112,7 @@ impl IntoTransport for Udp {
         let shared = Arc::new(Shared {
             listener,
             own,
+            namespace: Arc::new(NetworkNamespace::current()),
             routes: Mutex::default(),
             wanderers: Mutex::default(),
             connected: Arc::default(),
@@ -173,16 +174,18 @@ fn listen(address: SocketAddr) -> Result<Socket, OpenError> {
     Ok(listener)
 }
 
+/// Any address and any port.
+fn anywhere(v6: bool) -> SocketAddr {
+    let address =
+        if v6 { IpAddr::from(Ipv6Addr::UNSPECIFIED) } else { Ipv4Addr::UNSPECIFIED.into() };
+    SocketAddr::new(address, 0)
+}
+
 /// A socket to ask `peer` for a flow from: at `own`, as long as that is an
 /// address of this machine. It is bound there only if the kernel would choose
 /// another one, so that it can leave an address that is lost.
 fn requesting(own: IpAddr, peer: SocketAddr) -> io::Result<Socket> {
-    let anywhere = if own.is_ipv4() {
-        IpAddr::from(Ipv4Addr::UNSPECIFIED)
-    } else {
-        Ipv6Addr::UNSPECIFIED.into()
-    };
-    let chosen = bind(SocketAddr::new(anywhere, 0), false)?;
+    let chosen = bind(anywhere(own.is_ipv6()), false)?;
     chosen.connect(&SockAddr::from(peer))?;
     if own.is_unspecified() || local_address(&chosen)?.ip() == own {
         return Ok(chosen);
@@ -240,6 +243,8 @@ type Connected = Mutex<HashSet<(IpAddr, u16)>>;
 struct Shared {
     listener: Option<Arc<Socket>>,
     own: SocketAddr,
+    /// Where the paths' sockets are.
+    namespace: Arc<NetworkNamespace>,
     /// Flows that receive through a queue, by endpoint id and peer.
     routes: Mutex<HashMap<(Eid, IpAddr, u16), Weak<Route>>>,
     wanderers: Wanderers,
@@ -314,7 +319,8 @@ impl Transport for Attachment {
         })?;
         let peer = udp_address(peer)?;
         let socket = requesting(self.shared.own.ip(), peer)?;
-        Ok(Arc::new(ConnectedPath::requester(socket, local, peer)?))
+        let path = ConnectedPath::requester(socket, local, peer)?;
+        Ok(Arc::new(path.inside(&self.shared.namespace)))
     }
 
     fn open_responder(

@@ -17,7 +17,7 @@ use socket2::{SockAddr, Socket};
 
 use super::{Connected, EID, LARGEST_DATAGRAM, lock, same_peer, udp_address, with_eid};
 use crate::{
-    sys::socket,
+    sys::{namespace::NetworkNamespace, option::network_namespace, socket},
     transport::errno::is_transient,
     transport::{HandOver, Handed, Mobility, Path, PathOffload, ReceiveBatch, SendBatch, Stray},
     tun::offload::Ecn,
@@ -57,14 +57,26 @@ fn is_cut_off(error: &io::Error) -> bool {
     [Errno::NETUNREACH, Errno::NETDOWN, Errno::INVAL].iter().any(|&errno| is(error, errno))
 }
 
-/// Whether the address of `socket` is none of this machine's any more. From an
-/// IPv6 address the kernel sends on then, and says nothing.
-fn address_is_lost(socket: &Socket) -> bool {
-    let there = || {
+/// Whether the address of `socket` is none of its network namespace's any more.
+/// From an IPv6 address the kernel sends on then, and says nothing. Where the
+/// namespace is neither this thread's nor `namespace` it is not known to be lost.
+fn address_is_lost(socket: &Socket, namespace: Option<&NetworkNamespace>) -> bool {
+    let lost = || {
         let address = super::local_address(socket)?;
-        super::bind(SocketAddr::new(address.ip(), 0), false)
+        let any = super::bind(super::anywhere(address.is_ipv6()), false)?;
+        if network_namespace(&any) != network_namespace(socket) {
+            return Ok(false);
+        }
+        match super::bind(SocketAddr::new(address.ip(), 0), false) {
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Ok(true),
+            bound => bound.map(|_| false),
+        }
     };
-    there().is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
+    let lost: io::Result<bool> = match namespace {
+        Some(namespace) => namespace.run(lost),
+        None => lost(),
+    };
+    lost.unwrap_or(false)
 }
 
 /// How many equal frames from `batch.sent()` on, the last possibly shorter,
@@ -101,6 +113,8 @@ fn run(batch: &SendBatch, segments: usize, largest: usize) -> (usize, usize) {
 /// leaves it, and the peer finds the frames coming from elsewhere.
 pub(super) struct ConnectedPath {
     socket: Socket,
+    /// That of the socket, where it is known.
+    namespace: Option<Arc<NetworkNamespace>>,
     /// Another one after the socket has left its address: by the errors from
     /// there it has taken the kernel to be without segmentation.
     offload: RwLock<UdpSocketState>,
@@ -133,6 +147,7 @@ impl ConnectedPath {
         let remote = OnceLock::new();
         let path = Self {
             socket,
+            namespace: None,
             segments: AtomicBool::new(offload.max_gso_segments() > 1),
             coalesces: AtomicBool::new(offload.gro_segments() > 1),
             offload: RwLock::new(offload),
@@ -163,6 +178,12 @@ impl ConnectedPath {
         Ok(path)
     }
 
+    /// A socket that was opened in `namespace`.
+    pub(super) fn inside(mut self, namespace: &Arc<NetworkNamespace>) -> Self {
+        self.namespace = Some(Arc::clone(namespace));
+        self
+    }
+
     /// Has the kernel find the way to the peer again.
     fn reconnect(&self) {
         // Fails where there is none, as sending does.
@@ -175,7 +196,7 @@ impl ConnectedPath {
         // one peer's datagrams, what is not takes anybody's.
         if self.adrift.load(Ordering::Relaxed)
             || self.socket.reuse_port().unwrap_or(true)
-            || !address_is_lost(&self.socket)
+            || !address_is_lost(&self.socket, self.namespace.as_deref())
             || rustix::net::connect_unspec(&self.socket).is_err()
         {
             return false;
