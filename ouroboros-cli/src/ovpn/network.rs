@@ -1,11 +1,12 @@
 //! Who gets which addresses of a server's network. No I/O: `server` drives it.
 //!
 //! A client is its identity, or, without one, its flow. What it says of its
-//! addresses is a wish, and granted where the address is free. A client that
-//! cannot say (an older one) is sent everything as long as it is the only one,
-//! and so is one that has chosen its address itself: a tunnel of two ends. As
-//! soon as there are two, each has its own addresses, and one that cannot say
-//! what is left of the network.
+//! addresses is a wish, and granted where the address is free. Where a client
+//! without an identity has it, that one is to be asked whether it is still there.
+//! A client that cannot say (an older one) is sent everything as long as it is the
+//! only one, and so is one that has chosen its address itself: a tunnel of two
+//! ends. As soon as there are two, each has its own addresses, and one that cannot
+//! say what is left of the network.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -13,7 +14,6 @@ use ouroboros::{
     ClientId, FlowInfo,
     proto::hub::{AddressPool, Assignment, IpNet},
     tun::InterfaceAddress,
-    wire::PeerAddress,
 };
 
 /// The server's network, and the clients that are there.
@@ -25,8 +25,8 @@ pub(super) struct Network {
 
 struct Member {
     key: String,
-    /// Where it is, for one without an identity.
-    host: Option<PeerAddress>,
+    /// It has no identity, and does not come back.
+    passing: bool,
     /// The addresses that it has or would like.
     asked: Option<Vec<IpNet>>,
     /// Its own.
@@ -47,8 +47,9 @@ pub(super) struct Grant {
     pub(super) addresses: Vec<IpNet>,
     /// Addresses that it asked for in vain.
     pub(super) refused: Vec<IpAddr>,
-    /// A former flow of the same client, which is to go.
-    pub(super) replaces: Option<ClientId>,
+    /// Those that have them and are known by no identity: they may be gone, and the
+    /// client that asks may be one of them.
+    pub(super) holders: Vec<ClientId>,
 }
 
 impl Network {
@@ -76,9 +77,8 @@ impl Network {
 
     /// What is to be remembered: of clients that can come back.
     pub(super) fn leases(&self) -> Vec<(&String, &Assignment)> {
-        let passing = |key: &String| {
-            self.clients.values().any(|member| member.host.is_some() && member.key == *key)
-        };
+        let passing =
+            |key: &String| self.clients.values().any(|member| member.passing && member.key == *key);
         self.pool.assignments().filter(|(key, _)| !passing(key)).collect()
     }
 
@@ -90,15 +90,15 @@ impl Network {
             Some(key) => format!("{key} {}", info.name),
             None => format!("{client:?}"),
         };
-        let host = fingerprint.is_none().then(|| info.peer.host());
+        let passing = fingerprint.is_none();
         let (asked, granted, heard) = (None, Vec::new(), false);
-        self.clients.insert(client, Member { key, host, asked, granted, heard });
+        self.clients.insert(client, Member { key, passing, asked, granted, heard });
     }
 
     /// A client has gone. One without an identity does not come back.
     pub(super) fn left(&mut self, client: ClientId) {
         if let Some(member) = self.clients.remove(&client)
-            && member.host.is_some()
+            && member.passing
         {
             self.pool.release(&member.key);
         }
@@ -118,23 +118,14 @@ impl Network {
         wanted: Vec<IpNet>,
         now: u64,
     ) -> Option<Grant> {
-        let member = self.clients.get(&client)?;
-        // Without an identity it can only be the one that was there with the same
-        // address, at the same host.
-        let replaces = self.clients.iter().find(|(other, former)| {
-            **other != client
-                && former.host.is_some()
-                && former.host == member.host
-                && !wanted.is_empty()
-                && former.asked.as_ref() == Some(&wanted)
-        });
-        let replaces = replaces.map(|(other, _)| *other);
-        if let Some(former) = replaces {
-            self.left(former);
-        }
         self.clients.get_mut(&client)?.asked = Some(wanted);
         let grant = self.grant(client, now)?;
-        Some(Grant { replaces, ..grant })
+        let holds = |member: &Member| {
+            member.passing && member.granted.iter().any(|own| grant.refused.contains(own))
+        };
+        let holders = self.clients.iter().filter(|(_, member)| holds(member));
+        let holders = holders.map(|(holder, _)| *holder).collect();
+        Some(Grant { holders, ..grant })
     }
 
     /// Grants what a client has asked for, as far as it is free.
@@ -210,7 +201,7 @@ mod tests {
     use ouroboros::{
         Identity, PeerIdentity,
         crypto::{SystemEntropy, identity::IdentityKey},
-        wire::{Eid, QosSpec},
+        wire::{Eid, PeerAddress, QosSpec},
     };
 
     use super::*;
@@ -286,7 +277,7 @@ mod tests {
         for stranger in [info(2, None), info(3, None), info(2, Some(&identity()))] {
             network.joined(id(2), &stranger);
             let grant = network.requested(id(2), wanted(), 2).expect("there");
-            assert_eq!((grant.addresses.len(), grant.replaces), (0, None));
+            assert_eq!((grant.addresses, grant.holders), (Vec::new(), Vec::new()));
             assert_eq!(grant.refused, [wanted()[0].addr()]);
             network.left(id(2));
         }
@@ -295,17 +286,20 @@ mod tests {
         network.joined(id(3), &info(9, Some(&alice)));
         let grant = network.requested(id(3), Vec::new(), 3).expect("there");
         assert_eq!(grant.addresses[0], wanted()[0]);
-        // One without is taken for the same at the same host only.
+        // One without is asked whether it is there, and keeps what it has until then.
+        let wanted = || nets(&["10.9.0.8/24"]);
         network.joined(id(4), &info(5, None));
-        network.requested(id(4), nets(&["10.9.0.8/24"]), 4).expect("there");
-        for (client, host, replaces) in [(5, 6, None), (6, 5, Some(id(4)))] {
-            network.joined(id(client), &info(host, None));
-            let grant = network.requested(id(client), nets(&["10.9.0.8/24"]), 5).expect("there");
-            assert_eq!(grant.replaces, replaces);
+        network.requested(id(4), wanted(), 4).expect("there");
+        for client in [5, 6] {
+            network.joined(id(client), &info(5, None));
+            let grant = network.requested(id(client), wanted(), 5).expect("there");
+            assert_eq!((grant.addresses, grant.holders), (Vec::new(), vec![id(4)]));
+            assert_eq!(of(&network, id(4)), nets(&["10.9.0.8/32"]));
         }
         assert_eq!(network.leases().len(), 1, "of who can come back");
         assert_eq!(network.reconsider(6), []);
-        network.left(id(6));
-        assert_eq!(network.reconsider(7).len(), 1, "who was refused has it now");
+        network.left(id(4));
+        assert_eq!(network.reconsider(7).len(), 1, "who was refused first has it now");
+        assert_eq!(of(&network, id(5)), nets(&["10.9.0.8/32"]));
     }
 }

@@ -26,6 +26,9 @@ use super::{
 
 /// How often to look whether the daemon is back.
 const RETRY: Duration = Duration::from_millis(500);
+/// A client that has an address which another one asks for, and does not say by then
+/// that it is there, is not there any more.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How often to see which clients have been heard, and to print statistics.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -151,9 +154,8 @@ impl Server<'_> {
             }
             ClientEvent::Requested { client, wanted } => {
                 if let Some(grant) = self.network.requested(client, wanted, now()) {
-                    if let Some(former) = grant.replaces {
-                        self.hub.remove(former);
-                        self.prefixes.remove(&former);
+                    for holder in &grant.holders {
+                        self.hub.probe(*holder, PATIENCE);
                     }
                     self.tell(client, grant);
                 }
@@ -171,7 +173,12 @@ impl Server<'_> {
         let list = |addresses: Vec<String>| addresses.join(", ");
         if !grant.refused.is_empty() {
             let refused = list(grant.refused.iter().map(ToString::to_string).collect());
-            println!("A client asks for {refused}: not of this network, or another client's.");
+            let why = if grant.holders.is_empty() {
+                "not of this network, or another client's"
+            } else {
+                "another client has it, and is asked whether it is still there"
+            };
+            println!("A client asks for {refused}: {why}.");
         }
         if !grant.addresses.is_empty() {
             let given = list(grant.addresses.iter().map(ToString::to_string).collect());

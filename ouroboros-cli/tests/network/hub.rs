@@ -61,15 +61,20 @@ pub(crate) fn clients_with_addresses_of_their_own_share_the_server() {
     let first = pair.two.start("ovpn", "-n my_vpn --ip 10.9.0.7/24 --crypt", "is up");
     eventually("a ping comes back", || pings(&pair.two, "tun0", "10.9.0.1"));
     transfer(&pair.one, &pair.two, "10.9.0.7:4242", 1 << 20);
-    let _second = pair.two.start("ovpn", "-n my_vpn --ip 10.9.0.8/24 --crypt", "is up");
+    let second = pair.two.start("ovpn", "-n my_vpn --ip 10.9.0.8/24 --crypt", "is up");
     eventually("the second has its address", || server.lines_with("has 10.9.0.8/24") > 0);
     for device in ["tun0", "tun1"] {
         eventually("a ping comes back", || pings(&pair.two, device, "10.9.0.1"));
     }
-    // One that comes back, as it seems, takes the place of its former self.
+    // Who was killed says nothing when it is asked, and loses its address.
+    assert_eq!(second.end(Signal::KILL), None);
     let third = pair.two.start("ovpn", "-n my_vpn --ip 10.9.0.8/24 --crypt --dev again", "is up");
-    eventually("it takes the place of who was at the same host", || {
-        pings(&pair.two, "again", "10.9.0.1")
-    });
+    eventually("the address is free", || pings(&pair.two, "again", "10.9.0.1"));
+    // Who is there keeps it.
+    let asked = server.lines_with("is asked whether it is still there");
+    let fourth = pair.two.start("ovpn", "-n my_vpn --ip 10.9.0.8/24 --crypt --dev late", "is up");
+    eventually("it is asked", || server.lines_with("is asked whether it is still there") > asked);
+    eventually("it is told", || fourth.lines_with("does not know this machine") > 0);
+    assert!(pings(&pair.two, "again", "10.9.0.1"));
     drop((first, third));
 }

@@ -1,12 +1,15 @@
 //! Handles of a flow that somebody else uses.
 
-use std::sync::{Arc, Weak};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use super::{
     info::{Counters, FlowStatistics},
     shared::{CLOSED, Shared},
 };
-use crate::transport::PathOffload;
+use crate::{driver, transport::PathOffload};
 
 /// Closes a flow from another thread or task: both directions then say
 /// [`FlowError::Closed`](crate::FlowError::Closed).
@@ -52,6 +55,16 @@ impl FlowWatcher {
     /// What went over the flow so far.
     pub fn statistics(&self) -> FlowStatistics {
         self.counters.statistics()
+    }
+
+    /// Asks the peer whether it is there, and ends the flow with
+    /// [`FlowError::Down`](crate::FlowError::Down) when it does not say so within
+    /// `patience`. No effect on a flow in the 0.23 format.
+    pub fn probe(&self, patience: Duration) {
+        if let Some(flow) = self.flow.upgrade() {
+            flow.with_connection(|connection| connection.probe(driver::now(), patience));
+            flow.call_driver();
+        }
     }
 
     /// How large the socket's buffers for sending and receiving are, in bytes as

@@ -9,8 +9,8 @@ use std::{
 
 use futures_lite::future::{block_on, or, poll_once, zip};
 use ouroboros::{
-    ClientEvent, ClientId, ClientInfo, Flow, FlowCloser, FlowSpec, Hub, HubBuilder, Identity,
-    Tunnel,
+    ClientEvent, ClientId, ClientInfo, Flow, FlowCloser, FlowError, FlowSpec, Hub, HubBuilder,
+    Identity, Tunnel,
     crypto::{SystemEntropy, identity::IdentityKey},
     proto::hub::{Asking, Configuration, IpNet},
 };
@@ -231,6 +231,21 @@ pub(crate) fn a_client_that_comes_back_takes_its_own_place_only() {
     assert!(hub.client(first.id).is_none());
     reaches(&again.host, &hosts.one, "10.9.0.1");
     drop(other);
+}
+
+pub(crate) fn a_client_that_is_asked_and_does_not_answer_has_left() {
+    let hosts = Hosts::on_udp();
+    let hub = hub(&hosts, 1, false);
+    let client = Client::start(&hosts, &hub, FlowSpec::raw().encrypted(), 2);
+    reaches(&client.host, &hosts.one, "10.9.0.1");
+    hosts.two.shell("ip link set eth0 down");
+    assert!(hub.probe(client.id, Duration::from_secs(1)));
+    let left = event(&hub, |event| match event {
+        ClientEvent::Left { client, reason } => Some((client, reason)),
+        _ => None,
+    });
+    assert_eq!(left, (client.id, FlowError::Down.to_string()));
+    assert!(!hub.probe(client.id, Duration::from_secs(1)), "it is not there");
 }
 
 pub(crate) fn a_client_hears_its_configuration_and_its_changes() {

@@ -50,6 +50,7 @@ fn main() -> ExitCode {
             a_client_sends_from_its_own_address_only,
             clients_reach_each_other_if_the_hub_forwards,
             a_client_that_comes_back_takes_its_own_place_only,
+            a_client_that_is_asked_and_does_not_answer_has_left,
             a_client_hears_its_configuration_and_its_changes,
             a_path_that_drops_what_is_too_large_and_says_nothing_is_measured,
     ]

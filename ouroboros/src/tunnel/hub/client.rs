@@ -96,6 +96,11 @@ impl Client {
         (self.mtu.swap(mtu, Relaxed) != mtu).then_some(mtu)
     }
 
+    /// Ends its flows if the client does not say within `patience` that it is there.
+    pub(super) fn probe(&self, patience: Duration) {
+        self.watchers.iter().for_each(|watcher| watcher.probe(patience));
+    }
+
     /// Ends its flows; the hub then lets it go.
     pub(super) fn close(&self) {
         self.closers.iter().for_each(FlowCloser::close);

@@ -19,6 +19,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use self::{
@@ -279,6 +280,17 @@ impl Hub {
         if let Some(client) = &found {
             client.close();
             self.core.left(client, &FlowError::Closed);
+        }
+        found.is_some()
+    }
+
+    /// Asks a client whether it is there: its flows end, and
+    /// [`ClientEvent::Left`] says so, when it does not answer within `patience`. No
+    /// effect on a client in the 0.23 format. `false`: it is not there.
+    pub fn probe(&self, client: ClientId, patience: Duration) -> bool {
+        let found = self.core.client(client);
+        if let Some(client) = &found {
+            client.probe(patience);
         }
         found.is_some()
     }

@@ -215,6 +215,15 @@ impl Connection {
         self.patience = Some(patience).filter(|patience| !patience.is_zero());
     }
 
+    /// Asks the peer at once whether it is there, and ends the flow when it does not
+    /// say so within `patience`. Native flows only.
+    pub fn probe(&mut self, now: Now, patience: Duration) {
+        if let Protocol::Native { session, .. } = &mut self.protocol {
+            session.probe(now, patience);
+            self.probing = true;
+        }
+    }
+
     /// Ends the flow and tells the peer, once, where the format can say it.
     pub fn close(&mut self, now: Now) {
         if std::mem::replace(&mut self.ended, true) {
