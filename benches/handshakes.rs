@@ -95,7 +95,7 @@ impl Pair {
     /// Until the client has its flow; `served`: what the server takes for it.
     fn allocate(&mut self, served: &mut Duration) {
         self.pass(PAUSE);
-        self.server.handle_timeout(self.now);
+        self.server.handle_timeout(self.now, &mut SystemEntropy);
         let (allocation, mut request) = self.request("bench");
         loop {
             let start = Instant::now();

@@ -312,7 +312,7 @@ impl Client {
 
     fn advance(&mut self, by: Duration) {
         self.now += by;
-        self.endpoint.handle_timeout(at(self.now));
+        self.endpoint.handle_timeout(at(self.now), &mut self.entropy);
         while let Some(event) = self.endpoint.poll() {
             assert!(matches!(event, Event::Failed { .. }) && !self.over, "{event:?}");
             self.over = true;
@@ -329,7 +329,12 @@ impl Client {
             let message = Message::parse(self.dialect, hash, &transmit.message);
             let Ok(Message::FlowRequest { allocation, .. }) = message else { continue };
             if self.header.as_deref() != Some(allocation) {
-                self.cookies += u32::from(self.header.is_some());
+                // To a server that is busy there goes another one, after a while.
+                if self.now >= self.requested + Duration::from_millis(50) {
+                    self.cookies = 0;
+                } else {
+                    self.cookies += u32::from(self.header.is_some());
+                }
                 assert!(self.cookies <= 1, "otherwise it is repeated as it was");
                 self.header = Some(allocation.to_vec());
                 self.request = transmit.message;

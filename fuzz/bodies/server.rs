@@ -334,7 +334,7 @@ impl Server {
 
     fn advance(&mut self, by: Duration) {
         self.now += by;
-        self.endpoint.handle_timeout(at(self.now));
+        self.endpoint.handle_timeout(at(self.now), &mut self.entropy);
         while let Some(event) = self.endpoint.poll() {
             let Event::Withdrawn { request } = event else { panic!("{event:?} out of nothing") };
             self.pending.retain(|pending| *pending != request);

@@ -96,7 +96,8 @@ pub enum AllocateError {
     /// for another reason.
     #[error("the answer to the flow request cannot be accepted: {0}")]
     Rejected(NegotiationError),
-    /// Peer: it has no room for the flow now.
+    /// Peer: it had no room for the flow in all the time that the allocation might
+    /// take, though it was asked again and again.
     #[error("the server is busy: it has no room for the flow now")]
     Busy,
     /// Misuse: the flow was to be had under the resource manager's identity.

@@ -116,7 +116,7 @@ fn a_reply_for_endpoint_2147483647_is_for_nobody() {
     }
     // The allocation goes on, and ends as it would have.
     let late = Now { monotonic: Duration::from_secs(6), ..now };
-    endpoint.handle_timeout(late);
+    endpoint.handle_timeout(late, entropy);
     assert!(matches!(endpoint.poll(), Some(Event::Failed { .. })));
 }
 

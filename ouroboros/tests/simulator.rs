@@ -168,8 +168,8 @@ fn run(seed: u64, dialect: Dialect, signed: bool) {
             }
         }
         wire = later;
-        server.handle_timeout(now);
-        client.handle_timeout(now);
+        server.handle_timeout(now, random);
+        client.handle_timeout(now, random);
         let (pending, _) = server.held();
         assert!(pending <= 16, "more is pending than the limit");
         while let Some(event) = server.poll() {
@@ -278,7 +278,7 @@ fn a_flood_of_requests_leaves_a_bounded_state() {
     assert_eq!(pending, limits.unproved_requests);
     assert!(remembered <= limits.remembered_requests);
     assert_eq!(answers, limits.answers_per_second, "refusals keep to the rate");
-    server.handle_timeout(at(limits.hold));
+    server.handle_timeout(at(limits.hold), random);
     assert_eq!(server.held().0, 0, "what is not accepted is let go");
 }
 

@@ -12,6 +12,7 @@ use futures_lite::future;
 
 use super::{Core, dropped::Dropped};
 use crate::{
+    crypto::SystemEntropy,
     driver::{self, Watch},
     transport::{LARGEST_MANAGEMENT, Management},
 };
@@ -62,7 +63,7 @@ pub(super) async fn drive(core: Weak<Core>) {
                 }
             }
             let now = driver::now();
-            core.endpoint().handle_timeout(now);
+            core.endpoint().handle_timeout(now, &mut SystemEntropy);
             core.flush();
             turns = if drained { 0 } else { turns + 1 };
             // Frames of flows that were just established may be behind many

@@ -120,7 +120,7 @@ fn what_is_repeated_opens_no_second_flow_whatever_the_clock_of_who_asked() {
                 // What was ahead of its time becomes fresh once: it was never taken.
                 for message in [&stale, &fresh].into_iter().skip(usize::from(seconds == 1)) {
                     server.handle(at(time), entropy, CLIENT, None, message);
-                    server.handle_timeout(at(time));
+                    server.handle_timeout(at(time), &mut Counting(1));
                     while let Some(event) = server.poll() {
                         assert!(!matches!(event, Event::Requested { .. }), "at {time}");
                     }

@@ -120,9 +120,9 @@ fn what_is_not_confirmed_is_gone_within_seconds_whatever_timeout_was_asked_for()
         let (mut server, request, keys) = half_open(limits, asked);
         assert_eq!(server.poll_timeout(), Some(life));
         let end = life.as_millis() as u64;
-        server.handle_timeout(at(end - 1));
+        server.handle_timeout(at(end - 1), &mut Counting(1));
         assert!(server.poll().is_none());
-        server.handle_timeout(at(end));
+        server.handle_timeout(at(end), &mut Counting(1));
         let told = server.poll();
         assert!(matches!(told, Some(Event::Expired { request: r }) if r == request), "{told:?}");
         assert_eq!((server.half_open(), server.held().0), (0, 0));

@@ -270,7 +270,7 @@ pub(crate) fn meet(
         }
         let monotonic = requester.poll_timeout().expect("it ends some time");
         let later = (monotonic - now.monotonic).as_nanos() as u64;
-        requester.handle_timeout(Now { monotonic, utc: now.utc + later });
+        requester.handle_timeout(Now { monotonic, utc: now.utc + later }, entropy);
     };
     Met { accepted, request, replies, told }
 }

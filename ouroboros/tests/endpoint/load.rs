@@ -1,6 +1,9 @@
 //! Under attack: cookies, shares, and what leaves for what came.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use ouroboros::{
     crypto::{KeyExchange, Suite},
@@ -72,6 +75,14 @@ impl Client {
 
     fn sent(&mut self) -> Option<Vec<u8>> {
         self.endpoint.poll_transmit().map(|transmit| transmit.message)
+    }
+
+    /// What it sends when the time comes, and when that is; `None`: it gives up.
+    fn waits(&mut self) -> Option<(Duration, Vec<u8>)> {
+        let due = self.endpoint.poll_timeout().expect("it goes on");
+        let now = Now { monotonic: due, utc: at(0).utc + due.as_nanos() as u64 };
+        self.endpoint.handle_timeout(now, &mut self.entropy);
+        self.sent().map(|sent| (due, sent))
     }
 
     fn take(&mut self, now: Now, message: &[u8]) {
@@ -160,8 +171,44 @@ fn a_cookie_is_asked_for_once() {
     assert!(!other.takes(at(3), from, &second));
     client.take(at(4), &other.sent().expect("a refusal"));
     assert!(client.sent().is_none());
-    let busy = AllocationFailure::Refused(Refusal::Busy.code());
-    assert!(matches!(client.endpoint.poll(), Some(Event::Failed { reason, .. }) if reason == busy));
+    // Later there is another request, without what was good for the first.
+    let (_, third) = client.waits().expect("a request");
+    assert!(!other.takes(at(1_000), from, &third));
+    assert!(cookie_of(&other.sent().expect("a refusal")).is_some());
+}
+
+#[test]
+fn a_busy_server_is_asked_again_for_as_long_as_the_allocation_may_take() {
+    for security in [None, native()] {
+        let mut client = Client::new(9, at(0), security);
+        let (mut requests, mut asked_at) = (vec![client.sent().expect("a request")], Vec::new());
+        let mut now = Duration::ZERO;
+        let busy = Message::FlowReply {
+            requester: LOCAL,
+            responder: ouroboros::wire::Eid(0),
+            response: Refusal::Busy.code(),
+            allocation: &[],
+        };
+        let busy = busy.encode(UDP);
+        loop {
+            client.take(at(now.as_millis() as u64), &busy);
+            assert!(client.endpoint.poll().is_none() && client.sent().is_none());
+            let Some((due, request)) = client.waits() else { break };
+            let waited = (due - now).as_millis();
+            assert!((50..=3_000).contains(&waited), "{waited} ms");
+            assert!(!requests.contains(&request), "a copy would be refused as one");
+            now = due;
+            asked_at.push(due);
+            requests.push(request);
+        }
+        assert!((5..=20).contains(&requests.len()), "{asked_at:?}");
+        let busy = AllocationFailure::Refused(Refusal::Busy.code());
+        let end = client.endpoint.poll();
+        assert!(
+            matches!(end, Some(Event::Failed { ref reason, .. }) if *reason == busy),
+            "{end:?}"
+        );
+    }
 }
 
 #[test]
@@ -183,7 +230,9 @@ fn a_client_that_did_not_offer_the_native_profile_takes_a_cookie_for_a_refusal()
             allocation: &header,
         };
         client.take(at(2), &refusal.encode(UDP));
-        assert!(matches!(client.endpoint.poll(), Some(Event::Failed { .. })));
+        assert!(client.sent().is_none(), "not at once");
+        let (_, again) = client.waits().expect("a request");
+        assert_eq!(again.len(), sent.len(), "without the cookie");
     }
 }
 
@@ -222,7 +271,7 @@ fn a_cookie_is_for_one_address_and_for_a_while() {
     assert!(!is_good(&mut server, 1, from, &[&cookie[..], &[0]].concat()));
     // The secret is another after a minute; the former is good for one more.
     for (time, good) in [(59_000, true), (61_000, true), (119_000, true), (121_000, false)] {
-        server.endpoint.handle_timeout(at(time));
+        server.endpoint.handle_timeout(at(time), &mut server.entropy);
         while server.endpoint.poll().is_some() {}
         assert_eq!(is_good(&mut server, time, from, &cookie), good, "after {time} ms");
     }
@@ -291,7 +340,7 @@ fn no_source_and_no_prefix_takes_what_is_others() {
             &flood(9_001, at(1), &template(native()))
         ));
         // It gives back what it does not use any more.
-        server.endpoint.handle_timeout(at(6_000));
+        server.endpoint.handle_timeout(at(6_000), &mut server.entropy);
         while server.endpoint.poll().is_some() {}
         assert!(server.takes(at(6_000), flooder(0), &flood(9_002, at(6_000), &old)));
     }

@@ -117,7 +117,7 @@ fn a_request_is_repeated_unchanged_until_its_time_is_up() {
     let first = pair.sent_by_client();
     let mut times = Vec::new();
     while let Some(due) = pair.client.poll_timeout() {
-        pair.client.handle_timeout(at(due.as_millis() as u64));
+        pair.client.handle_timeout(at(due.as_millis() as u64), &mut Counting(1));
         times.push(due.as_millis());
         if let Some(again) = pair.client.poll_transmit() {
             assert_eq!(again.message, first);
@@ -135,7 +135,7 @@ fn the_refusal_of_a_copy_is_doubted() {
     for acceptance_comes in [true, false] {
         let mut pair = Pair::new(Dialect::EthDix, None);
         let (_, reply, _) = pair.accepted();
-        pair.client.handle_timeout(at(500));
+        pair.client.handle_timeout(at(500), &mut Counting(1));
         pair.sent_by_client();
         let refusal = Message::FlowReply {
             requester: LOCAL,
@@ -146,13 +146,13 @@ fn the_refusal_of_a_copy_is_doubted() {
         .encode(Dialect::EthDix);
         pair.give_client(at(600), SERVER, &refusal);
         pair.give_client(at(700), SERVER, &refusal);
-        pair.client.handle_timeout(at(2_599));
+        pair.client.handle_timeout(at(2_599), &mut Counting(1));
         assert!(pair.client.poll().is_none());
         if acceptance_comes {
             pair.give_client(at(2_599), SERVER, &reply);
             assert!(matches!(pair.client.poll(), Some(Event::Allocated { .. })));
         } else {
-            pair.client.handle_timeout(at(2_600));
+            pair.client.handle_timeout(at(2_600), &mut Counting(1));
             assert!(matches!(
                 pair.client.poll(),
                 Some(Event::Failed { reason: AllocationFailure::Refused(-5), .. })
@@ -178,7 +178,7 @@ fn a_name_is_asked_for_until_two_seconds_have_passed() {
     assert_eq!(query.to, Destination::Broadcast);
     let mut times = Vec::new();
     while let Some(due) = client.poll_timeout() {
-        client.handle_timeout(at(due.as_millis() as u64));
+        client.handle_timeout(at(due.as_millis() as u64), &mut Counting(1));
         times.push(due.as_millis());
         if let Some(again) = client.poll_transmit() {
             assert_eq!(again, query);
@@ -214,12 +214,12 @@ fn only_who_serves_a_name_answers_for_it() {
 fn the_timeout_counts_from_the_start_with_the_query_in_it() {
     let (mut client, _) = querying(Duration::from_secs(3));
     client.poll_transmit().expect("a query");
-    client.handle_timeout(at(200));
+    client.handle_timeout(at(200), &mut Counting(1));
     let reply = Message::NameReply(DirectoryHash::Sha3_256.of(&name())).encode(Dialect::EthDix);
     client.handle(at(1_300), &mut Counting(1), SERVER, None, &reply);
-    client.handle_timeout(at(2_999));
+    client.handle_timeout(at(2_999), &mut Counting(1));
     assert!(client.poll().is_none());
-    client.handle_timeout(at(3_000));
+    client.handle_timeout(at(3_000), &mut Counting(1));
     assert!(matches!(
         client.poll(),
         Some(Event::Failed { reason: AllocationFailure::TimedOut, .. })

@@ -11,7 +11,7 @@ use ouroboros::{
 };
 
 use crate::harness::{
-    CLIENT, DIALECTS, PLAIN, Pair, SERVER, STRANGER, at, header_of, name, request_with,
+    CLIENT, Counting, DIALECTS, PLAIN, Pair, SERVER, STRANGER, at, header_of, name, request_with,
 };
 
 #[test]
@@ -37,7 +37,7 @@ fn a_copy_of_a_request_opens_no_second_flow() {
         // Once the flow has ended, and for as long as the request is fresh.
         pair.server.released(request);
         for time in [5, 19_000, 20_000] {
-            pair.server.handle_timeout(at(time));
+            pair.server.handle_timeout(at(time), &mut Counting(1));
             pair.give_server(at(time), CLIENT, &message);
             let refusal = pair.sent_by_server();
             assert_eq!(pair.response(&refusal), Refusal::NotFresh.code());
@@ -104,9 +104,9 @@ fn a_request_that_nobody_accepts_is_refused() {
     let request = pair.requested();
     let hold = Limits::default().hold;
     assert_eq!(pair.server.poll_timeout(), Some(hold));
-    pair.server.handle_timeout(at(4_999));
+    pair.server.handle_timeout(at(4_999), &mut Counting(1));
     assert!(pair.server.poll().is_none());
-    pair.server.handle_timeout(at(5_000));
+    pair.server.handle_timeout(at(5_000), &mut Counting(1));
     assert!(matches!(pair.server.poll(), Some(Event::Withdrawn { request: r }) if r == request));
     let refusal = pair.sent_by_server();
     assert_eq!(pair.response(&refusal), Refusal::NotAvailable.code());

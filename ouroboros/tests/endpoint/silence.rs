@@ -63,7 +63,7 @@ fn strangers_hear_nothing_and_leave_nothing() {
         for time in [0, 1, 6_000, 21_000] {
             for (number, request) in requests.iter().enumerate() {
                 server.handle(at(time), entropy, STRANGER, None, request);
-                server.handle_timeout(at(time));
+                server.handle_timeout(at(time), &mut Counting(1));
                 assert!(server.poll_transmit().is_none(), "request {number} at {time}");
                 match server.poll() {
                     None | Some(Event::Unheard { from: STRANGER, .. }) => {}
@@ -148,7 +148,7 @@ fn a_friend_that_nobody_accepts_is_told() {
     let mut server = guarded(Dialect::Udp, &friend);
     let asked = request(Dialect::Udp, asking(Some(friend), ProfilePolicy::default()), "my_vpn");
     server.handle(at(0), &mut Counting(1), CLIENT, None, &asked);
-    server.handle_timeout(at(5_000));
+    server.handle_timeout(at(5_000), &mut Counting(1));
     assert!(server.poll_transmit().is_some());
 }
 
@@ -164,7 +164,7 @@ fn a_policy_that_changes_while_requests_wait_holds_for_them() {
         let request = pair.requested();
         pair.server.set_policy(&name(), strict.clone());
         if refused {
-            pair.server.handle_timeout(at(6_000));
+            pair.server.handle_timeout(at(6_000), &mut Counting(1));
         } else {
             assert!(pair.accept(at(2), request, &strict).is_err());
         }

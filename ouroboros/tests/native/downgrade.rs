@@ -314,7 +314,7 @@ fn who_required_native_is_told_why_there_is_no_flow() {
     let reply = server.poll_transmit().expect("a reply").message;
     client.handle(start, random, SERVER, Some(id), &reply);
     assert!(client.poll().is_none(), "a better reply may come");
-    client.handle_timeout(at(Duration::from_secs(5)));
+    client.handle_timeout(at(Duration::from_secs(5)), random);
     let reason = AllocationFailure::Rejected(NegotiationError::NotNative);
     assert!(matches!(client.poll(), Some(Event::Failed { reason: told, .. }) if told == reason));
 }

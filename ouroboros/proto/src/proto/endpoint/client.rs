@@ -1,10 +1,11 @@
-//! The requester's side: find the peer, ask, ask again, check the reply.
+//! The requester's side: find the peer, ask, ask again, check the reply. A server
+//! that is busy is asked again for as long as the allocation may take.
 
 use std::time::Duration;
 
 use super::{
-    AllocationFailure, AllocationId, AllocationRequest, Endpoint, Event, TooManyAllocations,
-    Transmit,
+    AllocationFailure, AllocationId, AllocationRequest, Endpoint, Event, Refusal,
+    TooManyAllocations, Transmit,
 };
 use crate::{
     crypto::Entropy,
@@ -23,6 +24,10 @@ const REQUEST_INTERVAL: Duration = Duration::from_millis(500);
 /// refusal after a retransmission counts only once this has passed. So does a
 /// reply that is not acceptable: the server's own may come yet.
 const DOUBT: Duration = Duration::from_secs(2);
+/// A server that has too many requests is asked again after this, give or take a
+/// half, and after twice as long each further time.
+const BUSY_INTERVAL: Duration = Duration::from_millis(100);
+const LARGEST_BUSY_INTERVAL: Duration = Duration::from_secs(2);
 /// Bytes that a native request over UDP has at least, behind the endpoint id:
 /// the reply may be as long, certificate and signature and all, without more
 /// going to its address than came from there; and no network cuts it in two.
@@ -37,6 +42,8 @@ pub(super) struct Allocating {
     deadline: Duration,
     interval: Duration,
     retry: Duration,
+    /// How long to leave a busy server alone the next time.
+    busy_interval: Duration,
     message: Vec<u8>,
     stage: Stage,
 }
@@ -52,7 +59,13 @@ enum Stage {
         /// What may turn out to be a stranger's word, or the refusal of a copy.
         doubted: Option<AllocationFailure>,
     },
+    /// The server has too many requests: it gets another one when `retry` is due.
+    Waiting {
+        peer: PeerAddress,
+    },
 }
+
+const BUSY: AllocationFailure = AllocationFailure::Refused(Refusal::Busy.code());
 
 /// A flow reply as it came.
 pub(super) struct Reply<'a> {
@@ -94,6 +107,7 @@ impl Endpoint {
             deadline: until.min(now.monotonic + QUERY_TIMEOUT),
             interval: QUERY_INTERVAL,
             retry: now.monotonic + QUERY_INTERVAL,
+            busy_interval: BUSY_INTERVAL,
             message: Message::NameQuery(hash).encode(self.dialect),
             stage: Stage::Querying,
             request,
@@ -150,7 +164,7 @@ impl Endpoint {
     fn transmit_allocation(&mut self, id: AllocationId) {
         let Some(allocating) = self.allocating.get_mut(&id) else { return };
         let to = match &mut allocating.stage {
-            Stage::Querying => Destination::Broadcast,
+            Stage::Querying | Stage::Waiting { .. } => Destination::Broadcast,
             Stage::Requesting { peer, sent, .. } => {
                 *sent += 1;
                 Destination::Peer(*peer)
@@ -213,7 +227,10 @@ impl Endpoint {
             }
             let refused = AllocationFailure::Refused(response);
             if *sent <= 1 && doubted.is_none() {
-                return self.fail(id, refused);
+                return match refused {
+                    BUSY => self.wait(now, entropy, id),
+                    refused => self.fail(id, refused),
+                };
             }
             refused
         } else {
@@ -243,6 +260,20 @@ impl Endpoint {
         }
     }
 
+    /// Leaves a busy server alone for a while: a crowd does not come back as one.
+    fn wait(&mut self, now: Now, entropy: &mut dyn Entropy, id: AllocationId) {
+        let Some(allocating) = self.allocating.get_mut(&id) else { return };
+        let Stage::Requesting { peer, .. } = allocating.stage else { return };
+        let mut random = [0; 2];
+        entropy.fill(&mut random);
+        let part = u32::from(u16::from_be_bytes(random));
+        let interval = allocating.busy_interval;
+        allocating.busy_interval = (interval * 2).min(LARGEST_BUSY_INTERVAL);
+        allocating.stage = Stage::Waiting { peer };
+        allocating.retry = now.monotonic + interval / 2 + interval * part / (1 << 16);
+        allocating.deadline = allocating.until;
+    }
+
     fn allocated(
         &mut self,
         allocation: AllocationId,
@@ -266,7 +297,7 @@ impl Endpoint {
         self.events.push_back(Event::Failed { allocation: id, reason });
     }
 
-    pub(super) fn retry_allocations(&mut self, now: Now) {
+    pub(super) fn retry_allocations(&mut self, now: Now, entropy: &mut dyn Entropy) {
         let due: Vec<_> = self
             .allocating
             .iter()
@@ -281,8 +312,15 @@ impl Endpoint {
                     Stage::Requesting { doubted, .. } => {
                         doubted.take().unwrap_or(AllocationFailure::TimedOut)
                     }
+                    Stage::Waiting { .. } => BUSY,
                 };
-                self.fail(id, reason);
+                if reason == BUSY && now.monotonic < allocating.until {
+                    self.wait(now, entropy, id);
+                } else {
+                    self.fail(id, reason);
+                }
+            } else if let Stage::Waiting { peer } = allocating.stage {
+                self.request(now, entropy, id, peer, None);
             } else {
                 allocating.interval *= 2;
                 allocating.retry = now.monotonic + allocating.interval;

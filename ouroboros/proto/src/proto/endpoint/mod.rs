@@ -461,8 +461,8 @@ impl Endpoint {
     }
 
     /// Does what is due.
-    pub fn handle_timeout(&mut self, now: Now) {
-        self.retry_allocations(now);
+    pub fn handle_timeout(&mut self, now: Now, entropy: &mut dyn Entropy) {
+        self.retry_allocations(now, entropy);
         self.withdraw_requests(now);
         self.expire_half_open(now);
         self.memory.forget(now);
