@@ -199,7 +199,8 @@ impl Core {
 
     /// Ends the IPCP's task; its flows live on.
     pub(crate) fn stop(&self) {
-        lock(&self.task).take();
+        let task = lock(&self.task).take();
+        task.into_iter().for_each(driver::end);
         lock(&self.allocating).clear();
         self.abandon_half_open();
     }
@@ -245,7 +246,7 @@ impl Core {
             });
             if eid.0 >= 0x100 && eids.insert(eid) {
                 return Some(Reserved {
-                    core: self.clone(),
+                    core: Arc::downgrade(self),
                     eid,
                     request: None,
                     reserved_for: Duration::ZERO,
@@ -385,7 +386,13 @@ impl Core {
         mut reserved: Reserved,
     ) -> RawFlow {
         reserved.reserved_for = reserved_after(&info);
-        let (core, transport, local) = (Arc::downgrade(self), self.transport.clone(), info.local);
+        let (core, local) = (Arc::downgrade(self), info.local);
+        let watcher = core.clone();
+        let watch = move |take: &_| {
+            if let Some(core) = watcher.upgrade() {
+                core.transport.watch_elsewhere(local, take);
+            }
+        };
         let strays = move |stray| {
             if let Some(core) = core.upgrade() {
                 core.take_stray(stray, None);
@@ -397,7 +404,7 @@ impl Core {
             info,
             keys,
             early,
-            elsewhere: Some(Box::new(move |take| transport.watch_elsewhere(local, take))),
+            elsewhere: Some(Box::new(watch)),
             strays: Some(Box::new(strays)),
             closer: None,
             release: Some(Box::new(reserved)),
@@ -531,7 +538,9 @@ const RESERVED: usize = 1 << 14;
 
 /// An endpoint id in use; given back when dropped.
 struct Reserved {
-    core: Arc<Core>,
+    /// Not kept alive: the transport's own sockets close with the IPCP, and flows
+    /// may go on.
+    core: Weak<Core>,
     eid: Eid,
     request: Option<RequestId>,
     /// What the peer has sent may still arrive for so long.
@@ -540,12 +549,13 @@ struct Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
+        let Some(core) = self.core.upgrade() else { return };
         let eid = self.eid;
-        let mut eids = lock(&self.core.eids);
+        let mut eids = lock(&core.eids);
         if self.reserved_for.is_zero() || eids.len() > RESERVED {
             eids.remove(&eid);
         } else {
-            let (core, due) = (Arc::downgrade(&self.core), driver::monotonic() + self.reserved_for);
+            let (core, due) = (self.core.clone(), driver::monotonic() + self.reserved_for);
             let free = async move {
                 driver::reaches(Some(due)).await;
                 if let Some(core) = core.upgrade() {
@@ -555,7 +565,8 @@ impl Drop for Reserved {
             driver::spawn(free).detach();
         }
         if let Some(request) = self.request {
-            self.core.endpoint().released(request);
+            drop(eids);
+            core.endpoint().released(request);
         }
     }
 }

@@ -160,20 +160,14 @@ impl Irm {
         if let Err(error) = self.embedded("destroy", instead) {
             return Destruction::NotEmbedded(error);
         }
-        let mut found = false;
+        let mut ended = Vec::new();
         lock(&self.0.layers).retain(|layer| {
             let mut ipcps = lock(&layer.0.ipcps);
-            ipcps.retain(|known| {
-                let other = known.name() != ipcp;
-                if !other {
-                    found = true;
-                    known.0.stop();
-                }
-                other
-            });
+            ended.extend(ipcps.extract_if(.., |known| known.name() == ipcp));
             !ipcps.is_empty()
         });
-        if found { Destruction::Destroyed } else { Destruction::NoSuchIpcp }
+        ended.iter().for_each(|ipcp| ipcp.0.stop());
+        if ended.is_empty() { Destruction::NoSuchIpcp } else { Destruction::Destroyed }
     }
 
     /// The layers that this process hosts: none on a handle of a daemon, whose

@@ -9,7 +9,8 @@ use std::{
 
 use futures_lite::future;
 use ouroboros::{
-    AllocateError, Flow, FlowError, FlowSpec, Identity, Irm, Packets, ServerSecurity, Trust,
+    AllocateError, Destruction, Flow, FlowError, FlowSpec, Identity, Irm, Packets, ServerSecurity,
+    Trust,
     crypto::{Cipher, Hash, KeyExchange, Suite, SystemEntropy, identity::IdentityKey},
     proto::negotiation::{Profile, ProfilePolicy},
     transport::{Udp, memory::Network},
@@ -330,6 +331,15 @@ fn block_on_udp(ip: IpAddr) {
         let first = pair(&server, &client, FlowSpec::raw().encrypted()).await;
         let second = pair(&server, &client, FlowSpec::raw()).await;
         for (accepted, allocated) in [&first, &second] {
+            exchange(accepted, allocated).await;
+        }
+        // The port is free with the IPCP; the flows go on.
+        drop(layer);
+        assert_eq!(server.destroy("ipcp-0"), Destruction::Destroyed);
+        let layer = server.bootstrap("layer", Udp::at(ip).port(port)).await.expect("bound again");
+        layer.register("my_vpn").await.expect("registered");
+        let third = pair(&server, &client, FlowSpec::raw().encrypted()).await;
+        for (accepted, allocated) in [&first, &second, &third] {
             exchange(accepted, allocated).await;
         }
     });

@@ -9,6 +9,7 @@ mod registry;
 mod wait;
 
 use std::{
+    cell::Cell,
     future::{Future, pending},
     pin::pin,
     sync::{Arc, OnceLock},
@@ -18,6 +19,7 @@ use std::{
 };
 
 use async_executor::{Executor, Task};
+use futures_lite::future;
 
 use self::registry::Registry;
 pub(crate) use self::{
@@ -25,6 +27,10 @@ pub(crate) use self::{
     wait::{Watch, reaches},
 };
 use crate::proto::Now;
+
+thread_local! {
+    static IS_BACKGROUND: Cell<bool> = const { Cell::new(false) };
+}
 
 static EXECUTOR: Executor<'static> = Executor::new();
 
@@ -34,6 +40,16 @@ pub(crate) fn spawn<T: Send + 'static>(
 ) -> Task<T> {
     registry();
     EXECUTOR.spawn(future)
+}
+
+/// Ends a task: what it has is let go when this returns, or soon after if the
+/// background thread itself ends it.
+pub(crate) fn end(task: Task<()>) {
+    if IS_BACKGROUND.get() {
+        drop(task);
+    } else {
+        future::block_on(task.cancel());
+    }
 }
 
 /// The registry that the background thread, started at first use, looks after.
@@ -60,6 +76,7 @@ fn run(registry: &'static Registry) {
             self.0.notify();
         }
     }
+    IS_BACKGROUND.set(true);
     let waker = Waker::from(Arc::new(Notifier(registry)));
     let mut context = Context::from_waker(&waker);
     let mut tasks = pin!(EXECUTOR.run(pending::<()>()));
