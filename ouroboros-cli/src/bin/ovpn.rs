@@ -10,9 +10,9 @@ use std::{
 use async_std::task;
 use futures_lite::{StreamExt, future};
 use ouroboros::{
-    FlowSpec, Irm, Offload, Trust, UnknownOffload,
+    FlowSpec, Irm, Offload, ServerSecurity, Trust, UnknownOffload,
     crypto::identity::Fingerprint,
-    proto::hub::IpNet,
+    proto::{hub::IpNet, negotiation::ProfilePolicy},
     trust::{TrustError, authorities},
     tun::InterfaceAddress,
     wire::{Name, QosSpec},
@@ -49,21 +49,27 @@ struct Arguments {
     #[structopt(short, long)]
     mask: Option<Ipv4Addr>,
     /// Encrypts the tunnel. A server that shows its key is known by it from then on, and
-    /// refused when it has changed
+    /// refused when it has changed. Server: refuses clients whose flows are not encrypted
     #[structopt(short = "C", long)]
     crypt: bool,
     /// Encrypts the tunnel, and tells the server whose it is: this machine's, by the key
-    /// that `irm key show` tells
+    /// that `irm key show` tells. Server: refuses clients that do not say whose they are
     #[structopt(short = "I", long)]
     identify: bool,
     /// Encrypts the tunnel, and takes nobody for the server but who has this key
-    #[structopt(long, value_name = "FINGERPRINT")]
+    #[structopt(long, value_name = "FINGERPRINT", requires = "name")]
     server_key: Option<Fingerprint>,
     /// Encrypts the tunnel, and takes nobody for the server but whom one of the authorities
     /// in this folder vouches for
-    #[structopt(long, parse(from_os_str), value_name = "FOLDER", conflicts_with = "server-key")]
+    #[structopt(
+        long,
+        parse(from_os_str),
+        value_name = "FOLDER",
+        conflicts_with = "server-key",
+        requires = "name"
+    )]
     ca: Option<PathBuf>,
-    /// Encrypts the tunnel, in the native profile only
+    /// Encrypts the tunnel, in the native profile only. Server: refuses clients of another
     #[structopt(long)]
     native: bool,
     /// Server: tells clients that this network can be reached through the tunnel
@@ -159,6 +165,7 @@ fn settings(arguments: &Arguments) -> Result<Settings, String> {
         lanes: lanes(arguments),
         forward: arguments.forward,
         leases: arguments.leases.clone(),
+        demands: demands(arguments),
         told: Told {
             routes: arguments.route.clone(),
             dns_servers: arguments.dns.clone(),
@@ -166,6 +173,17 @@ fn settings(arguments: &Arguments) -> Result<Settings, String> {
         },
         accepted: Accepted { routes: arguments.accept_routes, dns: arguments.accept_dns },
     })
+}
+
+/// What a server demands of its clients' flows, beyond what their names' policies do.
+fn demands(arguments: &Arguments) -> ServerSecurity {
+    let least = ServerSecurity::default();
+    ServerSecurity {
+        require_encryption: arguments.crypt,
+        profile: if arguments.native { ProfilePolicy::RequireNative } else { least.profile },
+        clients: if arguments.identify { Trust::FirstUse } else { Trust::Anyone },
+        ..least
+    }
 }
 
 /// A client has as many lanes as it is told; a server's device has at least as

@@ -11,7 +11,7 @@ mod server;
 use std::{net::IpAddr, path::PathBuf};
 
 use ouroboros::{
-    FlowInfo, Offload, PeerIdentity, Tunnel, TunnelBuilder,
+    FlowInfo, Offload, PeerIdentity, ServerSecurity, Tunnel, TunnelBuilder,
     daemon::{
         Client, DaemonError,
         protocol::{Request, Response},
@@ -43,6 +43,9 @@ pub struct Settings {
     pub forward: bool,
     /// Where a server remembers the addresses of clients with an identity.
     pub leases: Option<PathBuf>,
+    /// What a server demands of its clients' flows, beyond what their names' policies
+    /// do.
+    pub demands: ServerSecurity,
     /// What a server tells its clients.
     pub told: Told,
     /// What a client takes of it.

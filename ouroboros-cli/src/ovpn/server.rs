@@ -12,7 +12,7 @@ use std::{
 use async_std::task;
 use futures_lite::future;
 use ouroboros::{
-    AllocateError, ClientEvent, ClientId, Flow, Hub, HubBuilder, Irm, LaneAcceptor,
+    AllocateError, ClientEvent, ClientId, Flow, Hub, HubBuilder, Irm, LaneAcceptor, ServerSecurity,
     daemon::DaemonError,
     proto::hub::{Configuration, IpNet},
 };
@@ -63,17 +63,30 @@ pub async fn server(irm: &Irm, settings: &Settings) -> Outcome {
         server.network.restore(remembered);
     }
     let (hub, present) = (server.hub.clone(), server.present.clone());
-    future::or(accept_all(irm, hub, present), server.attend()).await
+    future::or(accept_all(irm, &settings.demands, hub, present), server.attend()).await
 }
 
-/// Takes every client in. What a flow does before it is ready holds up nobody
+/// Takes every client in that meets the demands. What a flow does before it is ready holds up nobody
 /// else.
-async fn accept_all(irm: &Irm, hub: Arc<Hub>, present: Arc<AtomicUsize>) -> Outcome {
+async fn accept_all(
+    irm: &Irm,
+    demands: &ServerSecurity,
+    hub: Arc<Hub>,
+    present: Arc<AtomicUsize>,
+) -> Outcome {
     let mut acceptor = LaneAcceptor::new(irm, None);
     loop {
         println!("Waiting for a flow.");
         let flows = accept(&mut acceptor).await?;
-        announce(flows[0].info());
+        let info = flows[0].info();
+        if !flows.iter().all(|flow| flow.info().meets(demands)) {
+            let peer = info.peer;
+            println!(
+                "A flow with {peer} is closed: it is less than --crypt, --native or --identify demand."
+            );
+            continue;
+        }
+        announce(info);
         let (hub, present) = (hub.clone(), present.clone());
         task::spawn(async move {
             // Nothing of the only client is lost before it is known what it has.

@@ -55,6 +55,22 @@ pub(crate) fn a_server_gives_its_clients_addresses_and_has_one_device() {
     }
 }
 
+pub(crate) fn a_server_s_own_demands_refuse_who_does_not_meet_them() {
+    for (demand, less, enough) in
+        [("--crypt", "", "--crypt"), ("--native", "", "--crypt"), ("--identify", "--crypt", "-I")]
+    {
+        let pair = Pair::new(UDP4);
+        let server = server(&pair, demand);
+        let words = |how: &str| format!("-n my_vpn --ip 10.9.0.7/24 {how}");
+        let refused = pair.two.start("ovpn", &words(less), "Allocating");
+        eventually("it is refused", || server.lines_with("it is less than") > 0);
+        assert!(!pings(&pair.two, "tun0", "10.9.0.1"));
+        drop(refused);
+        let _client = pair.two.start("ovpn", &words(enough), "is up");
+        eventually("a ping comes back", || pings(&pair.two, "tun0", "10.9.0.1"));
+    }
+}
+
 pub(crate) fn clients_with_addresses_of_their_own_share_the_server() {
     let pair = Pair::new(UDP4);
     let server = server(&pair, "");

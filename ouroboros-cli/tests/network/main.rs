@@ -66,6 +66,7 @@ fn main() -> ExitCode {
             malformed_and_oversized_management_does_not_disturb_a_daemon,
             garbage_in_the_peer_s_name_does_not_disturb_a_live_flow,
             a_server_gives_its_clients_addresses_and_has_one_device,
+            a_server_s_own_demands_refuse_who_does_not_meet_them,
             clients_with_addresses_of_their_own_share_the_server,
             garbage_under_every_eid_does_not_disturb_a_live_flow;
         Needs::Namespaces:
