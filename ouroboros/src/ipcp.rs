@@ -26,8 +26,8 @@ use crate::{
     error::AllocateError,
     flow::{FlowInfo, FlowSpec, Interest, RawFlow, Readiness, reserved_after},
     proto::endpoint::{
-        AllocationFailure, AllocationId, AllocationRequest, Counters, Endpoint, Event, Limits,
-        PeerIdentity, Refusal, RefusalReason, RequestId, ServerSecurity,
+        AllocationId, AllocationRequest, Counters, Endpoint, Event, Limits, PeerIdentity, Refusal,
+        RefusalReason, RequestId, ServerSecurity,
     },
     proto::protection::FlowKeys,
     sync::lock,
@@ -134,7 +134,7 @@ pub(crate) async fn allocate_in(
     Err(failure)
 }
 
-type Outcome = Result<Agreed, AllocationFailure>;
+type Outcome = Result<Agreed, AllocateError>;
 
 struct Agreed {
     peer: PeerAddress,
@@ -485,17 +485,15 @@ impl Core {
             Event::Refused { name, from, reason } => self.log_refusal(name, from, &reason),
             Event::Allocated { allocation, peer, remote, keys, suite, lane, identity } => {
                 if let Some(allocating) = lock(&self.allocating).remove(&allocation) {
-                    if let Err(error) = allocating.path.connect(remote, peer) {
-                        tracing::warn!(ipcp = self.name, %error, "flow's path not connected");
-                        return;
-                    }
                     let agreed = Agreed { peer, remote, keys, suite, lane, identity };
-                    let _ = allocating.outcome.try_send(Ok(agreed));
+                    let connected = allocating.path.connect(remote, peer);
+                    let outcome = connected.map(|()| agreed).map_err(AllocateError::from);
+                    let _ = allocating.outcome.try_send(outcome);
                 }
             }
             Event::Failed { allocation, reason } => {
                 if let Some(allocating) = lock(&self.allocating).remove(&allocation) {
-                    let _ = allocating.outcome.try_send(Err(reason));
+                    let _ = allocating.outcome.try_send(Err(reason.into()));
                 }
             }
         }
