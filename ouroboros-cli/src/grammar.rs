@@ -83,7 +83,14 @@ fn bootstrap(words: Words<'_>) -> Result<Command, UsageError> {
     } else {
         let text = pairs.need("ip")?;
         let bad = |reason| UsageError::Value { keyword: "ip", value: text.clone(), reason };
-        let ip: IpAddr = text.parse().map_err(|_| bad("not an IP address"))?;
+        let ip: IpAddr = text.parse().map_err(|_| {
+            let has_prefix = text.contains('/');
+            bad(if has_prefix {
+                "an address alone, without a prefix length"
+            } else {
+                "not an IP address"
+            })
+        })?;
         if (kind == "udp4" && !ip.is_ipv4()) || (kind == "udp6" && !ip.is_ipv6()) {
             return Err(bad("an address of the other family"));
         }
@@ -253,8 +260,12 @@ mod tests {
                 "dev: expected a keyword that goes with type udp",
             ),
             (
+                "ipcp bootstrap type udp name a layer b ip 10.1.0.2/24",
+                "ip 10.1.0.2/24: an address alone, without a prefix length",
+            ),
+            (
                 "ipcp bootstrap type udp name a layer b ip ::1 port 65536",
-                "port 65536: not a number that fits",
+                "port 65536: not a number from 0 to 65535",
             ),
             (
                 "ipcp bootstrap type token-ring name a layer b",

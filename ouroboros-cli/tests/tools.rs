@@ -347,11 +347,30 @@ fn wrong_usage_is_one_line_and_exit_code_two() {
         (ovpn, "--ip 10.0.0.1 --mask 255.0.255.0"),
         (ovpn, "--ip 10.0.0.1 --mask nonsense"),
         (ovpn, "--ip 10.0.0.1/24 --frobnicate"),
+        (ovpn, "--ip 10.0.0.1/24 --server-key o7s:0"),
+        (ovpn, "--ip 10.0.0.1/24 --ca folder"),
     ] {
         let output = tool(path, &socket).args(line.split_whitespace()).output().expect("runs");
         let name = Path::new(path).file_name().and_then(|name| name.to_str()).expect("a name");
         let said = complaint(output, 2);
         assert!(said.starts_with(&format!("{name}: ")), "{said}");
+    }
+}
+
+#[test]
+fn a_number_that_makes_no_sense_is_refused_with_those_that_do() {
+    let socket = socket_in(&Folder::new());
+    for (words, range) in [
+        ("--queues 0", "from 1 to 255"),
+        ("--lanes 256", "from 1 to 255"),
+        ("--timeout 0", "from 1 to 86400"),
+        ("--timeout soon", "from 1 to 86400"),
+    ] {
+        let words = format!("-n my_vpn --ip 10.0.0.1/24 {words}");
+        let words = words.split_whitespace();
+        let output = tool(env!("CARGO_BIN_EXE_ovpn"), &socket).args(words).output().expect("runs");
+        let said = complaint(output, 2);
+        assert!(said.contains(range), "{said}");
     }
 }
 

@@ -29,6 +29,9 @@ use structopt::StructOpt;
 /// Queues of a server's device that nobody asked for, at most.
 const MOST_QUEUES: usize = 8;
 
+/// The longest silence that can be asked for: a day.
+const MOST_SECONDS: u32 = 86_400;
+
 /// An IP tunnel over an Ouroboros flow
 ///
 /// Without a name, waits for flows to the names that this program is bound to.
@@ -96,10 +99,21 @@ struct Arguments {
     accept_dns: bool,
     /// Spreads an encrypted tunnel's connections over so many flows, for machines with more
     /// cores than one flow keeps busy
-    #[structopt(long = "lanes", alias = "queues", value_name = "NUMBER", default_value = "1")]
+    #[structopt(
+        long = "lanes",
+        alias = "queues",
+        value_name = "NUMBER",
+        default_value = "1",
+        parse(try_from_str = lane_count)
+    )]
     queues: NonZeroU8,
     /// Takes the other end for gone after so many seconds without a word
-    #[structopt(long, value_name = "SECONDS", default_value = "30")]
+    #[structopt(
+        long,
+        value_name = "SECONDS",
+        default_value = "30",
+        parse(try_from_str = seconds)
+    )]
     timeout: u32,
     /// Says every second what went through
     #[structopt(long)]
@@ -173,6 +187,15 @@ fn settings(arguments: &Arguments) -> Result<Settings, String> {
         },
         accepted: Accepted { routes: arguments.accept_routes, dns: arguments.accept_dns },
     })
+}
+
+fn lane_count(text: &str) -> Result<NonZeroU8, &'static str> {
+    text.parse().map_err(|_| "not a number from 1 to 255")
+}
+
+fn seconds(text: &str) -> Result<u32, &'static str> {
+    let seconds = text.parse().ok().filter(|seconds| (1..=MOST_SECONDS).contains(seconds));
+    seconds.ok_or("not a number of seconds from 1 to 86400")
 }
 
 /// What a server demands of its clients' flows, beyond what their names' policies do.

@@ -128,7 +128,13 @@ impl Pairs {
         };
         match number.and_then(|number| T::try_from(number).ok()) {
             Some(number) => Ok(Some(number)),
-            None => Err(UsageError::Value { keyword, value, reason: "not a number that fits" }),
+            None => {
+                let reason = match size_of::<T>() {
+                    2 => "not a number from 0 to 65535",
+                    _ => "not a number from 0 to 4294967295",
+                };
+                Err(UsageError::Value { keyword, value, reason })
+            }
         }
     }
 
