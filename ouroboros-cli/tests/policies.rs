@@ -1,7 +1,7 @@
 //! Policies of names through a daemon: what a program demands, what files say now, and
 //! what becomes of flows that they no longer allow.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
 
 use async_std::task::{self, JoinHandle, block_on};
 use futures_lite::future;
@@ -69,7 +69,6 @@ impl Host {
     }
 
     fn write(&self, name: &str, text: &str) -> PathBuf {
-        use std::os::unix::fs::PermissionsExt;
         let path = self.folder.write(name, text);
         for (path, mode) in [(&*path, 0o644), (self.folder.path(), 0o755)] {
             let permissions = std::fs::Permissions::from_mode(mode);
@@ -283,6 +282,8 @@ fn a_client_that_cannot_write_its_known_names_says_so_and_goes_on() {
         // place does not exist.
         let trust = client.folder.path().join("trust");
         std::fs::create_dir(&trust).expect("a folder");
+        // The umask is the process's, and a daemon that begins beside changes it.
+        std::fs::set_permissions(&trust, PermissionsExt::from_mode(0o755)).expect("changed");
         let nowhere = client.folder.path().join("nowhere/known_names");
         std::os::unix::fs::symlink(nowhere, trust.join("known_names")).expect("a link");
         let (_, allocated) = pair(&server, &client, encrypted()).await;
