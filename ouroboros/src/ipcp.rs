@@ -29,7 +29,7 @@ use crate::{
         AllocationId, AllocationRequest, Counters, Endpoint, Event, Limits, PeerIdentity, Refusal,
         RefusalReason, RequestId, ServerSecurity,
     },
-    proto::protection::FlowKeys,
+    proto::{negotiation::ReliableTerms, protection::FlowKeys},
     sync::lock,
     sys::namespace::NetworkNamespace,
     transport::{Management, Path, ReceiveBatch, SendBatch, Stray, Transport},
@@ -142,6 +142,7 @@ struct Agreed {
     keys: Option<FlowKeys>,
     suite: Option<Suite>,
     lane: Option<Lane>,
+    reliable: Option<ReliableTerms>,
     identity: Option<PeerIdentity>,
 }
 
@@ -321,10 +322,10 @@ impl Core {
             .await?
         };
         drop(cancel);
-        let Agreed { peer, remote, mut keys, suite, lane, identity } = agreed?;
+        let Agreed { peer, remote, mut keys, suite, lane, reliable, identity } = agreed?;
         let info = FlowInfo::new(name.clone(), peer, (reserved.eid, remote), spec.qos);
         let mut info = told(info, &keys, suite, identity);
-        info.lane = lane;
+        (info.lane, info.reliable) = (lane, reliable);
         let ends = (reserved.eid, remote);
         let greeting = keys.as_mut().map_or_else(Vec::new, |keys| keys.greeting(ends));
         // A native flow's session goes on by itself, if this one is lost.
@@ -483,9 +484,18 @@ impl Core {
                 self.log_refusal(Some(name), from, &reason.into());
             }
             Event::Refused { name, from, reason } => self.log_refusal(name, from, &reason),
-            Event::Allocated { allocation, peer, remote, keys, suite, lane, identity } => {
+            Event::Allocated {
+                allocation,
+                peer,
+                remote,
+                keys,
+                suite,
+                lane,
+                reliable,
+                identity,
+            } => {
                 if let Some(allocating) = lock(&self.allocating).remove(&allocation) {
-                    let agreed = Agreed { peer, remote, keys, suite, lane, identity };
+                    let agreed = Agreed { peer, remote, keys, suite, lane, reliable, identity };
                     let connected = allocating.path.connect(remote, peer);
                     let outcome = connected.map(|()| agreed).map_err(AllocateError::from);
                     let _ = allocating.outcome.try_send(outcome);
