@@ -5,12 +5,13 @@
 //! authentication. The IPCP drives it. `path` and `shared` have the data paths.
 
 mod path;
+mod resolver;
 mod shared;
 
 use std::{
     collections::{HashMap, HashSet},
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, Mutex, Weak},
 };
@@ -306,10 +307,11 @@ impl Transport for Attachment {
         if let Some(server) = self.server {
             return Some(Ok(vec![PeerAddress::Udp(server)]));
         }
-        let host = DirectoryHash::Md5.of(name).to_string();
         let v6 = self.shared.own.is_ipv6();
-        Some((host.as_str(), self.remote_port).to_socket_addrs().map(|found| {
-            found.filter(|address| address.is_ipv6() == v6).map(PeerAddress::Udp).collect()
+        let host = DirectoryHash::Md5.of(name).to_string();
+        Some(resolver::look_up(&host, self.remote_port).map(|found| {
+            let usable = found.into_iter().filter(|address| address.is_ipv6() == v6);
+            usable.map(PeerAddress::Udp).collect()
         }))
     }
 
