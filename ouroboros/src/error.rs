@@ -153,6 +153,7 @@ impl AllocateError {
     /// `Some(None)` if it showed none. `None` if the flow failed for another
     /// reason. [`KnownNames::check`](crate::trust::KnownNames::check) explains
     /// what is known instead.
+    #[must_use]
     pub fn untrusted_key(&self) -> Option<Option<Fingerprint>> {
         match self {
             Self::WrongKey { found, .. } => Some(Some(*found)),

@@ -74,16 +74,19 @@ pub struct Ipcp(pub(crate) Arc<Core>);
 
 impl Ipcp {
     /// The IPCP's own name, unique in its process.
+    #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
     /// What it is attached to, such as `eth-dix on lo`.
+    #[must_use]
     pub fn description(&self) -> String {
         self.0.transport.description()
     }
 
     /// Management messages dropped, by cause.
+    #[must_use]
     pub fn counters(&self) -> Counters {
         self.0.counters()
     }

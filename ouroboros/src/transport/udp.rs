@@ -55,6 +55,7 @@ impl Udp {
 
     /// Listens on `address`, port 3435. Flows are asked for from there, too, and
     /// when this machine has lost that address, from what address it has.
+    #[must_use]
     pub fn at(address: IpAddr) -> Self {
         Self { address, port: Some(Self::PORT), remote_port: None, server: None }
     }
@@ -62,6 +63,7 @@ impl Udp {
     /// Only connects, from `address` (which may be unspecified): there is no
     /// management socket and no fixed port, and nobody can allocate a flow to
     /// here.
+    #[must_use]
     pub fn connect_only(address: IpAddr) -> Self {
         Self { address, port: None, remote_port: None, server: None }
     }
@@ -69,6 +71,7 @@ impl Udp {
     /// Listens on `port` instead of 3435, and reaches peers there too unless
     /// [`remote_port`](Self::remote_port) says otherwise. On a transport that
     /// only connects this is the peers' port.
+    #[must_use]
     pub fn port(mut self, port: u16) -> Self {
         match &mut self.port {
             Some(own) => *own = port,
@@ -78,6 +81,7 @@ impl Udp {
     }
 
     /// The port at which peers that the resolver finds listen.
+    #[must_use]
     pub fn remote_port(mut self, port: u16) -> Self {
         self.remote_port = Some(port);
         self
@@ -85,6 +89,7 @@ impl Udp {
 
     /// Looks for every name at `server`, and asks no resolver: for a program
     /// that knows its server's address.
+    #[must_use]
     pub fn server(mut self, server: SocketAddr) -> Self {
         self.server = Some(server);
         self
