@@ -1,0 +1,71 @@
+//! The lines of the daemon's lists: keys, IPCPs, names, flows.
+
+use serde::{Deserialize, Serialize};
+
+use super::security::PeerData;
+use crate::{crypto::identity::IdentityKey, trust::KeyFile, wire::Eid};
+
+/// A key, by its public half.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyEntry {
+    /// What it is known by.
+    pub fingerprint: String,
+    /// The file it is in.
+    pub path: String,
+}
+
+impl KeyEntry {
+    /// The key that is in `file`.
+    pub fn new(file: &KeyFile, key: &IdentityKey) -> Self {
+        let fingerprint = key.public_key().fingerprint().to_string();
+        Self { fingerprint, path: file.path().display().to_string() }
+    }
+}
+
+/// One IPCP in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpcpEntry {
+    /// Its name.
+    pub name: String,
+    /// Its layer; empty if it is not bootstrapped.
+    pub layer: String,
+    /// What it is attached to.
+    pub attachment: String,
+}
+
+/// One name in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameEntry {
+    /// The name.
+    pub name: String,
+    /// Layers it is registered in.
+    pub layers: Vec<String>,
+    /// Programs bound to it.
+    pub programs: Vec<String>,
+    /// Processes bound to it.
+    pub processes: Vec<u32>,
+    /// What its server demands.
+    pub encryption: String,
+}
+
+/// One flow in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowEntry {
+    /// The name it was allocated to.
+    pub name: String,
+    /// The IPCP at the other end.
+    pub peer: String,
+    /// This side's endpoint.
+    pub local: Eid,
+    /// The peer's endpoint.
+    pub remote: Eid,
+    /// How its packets are encrypted.
+    pub encryption: String,
+    /// Whether they have the native profile.
+    pub native: bool,
+    /// Who the peer is; `None`: nobody knows.
+    pub identity: Option<PeerData>,
+    /// Whether its frames pass through the daemon; otherwise the application
+    /// has the flow's own socket.
+    pub relayed: bool,
+}
