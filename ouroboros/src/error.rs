@@ -64,6 +64,20 @@ pub enum AllocateError {
     /// Environment: no layer knows the name.
     #[error("the name was not found in any layer: is it registered there?")]
     NameNotFound,
+    /// Environment: the layer finds names by the system's resolver (UDP), which has no
+    /// address for this one, or cannot be asked.
+    #[error(
+        "{name}: its hash {hash} has no address: put it into the hosts file or DNS, as \
+         `irm name dns {name}` prints it at the server ({reason})"
+    )]
+    NotResolved {
+        /// The name.
+        name: String,
+        /// What is looked up: the name's hash in hexadecimal digits.
+        hash: String,
+        /// What the resolver says.
+        reason: String,
+    },
     /// Peer: the flow was refused with this response code (negative).
     #[error("the peer refused the flow (response {0}{meaning})", meaning = meaning(*.0))]
     Refused(i32),

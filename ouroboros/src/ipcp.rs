@@ -120,6 +120,7 @@ pub(crate) async fn allocate_in(
             // serve it, or does not answer.
             Err(
                 error @ (AllocateError::Transport(_)
+                | AllocateError::NotResolved { .. }
                 | AllocateError::Refused(_)
                 | AllocateError::TimedOut),
             ) => failure = error,
@@ -271,8 +272,14 @@ impl Core {
         let Some(peers) = blocking::unblock(move || transport.resolve(&looked_up)).await else {
             return self.allocate_at(name, spec, None).await;
         };
-        let mut last = AllocateError::NameNotFound;
-        for peer in peers? {
+        let not_resolved = |reason| AllocateError::NotResolved {
+            name: name.to_string(),
+            hash: self.transport.directory_hash().of(name).to_string(),
+            reason,
+        };
+        let peers = peers.map_err(|error| not_resolved(error.to_string()))?;
+        let mut last = not_resolved("none of this layer's version of IP".to_owned());
+        for peer in peers {
             match self.allocate_at(name, spec.clone(), Some(peer)).await {
                 Ok(flow) => return Ok(flow),
                 Err(error) => last = error,

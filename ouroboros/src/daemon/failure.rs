@@ -23,6 +23,15 @@ pub enum Failure {
     NoLayer,
     /// [`AllocateError::NameNotFound`].
     NameNotFound,
+    /// [`AllocateError::NotResolved`].
+    NotResolved {
+        /// The name.
+        name: String,
+        /// What is looked up.
+        hash: String,
+        /// What the resolver says.
+        reason: String,
+    },
     /// [`AllocateError::Refused`].
     Refused(i32),
     /// [`AllocateError::WrongKey`].
@@ -59,6 +68,9 @@ impl From<AllocateError> for Failure {
             AllocateError::UnsupportedQos => Self::UnsupportedQos,
             AllocateError::NoLayer => Self::NoLayer,
             AllocateError::NameNotFound => Self::NameNotFound,
+            AllocateError::NotResolved { name, hash, reason } => {
+                Self::NotResolved { name, hash, reason }
+            }
             AllocateError::Refused(code) => Self::Refused(code),
             AllocateError::WrongKey { expected, found, advice } => {
                 let expected = expected.iter().map(ToString::to_string).collect();
@@ -83,6 +95,7 @@ impl From<Failure> for AllocateError {
             Failure::UnsupportedQos => Self::UnsupportedQos,
             Failure::NoLayer => Self::NoLayer,
             Failure::NameNotFound => Self::NameNotFound,
+            Failure::NotResolved { name, hash, reason } => Self::NotResolved { name, hash, reason },
             Failure::Refused(code) => Self::Refused(code),
             Failure::WrongKey { expected, found, advice } => {
                 let keys = expected.iter().map(|key| key.parse()).collect::<Result<_, _>>();
@@ -124,6 +137,11 @@ mod tests {
             AllocateError::UnsupportedQos,
             AllocateError::NoLayer,
             AllocateError::NameNotFound,
+            AllocateError::NotResolved {
+                name: "my_vpn".to_owned(),
+                hash: "2694581a473adbf3d988f56c79953cae".to_owned(),
+                reason: "no such host".to_owned(),
+            },
             AllocateError::Refused(-3),
             AllocateError::WrongKey { expected, found, advice: Some("compare them".to_owned()) },
             AllocateError::NotAuthenticated { advice: None },
