@@ -65,18 +65,16 @@ pub enum AllocateError {
     #[error("the name was not found in any layer: is it registered there?")]
     NameNotFound,
     /// Environment: the layer finds names by the system's resolver (UDP), which has no
-    /// address for this one, or cannot be asked.
+    /// address for this one, or none of the layer's version of IP.
     #[error(
-        "{name}: its hash {hash} has no address: put it into the hosts file or DNS, as \
-         `irm name dns {name}` prints it at the server ({reason})"
+        "{name}: no address is known for its hash {hash}: put one into the hosts file or DNS, as \
+         `irm name dns {name}` prints it at the server"
     )]
     NotResolved {
         /// The name.
         name: String,
         /// What is looked up: the name's hash in hexadecimal digits.
         hash: String,
-        /// What the resolver says.
-        reason: String,
     },
     /// Peer: the flow was refused with this response code (negative).
     #[error("the peer refused the flow (response {0}{meaning})", meaning = meaning(*.0))]
@@ -167,6 +165,7 @@ impl AllocateError {
     /// `Some(None)` if it showed none. `None` if the flow failed for another
     /// reason. [`KnownNames::check`](crate::trust::KnownNames::check) explains
     /// what is known instead.
+    #[must_use]
     pub fn untrusted_key(&self) -> Option<Option<Fingerprint>> {
         match self {
             Self::WrongKey { found, .. } => Some(Some(*found)),

@@ -73,6 +73,7 @@ struct State {
 
 impl Irm {
     /// A resource manager with no layers.
+    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
@@ -80,11 +81,13 @@ impl Irm {
     /// The resource manager that `irmd` runs on this machine, at
     /// [`socket_path`](crate::daemon::socket_path). Whether it runs shows when
     /// it is asked. Its layers are made with the `irm` tool.
+    #[must_use]
     pub fn connect() -> Self {
         Self::connect_to(crate::daemon::socket_path())
     }
 
     /// Like [`connect`](Self::connect), for the daemon whose socket is `path`.
+    #[must_use]
     pub fn connect_to(path: impl Into<std::path::PathBuf>) -> Self {
         let daemon = Some(Client::at(path.into()));
         Self(Arc::new(State { daemon, ..State::default() }))
@@ -149,6 +152,7 @@ impl Irm {
     }
 
     /// Returns `true` if everything is asked of a daemon.
+    #[must_use]
     pub fn is_daemon(&self) -> bool {
         self.0.daemon.is_some()
     }
@@ -172,11 +176,13 @@ impl Irm {
 
     /// The layers that this process hosts: none on a handle of a daemon, whose
     /// layers [`list_layers`](Self::list_layers) has.
+    #[must_use]
     pub fn layers(&self) -> Vec<Layer> {
         lock(&self.0.layers).clone()
     }
 
     /// The layer called `name` that this process hosts.
+    #[must_use]
     pub fn layer(&self, name: &str) -> Option<Layer> {
         lock(&self.0.layers).iter().find(|layer| layer.name() == name).cloned()
     }

@@ -31,16 +31,19 @@ impl Drop for LayerState {
 
 impl Layer {
     /// The layer's name.
+    #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
     /// The IPCPs the layer lives on.
+    #[must_use]
     pub fn ipcps(&self) -> Vec<Ipcp> {
         lock(&self.0.ipcps).clone()
     }
 
     /// The names registered in the layer by this process.
+    #[must_use]
     pub fn names(&self) -> Vec<Name> {
         lock(&self.0.names).clone()
     }

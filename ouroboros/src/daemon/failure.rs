@@ -29,8 +29,6 @@ pub enum Failure {
         name: String,
         /// What is looked up.
         hash: String,
-        /// What the resolver says.
-        reason: String,
     },
     /// [`AllocateError::Refused`].
     Refused(i32),
@@ -68,9 +66,7 @@ impl From<AllocateError> for Failure {
             AllocateError::UnsupportedQos => Self::UnsupportedQos,
             AllocateError::NoLayer => Self::NoLayer,
             AllocateError::NameNotFound => Self::NameNotFound,
-            AllocateError::NotResolved { name, hash, reason } => {
-                Self::NotResolved { name, hash, reason }
-            }
+            AllocateError::NotResolved { name, hash } => Self::NotResolved { name, hash },
             AllocateError::Refused(code) => Self::Refused(code),
             AllocateError::WrongKey { expected, found, advice } => {
                 let expected = expected.iter().map(ToString::to_string).collect();
@@ -95,7 +91,7 @@ impl From<Failure> for AllocateError {
             Failure::UnsupportedQos => Self::UnsupportedQos,
             Failure::NoLayer => Self::NoLayer,
             Failure::NameNotFound => Self::NameNotFound,
-            Failure::NotResolved { name, hash, reason } => Self::NotResolved { name, hash, reason },
+            Failure::NotResolved { name, hash } => Self::NotResolved { name, hash },
             Failure::Refused(code) => Self::Refused(code),
             Failure::WrongKey { expected, found, advice } => {
                 let keys = expected.iter().map(|key| key.parse()).collect::<Result<_, _>>();
@@ -140,7 +136,6 @@ mod tests {
             AllocateError::NotResolved {
                 name: "my_vpn".to_owned(),
                 hash: "2694581a473adbf3d988f56c79953cae".to_owned(),
-                reason: "no such host".to_owned(),
             },
             AllocateError::Refused(-3),
             AllocateError::WrongKey { expected, found, advice: Some("compare them".to_owned()) },

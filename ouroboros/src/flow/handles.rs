@@ -53,6 +53,7 @@ impl FlowWatcher {
     }
 
     /// What went over the flow so far.
+    #[must_use]
     pub fn statistics(&self) -> FlowStatistics {
         self.counters.statistics()
     }
@@ -69,11 +70,13 @@ impl FlowWatcher {
 
     /// How large the socket's buffers for sending and receiving are, in bytes as
     /// the kernel counts them.
+    #[must_use]
     pub fn buffers(&self) -> (usize, usize) {
         self.flow.upgrade().map_or((0, 0), |flow| flow.path.buffers())
     }
 
     /// What the kernel does in super-packets at the flow's socket.
+    #[must_use]
     pub fn offload(&self) -> PathOffload {
         self.flow.upgrade().map_or(PathOffload::NONE, |flow| flow.path.offload())
     }

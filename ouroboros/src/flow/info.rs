@@ -53,6 +53,7 @@ pub struct FlowInfo {
 impl FlowInfo {
     /// The terms of a flow whose packets are not encrypted. For those who
     /// carry flows between processes.
+    #[must_use]
     pub fn new(name: Name, peer: PeerAddress, (local, remote): (Eid, Eid), qos: QosSpec) -> Self {
         let (suite, profile, identity, lane) = (None, None, None, None);
         let (first_use, remembered) = (false, true);
@@ -72,6 +73,7 @@ impl FlowInfo {
     }
 
     /// Returns `true` if a flow like this may be had under `policy`.
+    #[must_use]
     pub fn meets(&self, policy: &ServerSecurity) -> bool {
         let native = self.profile == Some(Profile::Native);
         let encrypted = policy.require_encryption

@@ -60,6 +60,7 @@ impl EthDix {
 
     /// On the network interface of that name, with ethertype 0xA000 and a
     /// SHA3-256 directory.
+    #[must_use]
     pub fn on(interface: &str) -> Self {
         Self {
             interface: interface.to_owned(),
@@ -69,12 +70,14 @@ impl EthDix {
     }
 
     /// Uses another ethertype. All stations of a layer have the same.
+    #[must_use]
     pub fn ethertype(mut self, ethertype: u16) -> Self {
         self.ethertype = ethertype;
         self
     }
 
     /// Uses another directory hash. All stations of a layer have the same.
+    #[must_use]
     pub fn directory_hash(mut self, hash: DirectoryHash) -> Self {
         self.hash = hash;
         self

@@ -46,6 +46,7 @@ pub struct ClientId(u64);
 impl ClientId {
     /// One of that number: for tests of what is done with clients.
     #[doc(hidden)]
+    #[must_use]
     pub const fn from_number(number: u64) -> Self {
         Self(number)
     }
@@ -131,6 +132,7 @@ pub struct HubBuilder {
 impl HubBuilder {
     /// Takes the device that `tunnel` describes: addresses, name, MTU, offloads,
     /// queues.
+    #[must_use]
     pub fn new(tunnel: TunnelBuilder) -> Self {
         Self { tunnel, forward: false }
     }
@@ -217,11 +219,13 @@ pub struct Hub {
 
 impl Hub {
     /// The device's name, such as `tun0`.
+    #[must_use]
     pub fn interface_name(&self) -> &str {
         self.core.device.name()
     }
 
     /// How many queues the device has.
+    #[must_use]
     pub fn queues(&self) -> usize {
         self.core.device.queues().len()
     }
@@ -319,6 +323,7 @@ impl Hub {
     }
 
     /// The clients that are there, in the order in which they came.
+    #[must_use]
     pub fn clients(&self) -> Vec<ClientInfo> {
         let clients = lock(&self.core.clients);
         let mut infos: Vec<_> = clients.values().map(|client| client_info(client)).collect();
@@ -327,6 +332,7 @@ impl Hub {
     }
 
     /// One client.
+    #[must_use]
     pub fn client(&self, client: ClientId) -> Option<ClientInfo> {
         self.core.client(client).map(|client| client_info(&client))
     }
@@ -339,6 +345,7 @@ impl Hub {
 
     /// What went through the device so far; of the flows, those of the clients
     /// that are there.
+    #[must_use]
     pub fn statistics(&self) -> TunnelStatistics {
         let offload = super::Offload {
             device: self.core.device.queues()[0].offload(),

@@ -43,6 +43,7 @@ pub fn screen<'a>(request: &Allocation<'a>) -> Result<Asked<'a>, NegotiationErro
 
 /// Bytes that the header of a reply to `request` has at most, if it is signed
 /// under a certificate of `certificate` bytes (0: it is not).
+#[must_use]
 pub fn largest_answer(request: &Allocation<'_>, certificate: usize) -> usize {
     let extensions = Extensions { profile: Some(0), ..Extensions::default() }.encode();
     let hash = request_digest(request.md).map_or(0, Hash::size);
