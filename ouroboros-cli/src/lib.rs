@@ -5,6 +5,7 @@
 pub mod output;
 
 pub mod confine;
+pub mod dns;
 pub mod enc_conf;
 pub mod grammar;
 pub mod irmd;

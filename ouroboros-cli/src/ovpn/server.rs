@@ -38,8 +38,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 ///
 /// The daemon cannot be asked, or the device cannot be made.
 pub async fn server(irm: &Irm, settings: &Settings) -> Outcome {
-    // What is missing shows before there is a client: the daemon, or the right
-    // to make devices.
+    // What is missing shows before there is a client: the right to make devices. The
+    // daemon is waited for.
     match own_key().await {
         Ok(key) => println!("This machine's key is {key}."),
         Err(DaemonError::Refused(reason)) => println!("Warning: no client can know it: {reason}."),

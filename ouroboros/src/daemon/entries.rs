@@ -1,9 +1,32 @@
-//! The lines of the daemon's lists: keys, IPCPs, names, flows.
+//! The lines of the daemon's lists: keys, IPCPs and what they are attached to,
+//! names, flows.
 
 use serde::{Deserialize, Serialize};
 
 use super::security::PeerData;
 use crate::{crypto::identity::IdentityKey, trust::KeyFile, wire::Eid};
+
+/// What an IPCP is bootstrapped over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TransportSpec {
+    /// Raw Ethernet.
+    EthDix {
+        /// The interface.
+        device: String,
+        /// The ethertype, 0xa000 by default.
+        ethertype: Option<u16>,
+        /// The directory hash, such as `sha3-256`.
+        hash: Option<String>,
+    },
+    /// UDP.
+    Udp {
+        /// The local address.
+        ip: std::net::IpAddr,
+        /// The port, 3435 by default.
+        port: Option<u16>,
+    },
+}
 
 /// A key, by its public half.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +54,9 @@ pub struct IpcpEntry {
     pub layer: String,
     /// What it is attached to.
     pub attachment: String,
+    /// How it was bootstrapped; an older daemon does not say.
+    #[serde(default)]
+    pub transport: Option<TransportSpec>,
 }
 
 /// One name in a list.

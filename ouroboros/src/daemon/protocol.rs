@@ -12,7 +12,7 @@ use super::{
 };
 pub use super::{
     algorithms::{AlgorithmNames, SuiteNames},
-    entries::{FlowEntry, IpcpEntry, KeyEntry, NameEntry},
+    entries::{FlowEntry, IpcpEntry, KeyEntry, NameEntry, TransportSpec},
     grant::{BadGrant, DataPath, FlowGrant},
 };
 use crate::wire::QosSpec;
@@ -21,28 +21,6 @@ use crate::wire::QosSpec;
 pub const LARGEST_DATAGRAM: usize = 64 * 1024;
 /// Bytes of a list that are put into one datagram.
 const LARGEST_PART: usize = 32 * 1024;
-
-/// What an IPCP is bootstrapped over.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TransportSpec {
-    /// Raw Ethernet.
-    EthDix {
-        /// The interface.
-        device: String,
-        /// The ethertype, 0xa000 by default.
-        ethertype: Option<u16>,
-        /// The directory hash, such as `sha3-256`.
-        hash: Option<String>,
-    },
-    /// UDP.
-    Udp {
-        /// The local address.
-        ip: std::net::IpAddr,
-        /// The port, 3435 by default.
-        port: Option<u16>,
-    },
-}
 
 /// The encryption of a name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -273,6 +251,7 @@ mod tests {
             name: format!("{number}").repeat(50),
             layer: "l".to_owned(),
             attachment: "udp".to_owned(),
+            transport: None,
         };
         for count in [0, 1, 2000] {
             let list: Vec<_> = (0..count).map(entry).collect();
