@@ -64,6 +64,18 @@ pub enum AllocateError {
     /// Environment: no layer knows the name.
     #[error("the name was not found in any layer: is it registered there?")]
     NameNotFound,
+    /// Environment: the layer finds names by the system's resolver (UDP), which has no
+    /// address for this one, or none of the layer's version of IP.
+    #[error(
+        "{name}: no address is known for its hash {hash}: put one into the hosts file or DNS, as \
+         `irm name dns {name}` prints it at the server"
+    )]
+    NotResolved {
+        /// The name.
+        name: String,
+        /// What is looked up: the name's hash in hexadecimal digits.
+        hash: String,
+    },
     /// Peer: the flow was refused with this response code (negative).
     #[error("the peer refused the flow (response {0}{meaning})", meaning = meaning(*.0))]
     Refused(i32),

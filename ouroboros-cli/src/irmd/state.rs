@@ -66,6 +66,8 @@ impl Process {
 struct Tables {
     /// IPCPs that are not bootstrapped, with their types.
     created: BTreeMap<String, String>,
+    /// How those that are were bootstrapped.
+    transports: BTreeMap<String, TransportSpec>,
     names: BTreeMap<Name, NameState>,
 }
 
@@ -159,7 +161,10 @@ impl State {
                 self.bootstrap(name, &layer, transport).await
             }
             Request::DestroyIpcp { name } => {
-                let created = self.tables().created.remove(&name).is_some();
+                let mut tables = self.tables();
+                let created = tables.created.remove(&name).is_some();
+                tables.transports.remove(&name);
+                drop(tables);
                 if created || self.irm.destroy(&name) == Destruction::Destroyed {
                     Ok(Response::Done)
                 } else {
@@ -244,20 +249,23 @@ impl State {
         if let Some(kind) = created.filter(|kind| !attaches(kind, &transport)) {
             return Err(Error::WrongType(name, kind));
         }
-        self.irm.bootstrap_named(&name, layer, Spec(transport)).await?;
-        self.tables().created.remove(&name);
+        self.irm.bootstrap_named(&name, layer, Spec(transport.clone())).await?;
+        let mut tables = self.tables();
+        tables.created.remove(&name);
+        tables.transports.insert(name, transport);
         Ok(Response::Done)
     }
 
     fn ipcps(&self) -> Vec<IpcpEntry> {
-        let mut entries: Vec<_> = self
-            .tables()
+        let tables = self.tables();
+        let mut entries: Vec<_> = tables
             .created
             .iter()
             .map(|(name, kind)| IpcpEntry {
                 name: name.clone(),
                 layer: String::new(),
                 attachment: format!("{kind}, not bootstrapped"),
+                transport: None,
             })
             .collect();
         for layer in self.irm.layers() {
@@ -265,6 +273,7 @@ impl State {
                 name: ipcp.name().to_owned(),
                 layer: layer.name().to_owned(),
                 attachment: ipcp.description(),
+                transport: tables.transports.get(ipcp.name()).cloned(),
             }));
         }
         entries
@@ -327,6 +336,11 @@ impl State {
             state.stamps.clear();
         }
         self.refresh();
+    }
+
+    /// Returns if no request holds the tables for good.
+    pub fn check(&self) {
+        drop(self.tables());
     }
 
     /// Says in the log what there is.

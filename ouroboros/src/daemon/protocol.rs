@@ -371,6 +371,9 @@ pub struct IpcpEntry {
     pub layer: String,
     /// What it is attached to.
     pub attachment: String,
+    /// How it was bootstrapped; an older daemon does not say.
+    #[serde(default)]
+    pub transport: Option<TransportSpec>,
 }
 
 /// One name in a list.
@@ -625,6 +628,7 @@ mod tests {
             name: format!("{number}").repeat(50),
             layer: "l".to_owned(),
             attachment: "udp".to_owned(),
+            transport: None,
         };
         for count in [0, 1, 2000] {
             let list: Vec<_> = (0..count).map(entry).collect();

@@ -66,6 +66,7 @@ fn may_be_elsewhere(error: &AllocateError) -> bool {
     matches!(
         error,
         AllocateError::NameNotFound
+            | AllocateError::NotResolved { .. }
             | AllocateError::Transport(_)
             | AllocateError::Refused(_)
             | AllocateError::Busy
@@ -78,7 +79,7 @@ fn may_be_elsewhere(error: &AllocateError) -> bool {
 fn more_telling(one: AllocateError, other: AllocateError) -> AllocateError {
     let telling = |error: &AllocateError| match error {
         AllocateError::NoLayer => 0,
-        AllocateError::NameNotFound | AllocateError::Gone => 1,
+        AllocateError::NameNotFound | AllocateError::NotResolved { .. } | AllocateError::Gone => 1,
         AllocateError::TimedOut => 2,
         AllocateError::Transport(_) => 3,
         AllocateError::Refused(_) | AllocateError::Busy => 4,
@@ -122,7 +123,8 @@ impl Core {
         spec: FlowSpec,
         until: Duration,
     ) -> Result<RawFlow, AllocateError> {
-        let mut failure = AllocateError::NameNotFound;
+        let hash = self.transport.directory_hash().of(name).to_string();
+        let mut failure = AllocateError::NotResolved { name: name.to_string(), hash };
         let mut peers = peers.into_iter().take(MAX_ADDRESSES);
         let mut attempts: Vec<Attempting> = Vec::new();
         loop {
