@@ -11,6 +11,7 @@ pub mod grammar;
 pub mod irmd;
 pub mod man;
 pub mod ovpn;
+pub mod service;
 pub mod table;
 pub mod tools;
 

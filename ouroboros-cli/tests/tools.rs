@@ -1,12 +1,14 @@
 //! The tools as a user meets them: exit codes, messages, the daemon's life.
 
+mod tool;
+
 use std::{
     ffi::OsStr,
     fs::{File, Permissions},
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader},
     os::unix::{ffi::OsStrExt, fs::PermissionsExt},
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    path::Path,
+    process::{Command, Stdio},
 };
 
 use ouroboros_testing::Folder;
@@ -17,80 +19,7 @@ use rustix::{
     process::{Pid, Signal, kill_process},
 };
 
-/// Where a daemon's socket comes to be, in a folder that does not exist yet.
-fn socket_in(folder: &Folder) -> PathBuf {
-    folder.path().join("run/irmd.sock")
-}
-
-/// Where the tools' files of trust come to be.
-fn trust_beside(socket: &Path) -> PathBuf {
-    socket.with_file_name("trust")
-}
-
-fn tool(path: &str, socket: &Path) -> Command {
-    let mut command = Command::new(path);
-    command.env("OUROBOROS_SOCKET", socket).env("OUROBOROS_CONFIG", trust_beside(socket));
-    command.env_remove("RUST_LOG").stdin(Stdio::null());
-    command
-}
-
-fn irm(socket: &Path, line: &str) -> Output {
-    let words = line.split_whitespace();
-    tool(env!("CARGO_BIN_EXE_irm"), socket).args(words).output().expect("irm runs")
-}
-
-/// Standard output of a command that has to work.
-fn told(output: Output) -> String {
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{:?}: {text}", output.status);
-    String::from_utf8(output.stdout).expect("UTF-8")
-}
-
-/// The one line that a command which has to fail says.
-fn complaint(output: Output, code: i32) -> String {
-    let text = String::from_utf8(output.stderr).expect("UTF-8");
-    assert_eq!(output.status.code(), Some(code), "{text}");
-    assert_eq!(text.lines().count(), 1, "{text}");
-    text
-}
-
-struct Daemon {
-    child: Child,
-    log: BufReader<std::process::ChildStdout>,
-}
-
-impl Daemon {
-    /// Starts one and waits until it serves.
-    fn start(socket: &Path) -> Self {
-        let mut child = tool(env!("CARGO_BIN_EXE_irmd"), socket)
-            .arg("--stdout")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("irmd starts");
-        let mut log = BufReader::new(child.stdout.take().expect("piped"));
-        let mut line = String::new();
-        while !line.contains("serves") {
-            line.clear();
-            assert_ne!(log.read_line(&mut line).expect("a log"), 0, "irmd ended");
-        }
-        Self { child, log }
-    }
-
-    fn end(mut self, signal: Signal) -> (Option<i32>, String) {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, signal).expect("signalled");
-        let mut log = String::new();
-        self.log.read_to_string(&mut log).expect("a log");
-        (self.child.wait().expect("ended").code(), log)
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use tool::{Daemon, complaint, irm, socket_in, told, tool, trust_beside};
 
 #[test]
 fn the_daemon_ends_cleanly_on_either_signal_and_removes_its_socket() {

@@ -266,6 +266,11 @@ impl State {
         self.refresh();
     }
 
+    /// Returns if no request holds the tables for good.
+    pub fn check(&self) {
+        drop(self.tables());
+    }
+
     /// Says in the log what there is.
     pub fn log(&self) {
         let (ipcps, names, flows) = (self.ipcps().len(), self.names().len(), self.flows.list());

@@ -7,6 +7,7 @@ use async_std::task;
 use ouroboros::crypto::SystemEntropy;
 
 use super::backoff::Backoff;
+use crate::service;
 
 /// Different reasons that are remembered; one of more is said again.
 const MOST_REASONS: usize = 8;
@@ -33,6 +34,7 @@ impl Attempts {
     pub(super) fn say(&mut self, line: &str) {
         if self.is_new(line) {
             println!("{line}");
+            service::status(line);
         }
     }
 

@@ -22,6 +22,7 @@ use super::{
     configured::{self, InForce},
     daemon_may_come, own_key,
 };
+use crate::service;
 
 /// How long one of several attempts may take. Shorter than the first one, so
 /// that names are looked up anew soon.
@@ -59,7 +60,9 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
     loop {
         let since = Instant::now();
         flows.iter().for_each(|flow| flow.expect_answers_within(PATIENCE));
-        println!("{} is up.", settings.describe(tunnel.interface_name()));
+        let up = format!("{} is up.", settings.describe(tunnel.interface_name()));
+        println!("{up}");
+        service::status(&up);
         let wanted = settings.addresses.iter().filter(|_| chosen);
         let wanted = wanted.filter_map(|own| IpNet::new(own.address(), own.prefix()).ok());
         tunnel.ask(&wanted.collect::<Vec<_>>());

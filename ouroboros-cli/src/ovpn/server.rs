@@ -23,6 +23,7 @@ use super::{
     network::{self, Grant, Network},
     own_key,
 };
+use crate::service;
 
 /// How often to look whether the daemon is back.
 const RETRY: Duration = Duration::from_millis(500);
@@ -62,6 +63,7 @@ pub async fn server(irm: &Irm, settings: &Settings) -> Outcome {
         })?;
         server.network.restore(remembered);
     }
+    service::status(&format!("{} serves.", settings.describe(server.hub.interface_name())));
     let (hub, present) = (server.hub.clone(), server.present.clone());
     future::or(accept_all(irm, &settings.demands, hub, present), server.attend()).await
 }
