@@ -53,6 +53,11 @@ fn in_full(command: &Command) -> Vec<String> {
         Command::Unregister { name, layer } => {
             vec!["name", "unregister", is_name(name), "layer", layer]
         }
+        Command::NameDns { name, addresses } => {
+            let mut words = ["name", "dns", is_name(name)].map(str::to_owned).to_vec();
+            words.extend(addresses.iter().flat_map(|ip| ["ip".to_owned(), ip.to_string()]));
+            return words;
+        }
         Command::ListNames => vec!["name", "list"],
         Command::ListFlows => vec!["flow", "list"],
         Command::ShowKey => vec!["key", "show"],

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use ouroboros::daemon::protocol::TransportSpec;
 
 pub use self::command::{Auth, Command, NameSecurity, UsageError};
-use self::words::{Pairs, flow_name, named, nothing_more, one_of, take};
+use self::words::{Pairs, flow_name, named, nothing_more, one_of, take, value};
 
 type Words<'a> = &'a [String];
 
@@ -82,17 +82,10 @@ fn bootstrap(words: Words<'_>) -> Result<Command, UsageError> {
         }
     } else {
         let text = pairs.need("ip")?;
-        let bad = |reason| UsageError::Value { keyword: "ip", value: text.clone(), reason };
-        let ip: IpAddr = text.parse().map_err(|_| {
-            let has_prefix = text.contains('/');
-            bad(if has_prefix {
-                "an address alone, without a prefix length"
-            } else {
-                "not an IP address"
-            })
-        })?;
+        let ip = ip(&text)?;
         if (kind == "udp4" && !ip.is_ipv4()) || (kind == "udp6" && !ip.is_ipv6()) {
-            return Err(bad("an address of the other family"));
+            let reason = "an address of the other family";
+            return Err(UsageError::Value { keyword: "ip", value: text, reason });
         }
         let (port, sport) = (pairs.number("port")?, pairs.number("sport")?);
         if port.is_some() && sport.is_some() {
@@ -102,6 +95,17 @@ fn bootstrap(words: Words<'_>) -> Result<Command, UsageError> {
     };
     pairs.end(&format!("a keyword that goes with type {kind}"))?;
     Ok(Command::Bootstrap { name, layer, transport })
+}
+
+fn ip(text: &str) -> Result<IpAddr, UsageError> {
+    text.parse().map_err(|_| {
+        let reason = if text.contains('/') {
+            "an address alone, without a prefix length"
+        } else {
+            "not an IP address"
+        };
+        UsageError::Value { keyword: "ip", value: text.to_owned(), reason }
+    })
 }
 
 /// `dirhash` is `hash`, and `autobind`, which stands alone, means nothing here.
@@ -121,6 +125,12 @@ fn without_old_keywords(words: Words<'_>) -> Vec<String> {
 }
 
 fn name(words: Words<'_>) -> Result<Command, UsageError> {
+    // As a whole word only: `d` was `destroy` before there was this.
+    if let Some((word, rest)) = words.split_first()
+        && word == "dns"
+    {
+        return name_dns(rest);
+    }
     match take(words, &["create", "destroy", "register", "unregister", "list"])? {
         ("create", rest) => create_name(rest),
         ("destroy", rest) => {
@@ -131,6 +141,18 @@ fn name(words: Words<'_>) -> Result<Command, UsageError> {
         ("unregister", rest) => named_layer(rest, false),
         (_, rest) => nothing_more(rest).map(|()| Command::ListNames),
     }
+}
+
+fn name_dns(words: Words<'_>) -> Result<Command, UsageError> {
+    let (name, mut rest) = named(words)?;
+    let mut addresses = Vec::new();
+    while !rest.is_empty() {
+        let (_, words) = take(rest, &["ip"])?;
+        let (text, words) = value(words, "a value behind ip")?;
+        addresses.push(ip(&text)?);
+        rest = words;
+    }
+    Ok(Command::NameDns { name, addresses })
 }
 
 fn create_name(words: Words<'_>) -> Result<Command, UsageError> {
@@ -202,6 +224,8 @@ fn binding(words: Words<'_>, bind: bool) -> Result<Command, UsageError> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
 
     fn parsed(line: &str) -> Result<Command, UsageError> {
@@ -273,6 +297,8 @@ mod tests {
             ),
             ("bind program a process 1 name n", "expected either program or process"),
             ("name create", "expected a name"),
+            ("name dns a ip server", "ip server: not an IP address"),
+            ("name dns a 10.0.0.1", "10.0.0.1: expected ip"),
             ("name list all", "all: expected the end of the command"),
             ("reg name a name b", "name: given twice"),
             ("reg name", "expected a value behind name"),
@@ -333,6 +359,14 @@ mod tests {
                 },
             ),
             ("n d a", DestroyName { name: a.clone() }),
+            ("n dns a", NameDns { name: a.clone(), addresses: Vec::new() }),
+            (
+                "name dns a ip 10.0.0.1 ip ::1",
+                NameDns {
+                    name: a.clone(),
+                    addresses: vec![[10, 0, 0, 1].into(), Ipv6Addr::LOCALHOST.into()],
+                },
+            ),
             ("name unreg a layer b", Unregister { name: a.clone(), layer: b.clone() }),
             ("unr layer b name a", Unregister { name: a.clone(), layer: b.clone() }),
             ("name r layer layer layer", Register { name: "layer".into(), layer: "layer".into() }),

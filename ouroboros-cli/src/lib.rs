@@ -5,11 +5,13 @@
 pub mod output;
 
 pub mod confine;
+pub mod dns;
 pub mod enc_conf;
 pub mod grammar;
 pub mod irmd;
 pub mod man;
 pub mod ovpn;
+pub mod service;
 pub mod table;
 pub mod tools;
 

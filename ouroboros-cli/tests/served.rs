@@ -325,13 +325,13 @@ fn what_the_first_program_does_not_take_the_next_one_gets() {
 fn errors_have_the_type_that_they_have_without_a_daemon() {
     block_on(async {
         let (server, client) = hosts().await;
-        let spec = || FlowSpec::raw().timeout(std::time::Duration::from_millis(300));
-        let unknown = client.application.allocate("nobody", spec()).await;
+        let unknown = FlowSpec::raw().timeout(std::time::Duration::from_millis(300));
+        let unknown = client.application.allocate("nobody", unknown).await;
         assert!(matches!(unknown, Err(AllocateError::NameNotFound)), "{unknown:?}");
         server.register().await;
         server.bind().await;
         let other = IdentityKey::generate(&mut SystemEntropy).public_key().fingerprint();
-        let pinned = spec().encrypted().trust(Trust::Keys(vec![other]));
+        let pinned = FlowSpec::raw().encrypted().trust(Trust::Keys(vec![other]));
         let accepting = server.application.clone();
         let accepting = task::spawn(async move { accepting.accept_any().await });
         let wrong = client.application.allocate("my_vpn", pinned).await;

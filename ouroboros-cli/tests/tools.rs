@@ -1,12 +1,14 @@
 //! The tools as a user meets them: exit codes, messages, the daemon's life.
 
+mod tool;
+
 use std::{
     ffi::OsStr,
     fs::{File, Permissions},
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader},
     os::unix::{ffi::OsStrExt, fs::PermissionsExt},
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    path::Path,
+    process::{Command, Stdio},
 };
 
 use ouroboros_testing::Folder;
@@ -17,80 +19,7 @@ use rustix::{
     process::{Pid, Signal, kill_process},
 };
 
-/// Where a daemon's socket comes to be, in a folder that does not exist yet.
-fn socket_in(folder: &Folder) -> PathBuf {
-    folder.path().join("run/irmd.sock")
-}
-
-/// Where the tools' files of trust come to be.
-fn trust_beside(socket: &Path) -> PathBuf {
-    socket.with_file_name("trust")
-}
-
-fn tool(path: &str, socket: &Path) -> Command {
-    let mut command = Command::new(path);
-    command.env("OUROBOROS_SOCKET", socket).env("OUROBOROS_CONFIG", trust_beside(socket));
-    command.env_remove("RUST_LOG").stdin(Stdio::null());
-    command
-}
-
-fn irm(socket: &Path, line: &str) -> Output {
-    let words = line.split_whitespace();
-    tool(env!("CARGO_BIN_EXE_irm"), socket).args(words).output().expect("irm runs")
-}
-
-/// Standard output of a command that has to work.
-fn told(output: Output) -> String {
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{:?}: {text}", output.status);
-    String::from_utf8(output.stdout).expect("UTF-8")
-}
-
-/// The one line that a command which has to fail says.
-fn complaint(output: Output, code: i32) -> String {
-    let text = String::from_utf8(output.stderr).expect("UTF-8");
-    assert_eq!(output.status.code(), Some(code), "{text}");
-    assert_eq!(text.lines().count(), 1, "{text}");
-    text
-}
-
-struct Daemon {
-    child: Child,
-    log: BufReader<std::process::ChildStdout>,
-}
-
-impl Daemon {
-    /// Starts one and waits until it serves.
-    fn start(socket: &Path) -> Self {
-        let mut child = tool(env!("CARGO_BIN_EXE_irmd"), socket)
-            .arg("--stdout")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("irmd starts");
-        let mut log = BufReader::new(child.stdout.take().expect("piped"));
-        let mut line = String::new();
-        while !line.contains("serves") {
-            line.clear();
-            assert_ne!(log.read_line(&mut line).expect("a log"), 0, "irmd ended");
-        }
-        Self { child, log }
-    }
-
-    fn end(mut self, signal: Signal) -> (Option<i32>, String) {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, signal).expect("signalled");
-        let mut log = String::new();
-        self.log.read_to_string(&mut log).expect("a log");
-        (self.child.wait().expect("ended").code(), log)
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use tool::{Daemon, complaint, irm, socket_in, told, tool, trust_beside};
 
 #[test]
 fn the_daemon_ends_cleanly_on_either_signal_and_removes_its_socket() {
@@ -274,6 +203,31 @@ fn ipcps_come_and_go_on_the_loopback_address() {
 }
 
 #[test]
+fn a_name_s_lines_for_hosts_files_and_dns_have_the_addresses_of_its_layers() {
+    let folder = Folder::new();
+    let socket = socket_in(&folder);
+    let hash = "2694581a473adbf3d988f56c79953cae";
+    let said = told(irm(&socket, "name dns my_vpn ip 192.0.2.1 ip 2001:db8::1"));
+    let lines: Vec<_> = said.lines().filter(|line| !line.starts_with(['#', ';'])).collect();
+    let expected = [
+        format!("192.0.2.1 {hash}"),
+        format!("2001:db8::1 {hash}"),
+        format!("{hash} IN A 192.0.2.1"),
+        format!("{hash} IN AAAA 2001:db8::1"),
+    ];
+    assert_eq!(lines, expected);
+    assert!(complaint(irm(&socket, "name dns my_vpn"), 1).contains("irmd is not running"));
+    let _daemon = Daemon::start(&socket);
+    let output = irm(&socket, "name dns my_vpn");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no layer over UDP"));
+    told(irm(&socket, "i b t udp n udp l my_layer ip 127.0.0.1 port 47113"));
+    told(irm(&socket, "reg n my_vpn l my_layer"));
+    let said = told(irm(&socket, "name dns my_vpn --json"));
+    let json: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!((&json["hash"], &json["addresses"][0]), (&hash.into(), &"127.0.0.1".into()));
+}
+
+#[test]
 fn a_key_is_made_at_first_need_and_told_the_same_with_and_without_the_daemon() {
     let folder = Folder::new();
     let socket = socket_in(&folder);
@@ -382,10 +336,58 @@ fn without_a_daemon_the_tools_say_how_to_start_it() {
     assert!(complaint(irm(&socket, "name list"), 1).contains(&expected));
     let unknown = irm(&socket, "bind program no-such-program name n");
     assert!(complaint(unknown, 1).contains("no such program in PATH"));
-    for line in ["-i 10.0.0.1/24", "-n my_vpn -i 10.0.0.1 -m 255.255.255.0 -C"] {
-        let words = line.split_whitespace();
-        let output = tool(env!("CARGO_BIN_EXE_ovpn"), &socket).args(words).output().expect("runs");
-        assert!(complaint(output, 1).contains(&expected));
+}
+
+#[test]
+fn ovpn_waits_for_the_daemon_and_for_a_layer_and_says_so_once() {
+    let folder = Folder::new();
+    let socket = socket_in(&folder);
+    let missing = format!("irmd is not running at {}: start it with `irmd`", socket.display());
+    for (words, then) in [
+        ("-i 10.0.0.1/24", "This machine's key is"),
+        ("-n my_vpn -i 10.0.0.1 -m 255.255.255.0 -C", "No flow yet: there is no layer"),
+        ("-n my_vpn -i 10.0.0.1/24 -I", "No flow yet: there is no layer"),
+    ] {
+        let mut command = tool(env!("CARGO_BIN_EXE_ovpn"), &socket);
+        command.args(words.split_whitespace()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut ovpn = command.spawn().expect("ovpn starts");
+        let mut said = BufReader::new(ovpn.stdout.take().expect("piped")).lines();
+        let mut lines = Vec::new();
+        let mut until = |sign: &str| {
+            while !lines.last().is_some_and(|line: &String| line.contains(sign)) {
+                lines.push(said.next().expect("it goes on").expect("UTF-8"));
+            }
+        };
+        until(&missing);
+        let daemon = Daemon::start(&socket);
+        until(then);
+        assert_eq!(lines.iter().filter(|line| line.contains(&missing)).count(), 1, "{lines:?}");
+        // The server goes on to its device, which not everybody may make.
+        if words.contains("my_vpn") {
+            kill_process(Pid::from_child(&ovpn), Signal::TERM).expect("it runs");
+            assert_eq!(ovpn.wait().expect("a child").code(), Some(0), "{words}");
+        } else {
+            let _ = ovpn.kill();
+            ovpn.wait().expect("a child");
+        }
+        daemon.end(Signal::TERM);
+    }
+}
+
+#[test]
+fn ovpn_that_waits_ends_on_sigterm_with_success() {
+    let folder = Folder::new();
+    for words in ["-i 10.0.0.1/24", "-n my_vpn -i 10.0.0.1/24"] {
+        let mut command = tool(env!("CARGO_BIN_EXE_ovpn"), &socket_in(&folder));
+        command.args(words.split_whitespace()).stdout(Stdio::piped());
+        let mut ovpn = command.spawn().expect("ovpn starts");
+        let mut said = BufReader::new(ovpn.stdout.take().expect("piped"));
+        let mut line = String::new();
+        while !line.contains("irmd is not running") {
+            assert_ne!(said.read_line(&mut line).expect("UTF-8"), 0, "it has ended: {line}");
+        }
+        kill_process(Pid::from_child(&ovpn), Signal::TERM).expect("it runs");
+        assert_eq!(ovpn.wait().expect("a child").code(), Some(0), "{words}");
     }
 }
 

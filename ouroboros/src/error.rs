@@ -64,6 +64,18 @@ pub enum AllocateError {
     /// Environment: no layer knows the name.
     #[error("the name was not found in any layer: is it registered there?")]
     NameNotFound,
+    /// Environment: the layer finds names by the system's resolver (UDP), which has no
+    /// address for this one, or none of the layer's version of IP.
+    #[error(
+        "{name}: no address is known for its hash {hash}: put one into the hosts file or DNS, as \
+         `irm name dns {name}` prints it at the server"
+    )]
+    NotResolved {
+        /// The name.
+        name: String,
+        /// What is looked up: the name's hash in hexadecimal digits.
+        hash: String,
+    },
     /// Peer: the flow was refused with this response code (negative).
     #[error("the peer refused the flow (response {0}{meaning})", meaning = meaning(*.0))]
     Refused(i32),
@@ -123,6 +135,10 @@ pub enum AllocateError {
     /// is accepted.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// No flow can come to the name any more that flows were accepted for: it was
+    /// taken back, its layer is gone, or the resource manager was shut down.
+    #[error("nothing is accepted any more: the name was taken back, or its layer is gone")]
+    ListenerEnded,
     /// Environment: the daemon refused, or is gone.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
@@ -153,6 +169,7 @@ impl AllocateError {
     /// `Some(None)` if it showed none. `None` if the flow failed for another
     /// reason. [`KnownNames::check`](crate::trust::KnownNames::check) explains
     /// what is known instead.
+    #[must_use]
     pub fn untrusted_key(&self) -> Option<Option<Fingerprint>> {
         match self {
             Self::WrongKey { found, .. } => Some(Some(*found)),

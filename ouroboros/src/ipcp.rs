@@ -2,6 +2,7 @@
 //! it, and the task that drives both. Names, acceptors and layers are above
 //! (`irm`); packets of a flow never pass here.
 
+mod allocate;
 mod drive;
 mod dropped;
 mod refusals;
@@ -14,35 +15,34 @@ use std::{
     time::Duration,
 };
 
-use async_channel::Sender;
 use async_executor::Task;
 use event_listener::Event as Notify;
-use futures_lite::future;
 
-use self::{refusals::Refusals, responder::Responding};
+pub(crate) use self::allocate::allocate_in;
+use self::{
+    allocate::{Agreed, Allocating},
+    refusals::Refusals,
+    responder::Responding,
+};
 use crate::{
     crypto::{Entropy, Suite, SystemEntropy},
     driver,
-    error::AllocateError,
-    flow::{FlowInfo, FlowSpec, Interest, RawFlow, Readiness, reserved_after},
+    flow::{FlowInfo, RawFlow, reserved_after},
     proto::endpoint::{
-        AllocationId, AllocationRequest, Counters, Endpoint, Event, Limits, PeerIdentity, Refusal,
-        RefusalReason, RequestId, ServerSecurity,
+        AllocationId, Counters, Endpoint, Event, Limits, PeerIdentity, Refusal, RefusalReason,
+        RequestId, ServerSecurity,
     },
-    proto::{negotiation::ReliableTerms, protection::FlowKeys},
+    proto::protection::FlowKeys,
     sync::lock,
     sys::namespace::NetworkNamespace,
-    transport::{Management, Path, ReceiveBatch, SendBatch, Stray, Transport},
-    wire::{Dialect, Eid, Name, PeerAddress, extension::Lane},
+    transport::{Management, Path, ReceiveBatch, Stray, Transport},
+    wire::{Dialect, Eid, Name, PeerAddress},
 };
 
 /// Endpoint ids in use at once: half of what 16 bits can tell apart.
 const MAX_ENDPOINTS: usize = 1 << 15;
 /// Frames kept that arrive before the flow they belong to is allocated.
 const EARLY_FRAMES: usize = 64;
-
-/// Keepalives with which a client's flow begins, the last after 6.3 s.
-const GREETINGS: u32 = 7;
 
 /// Bytes that are read from one path at a time: a coalesced datagram, and more
 /// than one frame of any transport.
@@ -74,16 +74,19 @@ pub struct Ipcp(pub(crate) Arc<Core>);
 
 impl Ipcp {
     /// The IPCP's own name, unique in its process.
+    #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
     /// What it is attached to, such as `eth-dix on lo`.
+    #[must_use]
     pub fn description(&self) -> String {
         self.0.transport.description()
     }
 
     /// Management messages dropped, by cause.
+    #[must_use]
     pub fn counters(&self) -> Counters {
         self.0.counters()
     }
@@ -93,62 +96,6 @@ impl std::fmt::Debug for Ipcp {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Ipcp({}: {})", self.name(), self.description())
     }
-}
-
-/// Allocates a flow to `name` by the first of `ipcps` that finds it.
-pub(crate) async fn allocate_in(
-    ipcps: Vec<Ipcp>,
-    name: &Name,
-    spec: FlowSpec,
-) -> Result<RawFlow, AllocateError> {
-    let mut failure = AllocateError::NoLayer;
-    let start = driver::monotonic();
-    let mut left = u32::try_from(ipcps.len()).unwrap_or(u32::MAX);
-    for ipcp in ipcps {
-        // What is left of the time is for all that are left.
-        let rest = spec.timeout.saturating_sub(driver::monotonic().saturating_sub(start));
-        let timeout = rest / left;
-        left -= 1;
-        let late = async {
-            driver::reaches(driver::monotonic().checked_add(timeout)).await;
-            Err(AllocateError::TimedOut)
-        };
-        let allocated = ipcp.0.allocate(name, spec.clone().timeout(timeout));
-        match future::or(allocated, late).await {
-            // The trouble of one, such as a resolver out of reach, must not
-            // hide that another one knows the name; nor must one that does not
-            // serve it, or does not answer.
-            Err(
-                error @ (AllocateError::Transport(_)
-                | AllocateError::Refused(_)
-                | AllocateError::TimedOut),
-            ) => failure = error,
-            Err(AllocateError::NameNotFound) => {
-                if matches!(failure, AllocateError::NoLayer) {
-                    failure = AllocateError::NameNotFound;
-                }
-            }
-            other => return other,
-        }
-    }
-    Err(failure)
-}
-
-type Outcome = Result<Agreed, AllocateError>;
-
-struct Agreed {
-    peer: PeerAddress,
-    remote: Eid,
-    keys: Option<FlowKeys>,
-    suite: Option<Suite>,
-    lane: Option<Lane>,
-    reliable: Option<ReliableTerms>,
-    identity: Option<PeerIdentity>,
-}
-
-struct Allocating {
-    path: Arc<dyn Path>,
-    outcome: Sender<Outcome>,
 }
 
 /// The IPCP itself, shared by its task, its flows and its layer.
@@ -253,111 +200,6 @@ impl Core {
                     reserved_for: Duration::ZERO,
                 });
             }
-        }
-    }
-
-    /// Allocates a flow to `name`, wherever this IPCP's transport finds it.
-    pub(crate) async fn allocate(
-        self: &Arc<Self>,
-        name: &Name,
-        spec: FlowSpec,
-    ) -> Result<RawFlow, AllocateError> {
-        if !spec.qos.is_supported() {
-            return Err(AllocateError::UnsupportedQos);
-        }
-        if spec.identified && spec.security.as_ref().is_none_or(|s| s.identity.is_none()) {
-            return Err(AllocateError::NoIdentity);
-        }
-        let (transport, looked_up) = (self.transport.clone(), name.clone());
-        let Some(peers) = blocking::unblock(move || transport.resolve(&looked_up)).await else {
-            return self.allocate_at(name, spec, None).await;
-        };
-        let mut last = AllocateError::NameNotFound;
-        for peer in peers? {
-            match self.allocate_at(name, spec.clone(), Some(peer)).await {
-                Ok(flow) => return Ok(flow),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    }
-
-    async fn allocate_at(
-        self: &Arc<Self>,
-        name: &Name,
-        spec: FlowSpec,
-        peer: Option<PeerAddress>,
-    ) -> Result<RawFlow, AllocateError> {
-        let reserved = self.reserve().ok_or(AllocateError::TooManyAllocations)?;
-        let path = self.namespace.run(|| self.transport.open_requester(reserved.eid, peer))?;
-        let (sender, outcome) = async_channel::bounded(1);
-        let allocation = {
-            let request = AllocationRequest {
-                name: name.clone(),
-                qos: spec.qos,
-                security: spec.security,
-                local: reserved.eid,
-                peer,
-                timeout: spec.timeout,
-                largest_message: path.largest_frame(),
-            };
-            let mut endpoint = self.endpoint();
-            let allocation = endpoint
-                .allocate(driver::now(), &mut SystemEntropy, request)
-                .map_err(|_| AllocateError::TooManyAllocations)?;
-            let allocating = Allocating { path: path.clone(), outcome: sender };
-            lock(&self.allocating).insert(allocation, allocating);
-            allocation
-        };
-        let cancel = Cancel { core: self, allocation };
-        self.wake.notify(1);
-        let mut early = Vec::new();
-        let agreed = {
-            let readiness = Readiness::new(path.clone());
-            let received = outcome.recv();
-            let reading = self.read_requester((&*path, &readiness), allocation, &mut early);
-            future::or(async { received.await.map_err(|_| AllocateError::Gone) }, async {
-                Err(reading.await.into())
-            })
-            .await?
-        };
-        drop(cancel);
-        let Agreed { peer, remote, mut keys, suite, lane, reliable, identity } = agreed?;
-        let info = FlowInfo::new(name.clone(), peer, (reserved.eid, remote), spec.qos);
-        let mut info = told(info, &keys, suite, identity);
-        (info.lane, info.reliable) = (lane, reliable);
-        let ends = (reserved.eid, remote);
-        let greeting = keys.as_mut().map_or_else(Vec::new, |keys| keys.greeting(ends));
-        // A native flow's session goes on by itself, if this one is lost.
-        let times = if greeting.is_empty() { GREETINGS } else { 1 };
-        driver::spawn(greet(Arc::downgrade(&path), greeting, times)).detach();
-        Ok(self.raw_flow(path, info, keys, early, reserved))
-    }
-
-    /// Reads a requester's path until the flow is allocated: a UDP reply comes
-    /// there, and the peer's first packets may be right behind it.
-    async fn read_requester(
-        self: &Arc<Self>,
-        (path, readiness): (&dyn Path, &Readiness),
-        allocation: AllocationId,
-        early: &mut Vec<Vec<u8>>,
-    ) -> io::Error {
-        loop {
-            match self.receive_early(path, early) {
-                Ok(strays) => {
-                    for stray in strays {
-                        self.take_stray(stray, Some(allocation));
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if let Err(error) = readiness.wait(Interest::Readable).await {
-                        return error;
-                    }
-                    continue;
-                }
-                Err(error) => return error,
-            }
-            self.flush();
         }
     }
 
@@ -494,38 +336,17 @@ impl Core {
                 reliable,
                 identity,
             } => {
-                if let Some(allocating) = lock(&self.allocating).remove(&allocation) {
+                let allocating = lock(&self.allocating).remove(&allocation);
+                if let Some(allocating) = allocating {
                     let agreed = Agreed { peer, remote, keys, suite, lane, reliable, identity };
-                    let connected = allocating.path.connect(remote, peer);
-                    let outcome = connected.map(|()| agreed).map_err(AllocateError::from);
-                    let _ = allocating.outcome.try_send(outcome);
+                    allocating.agreed(agreed);
                 }
             }
             Event::Failed { allocation, reason } => {
-                if let Some(allocating) = lock(&self.allocating).remove(&allocation) {
-                    let _ = allocating.outcome.try_send(Err(reason.into()));
-                }
+                let allocating = lock(&self.allocating).remove(&allocation);
+                allocating.into_iter().for_each(|known| known.failed(reason.clone().into()));
             }
         }
-    }
-}
-
-/// Sends the same frame a few times, since one may be lost, so that the server sees
-/// that its reply has come.
-async fn greet(path: Weak<dyn Path>, frame: Vec<u8>, times: u32) {
-    let mut wait = Duration::from_millis(100);
-    for _ in 0..times {
-        {
-            let Some(path) = path.upgrade() else { return };
-            let mut batch = SendBatch::new(path.headroom(), 64);
-            if let Some(room) = batch.push(frame.len()) {
-                room.copy_from_slice(&frame);
-            }
-            // Lost like any other.
-            let _ = path.send(&mut batch);
-        }
-        driver::reaches(Some(driver::monotonic() + wait)).await;
-        wait *= 2;
     }
 }
 
@@ -576,18 +397,5 @@ impl Drop for Reserved {
             drop(eids);
             core.endpoint().released(request);
         }
-    }
-}
-
-/// Takes an allocation back if its future is dropped, or after it ended.
-struct Cancel<'a> {
-    core: &'a Core,
-    allocation: AllocationId,
-}
-
-impl Drop for Cancel<'_> {
-    fn drop(&mut self) {
-        self.core.endpoint().cancel(self.allocation);
-        lock(&self.core.allocating).remove(&self.allocation);
     }
 }

@@ -66,6 +66,7 @@ pub struct LaneAcceptor {
 impl LaneAcceptor {
     /// For tunnels to `name`, or to any name as
     /// [`Irm::accept_any`] says.
+    #[must_use]
     pub fn new(irm: &Irm, name: Option<&str>) -> Self {
         let name = name.map(str::to_owned);
         Self { irm: irm.clone(), name, gathering: Gathering::default() }

@@ -1,6 +1,6 @@
 //! Tells `irmd` what to do.
 
-use std::{error::Error, fs, io, path, process::ExitCode};
+use std::{error::Error, fs, io, net::IpAddr, path, process::ExitCode};
 
 use ouroboros::daemon::{
     Client, DaemonError,
@@ -8,7 +8,7 @@ use ouroboros::daemon::{
     security::Authentication,
 };
 use ouroboros_cli::{
-    enc_conf, eprintln,
+    dns, enc_conf, eprintln,
     grammar::{self, Auth, Command, NameSecurity},
     irmd::State,
     output, print, println,
@@ -20,6 +20,8 @@ use structopt::StructOpt;
 ///
 /// irm ipcp create|destroy|bootstrap|list,
 /// irm name create|destroy|register|unregister|list, irm key show|generate|generate force,
+/// irm name dns N [ip A], which prints the lines for hosts files and DNS by which clients
+/// of a layer over UDP find the name's server,
 /// irm flow list, irm bind|unbind program P name N, irm bind|unbind process PID name N,
 /// irm register|unregister name N layer L.
 /// Words may be cut to any unambiguous prefix; keyword pairs come in any order.
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
     let request = match command {
+        Command::NameDns { name, addresses } => return name_dns(&name, addresses, json),
         Command::CreateIpcp { name, kind } => Request::CreateIpcp { name, kind },
         Command::Bootstrap { name, layer, transport } => {
             Request::BootstrapIpcp { name, layer, transport }
@@ -113,6 +116,35 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
         _ => {}
     }
     Ok(())
+}
+
+/// Prints where clients are to find the server of `name`. Without addresses these are the
+/// daemon's layers': those that have the name, or all if none does.
+fn name_dns(name: &str, addresses: Vec<IpAddr>, json: bool) -> Result<(), Box<dyn Error>> {
+    let addresses = if addresses.is_empty() { layer_addresses(name)? } else { addresses };
+    let records = dns::Records::new(&name.parse()?, addresses);
+    if json {
+        println!("{}", serde_json::to_string_pretty(&records)?);
+    } else {
+        print!("{records}");
+    }
+    Ok(())
+}
+
+fn layer_addresses(name: &str) -> Result<Vec<IpAddr>, Box<dyn Error>> {
+    let asked = async {
+        let ipcps = Client::new().ask(&Request::ListIpcps).await?;
+        Ok::<_, DaemonError>((ipcps, Client::new().ask(&Request::ListNames).await?))
+    };
+    let (Response::Ipcps(ipcps), Response::Names(names)) = async_std::task::block_on(asked)? else {
+        return Err("irmd does not tell its layers".into());
+    };
+    let known = names.into_iter().find(|known| known.name == name);
+    let layers = known.map(|known| known.layers).unwrap_or_default();
+    if layers.is_empty() {
+        eprintln!("irm: warning: {name} is not registered here: irm register name {name} layer L");
+    }
+    Ok(dns::addresses(&ipcps, &layers)?)
 }
 
 /// Asks the daemon; without one, keys are those of the user.

@@ -8,7 +8,7 @@ use ouroboros::daemon::socket_path;
 use ouroboros_cli::{
     confine::confine,
     irmd::{Place, State, group, raise_descriptor_limit, serve},
-    output,
+    output, service,
 };
 use rustix::thread::CapabilitySet;
 use structopt::StructOpt;
@@ -69,7 +69,11 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
             }
         }
     };
-    future::or(serve(state.clone(), &place.listener), signalled).await;
+    service::ready();
+    let watched = service::watchdog(|| state.check());
+    let serving = future::or(serve(state.clone(), &place.listener), watched);
+    future::or(serving, signalled).await;
+    service::stopping();
     tracing::info!("irmd ends");
     Ok(())
 }

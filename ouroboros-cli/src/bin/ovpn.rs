@@ -21,7 +21,7 @@ use ouroboros_cli::{
     confine::confine,
     eprintln, output,
     ovpn::{Accepted, Outcome, Settings, Told, client, server},
-    println, termination,
+    println, service, termination,
 };
 use rustix::thread::CapabilitySet;
 use structopt::StructOpt;
@@ -264,6 +264,8 @@ fn spec(arguments: &Arguments) -> Result<FlowSpec, TrustError> {
 
 async fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
     let mut signals = termination()?;
+    // It waits for what is missing itself: nobody else has to wait for that.
+    service::ready();
     let irm = Irm::connect();
     let tunnels = async {
         match &arguments.name {
@@ -271,8 +273,10 @@ async fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
             None => server(&irm, settings).await,
         }
     };
-    future::or(tunnels, async {
+    let watched = service::watchdog(|| ());
+    future::or(future::or(tunnels, watched), async {
         signals.next().await;
+        service::stopping();
         println!("Ending.");
         Ok(())
     })

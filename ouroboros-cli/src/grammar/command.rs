@@ -1,6 +1,8 @@
 //! What the words of `irm` come to: a command, or what is wrong with them. Not
 //! here: which words.
 
+use std::net::IpAddr;
+
 use ouroboros::daemon::protocol::TransportSpec;
 
 /// What the user wants.
@@ -54,6 +56,13 @@ pub enum Command {
         name: String,
         /// The layer.
         layer: String,
+    },
+    /// `name dns`
+    NameDns {
+        /// The name.
+        name: String,
+        /// The server's addresses; those of the layers otherwise.
+        addresses: Vec<IpAddr>,
     },
     /// `name list`
     ListNames,

@@ -1,14 +1,17 @@
 //! The daemon: hosts layers, keeps names and bindings, serves applications.
 //! The layers themselves are the library's.
 
+mod attachment;
 mod crowd;
 mod error;
 mod flows;
 mod keys;
 mod limited;
 mod policy;
+mod process;
 mod serve;
 mod state;
+mod untaken;
 
 use std::{
     fs::{self, File, OpenOptions},

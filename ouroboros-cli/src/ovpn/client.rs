@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use async_std::task;
 use futures_lite::future;
 use ouroboros::{
-    Flow, FlowError, FlowInfo, FlowSpec, Irm, Trust, Tunnel, TunnelError,
-    crypto::SystemEntropy,
+    AllocateError, Flow, FlowError, FlowInfo, FlowSpec, Irm, Trust, Tunnel, TunnelError,
     proto::{
         hub::IpNet,
         negotiation::{Profile, ProfilePolicy},
@@ -19,10 +18,11 @@ use ouroboros::{
 
 use super::{
     Outcome, Settings, announce,
-    backoff::Backoff,
+    attempts::Attempts,
     configured::{self, InForce},
-    own_key,
+    daemon_may_come, own_key,
 };
+use crate::service;
 
 /// How long one of several attempts may take. Shorter than the first one, so
 /// that names are looked up anew soon.
@@ -34,19 +34,19 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const LIVED: Duration = Duration::from_secs(10);
 
 /// Runs a tunnel to the server of `name`, over one flow after the other, or
-/// as many as there are lanes at a time. Comes back only with an error: the first flow cannot be
-/// had, or its device fails.
+/// as many as there are lanes at a time. Waits for irmd, a layer and an address of the
+/// server, as long as there are none.
 ///
 /// # Errors
 ///
-/// As said.
+/// The first flow is refused or not answered, or its device fails.
 pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings) -> Outcome {
     let lanes = u8::try_from(settings.lanes).unwrap_or(u8::MAX);
     if spec.is_identified() {
         println!("This machine's key is {}.", own_key().await?);
     }
     println!("Allocating a flow to {name}.");
-    let mut flows = irm.allocate_lanes(name.as_str(), spec.clone(), lanes).await?;
+    let mut flows = first(irm, name, &spec, lanes).await?;
     meet(flows[0].info());
     let spec = as_good_as(flows[0].info(), spec).timeout(ATTEMPT);
     let mut settings = settings.clone();
@@ -56,11 +56,13 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
     }
     let mut tunnel = settings.tunnel().queues(flows.len()).build()?;
     let mut in_force = InForce::default();
-    let mut backoff = Backoff::default();
+    let mut attempts = Attempts::default();
     loop {
         let since = Instant::now();
         flows.iter().for_each(|flow| flow.expect_answers_within(PATIENCE));
-        println!("{} is up.", settings.describe(tunnel.interface_name()));
+        let up = format!("{} is up.", settings.describe(tunnel.interface_name()));
+        println!("{up}");
+        service::status(&up);
         let wanted = settings.addresses.iter().filter(|_| chosen);
         let wanted = wanted.filter_map(|own| IpNet::new(own.address(), own.prefix()).ok());
         tunnel.ask(&wanted.collect::<Vec<_>>());
@@ -86,9 +88,9 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
         };
         println!("The flow has ended: {ended}. Allocating another one.");
         if since.elapsed() >= LIVED {
-            backoff = Backoff::default();
+            attempts = Attempts::default();
         }
-        flows = again(irm, name, &spec, tunnel.queues(), &mut backoff).await;
+        flows = again(irm, name, &spec, tunnel.queues(), &mut attempts).await;
         meet(flows[0].info());
     }
 }
@@ -168,6 +170,37 @@ fn as_good_as(info: &FlowInfo, spec: FlowSpec) -> FlowSpec {
     spec.secured(security)
 }
 
+/// The first flows. Waits for what may come by itself: irmd, a layer, an address of the
+/// name, a way to it.
+async fn first(
+    irm: &Irm,
+    name: &Name,
+    spec: &FlowSpec,
+    lanes: u8,
+) -> Result<Vec<Flow>, AllocateError> {
+    let mut attempts = Attempts::default();
+    loop {
+        attempts.pause().await;
+        match irm.allocate_lanes(name.as_str(), spec.clone(), lanes).await {
+            Err(error) if may_pass(&error) => attempts.say(&format!("No flow yet: {error}.")),
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Returns `true` if the same allocation may work later although nobody corrects it.
+fn may_pass(error: &AllocateError) -> bool {
+    match error {
+        AllocateError::NoLayer
+        | AllocateError::NameNotFound
+        | AllocateError::NotResolved { .. }
+        | AllocateError::Gone
+        | AllocateError::Transport(_) => true,
+        AllocateError::Daemon(error) => daemon_may_come(error),
+        _ => false,
+    }
+}
+
 /// Attempts until there are as many flows again. Whatever is missing may come back: the
 /// network, the peer, irmd; and who is in between may go away.
 async fn again(
@@ -175,24 +208,18 @@ async fn again(
     name: &Name,
     spec: &FlowSpec,
     lanes: usize,
-    backoff: &mut Backoff,
+    attempts: &mut Attempts,
 ) -> Vec<Flow> {
     let queues = u8::try_from(lanes).unwrap_or(u8::MAX);
-    let mut said = String::new();
-    let mut began = Instant::now();
+    attempts.begin();
     loop {
-        let wait = backoff.next(&mut SystemEntropy);
-        task::sleep(wait.saturating_sub(began.elapsed())).await;
-        began = Instant::now();
+        attempts.pause().await;
         let reason = match irm.allocate_lanes(name.as_str(), spec.clone(), queues).await {
             Ok(flows) if flows.len() == lanes => return flows,
             Ok(_) => "the server knows of one flow only".to_owned(),
             Err(error) => error.to_string(),
         };
-        if reason != said {
-            println!("No flow yet: {reason}.");
-            said = reason;
-        }
+        attempts.say(&format!("No flow yet: {reason}."));
     }
 }
 
@@ -200,7 +227,7 @@ async fn again(
 mod tests {
     use ouroboros::{
         PeerIdentity,
-        crypto::{Cipher, KeyExchange, Suite, identity::IdentityKey},
+        crypto::{Cipher, KeyExchange, Suite, SystemEntropy, identity::IdentityKey},
         wire::{Eid, QosSpec},
     };
 

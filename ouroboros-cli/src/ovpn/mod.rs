@@ -1,6 +1,7 @@
 //! Tunnels of `ovpn`: a client's, which comes back by itself, and a server's hub
 //! for all clients. The packets are the library's.
 
+mod attempts;
 mod backoff;
 mod client;
 mod configured;
@@ -20,6 +21,7 @@ use ouroboros::{
     tun::InterfaceAddress,
 };
 
+use attempts::Attempts;
 pub use client::client;
 pub use server::server;
 
@@ -110,10 +112,24 @@ fn announce(info: &FlowInfo) {
     }
 }
 
-/// This machine's key, which the daemon has.
+/// This machine's key, which the daemon has. Waits for the daemon.
 async fn own_key() -> Result<String, DaemonError> {
-    match Client::new().ask(&Request::ShowKey).await? {
-        Response::Key(key) => Ok(key.fingerprint),
-        _ => Err(DaemonError::Refused("irmd does not tell its key".to_owned())),
+    let mut attempts = Attempts::default();
+    loop {
+        attempts.pause().await;
+        match Client::new().ask(&Request::ShowKey).await {
+            Ok(Response::Key(key)) => return Ok(key.fingerprint),
+            Ok(_) => return Err(DaemonError::Refused("irmd does not tell its key".to_owned())),
+            Err(error) if daemon_may_come(&error) => attempts.say(&format!("Not yet: {error}.")),
+            Err(error) => return Err(error),
+        }
     }
+}
+
+/// Returns `true` if the daemon does not run or answer now.
+fn daemon_may_come(error: &DaemonError) -> bool {
+    matches!(
+        error,
+        DaemonError::NotRunning(_) | DaemonError::NotAnswering(_) | DaemonError::Lost(_)
+    )
 }

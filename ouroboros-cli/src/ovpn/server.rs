@@ -23,6 +23,7 @@ use super::{
     network::{self, Grant, Network},
     own_key,
 };
+use crate::service;
 
 /// How often to look whether the daemon is back.
 const RETRY: Duration = Duration::from_millis(500);
@@ -38,8 +39,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 ///
 /// The daemon cannot be asked, or the device cannot be made.
 pub async fn server(irm: &Irm, settings: &Settings) -> Outcome {
-    // What is missing shows before there is a client: the daemon, or the right
-    // to make devices.
+    // What is missing shows before there is a client: the right to make devices. The
+    // daemon is waited for.
     match own_key().await {
         Ok(key) => println!("This machine's key is {key}."),
         Err(DaemonError::Refused(reason)) => println!("Warning: no client can know it: {reason}."),
@@ -62,6 +63,7 @@ pub async fn server(irm: &Irm, settings: &Settings) -> Outcome {
         })?;
         server.network.restore(remembered);
     }
+    service::status(&format!("{} serves.", settings.describe(server.hub.interface_name())));
     let (hub, present) = (server.hub.clone(), server.present.clone());
     future::or(accept_all(irm, &settings.demands, hub, present), server.attend()).await
 }

@@ -23,6 +23,13 @@ pub enum Failure {
     NoLayer,
     /// [`AllocateError::NameNotFound`].
     NameNotFound,
+    /// [`AllocateError::NotResolved`].
+    NotResolved {
+        /// The name.
+        name: String,
+        /// What is looked up.
+        hash: String,
+    },
     /// [`AllocateError::Refused`].
     Refused(i32),
     /// [`AllocateError::WrongKey`].
@@ -59,6 +66,7 @@ impl From<AllocateError> for Failure {
             AllocateError::UnsupportedQos => Self::UnsupportedQos,
             AllocateError::NoLayer => Self::NoLayer,
             AllocateError::NameNotFound => Self::NameNotFound,
+            AllocateError::NotResolved { name, hash } => Self::NotResolved { name, hash },
             AllocateError::Refused(code) => Self::Refused(code),
             AllocateError::WrongKey { expected, found, advice } => {
                 let expected = expected.iter().map(ToString::to_string).collect();
@@ -83,6 +91,7 @@ impl From<Failure> for AllocateError {
             Failure::UnsupportedQos => Self::UnsupportedQos,
             Failure::NoLayer => Self::NoLayer,
             Failure::NameNotFound => Self::NameNotFound,
+            Failure::NotResolved { name, hash } => Self::NotResolved { name, hash },
             Failure::Refused(code) => Self::Refused(code),
             Failure::WrongKey { expected, found, advice } => {
                 let keys = expected.iter().map(|key| key.parse()).collect::<Result<_, _>>();
@@ -124,6 +133,10 @@ mod tests {
             AllocateError::UnsupportedQos,
             AllocateError::NoLayer,
             AllocateError::NameNotFound,
+            AllocateError::NotResolved {
+                name: "my_vpn".to_owned(),
+                hash: "2694581a473adbf3d988f56c79953cae".to_owned(),
+            },
             AllocateError::Refused(-3),
             AllocateError::WrongKey { expected, found, advice: Some("compare them".to_owned()) },
             AllocateError::NotAuthenticated { advice: None },

@@ -96,6 +96,7 @@ impl FlowSender {
     }
 
     /// Whether the current batch has room for a packet of `size` bytes.
+    #[must_use]
     pub fn fits(&self, size: usize) -> bool {
         let (head, tail) = self.room();
         let size = head + size + tail;
@@ -147,12 +148,14 @@ impl FlowSender {
     }
 
     /// What to poll for writing. Poll [`end`](Self::end) with it.
+    #[must_use]
     pub fn readiness(&self) -> BorrowedFd<'_> {
         self.shared.path.readiness()
     }
 
     /// Readable once the flow has ended: [`check`](Self::check) tells. It may be
     /// readable for a moment before.
+    #[must_use]
     pub fn end(&self) -> BorrowedFd<'_> {
         end(&self.shared)
     }
@@ -264,6 +267,7 @@ impl FlowSender {
     }
 
     /// Largest packet that can be sent now, in bytes.
+    #[must_use]
     pub fn largest_packet(&self) -> usize {
         self.shared.largest_frame().saturating_sub(self.overhead())
     }
@@ -300,16 +304,19 @@ impl FlowSender {
     }
 
     /// What was agreed.
+    #[must_use]
     pub fn info(&self) -> &FlowInfo {
         &self.shared.info
     }
 
     /// What went over the flow so far.
+    #[must_use]
     pub fn statistics(&self) -> FlowStatistics {
         self.shared.counters.statistics()
     }
 
     /// A handle that closes the flow from elsewhere.
+    #[must_use]
     pub fn closer(&self) -> FlowCloser {
         FlowCloser::new(&self.shared)
     }
@@ -415,6 +422,7 @@ impl FlowReceiver {
     /// # Panics
     ///
     /// If the batch has no such packet.
+    #[must_use]
     pub fn packet(&self, index: usize) -> &[u8] {
         let opened = &self.packets[index];
         &self.batch().frame(opened.index)[opened.body.clone()]
@@ -461,6 +469,7 @@ impl FlowReceiver {
     /// What to poll for reading. Poll [`end`](Self::end) with it. Who has this is
     /// taken to poll and to receive from now on; if it does not, the peer's
     /// control packets are answered late.
+    #[must_use]
     pub fn readiness(&self) -> BorrowedFd<'_> {
         self.set_watched();
         self.shared.path.readiness()
@@ -481,16 +490,19 @@ impl FlowReceiver {
     /// Readable once the flow has ended:
     /// [`try_receive`](Self::try_receive) tells. It may be readable for a moment
     /// before.
+    #[must_use]
     pub fn end(&self) -> BorrowedFd<'_> {
         end(&self.shared)
     }
 
     /// What was agreed.
+    #[must_use]
     pub fn info(&self) -> &FlowInfo {
         &self.shared.info
     }
 
     /// A handle that closes the flow from elsewhere.
+    #[must_use]
     pub fn closer(&self) -> FlowCloser {
         FlowCloser::new(&self.shared)
     }

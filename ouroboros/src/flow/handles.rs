@@ -53,6 +53,7 @@ impl FlowWatcher {
     }
 
     /// What went over the flow so far.
+    #[must_use]
     pub fn statistics(&self) -> FlowStatistics {
         self.counters.statistics()
     }
@@ -67,13 +68,32 @@ impl FlowWatcher {
         }
     }
 
+    /// Returns `true` if the flow has ended, or nobody has it any more.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.flow.upgrade().is_none_or(|flow| flow.check().is_err())
+    }
+
+    /// Waits until the flow has ended, or nobody has it any more. Cancel safe.
+    pub async fn ended(&self) {
+        loop {
+            let ended = self.counters.ended.listen();
+            if self.has_ended() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
     /// How large the socket's buffers for sending and receiving are, in bytes as
     /// the kernel counts them.
+    #[must_use]
     pub fn buffers(&self) -> (usize, usize) {
         self.flow.upgrade().map_or((0, 0), |flow| flow.path.buffers())
     }
 
     /// What the kernel does in super-packets at the flow's socket.
+    #[must_use]
     pub fn offload(&self) -> PathOffload {
         self.flow.upgrade().map_or(PathOffload::NONE, |flow| flow.path.offload())
     }

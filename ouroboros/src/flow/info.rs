@@ -6,6 +6,8 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
+use event_listener::Event;
+
 use super::handles::FlowCloser;
 use crate::{
     crypto::Suite,
@@ -56,6 +58,7 @@ pub struct FlowInfo {
 impl FlowInfo {
     /// The terms of a flow whose packets are not encrypted. For those who
     /// carry flows between processes.
+    #[must_use]
     pub fn new(name: Name, peer: PeerAddress, (local, remote): (Eid, Eid), qos: QosSpec) -> Self {
         let (suite, profile, identity, lane, reliable) = (None, None, None, None, None);
         let (first_use, remembered) = (false, true);
@@ -76,6 +79,7 @@ impl FlowInfo {
     }
 
     /// Returns `true` if a flow like this may be had under `policy`.
+    #[must_use]
     pub fn meets(&self, policy: &ServerSecurity) -> bool {
         let native = self.profile == Some(Profile::Native);
         let encrypted = policy.require_encryption
@@ -206,6 +210,8 @@ pub(super) struct Counters {
     pub(super) send_calls: AtomicU64,
     pub(super) receive_calls: AtomicU64,
     pub(super) epoch: AtomicU64,
+    /// Tells watchers that the flow has ended, also when it is there no more.
+    pub(super) ended: Event,
 }
 
 impl Counters {

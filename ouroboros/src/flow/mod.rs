@@ -428,26 +428,31 @@ impl Flow {
     }
 
     /// Largest packet that can be sent now, in bytes.
+    #[must_use]
     pub fn largest_packet(&self) -> usize {
         lock(&self.sender).largest_packet()
     }
 
     /// What was agreed.
+    #[must_use]
     pub fn info(&self) -> &FlowInfo {
         &self.shared.info
     }
 
     /// What went over the flow so far.
+    #[must_use]
     pub fn statistics(&self) -> FlowStatistics {
         self.shared.counters.statistics()
     }
 
     /// A handle that watches the flow from elsewhere.
+    #[must_use]
     pub fn watcher(&self) -> FlowWatcher {
         FlowWatcher::new(&self.shared)
     }
 
     /// A handle that closes the flow from elsewhere.
+    #[must_use]
     pub fn closer(&self) -> FlowCloser {
         FlowCloser::new(&self.shared)
     }
@@ -613,12 +618,14 @@ impl Flow {
     }
 
     /// What the kernel does in super-packets at the flow's socket now.
+    #[must_use]
     pub fn offload(&self) -> PathOffload {
         self.shared.path.offload()
     }
 
     /// The blocking, batched pair of ends for two threads, each with a batch of
     /// its own. The flow ends when both are gone.
+    #[must_use]
     pub fn split(self) -> (FlowSender, FlowReceiver) {
         let (mut sender, receiver) = self.split_for_many();
         sender.keep_batch();

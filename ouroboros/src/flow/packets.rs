@@ -24,16 +24,19 @@ pub(super) struct Packet {
 
 impl Packets {
     /// No packets.
+    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// How many there are.
+    #[must_use]
     pub fn len(&self) -> usize {
         self.packets.len()
     }
 
     /// Returns `true` if there are none.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }

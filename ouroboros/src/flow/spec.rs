@@ -29,12 +29,14 @@ pub struct FlowSpec {
 
 impl FlowSpec {
     /// A plain flow of raw packets.
+    #[must_use]
     pub const fn raw() -> Self {
         Self::with_qos(QosSpec::RAW)
     }
 
     /// A flow with this quality of service. Allocation refuses what
     /// [`QosSpec::is_supported`] denies.
+    #[must_use]
     pub const fn with_qos(qos: QosSpec) -> Self {
         Self { qos, security: None, identified: false, timeout: Duration::from_secs(10) }
     }
@@ -131,26 +133,31 @@ impl FlowSpec {
 
     /// Whether the server is told who asks, by
     /// [`identified`](Self::identified).
+    #[must_use]
     pub const fn is_identified(&self) -> bool {
         self.identified
     }
 
     /// Whether the flow will be encrypted.
+    #[must_use]
     pub const fn is_encrypted(&self) -> bool {
         self.security.is_some()
     }
 
     /// The quality of service asked for.
+    #[must_use]
     pub const fn qos(&self) -> QosSpec {
         self.qos
     }
 
     /// What is asked of encryption; `None` for a plain flow.
+    #[must_use]
     pub const fn security(&self) -> Option<&ClientSecurity> {
         self.security.as_ref()
     }
 
     /// How long allocation may take.
+    #[must_use]
     pub const fn allocation_timeout(&self) -> Duration {
         self.timeout
     }

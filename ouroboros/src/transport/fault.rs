@@ -39,6 +39,7 @@ pub struct Faulty<T> {
 
 impl<T> Faulty<T> {
     /// `inner` with `faults`; the same seed and frames give the same faults.
+    #[must_use]
     pub fn new(inner: T, faults: Faults, seed: u64) -> Self {
         Self { inner, faults, seed }
     }

@@ -36,11 +36,13 @@ pub struct Network {
 
 impl Network {
     /// A segment without stations.
+    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// A station to be opened on this segment.
+    #[must_use]
     pub fn station(&self) -> Memory {
         Memory {
             stations: Arc::clone(&self.stations),
@@ -63,18 +65,21 @@ pub struct Memory {
 impl Memory {
     /// Speaks another management layout than eth-dix's. With
     /// [`Dialect::Udp`] there are no name queries, and nothing resolves names.
+    #[must_use]
     pub fn dialect(mut self, dialect: Dialect) -> Self {
         self.dialect = dialect;
         self
     }
 
     /// Uses another directory hash than SHA3-256.
+    #[must_use]
     pub fn directory_hash(mut self, hash: DirectoryHash) -> Self {
         self.hash = hash;
         self
     }
 
     /// Carries frames of at most `bytes` instead of 1496.
+    #[must_use]
     pub fn largest_frame(mut self, bytes: usize) -> Self {
         self.largest = bytes;
         self

@@ -13,7 +13,10 @@ use pcap::{Active, Capture, Direction, Error};
 use super::{
     Destination, EthDix, IntoTransport, Management, OpenError, Path, ReceiveBatch, SendBatch,
     Transport,
-    eth_dix::{HEADER, check_eid, find, header, largest_payload, mac, parse},
+    eth_dix::{
+        find,
+        frame::{HEADER, check_eid, header, largest_payload, mac, parse},
+    },
     oversized::Oversized,
 };
 use crate::{
@@ -38,18 +41,21 @@ pub struct PcapDix {
 impl PcapDix {
     /// On the network interface of that name, with ethertype 0xA000 and a
     /// SHA3-256 directory.
+    #[must_use]
     pub fn on(interface: &str) -> Self {
         let interface = interface.to_owned();
         Self { interface, ethertype: EthDix::ETHERTYPE, hash: DirectoryHash::Sha3_256 }
     }
 
     /// Uses another ethertype. All stations of a layer have the same.
+    #[must_use]
     pub fn ethertype(mut self, ethertype: u16) -> Self {
         self.ethertype = ethertype;
         self
     }
 
     /// Uses another directory hash. All stations of a layer have the same.
+    #[must_use]
     pub fn directory_hash(mut self, hash: DirectoryHash) -> Self {
         self.hash = hash;
         self

@@ -5,12 +5,13 @@
 //! authentication. The IPCP drives it. `path` and `shared` have the data paths.
 
 mod path;
+mod resolver;
 mod shared;
 
 use std::{
     collections::{HashMap, HashSet},
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, Mutex, Weak},
 };
@@ -54,6 +55,7 @@ impl Udp {
 
     /// Listens on `address`, port 3435. Flows are asked for from there, too, and
     /// when this machine has lost that address, from what address it has.
+    #[must_use]
     pub fn at(address: IpAddr) -> Self {
         Self { address, port: Some(Self::PORT), remote_port: None, server: None }
     }
@@ -61,6 +63,7 @@ impl Udp {
     /// Only connects, from `address` (which may be unspecified): there is no
     /// management socket and no fixed port, and nobody can allocate a flow to
     /// here.
+    #[must_use]
     pub fn connect_only(address: IpAddr) -> Self {
         Self { address, port: None, remote_port: None, server: None }
     }
@@ -68,6 +71,7 @@ impl Udp {
     /// Listens on `port` instead of 3435, and reaches peers there too unless
     /// [`remote_port`](Self::remote_port) says otherwise. On a transport that
     /// only connects this is the peers' port.
+    #[must_use]
     pub fn port(mut self, port: u16) -> Self {
         match &mut self.port {
             Some(own) => *own = port,
@@ -77,6 +81,7 @@ impl Udp {
     }
 
     /// The port at which peers that the resolver finds listen.
+    #[must_use]
     pub fn remote_port(mut self, port: u16) -> Self {
         self.remote_port = Some(port);
         self
@@ -84,6 +89,7 @@ impl Udp {
 
     /// Looks for every name at `server`, and asks no resolver: for a program
     /// that knows its server's address.
+    #[must_use]
     pub fn server(mut self, server: SocketAddr) -> Self {
         self.server = Some(server);
         self
@@ -306,10 +312,11 @@ impl Transport for Attachment {
         if let Some(server) = self.server {
             return Some(Ok(vec![PeerAddress::Udp(server)]));
         }
-        let host = DirectoryHash::Md5.of(name).to_string();
         let v6 = self.shared.own.is_ipv6();
-        Some((host.as_str(), self.remote_port).to_socket_addrs().map(|found| {
-            found.filter(|address| address.is_ipv6() == v6).map(PeerAddress::Udp).collect()
+        let host = DirectoryHash::Md5.of(name).to_string();
+        Some(resolver::look_up(&host, self.remote_port).map(|found| {
+            let usable = found.into_iter().filter(|address| address.is_ipv6() == v6);
+            usable.map(PeerAddress::Udp).collect()
         }))
     }
 

@@ -20,11 +20,13 @@ pub struct KeyFile(PathBuf);
 
 impl KeyFile {
     /// The file at `path`, whether or not there is one.
+    #[must_use]
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
 
     /// Where it is.
+    #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
     }

@@ -79,11 +79,13 @@ impl fmt::Display for ChangedKey {
 
 impl KnownNames {
     /// The file at `path`, whether or not there is one.
+    #[must_use]
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
 
     /// Where it is.
+    #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
     }

@@ -91,26 +91,31 @@ impl TrustFolder {
     }
 
     /// The one at `path`.
+    #[must_use]
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
 
     /// Where it is.
+    #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
     }
 
     /// The user's own key, `identity.pem`.
+    #[must_use]
     pub fn identity(&self) -> KeyFile {
         KeyFile::at(self.0.join("identity.pem"))
     }
 
     /// The servers that are known by their keys, `known_names`.
+    #[must_use]
     pub fn known_names(&self) -> KnownNames {
         KnownNames::at(self.0.join("known_names"))
     }
 
     /// The folder of authorities, `authorities`, as [`authorities`] reads it.
+    #[must_use]
     pub fn authorities(&self) -> PathBuf {
         self.0.join("authorities")
     }

@@ -55,11 +55,13 @@ impl InterfaceAddress {
     }
 
     /// The address.
+    #[must_use]
     pub const fn address(&self) -> IpAddr {
         self.address
     }
 
     /// The length of the network's part in bits.
+    #[must_use]
     pub const fn prefix(&self) -> u8 {
         self.prefix
     }

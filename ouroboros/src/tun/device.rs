@@ -158,11 +158,13 @@ impl Device {
     }
 
     /// The device's name, such as `tun0`.
+    #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// The queues, at least one.
+    #[must_use]
     pub fn queues(&self) -> &[Queue] {
         &self.queues
     }
@@ -303,6 +305,7 @@ impl Queue {
     }
 
     /// What the kernel does in super-packets here.
+    #[must_use]
     pub fn offload(&self) -> DeviceOffload {
         DeviceOffload {
             checksums: self.checksums.load(Relaxed),

@@ -186,21 +186,25 @@ pub struct Tunnel {
 
 impl Tunnel {
     /// A tunnel to be described.
+    #[must_use]
     pub fn builder() -> TunnelBuilder {
         TunnelBuilder::default()
     }
 
     /// The device's name, such as `tun0`.
+    #[must_use]
     pub fn interface_name(&self) -> &str {
         self.device.name()
     }
 
     /// How many queues the device has: over as many flows it runs.
+    #[must_use]
     pub fn queues(&self) -> usize {
         self.device.queues().len()
     }
 
     /// What went through so far.
+    #[must_use]
     pub fn statistics(&self) -> TunnelStatistics {
         let flows = lock(&self.flows);
         let path = flows.first().map_or(PathOffload::NONE, FlowWatcher::offload);

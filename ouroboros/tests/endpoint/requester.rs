@@ -59,6 +59,34 @@ fn only_the_peer_that_was_asked_is_believed() {
 }
 
 #[test]
+fn a_request_that_nobody_waits_for_is_not_repeated_and_its_reply_is_told() {
+    let mut pair = Pair::new(Dialect::Udp, Some(Suite::default()));
+    let (id, (_, reply, _)) = (pair.allocation, pair.accepted());
+    assert!(pair.client.abandon(at(100), id));
+    pair.client.handle_timeout(at(600), &mut Counting(1));
+    assert!(pair.client.poll_transmit().is_none(), "nothing is asked again");
+    pair.give_client(at(700), SERVER, &reply);
+    assert!(
+        matches!(pair.client.poll(), Some(Event::Allocated { allocation, .. }) if allocation == id)
+    );
+    assert_eq!(pair.client.poll_timeout(), None);
+    // Without a reply it is over soon, whatever the allocation's own timeout.
+    let mut pair = Pair::new(Dialect::Udp, Some(Suite::default()));
+    let id = pair.allocation;
+    pair.sent_by_client();
+    assert!(pair.client.abandon(at(100), id));
+    pair.client.handle_timeout(at(2_100), &mut Counting(1));
+    assert!(
+        matches!(pair.client.poll(), Some(Event::Failed { allocation, .. }) if allocation == id)
+    );
+    assert!(!pair.client.abandon(at(2_100), id), "it is not known any more");
+    // No request has left while the name is still asked for.
+    let (mut client, id) = querying(TIMEOUT);
+    assert!(!client.abandon(at(1), id));
+    assert_eq!(client.poll_timeout(), None);
+}
+
+#[test]
 fn a_reply_on_another_path_is_not_taken() {
     let mut pair = Pair::new(Dialect::Udp, None);
     let (_, reply, _) = pair.accepted();

@@ -60,6 +60,7 @@ pub enum AeadBackend {
 impl AeadBackend {
     /// `cipher` under `key`, of which it takes as many bytes as it needs. Its
     /// memory is erased when it is dropped.
+    #[must_use]
     pub fn with_key(self, cipher: Cipher, key: &[u8; 32]) -> Box<dyn Aead> {
         let key = &key[..cipher.key_size()];
         match (self, cipher) {

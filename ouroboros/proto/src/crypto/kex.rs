@@ -54,6 +54,7 @@ pub enum KeyExchangeError {
 impl KeyExchange {
     /// Which exchange a client's public key is for, by its shape alone; `raw`
     /// says whether it is marked as a raw key.
+    #[must_use]
     pub fn of_public_key(key: &[u8], raw: bool) -> Option<Self> {
         match (raw, key.len()) {
             (false, X25519_SIZE) if key.starts_with(&X25519_PREFIX) => Some(Self::X25519),
@@ -66,17 +67,20 @@ impl KeyExchange {
     }
 
     /// Whether its public keys travel raw, not as SubjectPublicKeyInfo.
+    #[must_use]
     pub const fn is_raw(self) -> bool {
         matches!(self, Self::X25519MlKem768)
     }
 
     /// Returns `true` if an answer takes milliseconds, tens of times as long as
     /// that of the others.
+    #[must_use]
     pub const fn is_slow(self) -> bool {
         matches!(self, Self::P384 | Self::P521)
     }
 
     /// Bytes of the server's answer.
+    #[must_use]
     pub const fn answer_size(self) -> usize {
         match self {
             Self::P256 => P256_SIZE,
@@ -132,6 +136,7 @@ impl EphemeralSecret {
     /// A secret from its bytes, for test vectors: 32 bytes of scalar; for the
     /// hybrid 64 of ML-KEM seed (FIPS 203: d, z) and 32 of X25519 scalar.
     /// `None` if their number is another, or they are no scalar of the curve.
+    #[must_use]
     pub fn from_bytes(kex: KeyExchange, bytes: &[u8]) -> Option<Self> {
         let (secret, public_key) = match kex {
             KeyExchange::X25519 => {
@@ -164,6 +169,7 @@ impl EphemeralSecret {
     }
 
     /// The public key to send.
+    #[must_use]
     pub fn public_key(&self) -> &[u8] {
         &self.public_key
     }

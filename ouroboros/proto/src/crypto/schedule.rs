@@ -17,17 +17,20 @@ pub struct FlowKey([u8; 32]);
 
 impl FlowKey {
     /// A key from its bytes.
+    #[must_use]
     pub const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
     /// The key's bytes.
+    #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
     /// The key of the epoch after this one's, in a flow that began with
     /// `epoch_zero`.
+    #[must_use]
     pub fn next(&self, epoch_zero: &Self) -> Self {
         flow_key(Hash::Sha256, &self.0, &Sha256::digest(epoch_zero.0), ROTATION)
     }
@@ -55,6 +58,7 @@ const LARGEST_EXPANSION: usize = 255;
 impl Secret {
     /// HKDF-Extract: what is uncertain in `input`, concentrated under `salt`.
     /// Both may have any length.
+    #[must_use]
     pub fn extract(hash: Hash, salt: &[u8], input: &[u8]) -> Self {
         let mut bytes = [0; LARGEST_DIGEST];
         let secret = &mut bytes[..hash.size()];
@@ -71,6 +75,7 @@ impl Secret {
     /// HKDF-Expand: `N` bytes for the use that `label` names (HKDF's `info`).
     /// Different labels give independent bytes. More than 255 of the smallest
     /// digest does not compile.
+    #[must_use]
     pub fn expand<const N: usize>(&self, label: &[u8]) -> Zeroizing<[u8; N]> {
         const { assert!(N <= LARGEST_EXPANSION * Hash::Sha256.size()) };
         let mut output = Zeroizing::new([0; N]);

@@ -92,6 +92,7 @@ impl Algorithms {
     /// release 0.23 is enough (WIRE.md, "Allocation header", negotiation). A
     /// cipher or hash below this is no reason to refuse: the server answers with
     /// this one.
+    #[must_use]
     pub fn least(self) -> Suite {
         let Suite { kdf, cipher, .. } = Suite::default();
         Suite {
@@ -115,6 +116,7 @@ pub struct UnknownAlgorithm(String);
 
 impl Cipher {
     /// The wire id.
+    #[must_use]
     pub const fn id(self) -> u16 {
         match self {
             Self::Aes128Gcm => 895,
@@ -126,6 +128,7 @@ impl Cipher {
 
     /// The cipher with this wire id; `None` for others, unauthenticated ones
     /// included.
+    #[must_use]
     pub const fn from_id(id: u16) -> Option<Self> {
         match id {
             895 => Some(Self::Aes128Gcm),
@@ -137,6 +140,7 @@ impl Cipher {
     }
 
     /// Bytes of key that the cipher takes, from the front of a [`FlowKey`](super::FlowKey).
+    #[must_use]
     pub const fn key_size(self) -> usize {
         match self {
             Self::Aes128Gcm => 16,
@@ -184,6 +188,7 @@ impl Hash {
     ];
 
     /// The wire id.
+    #[must_use]
     pub const fn id(self) -> u16 {
         match self {
             Self::Blake2s256 => 1057,
@@ -198,11 +203,13 @@ impl Hash {
     }
 
     /// The hash with this wire id.
+    #[must_use]
     pub fn from_id(id: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|hash| hash.id() == id)
     }
 
     /// Length of a digest in bytes.
+    #[must_use]
     pub const fn size(self) -> usize {
         match self {
             Self::Blake2s256 | Self::Sha256 | Self::Sha3_256 => 32,
@@ -212,6 +219,7 @@ impl Hash {
     }
 
     /// The digest of `data`.
+    #[must_use]
     pub fn digest(self, data: &[u8]) -> Vec<u8> {
         use sha2::Digest;
         with_digest!(self, D => D::digest(data).to_vec())

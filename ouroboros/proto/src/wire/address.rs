@@ -53,6 +53,7 @@ pub enum PeerAddress {
 impl PeerAddress {
     /// The machine alone: a UDP client has a port for each flow. The same for
     /// all addresses of one.
+    #[must_use]
     pub const fn host(self) -> Self {
         match self {
             Self::Udp(address) => Self::Udp(SocketAddr::new(address.ip(), 0)),

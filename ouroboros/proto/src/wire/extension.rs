@@ -148,6 +148,7 @@ impl<'a> Extensions<'a> {
 
     /// The bytes; none if there are no extensions. A cookie is cut to
     /// [`LARGEST_COOKIE`].
+    #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut data = Vec::new();
         let mut push = |kind: u16, parts: [&[u8]; 2]| {

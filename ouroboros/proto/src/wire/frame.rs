@@ -64,12 +64,14 @@ pub struct Ack<'a> {
 
 impl<'a> Ack<'a> {
     /// An acknowledgement with `ranges` as [`encode_ranges`] makes them.
+    #[must_use]
     pub fn new(largest: u32, delay: u16, ce: u32, first: u16, ranges: &'a [u8]) -> Self {
         let whole = (ranges.len() / 4).min(MAX_ACK_RANGES) * 4;
         Self { largest, delay, ce, first, ranges: &ranges[..whole] }
     }
 
     /// The largest number, completed to the one nearest to `reference`.
+    #[must_use]
     pub fn largest_from(&self, reference: u64) -> u64 {
         complete(self.largest, reference)
     }
@@ -125,6 +127,7 @@ pub fn encode_ranges(
 }
 
 /// The number with the low bits `low` that is nearest to `reference`.
+#[must_use]
 pub fn complete(low: u32, reference: u64) -> u64 {
     let distance = low.wrapping_sub(reference as u32) as i32;
     // Below 0 is none: the next with these bits.
@@ -136,6 +139,7 @@ impl<'a> Frame<'a> {
     pub const DATA_HEAD: usize = 7;
 
     /// Returns `true` if a packet with this frame is to be acknowledged.
+    #[must_use]
     pub fn is_ack_eliciting(&self) -> bool {
         !matches!(self, Self::Ack(_) | Self::Credit(_))
     }

@@ -39,16 +39,19 @@ impl Flags {
     pub const RDVS: Self = Self(0x10);
 
     /// The flags with these bits; what has no meaning is kept and not looked at.
+    #[must_use]
     pub const fn from_bits(bits: u8) -> Self {
         Self(bits)
     }
 
     /// The bits.
+    #[must_use]
     pub const fn bits(self) -> u8 {
         self.0
     }
 
     /// Returns `true` if all flags of `other` are set.
+    #[must_use]
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
@@ -98,6 +101,7 @@ impl Header {
     }
 
     /// The header's bytes. Of the window, the low 24 bits are taken.
+    #[must_use]
     pub fn encode(&self) -> [u8; HEADER] {
         let [_, w2, w1, w0] = self.window.to_be_bytes();
         let [s3, s2, s1, s0] = self.sequence.to_be_bytes();
@@ -107,6 +111,7 @@ impl Header {
 
     /// The sequence number that the window means: of those with its 24 bits, the
     /// one nearest to `to`.
+    #[must_use]
     pub const fn window_near(&self, to: u32) -> u32 {
         let ahead = self.window.wrapping_sub(to) & WINDOW_MASK;
         // Sign-extended from 24 bits.

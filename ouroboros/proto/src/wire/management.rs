@@ -131,6 +131,7 @@ impl<'a> Message<'a> {
     }
 
     /// The message's bytes. On eth-dix an EID is cut to its 16 bits.
+    #[must_use]
     pub fn encode(&self, dialect: Dialect) -> Vec<u8> {
         match dialect {
             Dialect::EthDix => self.encode_eth_dix(),

@@ -26,6 +26,7 @@ pub struct InvalidName;
 
 impl Name {
     /// The name's text.
+    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -73,6 +74,7 @@ pub enum DirectoryHash {
 
 impl DirectoryHash {
     /// Length of a hash in bytes.
+    #[must_use]
     pub const fn size(self) -> usize {
         match self {
             Self::Md5 => 16,
@@ -84,6 +86,7 @@ impl DirectoryHash {
     }
 
     /// The hash under which a directory knows `name`.
+    #[must_use]
     pub fn of(self, name: &Name) -> NameHash {
         let text = name.as_str().as_bytes();
         match self {
@@ -106,6 +109,7 @@ pub struct NameHash {
 
 impl NameHash {
     /// A hash from its bytes; `None` unless there are 1 to 64 of them.
+    #[must_use]
     pub fn new(hash: &[u8]) -> Option<Self> {
         let mut bytes = [0; 64];
         bytes.get_mut(..hash.len()).filter(|b| !b.is_empty())?.copy_from_slice(hash);
@@ -113,6 +117,7 @@ impl NameHash {
     }
 
     /// The hash's bytes.
+    #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
     }

@@ -39,6 +39,7 @@ pub struct Allocation<'a> {
 
 impl<'a> Allocation<'a> {
     /// A header without anything optional: that of a plain request.
+    #[must_use]
     pub const fn plain(id: [u8; 16], timestamp: u64) -> Self {
         Self {
             id,
@@ -96,6 +97,7 @@ impl<'a> Allocation<'a> {
 
     /// The header's bytes; `None` if a part is longer than its length field
     /// can say.
+    #[must_use]
     pub fn encode(&self) -> Option<Vec<u8>> {
         let length = |part: &[u8]| u16::try_from(part.len()).ok();
         let key = length(self.key).filter(|length| *length < KEM_ROLE)?

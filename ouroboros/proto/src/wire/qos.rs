@@ -66,6 +66,7 @@ impl QosSpec {
     pub const DATA: Self = Self { delay: 1000, loss: 0, max_gap: 2000, ..Self::BEST_EFFORT };
 
     /// Whether a CRC-32 follows every packet of the flow.
+    #[must_use]
     pub const fn checks_errors(&self) -> bool {
         self.bit_error_rate == 0
     }
@@ -78,6 +79,7 @@ impl QosSpec {
     /// Returns `true` if such a flow can be carried: all but those in order with a bit
     /// error rate of 0. A 0.23 peer leaves out the CRC of what it repeats and of what
     /// it acknowledges, and drops it for that.
+    #[must_use]
     pub const fn is_supported(&self) -> bool {
         !(self.in_order && self.checks_errors())
     }

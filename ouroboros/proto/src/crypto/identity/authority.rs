@@ -31,6 +31,7 @@ struct Trusted {
 
 impl CaStore {
     /// An empty store, which trusts nobody.
+    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
@@ -64,11 +65,13 @@ impl CaStore {
     }
 
     /// How many certificates it holds.
+    #[must_use]
     pub fn len(&self) -> usize {
         self.trusted.len()
     }
 
     /// Whether it holds none.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.trusted.is_empty()
     }

@@ -100,6 +100,7 @@ impl IdentityKey {
     ///
     /// It says who the issuer is, although that costs the name's length once
     /// more: so a 0.23 peer can have it in its CA store.
+    #[must_use]
     pub fn certificate(&self, name: &Name) -> Vec<u8> {
         self.try_certificate(name).expect("a name and a key are short enough to encode")
     }
@@ -182,16 +183,19 @@ impl PeerCertificate {
     }
 
     /// The certificate's DER.
+    #[must_use]
     pub fn der(&self) -> &[u8] {
         &self.der
     }
 
     /// The key it claims.
+    #[must_use]
     pub const fn public_key(&self) -> &PublicKey {
         &self.public_key
     }
 
     /// The name it claims.
+    #[must_use]
     pub fn common_name(&self) -> &str {
         &self.common_name
     }

@@ -47,6 +47,7 @@ impl Fingerprint {
     }
 
     /// The fingerprint's bytes.
+    #[must_use]
     pub const fn as_bytes(&self) -> &[u8; SIZE] {
         &self.0
     }

@@ -132,6 +132,7 @@ impl<'k> Authority<'k> {
     }
 
     /// The authority's own certificate, DER.
+    #[must_use]
     pub fn certificate(&self) -> &[u8] {
         &self.certificate
     }

@@ -72,6 +72,7 @@ impl IdentityKey {
     }
 
     /// The key pair as a PKCS#8 `PRIVATE KEY` in PEM form, as OpenSSL reads it.
+    #[must_use]
     pub fn to_pkcs8_pem(&self) -> Zeroizing<String> {
         match &self.signing {
             // With the public key in it, older OpenSSL refuses the file.
@@ -86,12 +87,14 @@ impl IdentityKey {
     }
 
     /// The public half.
+    #[must_use]
     pub const fn public_key(&self) -> &PublicKey {
         &self.public
     }
 
     /// The digest of [`sign`](Self::sign)'s signatures, which a header names
     /// as its `md`; `None` for Ed25519, which has its own.
+    #[must_use]
     pub const fn digest(&self) -> Option<Hash> {
         match &self.signing {
             SigningKey::Ed25519(_) => None,
@@ -102,6 +105,7 @@ impl IdentityKey {
 
     /// The signature of `message`, always the same for the same message
     /// (RFC 8032; RFC 6979): 64 bytes for Ed25519, DER for ECDSA.
+    #[must_use]
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
         match &self.signing {
             SigningKey::Ed25519(key) => key.sign(message).to_vec(),
@@ -168,11 +172,13 @@ impl PublicKey {
     }
 
     /// Its SubjectPublicKeyInfo DER; points of a curve are uncompressed.
+    #[must_use]
     pub fn spki(&self) -> &[u8] {
         &self.spki
     }
 
     /// What it is known by.
+    #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of_spki(&self.spki)
     }

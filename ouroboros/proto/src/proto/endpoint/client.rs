@@ -28,6 +28,10 @@ const DOUBT: Duration = Duration::from_secs(2);
 /// half, and after twice as long each further time.
 const BUSY_INTERVAL: Duration = Duration::from_millis(100);
 const LARGEST_BUSY_INTERVAL: Duration = Duration::from_secs(2);
+/// How long the reply to a request is waited for that nobody waits for any more.
+const ABANDONED: Duration = Duration::from_secs(2);
+/// Requests of that kind at a time.
+const MAX_ABANDONED: usize = 256;
 /// Bytes that a native request over UDP has at least, behind the endpoint id:
 /// the reply may be as long, certificate and signature and all, without more
 /// going to its address than came from there; and no network cuts it in two.
@@ -46,6 +50,8 @@ pub(super) struct Allocating {
     busy_interval: Duration,
     message: Vec<u8>,
     stage: Stage,
+    /// Nobody waits for the flow any more.
+    abandoned: bool,
 }
 
 enum Stage {
@@ -110,6 +116,7 @@ impl Endpoint {
             busy_interval: BUSY_INTERVAL,
             message: Message::NameQuery(hash).encode(self.dialect),
             stage: Stage::Querying,
+            abandoned: false,
             request,
             hash,
         };
@@ -129,6 +136,23 @@ impl Endpoint {
         }
     }
 
+    /// Nobody waits for the flow any more. Returns `true` if a request has left: the
+    /// reply to it is told for [`ABANDONED`] yet, so that the flow can be closed, and
+    /// nothing is asked again. Returns `false` if there is nothing to wait for.
+    pub fn abandon(&mut self, now: Now, allocation: AllocationId) -> bool {
+        let abandoned = self.allocating.values().filter(|known| known.abandoned).count();
+        let Some(allocating) = self.allocating.get_mut(&allocation) else { return false };
+        if !matches!(allocating.stage, Stage::Requesting { .. }) || abandoned >= MAX_ABANDONED {
+            self.cancel(allocation);
+            return false;
+        }
+        allocating.abandoned = true;
+        allocating.until = allocating.until.min(now.monotonic + ABANDONED);
+        allocating.deadline = allocating.deadline.min(allocating.until);
+        allocating.retry = allocating.deadline;
+        true
+    }
+
     fn request(
         &mut self,
         now: Now,
@@ -138,6 +162,9 @@ impl Endpoint {
         cookie: Option<&[u8]>,
     ) {
         let Some(allocating) = self.allocating.get_mut(&id) else { return };
+        if allocating.abandoned {
+            return self.fail(id, AllocationFailure::TimedOut);
+        }
         let request = &allocating.request;
         let terms = Terms { name: allocating.hash, qos: request.qos };
         let (source, qos, name) = (request.local, request.qos, allocating.hash);
@@ -164,7 +191,8 @@ impl Endpoint {
     fn transmit_allocation(&mut self, id: AllocationId) {
         let Some(allocating) = self.allocating.get_mut(&id) else { return };
         let to = match &mut allocating.stage {
-            Stage::Querying | Stage::Waiting { .. } => Destination::Broadcast,
+            Stage::Querying => Destination::Broadcast,
+            Stage::Waiting { .. } => return,
             Stage::Requesting { peer, sent, .. } => {
                 *sent += 1;
                 Destination::Peer(*peer)
@@ -263,6 +291,9 @@ impl Endpoint {
     /// Leaves a busy server alone for a while: a crowd does not come back as one.
     fn wait(&mut self, now: Now, entropy: &mut dyn Entropy, id: AllocationId) {
         let Some(allocating) = self.allocating.get_mut(&id) else { return };
+        if allocating.abandoned {
+            return self.fail(id, BUSY);
+        }
         let Stage::Requesting { peer, .. } = allocating.stage else { return };
         let mut random = [0; 2];
         entropy.fill(&mut random);

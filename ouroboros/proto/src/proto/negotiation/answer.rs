@@ -2,8 +2,7 @@
 
 use super::{
     Agreed, Agreement, NegotiationError, PeerIdentity, ProfilePolicy, ReliableTerms,
-    ServerSecurity, Terms,
-    extensions, request_digest, strength, suite, transcript,
+    ServerSecurity, Terms, extensions, request_digest, strength, suite, transcript,
     trust::{LARGEST_SIGNATURE, Signer, identify},
 };
 use crate::{
@@ -44,6 +43,7 @@ pub fn screen<'a>(request: &Allocation<'a>) -> Result<Asked<'a>, NegotiationErro
 
 /// Bytes that the header of a reply to `request` has at most, if it is signed
 /// under a certificate of `certificate` bytes (0: it is not).
+#[must_use]
 pub fn largest_answer(request: &Allocation<'_>, certificate: usize) -> usize {
     let offered = extensions(request).ok().and_then(|offered| offered.reliable);
     let answered = Extensions { profile: Some(0), reliable: offered, ..Extensions::default() };

@@ -114,6 +114,7 @@ impl From<Algorithms> for ClientSecurity {
 
 impl ClientSecurity {
     /// Whether a request offers the native profile.
+    #[must_use]
     pub fn offers_native(&self) -> bool {
         self.profile != ProfilePolicy::Wire023
     }
@@ -177,6 +178,7 @@ impl Default for ServerSecurity {
 
 impl ServerSecurity {
     /// Encrypted flows only.
+    #[must_use]
     pub fn encrypted() -> Self {
         Self { require_encryption: true, ..Self::default() }
     }

@@ -98,6 +98,7 @@ impl Offer {
     }
 
     /// What the header that came with a refusal says to this request.
+    #[must_use]
     pub fn read_refusal<'a>(&self, header: &'a [u8]) -> Refused<'a> {
         let Ok(refusal) = Allocation::parse(header, 0) else { return Refused::Plainly };
         if refusal.id != self.id {

@@ -44,6 +44,7 @@ impl Identity {
     /// assert_eq!(identity.fingerprint(), fingerprint);
     /// # Ok::<(), ouroboros::wire::InvalidName>(())
     /// ```
+    #[must_use]
     pub fn self_signed(key: impl Into<Arc<IdentityKey>>, name: &Name) -> Self {
         let key = key.into();
         let certificate = key.certificate(name).into();
@@ -68,11 +69,13 @@ impl Identity {
     }
 
     /// What the key is known by.
+    #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         self.key.public_key().fingerprint()
     }
 
     /// The certificate, DER.
+    #[must_use]
     pub fn certificate(&self) -> &[u8] {
         &self.certificate
     }
@@ -116,6 +119,7 @@ pub enum Trust {
 
 impl Trust {
     /// Whether the peer has to prove who it is.
+    #[must_use]
     pub const fn demands_identity(&self) -> bool {
         !matches!(self, Self::Anyone)
     }

@@ -57,11 +57,7 @@ pub struct Messages {
 impl Messages {
     /// Messages over a new stream, of at most these sizes in bytes: to the peer, and
     /// from it.
-    pub fn new(
-        now: Duration,
-        config: Config,
-        (send_limit, receive_limit): (usize, usize),
-    ) -> Self {
+    pub fn new(now: Duration, config: Config, (send_limit, receive_limit): (usize, usize)) -> Self {
         let stream = Stream::new(now, config);
         Self { stream, send_limit, receive_limit, size: None, begun: Vec::new(), malformed: false }
     }

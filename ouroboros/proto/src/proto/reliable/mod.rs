@@ -18,8 +18,8 @@ mod send;
 use std::{collections::VecDeque, time::Duration};
 
 use acks::Acks;
-pub use messages::{Messages, Next, TooLarge};
 use congestion::{Controller, Cubic};
+pub use messages::{Messages, Next, TooLarge};
 use receive::ReceiveBuffer;
 use recovery::{Outcome, Payload, Recovery};
 use send::SendBuffer;

@@ -1,0 +1,46 @@
+//! What a service tells its manager (systemd's sd_notify protocol): that it is ready, what
+//! it waits for, that it still runs, and that it ends. Without `NOTIFY_SOCKET` in the
+//! environment nothing is told. Not here: units (`dist/systemd`).
+
+use std::future::pending;
+
+use async_std::task;
+use sd_notify::{NotifyState, notify, watchdog_enabled};
+
+/// Messages to the manager for each of its watchdog's periods.
+const PER_PERIOD: u32 = 3;
+
+/// Tells the manager that the service serves, or waits by itself for what it needs.
+pub fn ready() {
+    tell(&[NotifyState::Ready]);
+}
+
+/// Tells the manager in one line what the service does now.
+pub fn status(line: &str) {
+    tell(&[NotifyState::Status(line)]);
+}
+
+/// Tells the manager that the service ends.
+pub fn stopping() {
+    tell(&[NotifyState::Stopping]);
+}
+
+/// Tells the manager's watchdog that the service runs, as often as it wants to hear that
+/// (`WATCHDOG_USEC`), for ever. `check` is called each time, and does not return if
+/// something is stuck.
+pub async fn watchdog<T>(check: impl Fn()) -> T {
+    let Some(period) = watchdog_enabled().filter(|period| !period.is_zero()) else {
+        return pending().await;
+    };
+    loop {
+        check();
+        tell(&[NotifyState::Watchdog]);
+        task::sleep(period / PER_PERIOD).await;
+    }
+}
+
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = notify(states) {
+        tracing::debug!(%error, "the service manager cannot be told");
+    }
+}

@@ -1,0 +1,79 @@
+//! The tools as a service manager meets them.
+
+mod tool;
+
+use std::{
+    os::unix::net::UnixDatagram,
+    process::{Child, Stdio},
+};
+
+use ouroboros_testing::Folder;
+use rustix::process::{Pid, Signal, kill_process};
+use tool::{irm, socket_in, told, tool};
+
+/// A service manager's end of the sd_notify protocol.
+struct Manager {
+    folder: Folder,
+    socket: UnixDatagram,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let folder = Folder::new();
+        let socket = UnixDatagram::bind(folder.path().join("notify")).expect("bound");
+        Self { folder, socket }
+    }
+
+    /// Starts a tool, whose watchdog wants to hear of it ten times a second.
+    fn start(&self, program: &str, words: &str) -> Child {
+        tool(program, &socket_in(&self.folder))
+            .args(words.split_whitespace())
+            .env("NOTIFY_SOCKET", self.folder.path().join("notify"))
+            .env("WATCHDOG_USEC", "100000")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it starts")
+    }
+
+    /// Waits until it is told a line that begins with `sign`.
+    fn is_told(&self, sign: &str) {
+        let mut message = [0; 1024];
+        loop {
+            let size = self.socket.recv(&mut message).expect("a message");
+            let text = std::str::from_utf8(&message[..size]).expect("UTF-8");
+            if text.lines().any(|line| line.starts_with(sign)) {
+                return;
+            }
+        }
+    }
+}
+
+fn end(mut child: Child) {
+    kill_process(Pid::from_child(&child), Signal::TERM).expect("it runs");
+    assert_eq!(child.wait().expect("a child").code(), Some(0));
+}
+
+#[test]
+fn irmd_tells_its_manager_when_it_serves_that_it_runs_and_that_it_ends() {
+    let manager = Manager::new();
+    let daemon = manager.start(env!("CARGO_BIN_EXE_irmd"), "");
+    manager.is_told("READY=1");
+    // At once, as units that come after it do.
+    told(irm(&socket_in(&manager.folder), "name list"));
+    manager.is_told("WATCHDOG=1");
+    manager.is_told("WATCHDOG=1");
+    end(daemon);
+    manager.is_told("STOPPING=1");
+}
+
+#[test]
+fn ovpn_tells_its_manager_what_it_waits_for() {
+    let manager = Manager::new();
+    let tunnel = manager.start(env!("CARGO_BIN_EXE_ovpn"), "-n my_vpn -i 10.0.0.2/24");
+    manager.is_told("READY=1");
+    manager.is_told("STATUS=No flow yet: irmd is not running");
+    manager.is_told("WATCHDOG=1");
+    end(tunnel);
+    manager.is_told("STOPPING=1");
+}

@@ -1,0 +1,361 @@
+//! Allocation from a program's side: which IPCP is asked, at which of the
+//! addresses that its transport's resolver knows, and what becomes of what a
+//! program no longer waits for. The messages are `proto::endpoint`'s.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{Arc, Weak},
+    task::Poll,
+    time::Duration,
+};
+
+use async_channel::{Receiver, Sender};
+use futures_lite::{FutureExt, future};
+
+use super::{Core, Ipcp, Reserved, told};
+use crate::{
+    crypto::{Suite, SystemEntropy},
+    driver,
+    error::AllocateError,
+    flow::{Flow, FlowInfo, FlowSpec, Interest, RawFlow, Readiness},
+    proto::{
+        endpoint::{AllocationId, AllocationRequest, PeerIdentity},
+        negotiation::ReliableTerms,
+        protection::FlowKeys,
+    },
+    sync::lock,
+    transport::{Path, SendBatch},
+    wire::{Eid, Name, PeerAddress, QosSpec, extension::Lane},
+};
+
+/// Keepalives with which a client's flow begins, the last after 6.3 s.
+const GREETINGS: u32 = 7;
+
+/// How long one address of a server is waited for before the next one is asked,
+/// too (RFC 8305, section 5: the Connection Attempt Delay).
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+/// Addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 8;
+
+/// Allocates a flow to `name` by the first of `ipcps` that finds it.
+pub(crate) async fn allocate_in(
+    ipcps: Vec<Ipcp>,
+    name: &Name,
+    spec: FlowSpec,
+) -> Result<RawFlow, AllocateError> {
+    let mut failure = AllocateError::NoLayer;
+    let until = driver::monotonic().saturating_add(spec.timeout);
+    let mut left = u32::try_from(ipcps.len()).unwrap_or(u32::MAX);
+    for ipcp in ipcps {
+        // What is left of the time is for all that are left.
+        let timeout = until.saturating_sub(driver::monotonic()) / left;
+        left -= 1;
+        match ipcp.0.allocate(name, spec.clone().timeout(timeout)).await {
+            Ok(flow) => return Ok(flow),
+            Err(error) if !may_be_elsewhere(&error) => return Err(error),
+            Err(error) => failure = more_telling(failure, error),
+        }
+    }
+    Err(failure)
+}
+
+/// Returns `true` if another layer may have the name nevertheless: the trouble of
+/// one, such as a resolver out of reach, does not hide that another one knows it.
+fn may_be_elsewhere(error: &AllocateError) -> bool {
+    matches!(
+        error,
+        AllocateError::NameNotFound
+            | AllocateError::NotResolved { .. }
+            | AllocateError::Transport(_)
+            | AllocateError::Refused(_)
+            | AllocateError::Busy
+            | AllocateError::TimedOut
+            | AllocateError::Gone
+    )
+}
+
+/// Of two failures the one that says more; the later one of the same kind.
+fn more_telling(one: AllocateError, other: AllocateError) -> AllocateError {
+    let telling = |error: &AllocateError| match error {
+        AllocateError::NoLayer => 0,
+        AllocateError::NameNotFound | AllocateError::NotResolved { .. } | AllocateError::Gone => 1,
+        AllocateError::TimedOut => 2,
+        AllocateError::Transport(_) => 3,
+        AllocateError::Refused(_) | AllocateError::Busy => 4,
+        _ => 5,
+    };
+    if telling(&other) >= telling(&one) { other } else { one }
+}
+
+impl Core {
+    /// Allocates a flow to `name`, wherever this IPCP's transport finds it.
+    pub(crate) async fn allocate(
+        self: &Arc<Self>,
+        name: &Name,
+        spec: FlowSpec,
+    ) -> Result<RawFlow, AllocateError> {
+        if !spec.qos.is_supported() {
+            return Err(AllocateError::UnsupportedQos);
+        }
+        if spec.identified && spec.security.as_ref().is_none_or(|s| s.identity.is_none()) {
+            return Err(AllocateError::NoIdentity);
+        }
+        let until = driver::monotonic().saturating_add(spec.timeout);
+        let (transport, looked_up) = (self.transport.clone(), name.clone());
+        let resolved = blocking::unblock(move || transport.resolve(&looked_up));
+        let late = async {
+            driver::reaches(Some(until)).await;
+            Some(Err(io::Error::new(io::ErrorKind::TimedOut, "the resolver does not answer")))
+        };
+        match future::or(resolved, late).await {
+            None => self.attempt(name, spec, until, None).await,
+            Some(peers) => self.allocate_at_any(peers?, name, spec, until).await,
+        }
+    }
+
+    /// Asks one address after the other, without waiting for one to time out; the
+    /// first flow counts.
+    async fn allocate_at_any(
+        self: &Arc<Self>,
+        peers: Vec<PeerAddress>,
+        name: &Name,
+        spec: FlowSpec,
+        until: Duration,
+    ) -> Result<RawFlow, AllocateError> {
+        let hash = self.transport.directory_hash().of(name).to_string();
+        let mut failure = AllocateError::NotResolved { name: name.to_string(), hash };
+        let mut peers = peers.into_iter().take(MAX_ADDRESSES);
+        let mut attempts: Vec<Attempting> = Vec::new();
+        loop {
+            let next = match peers.next() {
+                Some(peer) => {
+                    attempts.push(self.attempt(name, spec.clone(), until, Some(peer)));
+                    (peers.len() > 0).then(|| driver::monotonic() + NEXT_ADDRESS)
+                }
+                None if attempts.is_empty() => return Err(failure),
+                None => None,
+            };
+            let ended = future::poll_fn(|context| {
+                for index in 0..attempts.len() {
+                    if let Poll::Ready(outcome) = attempts[index].poll(context) {
+                        drop(attempts.swap_remove(index));
+                        return Poll::Ready(Some(outcome));
+                    }
+                }
+                Poll::Pending
+            });
+            let late = async {
+                driver::reaches(next).await;
+                None
+            };
+            match future::or(ended, late).await {
+                Some(Ok(flow)) => return Ok(flow),
+                Some(Err(error)) => failure = more_telling(failure, error),
+                None => {}
+            }
+        }
+    }
+
+    /// Asks for the flow once; an [`Attempt`] that fails to begin has failed.
+    fn attempt(
+        self: &Arc<Self>,
+        name: &Name,
+        spec: FlowSpec,
+        until: Duration,
+        peer: Option<PeerAddress>,
+    ) -> Attempting {
+        let spec = spec.timeout(until.saturating_sub(driver::monotonic()));
+        let attempt = Attempt::begin(self, name, spec, peer);
+        Box::pin(async move { attempt?.outcome().await })
+    }
+}
+
+type Attempting = Pin<Box<dyn Future<Output = Result<RawFlow, AllocateError>> + Send>>;
+
+type Outcome = Result<Agreed, AllocateError>;
+
+/// What the peer agreed to.
+pub(super) struct Agreed {
+    pub(super) peer: PeerAddress,
+    pub(super) remote: Eid,
+    pub(super) keys: Option<FlowKeys>,
+    pub(super) suite: Option<Suite>,
+    pub(super) lane: Option<Lane>,
+    pub(super) reliable: Option<ReliableTerms>,
+    pub(super) identity: Option<PeerIdentity>,
+}
+
+/// An allocation whose messages are under way.
+pub(super) struct Allocating {
+    pub(super) path: Arc<dyn Path>,
+    outcome: Sender<Outcome>,
+}
+
+impl Allocating {
+    /// Passes on what the peer agreed to; its flow goes along the path from now on.
+    pub(super) fn agreed(self, agreed: Agreed) {
+        let connected = self.path.connect(agreed.remote, agreed.peer);
+        let _ = self.outcome.try_send(connected.map(|()| agreed).map_err(AllocateError::from));
+    }
+
+    pub(super) fn failed(self, error: AllocateError) {
+        let _ = self.outcome.try_send(Err(error));
+    }
+}
+
+/// One request for a flow, at one address. Dropped before its outcome is known, it
+/// goes on for a while without its program, to close what the server accepts.
+struct Attempt(Option<Pending>);
+
+struct Pending {
+    core: Arc<Core>,
+    allocation: AllocationId,
+    path: Arc<dyn Path>,
+    outcome: Receiver<Outcome>,
+    early: Vec<Vec<u8>>,
+    reserved: Reserved,
+    name: Name,
+    qos: QosSpec,
+}
+
+impl Attempt {
+    fn begin(
+        core: &Arc<Core>,
+        name: &Name,
+        spec: FlowSpec,
+        peer: Option<PeerAddress>,
+    ) -> Result<Self, AllocateError> {
+        let reserved = core.reserve().ok_or(AllocateError::TooManyAllocations)?;
+        let path = core.namespace.run(|| core.transport.open_requester(reserved.eid, peer))?;
+        let (sender, outcome) = async_channel::bounded(1);
+        let request = AllocationRequest {
+            name: name.clone(),
+            qos: spec.qos,
+            security: spec.security,
+            local: reserved.eid,
+            peer,
+            timeout: spec.timeout,
+            largest_message: path.largest_frame(),
+        };
+        let mut endpoint = core.endpoint();
+        let allocation = endpoint
+            .allocate(driver::now(), &mut SystemEntropy, request)
+            .map_err(|_| AllocateError::TooManyAllocations)?;
+        let allocating = Allocating { path: path.clone(), outcome: sender };
+        lock(&core.allocating).insert(allocation, allocating);
+        drop(endpoint);
+        core.wake.notify(1);
+        let (core, name, early) = (core.clone(), name.clone(), Vec::new());
+        let qos = spec.qos;
+        Ok(Self(Some(Pending { core, allocation, path, outcome, early, reserved, name, qos })))
+    }
+
+    async fn outcome(mut self) -> Result<RawFlow, AllocateError> {
+        let Some(pending) = &mut self.0 else { return Err(AllocateError::Gone) };
+        let outcome = pending.outcome().await;
+        let Some(pending) = self.0.take() else { return Err(AllocateError::Gone) };
+        pending.cancel();
+        Ok(pending.flow(outcome?))
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let Some(mut pending) = self.0.take() else { return };
+        if !pending.core.endpoint().abandon(driver::now(), pending.allocation) {
+            return pending.cancel();
+        }
+        let abandoned = async move {
+            let outcome = pending.outcome().await;
+            pending.cancel();
+            if let Ok(agreed) = outcome {
+                // Says farewell, as every flow that is dropped.
+                drop(Flow::new(pending.flow(agreed)));
+            }
+        };
+        driver::spawn(abandoned).detach();
+    }
+}
+
+impl Pending {
+    async fn outcome(&mut self) -> Outcome {
+        // Made anew for each reactor that waits.
+        let readiness = Readiness::new(self.path.clone());
+        let received = self.outcome.recv();
+        let reading =
+            self.core.read_requester((&*self.path, &readiness), self.allocation, &mut self.early);
+        future::or(async { received.await.unwrap_or(Err(AllocateError::Gone)) }, async {
+            Err(reading.await.into())
+        })
+        .await
+    }
+
+    /// Nothing more is heard of the request.
+    fn cancel(&self) {
+        self.core.endpoint().cancel(self.allocation);
+        lock(&self.core.allocating).remove(&self.allocation);
+    }
+
+    fn flow(self, agreed: Agreed) -> RawFlow {
+        let Self { core, path, early, reserved, name, qos, .. } = self;
+        let Agreed { peer, remote, mut keys, suite, lane, reliable, identity } = agreed;
+        let ends = (reserved.eid, remote);
+        let mut info = told(FlowInfo::new(name, peer, ends, qos), &keys, suite, identity);
+        (info.lane, info.reliable) = (lane, reliable);
+        let greeting = keys.as_mut().map_or_else(Vec::new, |keys| keys.greeting(ends));
+        // A native flow's session goes on by itself, if this one is lost.
+        let times = if greeting.is_empty() { GREETINGS } else { 1 };
+        driver::spawn(greet(Arc::downgrade(&path), greeting, times)).detach();
+        core.raw_flow(path, info, keys, early, reserved)
+    }
+}
+
+impl Core {
+    /// Reads a requester's path until the flow is allocated: a UDP reply comes
+    /// there, and the peer's first packets may be right behind it.
+    async fn read_requester(
+        self: &Arc<Self>,
+        (path, readiness): (&dyn Path, &Readiness),
+        allocation: AllocationId,
+        early: &mut Vec<Vec<u8>>,
+    ) -> io::Error {
+        loop {
+            match self.receive_early(path, early) {
+                Ok(strays) => {
+                    for stray in strays {
+                        self.take_stray(stray, Some(allocation));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if let Err(error) = readiness.wait(Interest::Readable).await {
+                        return error;
+                    }
+                    continue;
+                }
+                Err(error) => return error,
+            }
+            self.flush();
+        }
+    }
+}
+
+/// Sends the same frame a few times, since one may be lost, so that the server sees
+/// that its reply has come.
+async fn greet(path: Weak<dyn Path>, frame: Vec<u8>, times: u32) {
+    let mut wait = Duration::from_millis(100);
+    for _ in 0..times {
+        {
+            let Some(path) = path.upgrade() else { return };
+            let mut batch = SendBatch::new(path.headroom(), 64);
+            if let Some(room) = batch.push(frame.len()) {
+                room.copy_from_slice(&frame);
+            }
+            // Lost like any other.
+            let _ = path.send(&mut batch);
+        }
+        driver::reaches(Some(driver::monotonic() + wait)).await;
+        wait *= 2;
+    }
+}
