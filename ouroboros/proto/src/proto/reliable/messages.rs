@@ -17,7 +17,7 @@ const WHOLE: u64 = 16 * 1024;
 
 /// What there is to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum Front {
     /// A whole message of this size in bytes: [`Messages::read`] it.
     Message(usize),
     /// None now.
@@ -115,22 +115,22 @@ impl Messages {
     }
 
     /// What there is to read.
-    pub fn next(&mut self) -> Next {
+    pub fn front(&mut self) -> Front {
         self.read_head();
         if self.malformed {
-            return Next::Malformed;
+            return Front::Malformed;
         }
         if let Some(size) = self.size
             && self.begun.len() as u64 + self.stream.readable() >= size as u64
         {
-            return Next::Message(size);
+            return Front::Message(size);
         }
         match self.stream.peek(&mut [0; 1]) {
-            Read::Aborted(code) => Next::Aborted(code),
-            Read::End if self.size.is_none() => Next::End,
-            Read::End => Next::Malformed,
-            Read::Data(_) if self.stream.is_complete() => Next::Malformed,
-            Read::Data(_) | Read::Blocked => Next::Blocked,
+            Read::Aborted(code) => Front::Aborted(code),
+            Read::End if self.size.is_none() => Front::End,
+            Read::End => Front::Malformed,
+            Read::Data(_) if self.stream.is_complete() => Front::Malformed,
+            Read::Data(_) | Read::Blocked => Front::Blocked,
         }
     }
 
@@ -268,7 +268,7 @@ mod tests {
             }
             now += Duration::from_millis(1);
             carry(&mut one, &mut other, &mut numbers[0], now);
-            while let Next::Message(size) = other.next() {
+            while let Front::Message(size) = other.front() {
                 let mut bytes = vec![0; size];
                 other.read(&mut bytes);
                 assert!(bytes == message(read), "message {read}, {size} bytes");
@@ -281,7 +281,7 @@ mod tests {
         }
         one.stream_mut().finish();
         carry(&mut one, &mut other, &mut numbers[0], now);
-        assert_eq!(other.next(), Next::End);
+        assert_eq!(other.front(), Front::End);
         assert_eq!(one.write(b"more"), Ok(false), "nothing is written behind the end");
     }
 
@@ -295,10 +295,10 @@ mod tests {
         assert_eq!(one.write(&[0; 11]), Ok(true));
         let now = Duration::from_millis(1);
         carry(&mut one, &mut other, &mut 0, now);
-        assert_eq!(other.next(), Next::Malformed);
+        assert_eq!(other.front(), Front::Malformed);
         carry(&mut other, &mut one, &mut 0, now);
         assert_eq!(one.send_state(), SendState::Stopped(BAD_LENGTH));
-        assert_eq!(one.next(), Next::Aborted(BAD_LENGTH));
+        assert_eq!(one.front(), Front::Aborted(BAD_LENGTH));
     }
 
     #[test]
@@ -308,7 +308,7 @@ mod tests {
             one.stream_mut().write(sent);
             one.stream_mut().finish();
             carry(&mut one, &mut other, &mut 0, Duration::from_millis(1));
-            assert_eq!(other.next(), Next::Malformed);
+            assert_eq!(other.front(), Front::Malformed);
         }
     }
 }

@@ -19,7 +19,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use acks::Acks;
 use congestion::{Controller, Cubic};
-pub use messages::{Messages, Next, TooLarge};
+pub use messages::{Front, Messages, TooLarge};
 use receive::ReceiveBuffer;
 use recovery::{Outcome, Payload, Recovery};
 use send::SendBuffer;
