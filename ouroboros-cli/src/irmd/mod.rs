@@ -1,6 +1,7 @@
 //! The daemon: hosts layers, keeps names and bindings, serves applications.
 //! The layers themselves are the library's.
 
+mod configured;
 mod crowd;
 mod error;
 mod flows;
@@ -23,6 +24,7 @@ use rustix::{
     process::{Gid, Resource, Rlimit, getrlimit, setrlimit, umask},
 };
 
+pub use configured::Configured;
 pub use error::Error;
 pub use flows::Flows;
 pub use serve::serve;
