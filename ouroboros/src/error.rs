@@ -135,6 +135,10 @@ pub enum AllocateError {
     /// is accepted.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// No flow can come to the name any more that flows were accepted for: it was
+    /// taken back, its layer is gone, or the resource manager was shut down.
+    #[error("nothing is accepted any more: the name was taken back, or its layer is gone")]
+    ListenerEnded,
     /// Environment: the daemon refused, or is gone.
     #[error(transparent)]
     Daemon(#[from] DaemonError),

@@ -10,12 +10,14 @@ use std::{
     io, slice,
     sync::{Arc, Mutex},
     task::Poll,
+    time::Duration,
 };
 
 use futures_lite::future;
 
+pub(crate) use self::accept::AcceptQueue;
+use self::accepted::AcceptedFlows;
 pub use self::listing::{Destruction, LayerInfo};
-use self::{accept::AcceptQueue, accepted::AcceptedFlows};
 use crate::{
     daemon::{
         Client, DaemonError,
@@ -128,7 +130,9 @@ impl Irm {
                 name: layer.to_owned(),
                 ipcps: Mutex::default(),
                 names: Mutex::default(),
+                accepting: self.0.accepting.clone(),
             };
+            self.0.accepting.count_layer(1);
             layers.push(Layer(Arc::new(state)));
             layers[layers.len() - 1].clone()
         });
@@ -168,6 +172,9 @@ impl Irm {
         lock(&self.0.layers).retain(|layer| {
             let mut ipcps = lock(&layer.0.ipcps);
             ended.extend(ipcps.extract_if(.., |known| known.name() == ipcp));
+            if ipcps.is_empty() {
+                layer.0.end();
+            }
             !ipcps.is_empty()
         });
         ended.iter().for_each(|ipcp| ipcp.0.stop());
@@ -358,12 +365,41 @@ impl Irm {
     }
 
     /// Waits for a flow to `name` and accepts it.
+    ///
+    /// A name that is not registered yet may be later. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocateError::ListenerEnded`] when no flow can come any more: the name was
+    /// taken back from all layers, its layer is gone, or the manager was
+    /// [shut down](Self::shutdown). Otherwise as [`AllocateError`] says.
+    ///
+    /// ```
+    /// use ouroboros::{AllocateError, Irm, transport::memory::Network};
+    ///
+    /// # async_io::block_on(async {
+    /// let irm = Irm::new();
+    /// let layer = irm.bootstrap("my_layer", Network::new().station()).await?;
+    /// layer.register("greeter").await?;
+    /// let serving = async {
+    ///     while let Ok(flow) = irm.accept("greeter").await {
+    ///         flow.send(b"welcome").await.ok();
+    ///     }
+    /// };
+    /// futures_lite::future::zip(serving, layer.unregister("greeter")).await.1?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
     pub async fn accept(&self, name: &str) -> Result<Flow, AllocateError> {
         self.accept_begun(Some(name.parse()?)).await
     }
 
     /// Waits for a flow to any name that is registered here or, with a daemon,
-    /// bound to this process or its program.
+    /// bound to this process or its program. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// As for [`accept`](Self::accept); it ends with the last layer.
     pub async fn accept_any(&self) -> Result<Flow, AllocateError> {
         self.accept_begun(None).await
     }
@@ -378,6 +414,9 @@ impl Irm {
             let changed = accepting.changed();
             if let Some(flow) = accepting.take_ready(wanted) {
                 return Ok(self.admit(flow));
+            }
+            if accepting.has_ended(name.as_ref()) {
+                return Err(AllocateError::ListenerEnded);
             }
             let next = async {
                 match &self.0.daemon {
@@ -437,12 +476,40 @@ impl Irm {
         let wanted = |known: &Name| names.is_none_or(|names| names.contains(known));
         loop {
             let changed = accepting.changed();
+            if accepting.is_shut_down() {
+                return Err(AllocateError::ListenerEnded);
+            }
             accepting.begin(wanted);
             if let Some(flow) = accepting.take_established(wanted) {
                 return Ok(flow);
             }
             changed.await;
         }
+    }
+
+    /// Ends what this manager serves: takes its names back, accepts nothing any more,
+    /// and waits for `patience` at most until the flows that were accepted have
+    /// ended. Those that have not are closed, and the layers that it hosts go. Returns
+    /// how many flows were closed.
+    ///
+    /// On a handle of a daemon the daemon's layers and names stay: its flows go to
+    /// other programs that wait for them.
+    ///
+    /// Cancel safe: what has been waited for is not begun again, and a further call
+    /// does the rest.
+    pub async fn shutdown(&self, patience: Duration) -> usize {
+        let layers = self.layers();
+        for layer in &layers {
+            for name in layer.names() {
+                let _ = layer.unregister(name.as_str()).await;
+            }
+        }
+        self.0.accepting.shut_down();
+        let closed = self.0.accepted.end(patience).await;
+        for ipcp in layers.iter().flat_map(Layer::ipcps) {
+            self.destroy(ipcp.name());
+        }
+        closed
     }
 
     /// Allocates a flow to `name` in the first layer that knows it.

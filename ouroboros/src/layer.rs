@@ -6,6 +6,7 @@ use crate::{
     error::{AllocateError, LayerError},
     flow::{Flow, FlowSpec, RawFlow},
     ipcp::{Ipcp, allocate_in},
+    irm::AcceptQueue,
     sync::lock,
     wire::Name,
 };
@@ -19,6 +20,16 @@ pub(crate) struct LayerState {
     pub(crate) name: String,
     pub(crate) ipcps: Mutex<Vec<Ipcp>>,
     pub(crate) names: Mutex<Vec<Name>>,
+    /// Where those wait who accept flows to its names.
+    pub(crate) accepting: Arc<AcceptQueue>,
+}
+
+impl LayerState {
+    /// No flow comes from here any more.
+    pub(crate) fn end(&self) {
+        lock(&self.names).drain(..).for_each(|name| self.accepting.count_name(&name, -1));
+        self.accepting.count_layer(-1);
+    }
 }
 
 impl Drop for LayerState {
@@ -62,6 +73,7 @@ impl Layer {
         for ipcp in self.ipcps() {
             ipcp.0.register(&name);
         }
+        self.0.accepting.count_name(&name, 1);
         names.push(name);
         Ok(())
     }
@@ -81,6 +93,7 @@ impl Layer {
         for ipcp in self.ipcps() {
             ipcp.0.unregister(&name);
         }
+        self.0.accepting.count_name(&name, -1);
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! The daemon: hosts layers, keeps names and bindings, serves applications.
 //! The layers themselves are the library's.
 
+mod attachment;
 mod configured;
 mod crowd;
 mod error;
@@ -8,8 +9,10 @@ mod flows;
 mod keys;
 mod limited;
 mod policy;
+mod process;
 mod serve;
 mod state;
+mod untaken;
 
 use std::{
     fs::{self, File, OpenOptions},

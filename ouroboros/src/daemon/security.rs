@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::protocol::SuiteNames;
+use super::algorithms::SuiteNames;
 use crate::{
     crypto::{
         Suite, UnknownAlgorithm,

@@ -68,6 +68,23 @@ impl FlowWatcher {
         }
     }
 
+    /// Returns `true` if the flow has ended, or nobody has it any more.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.flow.upgrade().is_none_or(|flow| flow.check().is_err())
+    }
+
+    /// Waits until the flow has ended, or nobody has it any more. Cancel safe.
+    pub async fn ended(&self) {
+        loop {
+            let ended = self.counters.ended.listen();
+            if self.has_ended() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
     /// How large the socket's buffers for sending and receiving are, in bytes as
     /// the kernel counts them.
     #[must_use]

@@ -6,6 +6,8 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
+use event_listener::Event;
+
 use super::handles::FlowCloser;
 use crate::{
     crypto::Suite,
@@ -204,6 +206,8 @@ pub(super) struct Counters {
     pub(super) send_calls: AtomicU64,
     pub(super) receive_calls: AtomicU64,
     pub(super) epoch: AtomicU64,
+    /// Tells watchers that the flow has ended, also when it is there no more.
+    pub(super) ended: Event,
 }
 
 impl Counters {

@@ -205,6 +205,9 @@ impl Shared {
     pub(super) fn signal(&self) {
         self.changed.notify(usize::MAX);
         let ended = self.check().is_err();
+        if ended {
+            self.counters.ended.notify(usize::MAX);
+        }
         if (ended || self.blocked.load(SeqCst) > 0)
             && let Some(wake) = self.wake.get()
         {

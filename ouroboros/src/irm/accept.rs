@@ -5,7 +5,7 @@
 //! Not here: what proves a peer (`proto::endpoint`), and half-open flows (`ipcp`).
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     future::Future,
     sync::{
         Arc, Mutex,
@@ -36,11 +36,23 @@ const READY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests and flows that wait. Requests are bounded by the limits of the IPCPs,
 /// which withdraw what waits too long.
 #[derive(Default)]
-pub(super) struct AcceptQueue {
+pub(crate) struct AcceptQueue {
     waiting: Mutex<Waiting>,
+    served: Mutex<Served>,
     /// Flows that agree keys before data.
     beginning: AtomicUsize,
     changed: Event,
+}
+
+/// What flows can come for.
+#[derive(Default)]
+struct Served {
+    /// The names that are or were registered, and in how many layers they are.
+    names: HashMap<Name, usize>,
+    layers: usize,
+    had_layers: bool,
+    /// The manager accepts nothing any more.
+    shut_down: bool,
 }
 
 #[derive(Default)]
@@ -78,6 +90,50 @@ impl AcceptQueue {
             }
         }
         drop(waiting);
+        self.changed.notify(usize::MAX);
+    }
+
+    /// One more layer (`1`) or one less (`-1`).
+    pub(crate) fn count_layer(&self, change: isize) {
+        let mut served = lock(&self.served);
+        served.layers = served.layers.saturating_add_signed(change);
+        served.had_layers = true;
+        drop(served);
+        self.changed.notify(usize::MAX);
+    }
+
+    /// `name` is registered in one more layer (`1`) or in one less (`-1`).
+    pub(crate) fn count_name(&self, name: &Name, change: isize) {
+        let mut served = lock(&self.served);
+        let layers = served.names.entry(name.clone()).or_default();
+        *layers = layers.saturating_add_signed(change);
+        drop(served);
+        self.changed.notify(usize::MAX);
+    }
+
+    /// Returns `true` if no flow can come any more to `name`; `None`: to any name.
+    /// What was never served may be yet.
+    pub(super) fn has_ended(&self, name: Option<&Name>) -> bool {
+        let served = lock(&self.served);
+        served.shut_down
+            || match name {
+                Some(name) => served.names.get(name) == Some(&0),
+                None => served.had_layers && served.layers == 0,
+            }
+    }
+
+    /// Returns `true` if nothing is accepted any more.
+    pub(super) fn is_shut_down(&self) -> bool {
+        lock(&self.served).shut_down
+    }
+
+    /// Accepts nothing from now on: flows that nobody has taken end.
+    pub(super) fn shut_down(&self) {
+        lock(&self.served).shut_down = true;
+        let waiting = std::mem::take(&mut *lock(&self.waiting));
+        for flow in waiting.established.into_items() {
+            drop(Flow::new(flow));
+        }
         self.changed.notify(usize::MAX);
     }
 
@@ -179,6 +235,10 @@ impl<T> Fair<T> {
             Some((_, items)) => items.push_back(item),
             None => self.hosts.push_back((host, VecDeque::from([item]))),
         }
+    }
+
+    fn into_items(self) -> impl Iterator<Item = T> {
+        self.hosts.into_iter().flat_map(|(_, items)| items)
     }
 
     /// Takes the first item of the first host that has one which is `wanted`; the
