@@ -58,6 +58,20 @@ fn in_full(command: &Command) -> Vec<String> {
             words.extend(addresses.iter().flat_map(|ip| ["ip".to_owned(), ip.to_string()]));
             return words;
         }
+        Command::ExportKey => vec!["key", "export"],
+        Command::MakeAuthority { name, days, folder } => {
+            let mut words = ["cert", "authority", is_name(name)].map(str::to_owned).to_vec();
+            words.extend(days.iter().flat_map(|days| ["days".to_owned(), days.to_string()]));
+            words.extend(folder.iter().flat_map(|folder| ["in".to_owned(), folder.clone()]));
+            return words;
+        }
+        Command::SignCertificate { key, name, days, folder } => {
+            let mut words = ["cert", "sign", "for", is_name(name)].map(str::to_owned).to_vec();
+            words.extend(key.iter().flat_map(|key| ["key".to_owned(), key.clone()]));
+            words.extend(days.iter().flat_map(|days| ["days".to_owned(), days.to_string()]));
+            words.extend(folder.iter().flat_map(|folder| ["in".to_owned(), folder.clone()]));
+            return words;
+        }
         Command::CheckConfiguration { file } => vec!["config", "check", file],
         Command::ListNames => vec!["name", "list"],
         Command::ListFlows => vec!["flow", "list"],

@@ -56,6 +56,7 @@ fn main() -> ExitCode {
             the_tools_keep_no_right_that_they_do_not_need,
             a_server_is_known_by_the_key_of_its_first_use,
             authorities_vouch_for_both_ends,
+            an_authority_of_irm_vouches_for_a_server,
             a_server_is_taken_by_the_key_that_the_user_says,
             a_client_that_comes_back_takes_no_other_server,
             a_name_for_some_clients_is_silent_to_all_others,
