@@ -24,14 +24,15 @@ fn in_full(command: &Command) -> Vec<String> {
         Command::Bootstrap { name, layer, transport } => return bootstrap(name, layer, transport),
         Command::DestroyIpcp { name } => vec!["ipcp", "destroy", "name", name],
         Command::ListIpcps => vec!["ipcp", "list"],
-        Command::CreateName { name, security } => {
+        Command::CreateName { name, security } | Command::ChangeName { name, security } => {
             is_name(name);
             let auth = security.auth.map(|auth| match auth {
                 Auth::None => "none",
                 Auth::Server => "server",
                 Auth::Both => "both",
             });
-            let mut words = vec!["name", "create", name];
+            let changes = matches!(command, Command::ChangeName { .. });
+            let mut words = vec!["name", if changes { "change" } else { "create" }, name];
             for (keyword, value) in [
                 ("sencpath", security.server.as_deref()),
                 ("cencpath", security.client.as_deref()),

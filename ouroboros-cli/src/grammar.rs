@@ -163,14 +163,20 @@ fn without_old_keywords(words: Words<'_>) -> Vec<String> {
 }
 
 fn name(words: Words<'_>) -> Result<Command, UsageError> {
-    // As a whole word only: `d` was `destroy` before there was this.
-    if let Some((word, rest)) = words.split_first()
-        && word == "dns"
-    {
-        return name_dns(rest);
+    // As whole words only: `d` and `c` were others before there were these.
+    match words.split_first() {
+        Some((word, rest)) if word == "dns" => return name_dns(rest),
+        Some((word, rest)) if word == "change" => {
+            let (name, security) = policy(rest)?;
+            return Ok(Command::ChangeName { name, security });
+        }
+        _ => {}
     }
     match take(words, &["create", "destroy", "register", "unregister", "list"])? {
-        ("create", rest) => create_name(rest),
+        ("create", rest) => {
+            let (name, security) = policy(rest)?;
+            Ok(Command::CreateName { name, security })
+        }
         ("destroy", rest) => {
             let (name, rest) = named(rest)?;
             nothing_more(rest).map(|()| Command::DestroyName { name })
@@ -193,7 +199,7 @@ fn name_dns(words: Words<'_>) -> Result<Command, UsageError> {
     Ok(Command::NameDns { name, addresses })
 }
 
-fn create_name(words: Words<'_>) -> Result<Command, UsageError> {
+fn policy(words: Words<'_>) -> Result<(String, NameSecurity), UsageError> {
     const KEYWORDS: [&str; 7] = ["sencpath", "cencpath", "auth", "clients", "ca", "key", "cert"];
     let (name, rest) = named(words)?;
     let mut pairs = Pairs::with_flags(rest, &KEYWORDS, &["native"])?;
@@ -216,7 +222,7 @@ fn create_name(words: Words<'_>) -> Result<Command, UsageError> {
         native: pairs.take("native").is_some(),
     };
     security.check()?;
-    Ok(Command::CreateName { name, security })
+    Ok((name, security))
 }
 
 fn named_layer(words: Words<'_>, register: bool) -> Result<Command, UsageError> {
@@ -409,6 +415,13 @@ mod tests {
                 SignCertificate { key: text("b"), name: a.clone(), days: Some(1), folder: None },
             ),
             ("conf ch a", CheckConfiguration { file: a.clone() }),
+            (
+                "n change a native",
+                ChangeName {
+                    name: a.clone(),
+                    security: NameSecurity { native: true, ..NameSecurity::default() },
+                },
+            ),
             ("n d a", DestroyName { name: a.clone() }),
             ("n dns a", NameDns { name: a.clone(), addresses: Vec::new() }),
             (

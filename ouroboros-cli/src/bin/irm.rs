@@ -31,7 +31,7 @@ use structopt::StructOpt;
 /// Manages the layers, names and bindings of irmd
 ///
 /// irm ipcp create|destroy|bootstrap|list,
-/// irm name create|destroy|register|unregister|list, irm key show|generate|generate force,
+/// irm name create|change|destroy|register|unregister|list, irm key show|generate|generate force,
 /// irm name dns N [ip A], which prints the lines for hosts files and DNS by which clients
 /// of a layer over UDP find the name's server,
 /// irm key export, which prints the public key for an authority to sign,
@@ -43,7 +43,7 @@ use structopt::StructOpt;
 /// irm flow list, irm bind|unbind program P name N, irm bind|unbind process PID name N,
 /// irm register|unregister name N layer L.
 /// Words may be cut to any unambiguous prefix; keyword pairs come in any order.
-/// name create N takes: auth none|server|both, who proves who they are; clients FILE
+/// name create N and name change N (which keeps what else there is of N) take: auth none|server|both, who proves who they are; clients FILE
 /// with the keys of clients that get a flow, or ca DIR of authorities that vouch for
 /// them; key FILE and cert FILE instead of irmd's own key; native, for flows in no
 /// other format; sencpath FILE and cencpath FILE with the algorithms.
@@ -113,6 +113,10 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
         }
         Command::CreateName { name, security } => {
             name_policy::request(name, security, &env::current_dir()?)?
+        }
+        Command::ChangeName { name, security } => {
+            let policy = name_policy::request(name, security, &env::current_dir()?)?;
+            Request::ChangeName { policy: Box::new(policy) }
         }
         Command::ShowKey => Request::ShowKey,
         Command::GenerateKey { force } => Request::GenerateKey { force },

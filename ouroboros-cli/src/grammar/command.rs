@@ -38,6 +38,13 @@ pub enum Command {
         /// Its security.
         security: NameSecurity,
     },
+    /// `name change`
+    ChangeName {
+        /// The name.
+        name: String,
+        /// All of its security from now on.
+        security: NameSecurity,
+    },
     /// `name destroy`
     DestroyName {
         /// The name.
