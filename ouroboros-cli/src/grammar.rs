@@ -20,8 +20,18 @@ type Words<'a> = &'a [String];
 ///
 /// As [`UsageError`] says.
 pub fn parse(words: Words<'_>) -> Result<Command, UsageError> {
-    const COMMANDS: [&str; 8] =
-        ["ipcp", "name", "flow", "key", "bind", "unbind", "register", "unregister"];
+    const COMMANDS: [&str; 10] = [
+        "ipcp",
+        "name",
+        "flow",
+        "key",
+        "bind",
+        "unbind",
+        "register",
+        "unregister",
+        "config",
+        "cert",
+    ];
     let (command, rest) = take(words, &COMMANDS)?;
     match command {
         "ipcp" => ipcp(rest),
@@ -30,18 +40,44 @@ pub fn parse(words: Words<'_>) -> Result<Command, UsageError> {
             let (_, rest) = take(rest, &["list"])?;
             nothing_more(rest).map(|()| Command::ListFlows)
         }
-        "key" => match take(rest, &["show", "generate"])? {
+        "cert" => certificate(rest),
+        "key" => match take(rest, &["show", "generate", "export"])? {
             ("show", rest) => nothing_more(rest).map(|()| Command::ShowKey),
+            ("export", rest) => nothing_more(rest).map(|()| Command::ExportKey),
             (_, []) => Ok(Command::GenerateKey { force: false }),
             (_, rest) => {
                 let (_, rest) = take(rest, &["force"])?;
                 nothing_more(rest).map(|()| Command::GenerateKey { force: true })
             }
         },
+        "config" => {
+            let (_, rest) = take(rest, &["check"])?;
+            let (file, rest) = value(rest, "a file")?;
+            nothing_more(rest).map(|()| Command::CheckConfiguration { file })
+        }
         "register" => registration(rest, true),
         "unregister" => registration(rest, false),
         _ => binding(rest, command == "bind"),
     }
+}
+
+fn certificate(words: Words<'_>) -> Result<Command, UsageError> {
+    let (command, rest) = take(words, &["authority", "sign"])?;
+    let makes = command == "authority";
+    let (name, rest) = if makes { named(rest)? } else { (String::new(), rest) };
+    let keywords: &[_] = if makes { &["days", "in"] } else { &["key", "for", "days", "in"] };
+    let mut pairs = Pairs::parse(rest, keywords)?;
+    let days = pairs.number::<u32>("days")?;
+    if let Some(days) = days.filter(|days| !(1..=MOST_DAYS).contains(days)) {
+        let reason = "not a number of days from 1 to 36500";
+        return Err(UsageError::Value { keyword: "days", value: days.to_string(), reason });
+    }
+    let folder = pairs.take("in");
+    if makes {
+        return Ok(Command::MakeAuthority { name, days, folder });
+    }
+    let name = flow_name(pairs.need("for")?)?;
+    Ok(Command::SignCertificate { key: pairs.take("key"), name, days, folder })
 }
 
 fn ipcp(words: Words<'_>) -> Result<Command, UsageError> {
@@ -59,6 +95,8 @@ fn ipcp(words: Words<'_>) -> Result<Command, UsageError> {
     }
 }
 
+/// The longest validity of a certificate that can be asked for: a century.
+const MOST_DAYS: u32 = 36_500;
 const TYPES: &[&str] = &["eth-dix", "udp", "udp4", "udp6"];
 const KNOWN_TYPES: &str = "eth-dix, udp, udp4 or udp6 is known";
 const HASHES: &[&str] = &["sha3-224", "sha3-256", "sha3-384", "sha3-512"];
@@ -125,14 +163,20 @@ fn without_old_keywords(words: Words<'_>) -> Vec<String> {
 }
 
 fn name(words: Words<'_>) -> Result<Command, UsageError> {
-    // As a whole word only: `d` was `destroy` before there was this.
-    if let Some((word, rest)) = words.split_first()
-        && word == "dns"
-    {
-        return name_dns(rest);
+    // As whole words only: `d` and `c` were others before there were these.
+    match words.split_first() {
+        Some((word, rest)) if word == "dns" => return name_dns(rest),
+        Some((word, rest)) if word == "change" => {
+            let (name, security) = policy(rest)?;
+            return Ok(Command::ChangeName { name, security });
+        }
+        _ => {}
     }
     match take(words, &["create", "destroy", "register", "unregister", "list"])? {
-        ("create", rest) => create_name(rest),
+        ("create", rest) => {
+            let (name, security) = policy(rest)?;
+            Ok(Command::CreateName { name, security })
+        }
         ("destroy", rest) => {
             let (name, rest) = named(rest)?;
             nothing_more(rest).map(|()| Command::DestroyName { name })
@@ -155,7 +199,7 @@ fn name_dns(words: Words<'_>) -> Result<Command, UsageError> {
     Ok(Command::NameDns { name, addresses })
 }
 
-fn create_name(words: Words<'_>) -> Result<Command, UsageError> {
+fn policy(words: Words<'_>) -> Result<(String, NameSecurity), UsageError> {
     const KEYWORDS: [&str; 7] = ["sencpath", "cencpath", "auth", "clients", "ca", "key", "cert"];
     let (name, rest) = named(words)?;
     let mut pairs = Pairs::with_flags(rest, &KEYWORDS, &["native"])?;
@@ -167,27 +211,18 @@ fn create_name(words: Words<'_>) -> Result<Command, UsageError> {
             _ => Auth::Both,
         })
     });
-    let (auth, clients, ca) = (auth.transpose()?, pairs.take("clients"), pairs.take("ca"));
-    // Lists say who proves who they are.
-    match (&clients, &ca, auth) {
-        (Some(_), Some(_), _) => return Err(UsageError::Together("clients", "ca")),
-        (Some(_), _, Some(Auth::None | Auth::Server)) => {
-            return Err(UsageError::Together("clients", "auth none or server"));
-        }
-        (_, Some(_), Some(Auth::None)) => return Err(UsageError::Together("ca", "auth none")),
-        _ => {}
-    }
     let security = NameSecurity {
         server: pairs.take("sencpath"),
         client: pairs.take("cencpath"),
-        auth,
-        clients,
-        ca,
+        auth: auth.transpose()?,
+        clients: pairs.take("clients"),
+        ca: pairs.take("ca"),
         key: pairs.take("key"),
         certificate: pairs.take("cert"),
         native: pairs.take("native").is_some(),
     };
-    Ok(Command::CreateName { name, security })
+    security.check()?;
+    Ok((name, security))
 }
 
 fn named_layer(words: Words<'_>, register: bool) -> Result<Command, UsageError> {
@@ -264,9 +299,15 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         for (line, message) in [
-            ("", "expected ipcp, name, flow, key, bind, unbind, register, unregister"),
+            (
+                "",
+                "expected ipcp, name, flow, key, bind, unbind, register, unregister, config, cert",
+            ),
             ("un program x name y", "un: may be unbind or unregister"),
-            ("frob", "frob: expected ipcp, name, flow, key, bind, unbind, register, unregister"),
+            (
+                "frob",
+                "frob: expected ipcp, name, flow, key, bind, unbind, register, unregister, config, cert",
+            ),
             ("key generate forcibly", "forcibly: expected force"),
             ("key show force", "force: expected the end of the command"),
             ("name create a auth maybe", "auth maybe: none, server or both is known"),
@@ -297,6 +338,8 @@ mod tests {
             ),
             ("bind program a process 1 name n", "expected either program or process"),
             ("name create", "expected a name"),
+            ("cert sign key a", "expected for and its value"),
+            ("cert sign for a days 0", "days 0: not a number of days from 1 to 36500"),
             ("name dns a ip server", "ip server: not an IP address"),
             ("name dns a 10.0.0.1", "10.0.0.1: expected ip"),
             ("name list all", "all: expected the end of the command"),
@@ -356,6 +399,27 @@ mod tests {
                         ca: text("/d"),
                         ..NameSecurity::default()
                     },
+                },
+            ),
+            ("key export", ExportKey),
+            (
+                "cert authority a days 9 in b",
+                MakeAuthority { name: a.clone(), days: Some(9), folder: text("b") },
+            ),
+            (
+                "ce s in b f a",
+                SignCertificate { key: None, name: a.clone(), days: None, folder: text("b") },
+            ),
+            (
+                "cert sign key b for a days 1",
+                SignCertificate { key: text("b"), name: a.clone(), days: Some(1), folder: None },
+            ),
+            ("conf ch a", CheckConfiguration { file: a.clone() }),
+            (
+                "n change a native",
+                ChangeName {
+                    name: a.clone(),
+                    security: NameSecurity { native: true, ..NameSecurity::default() },
                 },
             ),
             ("n d a", DestroyName { name: a.clone() }),

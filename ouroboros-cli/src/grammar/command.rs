@@ -38,6 +38,13 @@ pub enum Command {
         /// Its security.
         security: NameSecurity,
     },
+    /// `name change`
+    ChangeName {
+        /// The name.
+        name: String,
+        /// All of its security from now on.
+        security: NameSecurity,
+    },
     /// `name destroy`
     DestroyName {
         /// The name.
@@ -66,6 +73,33 @@ pub enum Command {
     },
     /// `name list`
     ListNames,
+    /// `key export`
+    ExportKey,
+    /// `cert authority`
+    MakeAuthority {
+        /// What it is called.
+        name: String,
+        /// How long it is valid.
+        days: Option<u32>,
+        /// Where it is to be, as given.
+        folder: Option<String>,
+    },
+    /// `cert sign`
+    SignCertificate {
+        /// The file with the public key, as given; this machine's own otherwise.
+        key: Option<String>,
+        /// Whose it is: the certificate's common name.
+        name: String,
+        /// How long the certificate is valid.
+        days: Option<u32>,
+        /// Where the authority is, as given.
+        folder: Option<String>,
+    },
+    /// `config check`
+    CheckConfiguration {
+        /// The file, as given.
+        file: String,
+    },
     /// `flow list`
     ListFlows,
     /// `key show`
@@ -114,6 +148,24 @@ pub struct NameSecurity {
     pub certificate: Option<String>,
     /// Only the native profile.
     pub native: bool,
+}
+
+impl NameSecurity {
+    /// Whether its parts go together: lists say who proves who they are.
+    ///
+    /// # Errors
+    ///
+    /// Two of them exclude each other.
+    pub fn check(&self) -> Result<(), UsageError> {
+        match (&self.clients, &self.ca, self.auth) {
+            (Some(_), Some(_), _) => Err(UsageError::Together("clients", "ca")),
+            (Some(_), _, Some(Auth::None | Auth::Server)) => {
+                Err(UsageError::Together("clients", "auth none or server"))
+            }
+            (_, Some(_), Some(Auth::None)) => Err(UsageError::Together("ca", "auth none")),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Who proves who they are.

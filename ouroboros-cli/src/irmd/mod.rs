@@ -1,14 +1,18 @@
 //! The daemon: hosts layers, keeps names and bindings, serves applications.
 //! The layers themselves are the library's.
 
+mod attachment;
+mod configured;
 mod crowd;
 mod error;
 mod flows;
 mod keys;
 mod limited;
 mod policy;
+mod process;
 mod serve;
 mod state;
+mod untaken;
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -23,6 +27,7 @@ use rustix::{
     process::{Gid, Resource, Rlimit, getrlimit, setrlimit, umask},
 };
 
+pub use configured::Configured;
 pub use error::Error;
 pub use flows::Flows;
 pub use serve::serve;

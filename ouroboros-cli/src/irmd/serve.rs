@@ -23,7 +23,7 @@ use super::{
     Error, State,
     crowd::{Crowd, Place},
     limited::Limited,
-    state::close,
+    untaken::close,
 };
 
 /// A connection that has not asked by then is closed.

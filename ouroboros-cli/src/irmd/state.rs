@@ -3,31 +3,27 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
 };
 
 use super::{
     Error, Flows,
+    attachment::{Attachment, attaches, directory_hash},
     keys::Keys,
     policy::{self, Asked, Policy, Stamp},
+    process::Process,
+    untaken::Untaken,
 };
 use event_listener::{Event, EventListener};
 use ouroboros::{
-    Destruction, Flow, FlowSpec, Irm, RawFlow, ServerSecurity, Trust,
+    Destruction, FlowSpec, Irm, RawFlow, ServerSecurity, Trust,
     crypto::{Algorithms, SystemEntropy},
     daemon::{
         protocol::{IpcpEntry, KeyEntry, NameEntry, Request, Response, Security, TransportSpec},
         security::{FlowSecurity, NameDemands},
     },
-    transport::{EthDix, IntoTransport, OpenError, Transport, Udp},
     trust::{KeyFile, Meeting, TrustError, TrustFolder},
-    wire::{DirectoryHash, Name},
-};
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, pidfd_open},
+    wire::Name,
 };
 
 #[derive(Default)]
@@ -43,23 +39,6 @@ struct NameState {
     demands: BTreeMap<u32, (Process, ServerSecurity)>,
     programs: BTreeSet<String>,
     processes: BTreeMap<u32, Process>,
-}
-
-/// A process, not whichever has its id later.
-struct Process(OwnedFd);
-
-impl Process {
-    fn with_id(id: u32) -> Result<Self, Error> {
-        let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
-        let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        process.map(Self).ok_or(Error::NoProcess(id))
-    }
-
-    fn lives(&self) -> bool {
-        // Readable when it has ended.
-        let mut ended = [PollFd::new(&self.0, PollFlags::IN)];
-        !poll(&mut ended, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
-    }
 }
 
 #[derive(Default)]
@@ -83,60 +62,9 @@ pub struct State {
     pub trust: Option<TrustFolder>,
     tables: Mutex<Tables>,
     keys: Keys,
-    /// Flows that were offered to a program which did not take them, and until when
-    /// another one may.
-    untaken: Mutex<Vec<(Instant, RawFlow)>>,
+    untaken: Untaken,
     /// Bindings, or what has not been taken.
     accepting_changed: Event,
-}
-
-/// How long a flow waits for another program.
-const UNTAKEN: Duration = Duration::from_secs(10);
-
-struct Spec(TransportSpec);
-
-impl IntoTransport for Spec {
-    fn open(self) -> Result<Arc<dyn Transport>, OpenError> {
-        match self.0 {
-            TransportSpec::EthDix { device, ethertype, hash } => {
-                let mut builder = EthDix::on(&device);
-                if let Some(ethertype) = ethertype {
-                    builder = builder.ethertype(ethertype);
-                }
-                if let Some(hash) = hash.as_deref().and_then(directory_hash) {
-                    builder = builder.directory_hash(hash);
-                }
-                builder.open()
-            }
-            TransportSpec::Udp { ip, port } => {
-                let builder = Udp::at(ip);
-                match port {
-                    Some(port) => builder.port(port).open(),
-                    None => builder.open(),
-                }
-            }
-        }
-    }
-}
-
-fn directory_hash(name: &str) -> Option<DirectoryHash> {
-    match name.to_ascii_lowercase().as_str() {
-        "sha3-224" => Some(DirectoryHash::Sha3_224),
-        "sha3-256" => Some(DirectoryHash::Sha3_256),
-        "sha3-384" => Some(DirectoryHash::Sha3_384),
-        "sha3-512" => Some(DirectoryHash::Sha3_512),
-        _ => None,
-    }
-}
-
-/// Whether an IPCP of this type is bootstrapped like that.
-fn attaches(kind: &str, transport: &TransportSpec) -> bool {
-    match transport {
-        TransportSpec::EthDix { .. } => kind == "eth-dix",
-        TransportSpec::Udp { ip, .. } => {
-            kind == "udp" || kind == if ip.is_ipv4() { "udp4" } else { "udp6" }
-        }
-    }
 }
 
 fn algorithms(security: Option<&Security>) -> Result<Option<Algorithms>, Error> {
@@ -144,6 +72,19 @@ fn algorithms(security: Option<&Security>) -> Result<Option<Algorithms>, Error> 
         Some(Security::Suite(names)) => Ok(Some(Algorithms::try_from(names)?)),
         _ => Ok(None),
     }
+}
+
+/// The name and the policy of a [`Request::CreateName`].
+fn named_policy(request: Request) -> Result<(Name, Policy), Error> {
+    let Request::CreateName { name, server, client, authentication, native, key, certificate } =
+        request
+    else {
+        return Err(Error::UnknownRequest);
+    };
+    let (server, client) = (algorithms(server.as_ref())?, algorithms(client.as_ref())?);
+    let (key, certificate) = (key.map(Into::into), certificate.map(Into::into));
+    let policy = Policy { server, client, authentication, native, key, certificate };
+    Ok((name.parse()?, policy))
 }
 
 type Outcome = Result<Response, Error>;
@@ -173,19 +114,19 @@ impl State {
             }
             Request::ListFlows => Ok(Response::Flows(self.flows.list())),
             Request::ListIpcps => Ok(Response::Ipcps(self.ipcps())),
-            Request::CreateName {
-                name,
-                server,
-                client,
-                authentication,
-                native,
-                key,
-                certificate,
-            } => {
-                let (server, client) = (algorithms(server.as_ref())?, algorithms(client.as_ref())?);
-                let (key, certificate) = (key.map(Into::into), certificate.map(Into::into));
-                let policy = Policy { server, client, authentication, native, key, certificate };
-                self.create_name(name.parse()?, policy)
+            Request::ChangeName { policy } => {
+                let (name, policy) = named_policy(*policy)?;
+                if !self.tables().names.contains_key(&name) {
+                    return Err(Error::NoName(name.to_string()));
+                }
+                self.put_policy(name, policy)
+            }
+            Request::CreateName { .. } => {
+                let (name, policy) = named_policy(request)?;
+                if self.tables().names.get(&name).is_some_and(|known| known.created) {
+                    return Err(Error::NameExists(name.to_string()));
+                }
+                self.put_policy(name, policy)
             }
             Request::ShowKey => {
                 let file = self.trust()?.identity();
@@ -249,7 +190,7 @@ impl State {
         if let Some(kind) = created.filter(|kind| !attaches(kind, &transport)) {
             return Err(Error::WrongType(name, kind));
         }
-        self.irm.bootstrap_named(&name, layer, Spec(transport.clone())).await?;
+        self.irm.bootstrap_named(&name, layer, Attachment(transport.clone())).await?;
         let mut tables = self.tables();
         tables.created.remove(&name);
         tables.transports.insert(name, transport);
@@ -279,15 +220,41 @@ impl State {
         entries
     }
 
-    fn create_name(&self, name: Name, policy: Policy) -> Outcome {
+    /// Returns `true` if there is such an IPCP.
+    pub(super) fn has_ipcp(&self, name: &str, layer: Option<&str>, over: &TransportSpec) -> bool {
+        self.ipcps().iter().any(|ipcp| {
+            let same = ipcp.transport.as_ref().map_or(layer.is_none(), |known| known == over);
+            ipcp.name == name && ipcp.layer == layer.unwrap_or_default() && same
+        })
+    }
+
+    /// Whether the policy that a [`Request::CreateName`] says can be had.
+    ///
+    /// # Errors
+    ///
+    /// It cannot, as [`Error`] says.
+    pub(super) fn check_policy(&self, request: &Request) -> Result<(), Error> {
+        let (name, policy) = named_policy(request.clone())?;
+        policy.accepted(&name, (&self.trust()?, &self.keys), None).map(drop)
+    }
+
+    /// Creates the name of a [`Request::CreateName`], or changes its policy if it is there:
+    /// its registrations and bindings stay, and flows that do not fit any more end.
+    ///
+    /// # Errors
+    ///
+    /// The policy cannot be had; then nothing has changed.
+    pub(super) fn change_policy(&self, request: &Request) -> Outcome {
+        let (name, policy) = named_policy(request.clone())?;
+        self.put_policy(name, policy)
+    }
+
+    fn put_policy(&self, name: Name, policy: Policy) -> Outcome {
         let folder = self.trust()?;
         let stamps = policy.stamps(&folder);
         let accepted = policy.accepted(&name, (&folder, &self.keys), None)?;
         let mut tables = self.tables();
         let known = tables.names.entry(name.clone()).or_default();
-        if known.created {
-            return Err(Error::NameExists(name.to_string()));
-        }
         (known.created, known.policy, known.stamps) = (true, policy, stamps);
         known.own = Some(accepted);
         self.apply(&name, known);
@@ -307,7 +274,7 @@ impl State {
     /// Reads the files of trust that have changed. Flows that were accepted and are
     /// not allowed any more end.
     pub fn refresh(&self) {
-        self.close_untaken();
+        self.untaken.close_expired();
         let Ok(folder) = self.trust() else { return };
         let mut tables = self.tables();
         for (name, state) in &mut tables.names {
@@ -506,26 +473,13 @@ impl State {
 
     /// Takes a flow back that a program was offered and did not take.
     pub(super) fn give_back(&self, flow: RawFlow) {
-        lock(&self.untaken).push((Instant::now() + UNTAKEN, flow));
+        self.untaken.put(flow);
         self.accepting_changed.notify(usize::MAX);
     }
 
     /// The first flow that was given back and is to one of `names`.
     pub(super) fn take_back(&self, names: &[Name]) -> Option<RawFlow> {
-        let mut untaken = lock(&self.untaken);
-        let at = untaken.iter().position(|(_, flow)| names.contains(&flow.info.name))?;
-        Some(untaken.remove(at).1)
-    }
-
-    /// Closes what nobody has taken in time.
-    fn close_untaken(&self) {
-        let now = Instant::now();
-        let expired: Vec<_> =
-            lock(&self.untaken).extract_if(.., |(until, _)| *until <= now).collect();
-        for (_, flow) in expired {
-            tracing::info!(name = %flow.info.name, peer = %flow.info.peer, "a flow that no program took is closed");
-            close(flow);
-        }
+        self.untaken.take(names)
     }
 
     /// The tables, without the bindings of processes that have ended.
@@ -535,13 +489,6 @@ impl State {
             state.processes.retain(|_, process| process.lives());
         }
         tables
-    }
-}
-
-/// Closes a flow that no program has; a native peer is told.
-pub(super) fn close(flow: RawFlow) {
-    if let Ok(flow) = Flow::new(flow) {
-        flow.closer().close();
     }
 }
 

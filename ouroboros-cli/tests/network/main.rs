@@ -1,6 +1,7 @@
 //! The tools on real interfaces: hosts are network namespaces, each with a
 //! daemon of its own.
 
+mod addresses;
 mod confined;
 mod eavesdropper;
 mod host;
@@ -17,6 +18,7 @@ mod tutorial;
 
 use std::process::ExitCode;
 
+use addresses::*;
 use confined::*;
 use eavesdropper::*;
 use hostile::*;
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
             a_client_s_tunnel_comes_back_after_its_server_and_leaks_nothing_meanwhile,
             a_client_s_tunnel_comes_back_when_both_daemons_have_been_replaced,
             a_client_without_a_flow_ends_when_it_is_told_to,
+            a_client_waits_for_its_daemon_a_layer_and_the_server_s_address,
             a_client_s_tunnel_goes_on_from_another_address_and_leaks_nothing_meanwhile,
             a_client_that_was_told_its_address_goes_on_from_another_when_it_is_lost,
             a_client_s_tunnel_comes_back_with_its_link_and_leaks_nothing_meanwhile,
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
             the_tools_keep_no_right_that_they_do_not_need,
             a_server_is_known_by_the_key_of_its_first_use,
             authorities_vouch_for_both_ends,
+            an_authority_of_irm_vouches_for_a_server,
             a_server_is_taken_by_the_key_that_the_user_says,
             a_client_that_comes_back_takes_no_other_server,
             a_name_for_some_clients_is_silent_to_all_others,
@@ -70,6 +74,7 @@ fn main() -> ExitCode {
             clients_with_addresses_of_their_own_share_the_server,
             garbage_under_every_eid_does_not_disturb_a_live_flow;
         Needs::Namespaces:
+            a_layer_on_an_address_that_is_not_there_yet_waits_for_it,
             pings_of_each_quality_are_answered_plain_and_encrypted,
             a_ping_of_nobody_says_so_and_succeeds,
             an_echo_is_returned,

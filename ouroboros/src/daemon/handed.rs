@@ -15,7 +15,7 @@ use futures_lite::future;
 use super::{
     Connection,
     control::{LARGEST_FRAME, LARGEST_MESSAGE, Message},
-    protocol::{DataPath, FlowGrant},
+    grant::{DataPath, FlowGrant},
 };
 use crate::{
     flow::RawFlow,

@@ -6,9 +6,12 @@
 //! [`relay`]. Not here: the daemon's state and policy (`ouroboros-cli`).
 
 mod accept;
+mod algorithms;
 mod client;
 pub mod control;
+mod entries;
 mod failure;
+mod grant;
 mod handed;
 pub mod protocol;
 mod relay;

@@ -17,7 +17,7 @@ use rustix::{
     },
 };
 
-use super::protocol::{DataPath, FlowGrant};
+use super::grant::{DataPath, FlowGrant};
 use crate::{
     flow::RawFlow,
     sys::socket,

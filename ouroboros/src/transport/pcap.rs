@@ -13,7 +13,10 @@ use pcap::{Active, Capture, Direction, Error};
 use super::{
     Destination, EthDix, IntoTransport, Management, OpenError, Path, ReceiveBatch, SendBatch,
     Transport,
-    eth_dix::{HEADER, check_eid, find, header, largest_payload, mac, parse},
+    eth_dix::{
+        find,
+        frame::{HEADER, check_eid, header, largest_payload, mac, parse},
+    },
     oversized::Oversized,
 };
 use crate::{

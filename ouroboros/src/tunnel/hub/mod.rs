@@ -7,6 +7,7 @@
 
 mod client;
 mod inbound;
+mod info;
 mod outbound;
 mod worker;
 
@@ -22,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+pub use self::info::{ClientEvent, ClientId, ClientInfo, ClientStatistics};
 use self::{
     client::{Client, Shared},
     inbound::Mailbox,
@@ -29,7 +31,7 @@ use self::{
 use super::{Counters, Tunnel, TunnelBuilder, TunnelError, TunnelStatistics, clamp};
 use crate::{
     error::FlowError,
-    flow::{Flow, FlowCloser, FlowInfo, FlowStatistics},
+    flow::{Flow, FlowCloser, FlowInfo},
     proto::hub::{Configuration, IpNet, Router},
     sync::lock,
     transport::PathOffload,
@@ -38,89 +40,6 @@ use crate::{
 
 /// Events that nobody has taken yet, at most; the oldest are dropped.
 const EVENTS: usize = 4096;
-
-/// A client of a [`Hub`], for as long as it is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ClientId(u64);
-
-impl ClientId {
-    /// One of that number: for tests of what is done with clients.
-    #[doc(hidden)]
-    #[must_use]
-    pub const fn from_number(number: u64) -> Self {
-        Self(number)
-    }
-}
-
-/// What happens to a hub's clients.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum ClientEvent {
-    /// One has come.
-    Joined {
-        /// Which.
-        client: ClientId,
-        /// What was agreed with it.
-        info: Box<FlowInfo>,
-    },
-    /// One has gone, or was [removed](Hub::remove).
-    Left {
-        /// Which.
-        client: ClientId,
-        /// Why its flow has ended.
-        reason: String,
-    },
-    /// One asks for its configuration, and says which addresses it has or would
-    /// like: see [`Hub::tell`].
-    Requested {
-        /// Which.
-        client: ClientId,
-        /// The addresses: a wish.
-        wanted: Vec<IpNet>,
-    },
-    /// One has other prefixes than before.
-    Addressed {
-        /// Which.
-        client: ClientId,
-        /// All that it has now.
-        prefixes: Vec<IpNet>,
-    },
-}
-
-/// What went to and came from a client. Bytes are those of IP packets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ClientStatistics {
-    /// Its flows' own, added up.
-    pub flows: FlowStatistics,
-    /// Packets and super-packets from the device to the client.
-    pub sent_packets: u64,
-    /// Packets that came from the client.
-    pub received_packets: u64,
-    /// Bytes that came from the client.
-    pub received_bytes: u64,
-    /// Of these, packets that went on to other clients.
-    pub forwarded_packets: u64,
-    /// Dropped: packets from an address that is not the client's. What is from
-    /// an address of the link (fe80::/10) is dropped and not counted.
-    pub foreign_source: u64,
-}
-
-/// A client as it is now.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct ClientInfo {
-    /// Which.
-    pub client: ClientId,
-    /// What was agreed with it.
-    pub flow: FlowInfo,
-    /// What it may send from, and is sent.
-    pub prefixes: Vec<IpNet>,
-    /// Largest packet that reaches it, in bytes.
-    pub mtu: u16,
-    /// What went through.
-    pub statistics: ClientStatistics,
-}
 
 /// What a hub will be.
 #[derive(Clone, Debug, Default)]
@@ -326,7 +245,7 @@ impl Hub {
     #[must_use]
     pub fn clients(&self) -> Vec<ClientInfo> {
         let clients = lock(&self.core.clients);
-        let mut infos: Vec<_> = clients.values().map(|client| client_info(client)).collect();
+        let mut infos: Vec<_> = clients.values().map(|client| ClientInfo::of(client)).collect();
         infos.sort_by_key(|info| info.client);
         infos
     }
@@ -334,7 +253,7 @@ impl Hub {
     /// One client.
     #[must_use]
     pub fn client(&self, client: ClientId) -> Option<ClientInfo> {
-        self.core.client(client).map(|client| client_info(&client))
+        self.core.client(client).map(|client| ClientInfo::of(&client))
     }
 
     /// The next event. Cancel safe. `None`: the hub has failed, and its device is
@@ -369,16 +288,6 @@ impl Drop for Hub {
 impl fmt::Debug for Hub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Hub").field(&self.interface_name()).finish()
-    }
-}
-
-fn client_info(client: &Client) -> ClientInfo {
-    ClientInfo {
-        client: client.id,
-        flow: client.info.clone(),
-        prefixes: lock(&client.prefixes).clone(),
-        mtu: client.mtu(),
-        statistics: client.statistics(),
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod acks;
 pub mod congestion;
+mod messages;
 mod ranges;
 mod receive;
 mod recovery;
@@ -18,11 +19,13 @@ use std::{collections::VecDeque, time::Duration};
 
 use acks::Acks;
 use congestion::{Controller, Cubic};
+pub use messages::{Front, Messages, TooLarge};
 use receive::ReceiveBuffer;
 use recovery::{Outcome, Payload, Recovery};
 use send::SendBuffer;
 
 use crate::wire::{
+    extension,
     frame::{Frame, complete},
     management::Malformed,
 };
@@ -30,7 +33,7 @@ use crate::wire::{
 /// Bytes of a data packet's body in front of the data: the offset.
 const OFFSET: usize = 4;
 /// Farthest that credit may be ahead of what was read, in bytes.
-const MAX_WINDOW: u64 = 1 << 30;
+const MAX_WINDOW: u64 = extension::MAX_WINDOW as u64;
 /// Longest wait before a blocked sender says so again.
 const MAX_BLOCKED_WAIT: Duration = Duration::from_secs(1);
 
@@ -207,6 +210,9 @@ pub struct Stream {
     fin: Notice,
     abort: Notice,
     stop: Notice,
+    /// The last packet of a stream that is closed: with it the peer has heard all
+    /// that was acknowledged to it.
+    last: Notice,
     /// The peer takes bytes up to this offset.
     credit: u64,
     /// When to say again that more would be sent.
@@ -249,6 +255,7 @@ impl Stream {
             fin: Notice::Unused,
             abort: Notice::Unused,
             stop: Notice::Unused,
+            last: Notice::Unused,
             credit: config.peer_window,
             blocked: None,
             blocked_due: false,
@@ -300,6 +307,15 @@ impl Stream {
         }
     }
 
+    /// Finishes, and sees to it that the peer knows what has come of its own: before
+    /// the flow below is closed.
+    pub fn close(&mut self) {
+        self.finish();
+        if self.end.is_some() {
+            self.last.raise(0);
+        }
+    }
+
     /// Ends this direction at once: what was not sent is not.
     pub fn abort(&mut self, code: u32) {
         if self.send_state() != SendState::Finished {
@@ -332,6 +348,21 @@ impl Stream {
             (None, Notice::Unused) => SendState::Open,
             _ => SendState::Finishing,
         }
+    }
+
+    /// Takes packets of another size from now on: the path carries bodies of so many
+    /// bytes; at least 512.
+    pub fn set_largest_body(&mut self, size: usize) {
+        let size = size.clamp(512, u16::MAX.into());
+        if size != self.config.largest_body {
+            self.config.largest_body = size;
+            self.recovery.set_segment(size as u64);
+        }
+    }
+
+    /// Returns `true` if the peer has finished, and all that it wrote is here.
+    pub fn is_complete(&self) -> bool {
+        self.end == Some(self.receive.contiguous())
     }
 
     /// Bytes that can be read now.
@@ -471,6 +502,7 @@ impl Stream {
             payload.fin.then(|| self.fin.acked());
             payload.abort.then(|| self.abort.acked());
             payload.stop.then(|| self.stop.acked());
+            payload.last.then(|| self.last.acked());
         }
         for payload in outcome.lost {
             self.lost(payload);
@@ -484,6 +516,7 @@ impl Stream {
         payload.fin.then(|| self.fin.lost());
         payload.abort.then(|| self.abort.lost());
         payload.stop.then(|| self.stop.lost());
+        payload.last.then(|| self.last.lost());
     }
 
     fn fin_due(&self) -> bool {
@@ -496,6 +529,7 @@ impl Stream {
             || self.fin_due()
             || self.abort.is_due()
             || self.stop.is_due()
+            || self.last.is_due()
             || self.blocked_due
             || self.recovery.probes() > 0
     }
@@ -515,7 +549,8 @@ impl Stream {
             self.paced = paced;
             work = false;
         }
-        let ack = self.acks.due().is_some_and(|due| due <= now) || (work && self.acks.is_waiting());
+        let ack = self.acks.due().is_some_and(|due| due <= now)
+            || (work && (self.acks.is_waiting() || self.fin_due() || self.last.is_due()));
         if ack {
             self.acks.write(now, &mut self.scratch);
         }
@@ -569,6 +604,11 @@ impl Stream {
             self.stop.sent();
             payload.stop = true;
         }
+        if self.last.is_due() {
+            Frame::Ping.encode(scratch);
+            self.last.sent();
+            payload.last = true;
+        }
         if std::mem::take(&mut self.blocked_due) {
             Frame::Blocked(self.credit as u32).encode(scratch);
         }
@@ -589,7 +629,7 @@ impl Stream {
         if size > 0 && !scratch.is_empty() {
             Frame::encode_data_head(payload.data.start as u32, size as u16, scratch);
         }
-        if size == 0 && !(payload.fin || payload.abort || payload.stop) {
+        if size == 0 && !(payload.fin || payload.abort || payload.stop || payload.last) {
             Frame::Ping.encode(scratch);
         }
     }
@@ -650,7 +690,8 @@ impl Stream {
             SendState::Aborted(_) => matches!(self.abort, Notice::Acked(_)),
             SendState::Open | SendState::Finishing => false,
         };
-        done && !self.acks.is_waiting()
+        let last = matches!(self.last, Notice::Unused | Notice::Acked(_));
+        done && last && !self.acks.is_waiting()
     }
 
     /// Figures of now.

@@ -27,6 +27,7 @@ pub(super) struct Payload {
     pub(super) fin: bool,
     pub(super) abort: bool,
     pub(super) stop: bool,
+    pub(super) last: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,8 @@ pub(super) struct Recovery {
     segment: u64,
     latest: Duration,
     smoothed: Duration,
+    /// The round trip was measured.
+    measured: bool,
     variation: Duration,
     minimum: Duration,
     max_ack_delay: Duration,
@@ -111,6 +114,7 @@ impl Recovery {
             segment,
             latest: rtt,
             smoothed: rtt,
+            measured: false,
             variation: rtt / 2,
             minimum: rtt,
             max_ack_delay,
@@ -132,6 +136,11 @@ impl Recovery {
 
     pub(super) fn round_trip(&self) -> (Duration, Duration) {
         (self.smoothed, self.minimum)
+    }
+
+    pub(super) fn set_segment(&mut self, segment: u64) {
+        self.segment = segment;
+        self.controller.set_segment(segment);
     }
 
     pub(super) fn in_flight(&self) -> u64 {
@@ -156,7 +165,8 @@ impl Recovery {
     /// Returns `true` if a packet of `size` bytes may be in flight beside the
     /// others.
     fn window_allows(&self, size: u64) -> bool {
-        if self.probes > 0 {
+        // With nothing in flight nothing would ever open the window.
+        if self.probes > 0 || self.in_flight == 0 {
             return true;
         }
         match &self.recovery {
@@ -313,8 +323,12 @@ impl Recovery {
     }
 
     fn sample(&mut self, latest: Duration, delay: Duration) {
-        let first = self.largest_acked.is_none();
+        let first = !std::mem::replace(&mut self.measured, true);
         self.latest = latest;
+        if first {
+            // RFC 9002, section 5.3: what was there before was a guess.
+            (self.smoothed, self.variation) = (latest, latest / 2);
+        }
         self.minimum = if first { latest } else { self.minimum.min(latest) };
         let delay = delay.min(self.max_ack_delay);
         let adjusted = if latest >= self.minimum + delay { latest - delay } else { latest };

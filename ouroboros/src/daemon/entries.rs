@@ -1,0 +1,97 @@
+//! The lines of the daemon's lists: keys, IPCPs and what they are attached to,
+//! names, flows.
+
+use serde::{Deserialize, Serialize};
+
+use super::security::PeerData;
+use crate::{crypto::identity::IdentityKey, trust::KeyFile, wire::Eid};
+
+/// What an IPCP is bootstrapped over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TransportSpec {
+    /// Raw Ethernet.
+    EthDix {
+        /// The interface.
+        device: String,
+        /// The ethertype, 0xa000 by default.
+        ethertype: Option<u16>,
+        /// The directory hash, such as `sha3-256`.
+        hash: Option<String>,
+    },
+    /// UDP.
+    Udp {
+        /// The local address.
+        ip: std::net::IpAddr,
+        /// The port, 3435 by default.
+        port: Option<u16>,
+    },
+}
+
+/// A key, by its public half.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyEntry {
+    /// What it is known by.
+    pub fingerprint: String,
+    /// The file it is in.
+    pub path: String,
+}
+
+impl KeyEntry {
+    /// The key that is in `file`.
+    pub fn new(file: &KeyFile, key: &IdentityKey) -> Self {
+        let fingerprint = key.public_key().fingerprint().to_string();
+        Self { fingerprint, path: file.path().display().to_string() }
+    }
+}
+
+/// One IPCP in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpcpEntry {
+    /// Its name.
+    pub name: String,
+    /// Its layer; empty if it is not bootstrapped.
+    pub layer: String,
+    /// What it is attached to.
+    pub attachment: String,
+    /// How it was bootstrapped; an older daemon does not say.
+    #[serde(default)]
+    pub transport: Option<TransportSpec>,
+}
+
+/// One name in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameEntry {
+    /// The name.
+    pub name: String,
+    /// Layers it is registered in.
+    pub layers: Vec<String>,
+    /// Programs bound to it.
+    pub programs: Vec<String>,
+    /// Processes bound to it.
+    pub processes: Vec<u32>,
+    /// What its server demands.
+    pub encryption: String,
+}
+
+/// One flow in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowEntry {
+    /// The name it was allocated to.
+    pub name: String,
+    /// The IPCP at the other end.
+    pub peer: String,
+    /// This side's endpoint.
+    pub local: Eid,
+    /// The peer's endpoint.
+    pub remote: Eid,
+    /// How its packets are encrypted.
+    pub encryption: String,
+    /// Whether they have the native profile.
+    pub native: bool,
+    /// Who the peer is; `None`: nobody knows.
+    pub identity: Option<PeerData>,
+    /// Whether its frames pass through the daemon; otherwise the application
+    /// has the flow's own socket.
+    pub relayed: bool,
+}
