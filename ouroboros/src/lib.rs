@@ -42,7 +42,7 @@ mod tunnel;
 pub use error::{AllocateError, FlowError, LayerError, NotEmbedded, PolicyError};
 pub use flow::{
     Flow, FlowCloser, FlowInfo, FlowReceiver, FlowSender, FlowSpec, FlowStatistics, FlowWatcher,
-    Packets, RawFlow, WatchElsewhere,
+    Packets, RawFlow, WatchOffPath,
 };
 pub use ipcp::Ipcp;
 pub use irm::{Destruction, Irm, LayerInfo};

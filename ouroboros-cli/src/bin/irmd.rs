@@ -7,7 +7,7 @@ use futures_lite::{StreamExt, future};
 use ouroboros::daemon::socket_path;
 use ouroboros_cli::{
     confine::confine,
-    irmd::{Place, State, group, raise_descriptor_limit, serve},
+    irmd::{DaemonSocket, State, group, raise_descriptor_limit, serve},
     output, service,
 };
 use rustix::thread::CapabilitySet;
@@ -53,7 +53,7 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let (hup, usr1, usr2) = (Signal::Hup, Signal::Usr1, Signal::Usr2);
     let mut signals = Signals::new([Signal::Int, Signal::Term, hup, usr1, usr2, Signal::Xfsz])?;
     let path = socket_path();
-    let place = Place::take(&path)?;
+    let place = DaemonSocket::take(&path)?;
     tracing::info!(socket = %path.display(), "irmd {} serves", env!("CARGO_PKG_VERSION"));
     let state = Arc::new(State::default());
     let signalled = async {

@@ -2,7 +2,7 @@
 //! The layers themselves are the library's.
 
 mod attachment;
-mod crowd;
+mod connections;
 mod error;
 mod flows;
 mod keys;
@@ -45,14 +45,14 @@ pub enum StartError {
 
 /// The daemon's place: its lock and its socket. The socket goes away with it.
 #[derive(Debug)]
-pub struct Place {
+pub struct DaemonSocket {
     /// Where applications connect.
     pub listener: Listener,
     path: PathBuf,
     _lock: File,
 }
 
-impl Place {
+impl DaemonSocket {
     /// Takes the place at `path`.
     ///
     /// # Errors
@@ -93,7 +93,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for DaemonSocket {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
