@@ -12,7 +12,7 @@ use ouroboros::{
     },
     wire::{
         Dialect, DirectoryHash, Eid, MacAddress, Name, PeerAddress, QosSpec,
-        extension::{Extensions, Lane},
+        extension::{Extensions, Lane, ReliableParameters},
         management::Message,
         oap::Allocation,
     },
@@ -58,6 +58,7 @@ fn headers() -> Vec<(&'static str, Vec<u8>, usize)> {
         padding: Some(28),
         cookie: Some(b"a cookie"),
         lane: Some(lane),
+        reliable: Some(ReliableParameters::default()),
     };
     let (all, accepted) =
         (all.encode(), Extensions { profile: Some(3), ..Extensions::default() }.encode());

@@ -58,6 +58,7 @@ fn in_full(command: &Command) -> Vec<String> {
             words.extend(addresses.iter().flat_map(|ip| ["ip".to_owned(), ip.to_string()]));
             return words;
         }
+        Command::CheckConfiguration { file } => vec!["config", "check", file],
         Command::ListNames => vec!["name", "list"],
         Command::ListFlows => vec!["flow", "list"],
         Command::ShowKey => vec!["key", "show"],

@@ -20,8 +20,8 @@ type Words<'a> = &'a [String];
 ///
 /// As [`UsageError`] says.
 pub fn parse(words: Words<'_>) -> Result<Command, UsageError> {
-    const COMMANDS: [&str; 8] =
-        ["ipcp", "name", "flow", "key", "bind", "unbind", "register", "unregister"];
+    const COMMANDS: [&str; 9] =
+        ["ipcp", "name", "flow", "key", "bind", "unbind", "register", "unregister", "config"];
     let (command, rest) = take(words, &COMMANDS)?;
     match command {
         "ipcp" => ipcp(rest),
@@ -38,6 +38,11 @@ pub fn parse(words: Words<'_>) -> Result<Command, UsageError> {
                 nothing_more(rest).map(|()| Command::GenerateKey { force: true })
             }
         },
+        "config" => {
+            let (_, rest) = take(rest, &["check"])?;
+            let (file, rest) = value(rest, "a file")?;
+            nothing_more(rest).map(|()| Command::CheckConfiguration { file })
+        }
         "register" => registration(rest, true),
         "unregister" => registration(rest, false),
         _ => binding(rest, command == "bind"),
@@ -167,26 +172,17 @@ fn create_name(words: Words<'_>) -> Result<Command, UsageError> {
             _ => Auth::Both,
         })
     });
-    let (auth, clients, ca) = (auth.transpose()?, pairs.take("clients"), pairs.take("ca"));
-    // Lists say who proves who they are.
-    match (&clients, &ca, auth) {
-        (Some(_), Some(_), _) => return Err(UsageError::Together("clients", "ca")),
-        (Some(_), _, Some(Auth::None | Auth::Server)) => {
-            return Err(UsageError::Together("clients", "auth none or server"));
-        }
-        (_, Some(_), Some(Auth::None)) => return Err(UsageError::Together("ca", "auth none")),
-        _ => {}
-    }
     let security = NameSecurity {
         server: pairs.take("sencpath"),
         client: pairs.take("cencpath"),
-        auth,
-        clients,
-        ca,
+        auth: auth.transpose()?,
+        clients: pairs.take("clients"),
+        ca: pairs.take("ca"),
         key: pairs.take("key"),
         certificate: pairs.take("cert"),
         native: pairs.take("native").is_some(),
     };
+    security.check()?;
     Ok(Command::CreateName { name, security })
 }
 
@@ -264,9 +260,12 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         for (line, message) in [
-            ("", "expected ipcp, name, flow, key, bind, unbind, register, unregister"),
+            ("", "expected ipcp, name, flow, key, bind, unbind, register, unregister, config"),
             ("un program x name y", "un: may be unbind or unregister"),
-            ("frob", "frob: expected ipcp, name, flow, key, bind, unbind, register, unregister"),
+            (
+                "frob",
+                "frob: expected ipcp, name, flow, key, bind, unbind, register, unregister, config",
+            ),
             ("key generate forcibly", "forcibly: expected force"),
             ("key show force", "force: expected the end of the command"),
             ("name create a auth maybe", "auth maybe: none, server or both is known"),
@@ -358,6 +357,7 @@ mod tests {
                     },
                 },
             ),
+            ("conf ch a", CheckConfiguration { file: a.clone() }),
             ("n d a", DestroyName { name: a.clone() }),
             ("n dns a", NameDns { name: a.clone(), addresses: Vec::new() }),
             (

@@ -4,12 +4,14 @@
 #[macro_use]
 pub mod output;
 
+pub mod configuration;
 pub mod confine;
 pub mod dns;
 pub mod enc_conf;
 pub mod grammar;
 pub mod irmd;
 pub mod man;
+pub mod name_policy;
 pub mod ovpn;
 pub mod service;
 pub mod table;
@@ -30,7 +32,7 @@ use structopt::{StructOpt, clap::ErrorKind};
 use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
 
 /// Options whose values are paths, and so any bytes.
-const PATHS: [&str; 1] = ["--ca"];
+const PATHS: [&str; 2] = ["--ca", "--config"];
 
 /// The tool's arguments. Ends the process for help and version (0) and for
 /// wrong usage (2), such as bytes that are not UTF-8 where text is meant.

@@ -326,10 +326,20 @@ impl Core {
                 self.log_refusal(Some(name), from, &reason.into());
             }
             Event::Refused { name, from, reason } => self.log_refusal(name, from, &reason),
-            Event::Allocated { allocation, peer, remote, keys, suite, lane, identity } => {
+            Event::Allocated {
+                allocation,
+                peer,
+                remote,
+                keys,
+                suite,
+                lane,
+                reliable,
+                identity,
+            } => {
                 let allocating = lock(&self.allocating).remove(&allocation);
                 if let Some(allocating) = allocating {
-                    allocating.agreed(Agreed { peer, remote, keys, suite, lane, identity });
+                    let agreed = Agreed { peer, remote, keys, suite, lane, reliable, identity };
+                    allocating.agreed(agreed);
                 }
             }
             Event::Failed { allocation, reason } => {

@@ -1,17 +1,17 @@
 //! Tells `irmd` what to do.
 
-use std::{error::Error, fs, io, net::IpAddr, path, process::ExitCode};
+use std::{env, error::Error, io, net::IpAddr, path, process::ExitCode};
 
 use ouroboros::daemon::{
     Client, DaemonError,
-    protocol::{Request, Response, Security},
-    security::Authentication,
+    protocol::{Request, Response},
 };
 use ouroboros_cli::{
-    dns, enc_conf, eprintln,
-    grammar::{self, Auth, Command, NameSecurity},
+    configuration::Configuration,
+    dns, eprintln,
+    grammar::{self, Command},
     irmd::State,
-    output, print, println,
+    name_policy, output, print, println,
     table::table,
 };
 use structopt::StructOpt;
@@ -22,6 +22,7 @@ use structopt::StructOpt;
 /// irm name create|destroy|register|unregister|list, irm key show|generate|generate force,
 /// irm name dns N [ip A], which prints the lines for hosts files and DNS by which clients
 /// of a layer over UDP find the name's server,
+/// irm config check FILE, which tells all that is wrong in a file for irmd --config,
 /// irm flow list, irm bind|unbind program P name N, irm bind|unbind process PID name N,
 /// irm register|unregister name N layer L.
 /// Words may be cut to any unambiguous prefix; keyword pairs come in any order.
@@ -69,7 +70,14 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
         }
         Command::DestroyIpcp { name } => Request::DestroyIpcp { name },
         Command::ListIpcps => Request::ListIpcps,
-        Command::CreateName { name, security } => create_name(name, security)?,
+        Command::CheckConfiguration { file } => {
+            let configuration = Configuration::read(path::Path::new(&file))?;
+            println!("{file} makes sense: {configuration}");
+            return Ok(());
+        }
+        Command::CreateName { name, security } => {
+            name_policy::request(name, security, &env::current_dir()?)?
+        }
         Command::ShowKey => Request::ShowKey,
         Command::GenerateKey { force } => Request::GenerateKey { force },
         Command::DestroyName { name } => Request::DestroyName { name },
@@ -157,35 +165,4 @@ async fn ask(request: Request) -> Result<Response, Box<dyn Error>> {
         }
         outcome => Ok(outcome?),
     }
-}
-
-fn create_name(name: String, security: NameSecurity) -> Result<Request, Box<dyn Error>> {
-    let place = |path: Option<String>| -> Result<Option<String>, Box<dyn Error>> {
-        let Some(path) = path else { return Ok(None) };
-        let absolute = path::absolute(&path).map_err(|error| format!("{path}: {error}"))?;
-        Ok(Some(absolute.to_str().ok_or("a path that is not UTF-8")?.to_owned()))
-    };
-    let authentication = match (security.clients, security.ca, security.auth) {
-        (Some(file), ..) => Authentication::Keys(place(Some(file))?.unwrap_or_default()),
-        (None, ca, Some(Auth::Server)) => Authentication::Server(place(ca)?),
-        (None, ca @ Some(_), _) | (None, ca, Some(Auth::Both)) => {
-            Authentication::Authorities(place(ca)?)
-        }
-        (None, None, Some(Auth::None)) => Authentication::None,
-        (None, None, None) => Authentication::Offered,
-    };
-    Ok(Request::CreateName {
-        name,
-        server: security.server.as_deref().map(encryption).transpose()?,
-        client: security.client.as_deref().map(encryption).transpose()?,
-        authentication,
-        native: security.native,
-        key: place(security.key)?,
-        certificate: place(security.certificate)?,
-    })
-}
-
-fn encryption(path: &str) -> Result<Security, Box<dyn Error>> {
-    let text = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
-    Ok(enc_conf::parse(&text).map_err(|error| format!("{path}: {error}"))?)
 }

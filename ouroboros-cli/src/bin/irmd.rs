@@ -1,28 +1,35 @@
 //! The Ouroboros daemon.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use async_signal::{Signal, Signals};
 use futures_lite::{StreamExt, future};
-use ouroboros::daemon::socket_path;
+use ouroboros::{daemon::socket_path, trust::TrustFolder};
 use ouroboros_cli::{
     confine::confine,
-    irmd::{DaemonSocket, State, group, raise_descriptor_limit, serve},
+    irmd::{Configured, DaemonSocket, State, group, raise_descriptor_limit, serve},
     output, service,
 };
 use rustix::thread::CapabilitySet;
 use structopt::StructOpt;
 
+/// How often to try again what the configuration has and cannot be had yet.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// Hosts Ouroboros layers, keeps names and bindings, serves applications
 ///
-/// SIGHUP reads the files of keys, clients and authorities again, which also happens
-/// within a second of a change; SIGUSR1 logs what there is; SIGINT and SIGTERM end it.
+/// SIGHUP reads the configuration file again, and does what has changed in it; and the files
+/// of keys, clients and authorities, which also happens within a second of a change; SIGUSR1 logs what there is; SIGINT and SIGTERM end it.
 #[derive(StructOpt)]
 #[structopt(name = "irmd")]
 struct Arguments {
     /// Logs to standard output (standard error otherwise)
     #[structopt(long)]
     stdout: bool,
+    /// Makes the layers, names and bindings that this file says (TOML); irmd.conf beside
+    /// the daemon's key (/etc/ouroboros) if there is one
+    #[structopt(long, parse(from_os_str), value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -38,7 +45,7 @@ fn main() -> ExitCode {
     if let Err(error) = output::start() {
         return ouroboros_cli::failed("irmd", &error);
     }
-    match async_std::task::block_on(run()) {
+    match async_std::task::block_on(run(arguments.config)) {
         Ok(()) => {
             let _ = output::finish();
             ExitCode::SUCCESS
@@ -47,25 +54,53 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run() -> Result<(), Box<dyn std::error::Error>> {
+async fn run(config: Option<PathBuf>) -> Result<(), Box<dyn std::error::Error>> {
     // SIGPIPE is ignored, as in every Rust program: writing says so. The last two
     // would end the process, and mean nothing here.
     let (hup, usr1, usr2) = (Signal::Hup, Signal::Usr1, Signal::Usr2);
     let mut signals = Signals::new([Signal::Int, Signal::Term, hup, usr1, usr2, Signal::Xfsz])?;
     let path = socket_path();
     let place = DaemonSocket::take(&path)?;
-    tracing::info!(socket = %path.display(), "irmd {} serves", env!("CARGO_PKG_VERSION"));
     let state = Arc::new(State::default());
+    let default = TrustFolder::of_user().ok().map(|folder| folder.path().join("irmd.conf"));
+    let named = config.is_some();
+    let mut configured =
+        config.or(default).map(|file| (Configured::new(state.clone(), file.clone()), file));
+    if let Some((configured, _)) = configured.as_mut().filter(|(_, file)| named || file.exists()) {
+        configured.load().await?;
+    }
+    tracing::info!(socket = %path.display(), "irmd {} serves", env!("CARGO_PKG_VERSION"));
     let signalled = async {
-        while let Some(signal) = signals.next().await {
-            match signal {
-                Ok(Signal::Hup) => {
+        loop {
+            let signal = async { Some(signals.next().await) };
+            let later = async {
+                match &configured {
+                    Some((configured, _)) if configured.is_waiting() => {
+                        async_std::task::sleep(RETRY).await;
+                        None
+                    }
+                    _ => future::pending().await,
+                }
+            };
+            match future::or(signal, later).await {
+                Some(Some(Ok(Signal::Hup))) => {
                     tracing::info!("reading the files of keys, clients and authorities again");
                     state.reload();
+                    let file = configured.as_mut().filter(|(_, file)| named || file.exists());
+                    if let Some((configured, _)) = file
+                        && let Err(error) = configured.load().await
+                    {
+                        tracing::error!("nothing is changed: {error}");
+                    }
                 }
-                Ok(Signal::Usr1) => state.log(),
-                Ok(Signal::Int | Signal::Term) => return,
-                _ => {}
+                Some(Some(Ok(Signal::Usr1))) => state.log(),
+                Some(Some(Ok(Signal::Int | Signal::Term)) | None) => return,
+                Some(_) => {}
+                None => {
+                    if let Some((configured, _)) = &mut configured {
+                        configured.attempt().await;
+                    }
+                }
             }
         }
     };

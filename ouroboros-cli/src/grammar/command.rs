@@ -66,6 +66,11 @@ pub enum Command {
     },
     /// `name list`
     ListNames,
+    /// `config check`
+    CheckConfiguration {
+        /// The file, as given.
+        file: String,
+    },
     /// `flow list`
     ListFlows,
     /// `key show`
@@ -114,6 +119,24 @@ pub struct NameSecurity {
     pub certificate: Option<String>,
     /// Only the native profile.
     pub native: bool,
+}
+
+impl NameSecurity {
+    /// Whether its parts go together: lists say who proves who they are.
+    ///
+    /// # Errors
+    ///
+    /// Two of them exclude each other.
+    pub fn check(&self) -> Result<(), UsageError> {
+        match (&self.clients, &self.ca, self.auth) {
+            (Some(_), Some(_), _) => Err(UsageError::Together("clients", "ca")),
+            (Some(_), _, Some(Auth::None | Auth::Server)) => {
+                Err(UsageError::Together("clients", "auth none or server"))
+            }
+            (_, Some(_), Some(Auth::None)) => Err(UsageError::Together("ca", "auth none")),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Who proves who they are.

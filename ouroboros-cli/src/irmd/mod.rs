@@ -2,6 +2,7 @@
 //! The layers themselves are the library's.
 
 mod attachment;
+mod configured;
 mod connections;
 mod error;
 mod flows;
@@ -26,6 +27,7 @@ use rustix::{
     process::{Gid, Resource, Rlimit, getrlimit, setrlimit, umask},
 };
 
+pub use configured::Configured;
 pub use error::Error;
 pub use flows::Flows;
 pub use serve::serve;

@@ -74,6 +74,19 @@ fn algorithms(security: Option<&Security>) -> Result<Option<Algorithms>, Error> 
     }
 }
 
+/// The name and the policy of a [`Request::CreateName`].
+fn named_policy(request: Request) -> Result<(Name, Policy), Error> {
+    let Request::CreateName { name, server, client, authentication, native, key, certificate } =
+        request
+    else {
+        return Err(Error::UnknownRequest);
+    };
+    let (server, client) = (algorithms(server.as_ref())?, algorithms(client.as_ref())?);
+    let (key, certificate) = (key.map(Into::into), certificate.map(Into::into));
+    let policy = Policy { server, client, authentication, native, key, certificate };
+    Ok((name.parse()?, policy))
+}
+
 type Outcome = Result<Response, Error>;
 
 impl State {
@@ -101,19 +114,12 @@ impl State {
             }
             Request::ListFlows => Ok(Response::Flows(self.flows.list())),
             Request::ListIpcps => Ok(Response::Ipcps(self.ipcps())),
-            Request::CreateName {
-                name,
-                server,
-                client,
-                authentication,
-                native,
-                key,
-                certificate,
-            } => {
-                let (server, client) = (algorithms(server.as_ref())?, algorithms(client.as_ref())?);
-                let (key, certificate) = (key.map(Into::into), certificate.map(Into::into));
-                let policy = Policy { server, client, authentication, native, key, certificate };
-                self.create_name(name.parse()?, policy)
+            Request::CreateName { .. } => {
+                let (name, policy) = named_policy(request)?;
+                if self.tables().names.get(&name).is_some_and(|known| known.created) {
+                    return Err(Error::NameExists(name.to_string()));
+                }
+                self.put_policy(name, policy)
             }
             Request::ShowKey => {
                 let file = self.trust()?.identity();
@@ -207,15 +213,41 @@ impl State {
         entries
     }
 
-    fn create_name(&self, name: Name, policy: Policy) -> Outcome {
+    /// Returns `true` if there is such an IPCP.
+    pub(super) fn has_ipcp(&self, name: &str, layer: Option<&str>, over: &TransportSpec) -> bool {
+        self.ipcps().iter().any(|ipcp| {
+            let same = ipcp.transport.as_ref().map_or(layer.is_none(), |known| known == over);
+            ipcp.name == name && ipcp.layer == layer.unwrap_or_default() && same
+        })
+    }
+
+    /// Whether the policy that a [`Request::CreateName`] says can be had.
+    ///
+    /// # Errors
+    ///
+    /// It cannot, as [`Error`] says.
+    pub(super) fn check_policy(&self, request: &Request) -> Result<(), Error> {
+        let (name, policy) = named_policy(request.clone())?;
+        policy.accepted(&name, (&self.trust()?, &self.keys), None).map(drop)
+    }
+
+    /// Creates the name of a [`Request::CreateName`], or changes its policy if it is there:
+    /// its registrations and bindings stay, and flows that do not fit any more end.
+    ///
+    /// # Errors
+    ///
+    /// The policy cannot be had; then nothing has changed.
+    pub(super) fn change_policy(&self, request: &Request) -> Outcome {
+        let (name, policy) = named_policy(request.clone())?;
+        self.put_policy(name, policy)
+    }
+
+    fn put_policy(&self, name: Name, policy: Policy) -> Outcome {
         let folder = self.trust()?;
         let stamps = policy.stamps(&folder);
         let accepted = policy.accepted(&name, (&folder, &self.keys), None)?;
         let mut tables = self.tables();
         let known = tables.names.entry(name.clone()).or_default();
-        if known.created {
-            return Err(Error::NameExists(name.to_string()));
-        }
         (known.created, known.policy, known.stamps) = (true, policy, stamps);
         known.own = Some(accepted);
         self.apply(&name, known);

@@ -1,6 +1,7 @@
 //! The tools on real interfaces: hosts are network namespaces, each with a
 //! daemon of its own.
 
+mod addresses;
 mod confined;
 mod eavesdropper;
 mod host;
@@ -17,6 +18,7 @@ mod tutorial;
 
 use std::process::ExitCode;
 
+use addresses::*;
 use confined::*;
 use eavesdropper::*;
 use hostile::*;
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
             clients_with_addresses_of_their_own_share_the_server,
             garbage_under_every_eid_does_not_disturb_a_live_flow;
         Needs::Namespaces:
+            a_layer_on_an_address_that_is_not_there_yet_waits_for_it,
             pings_of_each_quality_are_answered_plain_and_encrypted,
             a_ping_of_nobody_says_so_and_succeeds,
             an_echo_is_returned,

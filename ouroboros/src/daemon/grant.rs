@@ -9,7 +9,7 @@ use crate::{
     crypto::Suite,
     flow::{FlowInfo, RawFlow},
     proto::{
-        negotiation::PeerIdentity,
+        negotiation::{PeerIdentity, ReliableTerms},
         protection::{FlowKeys, Profile},
     },
     transport::Handed,
@@ -61,6 +61,8 @@ pub struct FlowGrant {
     suite: Option<SuiteNames>,
     identity: Option<PeerData>,
     lane: Option<Lane>,
+    #[serde(default)]
+    reliable: Option<ReliableTerms>,
     first_use: bool,
     remembered: bool,
     keys: Option<GrantedKeys>,
@@ -90,6 +92,7 @@ impl FlowGrant {
             suite: info.suite.map(Into::into),
             identity: info.identity.as_ref().map(Into::into),
             lane: info.lane,
+            reliable: info.reliable,
             first_use: info.first_use,
             remembered: info.remembered,
             keys,
@@ -112,7 +115,7 @@ impl FlowGrant {
         let mut info = FlowInfo::new(name, self.peer, (self.local, self.remote), self.qos);
         info.first_use = self.first_use;
         info.remembered = self.remembered;
-        info.lane = self.lane;
+        (info.lane, info.reliable) = (self.lane, self.reliable);
         match (suite, &self.keys) {
             (None, None) => Ok((info, None)),
             (Some(suite), Some(keys)) => {
@@ -137,6 +140,7 @@ mod tests {
         crypto::{Cipher, Entropy, FlowKey, identity::IdentityKey},
         daemon::{protocol::Response, relay::RelayPath},
         proto::native::{Capabilities, NativeKeys, Role},
+        wire::extension::ReliableParameters,
     };
 
     fn peer_identity() -> PeerIdentity {
@@ -162,6 +166,9 @@ mod tests {
             Some(suite) => {
                 let profile = keys.map_or(Profile::Wire023, FlowKeys::profile);
                 info.lane = Some(Lane { group: [7; 16], index: 1, lanes: 2 });
+                let parameters = ReliableParameters::default();
+                let remote = ReliableParameters { window: 1, ..parameters };
+                info.reliable = Some(ReliableTerms { local: parameters, remote });
                 info.encrypted(suite, profile, Some(peer_identity()))
             }
         }
@@ -204,7 +211,7 @@ mod tests {
             assert_eq!(grant.largest_frame, 1468);
             let (opened, opened_keys) = grant.open().expect("a grant that makes sense");
             let told = |i: &FlowInfo| {
-                let agreed = (i.suite, i.profile, i.identity.clone(), i.lane);
+                let agreed = (i.suite, i.profile, i.identity.clone(), i.lane, i.reliable);
                 (i.name.clone(), i.peer, i.local, i.remote, i.qos, agreed)
             };
             assert_eq!(told(&opened), told(&info(suite, opened_keys.as_ref())));

@@ -14,7 +14,10 @@ use crate::{
         native::Capabilities,
         negotiation::{ClientSecurity, PeerIdentity, ProfilePolicy, ServerSecurity, Trust},
     },
-    wire::{Name, extension::Lane},
+    wire::{
+        Name,
+        extension::{Lane, ReliableParameters},
+    },
 };
 
 /// What is said of a flow's security makes no sense.
@@ -38,6 +41,9 @@ pub struct FlowSecurity {
     /// The flow's place in a tunnel of several.
     #[serde(default)]
     pub lane: Option<Lane>,
+    /// What the application takes of a reliable flow in the native profile.
+    #[serde(default)]
+    pub reliable: Option<ReliableParameters>,
     /// The digest that the request names.
     #[serde(default)]
     pub digest: Option<String>,
@@ -114,7 +120,8 @@ impl FlowSecurity {
         };
         let (suite, capabilities) = (security.suite.into(), security.capabilities.bits());
         let digest = Some(security.digest.to_string());
-        Self { suite, profile, capabilities, trust, identified, lane: security.lane, digest }
+        let (lane, reliable) = (security.lane, security.reliable);
+        Self { suite, profile, capabilities, trust, identified, lane, reliable, digest }
     }
 
     /// What the daemon has to ask; the identity, if there is to be one, is its
@@ -132,9 +139,15 @@ impl FlowSecurity {
         };
         let trust = self.trust.open()?;
         let capabilities = Capabilities::from_bits(self.capabilities);
-        let lane = self.lane;
-        let security =
-            ClientSecurity { suite, profile, capabilities, lane, trust, ..Default::default() };
+        let security = ClientSecurity {
+            suite,
+            profile,
+            capabilities,
+            lane: self.lane,
+            reliable: self.reliable,
+            trust,
+            ..Default::default()
+        };
         let Some(digest) = &self.digest else { return Ok(security) };
         let digest = digest.parse().map_err(|e: UnknownAlgorithm| BadSecurity(e.to_string()))?;
         Ok(ClientSecurity { digest, ..security })

@@ -12,7 +12,7 @@ use super::handles::FlowCloser;
 use crate::{
     crypto::Suite,
     proto::{
-        negotiation::{PeerIdentity, ProfilePolicy, ServerSecurity, Trust},
+        negotiation::{PeerIdentity, ProfilePolicy, ReliableTerms, ServerSecurity, Trust},
         protection::{FlowKeys, Profile},
     },
     transport::{OffPathHandler, Path, Stray},
@@ -44,6 +44,9 @@ pub struct FlowInfo {
     /// The flow's place in a tunnel of several, as its client says; native
     /// flows only.
     pub lane: Option<Lane>,
+    /// What was agreed if the flow is reliable and both ends have this library's own
+    /// protocol for that; `None`: FRCT, or not reliable.
+    pub reliable: Option<ReliableTerms>,
     /// Whether the peer's key is that of a first use, and known to `irmd` from
     /// this flow on: nobody has compared it yet.
     pub first_use: bool,
@@ -57,7 +60,7 @@ impl FlowInfo {
     /// carry flows between processes.
     #[must_use]
     pub fn new(name: Name, peer: PeerAddress, (local, remote): (Eid, Eid), qos: QosSpec) -> Self {
-        let (suite, profile, identity, lane) = (None, None, None, None);
+        let (suite, profile, identity, lane, reliable) = (None, None, None, None, None);
         let (first_use, remembered) = (false, true);
         Self {
             name,
@@ -69,6 +72,7 @@ impl FlowInfo {
             profile,
             identity,
             lane,
+            reliable,
             first_use,
             remembered,
         }

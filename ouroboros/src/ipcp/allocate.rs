@@ -22,6 +22,7 @@ use crate::{
     flow::{Flow, FlowInfo, FlowSpec, Interest, RawFlow, Readiness},
     proto::{
         endpoint::{AllocationId, AllocationRequest, PeerIdentity},
+        negotiation::ReliableTerms,
         protection::FlowKeys,
     },
     sync::lock,
@@ -182,6 +183,7 @@ pub(super) struct Agreed {
     pub(super) keys: Option<FlowKeys>,
     pub(super) suite: Option<Suite>,
     pub(super) lane: Option<Lane>,
+    pub(super) reliable: Option<ReliableTerms>,
     pub(super) identity: Option<PeerIdentity>,
 }
 
@@ -298,11 +300,11 @@ impl Pending {
 
     fn flow(self, agreed: Agreed) -> RawFlow {
         let Self { core, path, early, reserved, name, qos, .. } = self;
-        let Agreed { peer, remote, mut keys, suite, lane, identity } = agreed;
+        let Agreed { peer, remote, mut keys, suite, lane, reliable, identity } = agreed;
         let ends = (reserved.eid, remote);
         let mut info =
             with_encryption(FlowInfo::new(name, peer, ends, qos), &keys, suite, identity);
-        info.lane = lane;
+        (info.lane, info.reliable) = (lane, reliable);
         let greeting = keys.as_mut().map_or_else(Vec::new, |keys| keys.greeting(ends));
         // A native flow's session goes on by itself, if this one is lost.
         let times = if greeting.is_empty() { GREETINGS } else { 1 };

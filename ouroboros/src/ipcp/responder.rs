@@ -166,10 +166,10 @@ impl Core {
                 }
             }
         }
-        let Accepted { qos, keys, suite, lane, identity } = accepted;
+        let Accepted { qos, keys, suite, lane, reliable, identity } = accepted;
         let info = FlowInfo::new(name, from, (local, remote), qos);
         let mut info = with_encryption(info, &keys, suite, identity);
-        info.lane = lane;
+        (info.lane, info.reliable) = (lane, reliable);
         let mut flow = self.raw_flow(path, info, keys, early, reserved);
         match frames {
             Frames::Shared(take) => {

@@ -46,6 +46,7 @@ pub(crate) const PLAIN: ServerSecurity = ServerSecurity {
     require_encryption: false,
     profile: ProfilePolicy::PreferNative,
     capabilities: Capabilities::NONE,
+    reliable: None,
     identity: None,
     identify_to_old: true,
     clients: Trust::Anyone,

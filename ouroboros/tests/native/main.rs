@@ -6,5 +6,6 @@ mod downgrade;
 mod eavesdropper;
 mod erasure;
 mod harness;
+mod reliable;
 mod session;
 mod vectors;

@@ -22,6 +22,10 @@ pub enum Content {
     Packet,
     /// One IP packet whose transport checksum covers its pseudo-header only.
     PartialChecksum,
+    /// A piece of a reliable flow: see PROTOCOL.md, "Reliable flows".
+    Data,
+    /// Frames of a reliable flow.
+    Frames,
 }
 
 impl Content {
@@ -30,6 +34,8 @@ impl Content {
             Self::Control => 0,
             Self::Packet => 1,
             Self::PartialChecksum => 2,
+            Self::Data => 4,
+            Self::Frames => 5,
         }
     }
 
@@ -38,6 +44,8 @@ impl Content {
             0 => Some(Self::Control),
             1 => Some(Self::Packet),
             2 => Some(Self::PartialChecksum),
+            4 => Some(Self::Data),
+            5 => Some(Self::Frames),
             _ => None,
         }
     }
@@ -57,7 +65,8 @@ pub struct Opened {
     /// Whether none with a higher number was opened before; never in other
     /// formats.
     pub leads: bool,
-    pub(super) number: u64,
+    /// The packet number; 0 in other formats.
+    pub number: u64,
 }
 
 impl Opened {

@@ -243,7 +243,8 @@ impl Sealer {
     }
 
     /// Seals the frames of `batch` from `first` on, in place; `content` says
-    /// what each is. All are data.
+    /// what each is. All are data. Returns the packet number of the first frame, from
+    /// which the others' go on; 0 in formats without numbers.
     ///
     /// # Errors
     ///
@@ -257,19 +258,20 @@ impl Sealer {
         batch: &mut SendBatch,
         first: usize,
         content: impl Fn(usize) -> Content,
-    ) -> Result<(), SealError> {
+    ) -> Result<u64, SealError> {
         let last = batch.len();
         if let SealerKind::Native(sealer) = &mut self.kind {
             let mut reserved = sealer.reserve(last.saturating_sub(first) as u64, true)?;
+            let number = reserved.first();
             for index in first..last {
                 reserved.seal(batch.frame_mut(index), content(index));
             }
-        } else {
-            for index in first..last {
-                self.seal_023(batch.frame_mut(index), content(index));
-            }
+            return Ok(number);
         }
-        Ok(())
+        for index in first..last {
+            self.seal_023(batch.frame_mut(index), content(index));
+        }
+        Ok(0)
     }
 
     fn seal_023(&mut self, frame: &mut [u8], content: Content) {

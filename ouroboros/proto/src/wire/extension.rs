@@ -11,8 +11,14 @@ const PROFILE: u16 = 1;
 const PADDING: u16 = 2;
 const COOKIE: u16 = 3;
 const LANE: u16 = 4;
+const RELIABLE: u16 = 5;
 /// The one version of the native profile.
 const VERSION: u8 = 1;
+/// The one version of the reliable profile, and its one mode: messages.
+const RELIABLE_MESSAGES: [u8; 2] = [1, 1];
+
+/// Farthest that credit may be ahead of what was read, in bytes.
+pub const MAX_WINDOW: u32 = 1 << 30;
 
 /// Longest cookie in bytes.
 pub const LARGEST_COOKIE: usize = 255;
@@ -28,6 +34,51 @@ pub struct Lane {
     pub lanes: u8,
 }
 
+/// What one end of a reliable flow takes (PROTOCOL.md, "Reliable flows").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ReliableParameters {
+    /// For how long this end delays an acknowledgement at most, in milliseconds.
+    pub max_ack_delay: u8,
+    /// The credit that the other end has at first, in bytes; at most [`MAX_WINDOW`].
+    pub window: u32,
+    /// Largest message that this end takes, in bytes; at least 1.
+    pub message_limit: u32,
+}
+
+impl ReliableParameters {
+    fn parse(value: &[u8]) -> Result<Option<Self>, Malformed> {
+        if value.is_empty() {
+            return Err(Malformed);
+        }
+        // Another version or mode: as if it were not there.
+        let Some(fields) = value.strip_prefix(&RELIABLE_MESSAGES) else { return Ok(None) };
+        let fields: &[u8; 9] = fields.try_into().map_err(|_| Malformed)?;
+        let [max_ack_delay, w0, w1, w2, w3, m0, m1, m2, m3] = *fields;
+        let window = u32::from_be_bytes([w0, w1, w2, w3]);
+        let message_limit = u32::from_be_bytes([m0, m1, m2, m3]);
+        if window > MAX_WINDOW || message_limit == 0 {
+            return Err(Malformed);
+        }
+        Ok(Some(Self { max_ack_delay, window, message_limit }))
+    }
+
+    fn encode(&self) -> [u8; 11] {
+        let mut value = [0; 11];
+        value[..2].copy_from_slice(&RELIABLE_MESSAGES);
+        value[2] = self.max_ack_delay;
+        value[3..7].copy_from_slice(&self.window.min(MAX_WINDOW).to_be_bytes());
+        value[7..].copy_from_slice(&self.message_limit.max(1).to_be_bytes());
+        value
+    }
+}
+
+impl Default for ReliableParameters {
+    /// Acknowledgements within 2 ms, credit of 256 KiB at first, messages of 1 MiB.
+    fn default() -> Self {
+        Self { max_ack_delay: 2, window: 256 * 1024, message_limit: 1024 * 1024 }
+    }
+}
+
 /// What `data` says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extensions<'a> {
@@ -41,6 +92,9 @@ pub struct Extensions<'a> {
     pub cookie: Option<&'a [u8]>,
     /// The place of the flow in a tunnel of several.
     pub lane: Option<Lane>,
+    /// The reliable profile: offered in a request, accepted in a reply, with what
+    /// its sender takes.
+    pub reliable: Option<ReliableParameters>,
 }
 
 impl<'a> Extensions<'a> {
@@ -85,6 +139,7 @@ impl<'a> Extensions<'a> {
                     }
                     _ => return Err(Malformed),
                 },
+                RELIABLE => extensions.reliable = ReliableParameters::parse(value)?,
                 _ => {}
             }
         }
@@ -118,6 +173,9 @@ impl<'a> Extensions<'a> {
         if let Some(lane) = &self.lane {
             push(LANE, [&lane.group, &[lane.index, lane.lanes]]);
         }
+        if let Some(reliable) = &self.reliable {
+            push(RELIABLE, [&reliable.encode(), &[]]);
+        }
         data
     }
 
@@ -141,6 +199,7 @@ mod tests {
                 padding: Some(20),
                 cookie: Some(b"cookie"),
                 lane: Some(lane),
+                reliable: Some(ReliableParameters::default()),
             },
         ] {
             assert_eq!(Extensions::parse(&extensions.encode()), Ok(extensions));
@@ -184,5 +243,31 @@ mod tests {
         lane.extend_from_slice(&[7; 16]);
         assert!(parsed(&[&lane[..], &[1, 2]].concat()).is_ok());
         assert_eq!(parsed(&[&lane[..], &[2, 2]].concat()), Err(Malformed));
+    }
+
+    #[test]
+    fn the_reliable_profile_is_as_given_to_the_byte() {
+        let reliable = ReliableParameters { max_ack_delay: 2, window: 1 << 30, message_limit: 9 };
+        let data = Extensions { reliable: Some(reliable), ..Extensions::default() }.encode();
+        let head = [0x6f, 0x37, 0x73, 0x01, 0, 5, 0, 11];
+        assert_eq!(data, [&head[..], &[1, 1, 2, 0x40, 0, 0, 0, 0, 0, 0, 9]].concat());
+        let parsed = |value: &[u8]| {
+            let data = [&head[..7], &[value.len() as u8], value].concat();
+            Extensions::parse(&data).map(|extensions| extensions.reliable)
+        };
+        assert_eq!(parsed(&data[8..]), Ok(Some(reliable)));
+        // Another version, another mode, whatever their length: passed over.
+        assert_eq!(parsed(&[2, 1, 2, 0x40, 0, 0, 0, 0, 0, 0, 9]), Ok(None));
+        assert_eq!(parsed(&[1, 0]), Ok(None));
+        for malformed in [
+            &[][..],
+            &[1, 1, 2, 0x40, 0, 0, 0, 0, 0, 0],
+            &[1, 1, 2, 0x40, 0, 0, 0, 0, 0, 0, 9, 0],
+            // More credit than there may be, and no message at all.
+            &[1, 1, 2, 0x40, 0, 0, 1, 0, 0, 0, 9],
+            &[1, 1, 2, 0x40, 0, 0, 0, 0, 0, 0, 0],
+        ] {
+            assert_eq!(parsed(malformed), Err(Malformed), "{malformed:?}");
+        }
     }
 }

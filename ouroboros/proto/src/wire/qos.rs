@@ -71,6 +71,11 @@ impl QosSpec {
         self.bit_error_rate == 0
     }
 
+    /// Returns `true` if packets keep their order and are repeated until they arrive.
+    pub const fn is_reliable(&self) -> bool {
+        self.in_order && self.loss == 0
+    }
+
     /// Returns `true` if such a flow can be carried: all but those in order with a bit
     /// error rate of 0. A 0.23 peer leaves out the CRC of what it repeats and of what
     /// it acknowledges, and drops it for that.

@@ -313,14 +313,22 @@ impl Endpoint {
         agreed: Agreement,
     ) {
         self.cancel(allocation);
-        let (keys, suite, lane, identity) = match agreed {
-            Some(Agreed { keys, suite, lane, identity }) => {
-                (Some(keys), Some(suite), lane, identity)
+        let (keys, suite, lane, reliable, identity) = match agreed {
+            Some(Agreed { keys, suite, lane, reliable, identity }) => {
+                (Some(keys), Some(suite), lane, reliable, identity)
             }
-            None => (None, None, None, None),
+            None => (None, None, None, None, None),
         };
-        let allocated = Event::Allocated { allocation, peer, remote, keys, suite, lane, identity };
-        self.events.push_back(allocated);
+        self.events.push_back(Event::Allocated {
+            allocation,
+            peer,
+            remote,
+            keys,
+            suite,
+            lane,
+            reliable,
+            identity,
+        });
     }
 
     fn fail(&mut self, id: AllocationId, reason: AllocationFailure) {

@@ -33,7 +33,11 @@ pub use self::{limits::Limits, sources::Share};
 pub use super::negotiation::{
     ClientSecurity, Identity, NegotiationError, PeerIdentity, ProfilePolicy, ServerSecurity, Trust,
 };
-use super::{Now, negotiation::Terms, protection::FlowKeys};
+use super::{
+    Now,
+    negotiation::{ReliableTerms, Terms},
+    protection::FlowKeys,
+};
 use crate::{
     crypto::{Entropy, Suite},
     wire::{
@@ -157,6 +161,8 @@ pub struct Accepted {
     pub suite: Option<Suite>,
     /// The flow's place in the client's tunnel, if it has one.
     pub lane: Option<Lane>,
+    /// The reliable profile, if it was agreed.
+    pub reliable: Option<ReliableTerms>,
     /// Who the client is; `None`: it has not said.
     pub identity: Option<PeerIdentity>,
 }
@@ -256,6 +262,8 @@ pub enum Event {
         suite: Option<Suite>,
         /// The flow's place in a tunnel of several, if the peer knows of such.
         lane: Option<Lane>,
+        /// The reliable profile, if it was agreed.
+        reliable: Option<ReliableTerms>,
         /// Who the server is; `None`: it has not said.
         identity: Option<PeerIdentity>,
     },

@@ -392,9 +392,17 @@ impl Endpoint {
                 keys: Some(agreed.keys),
                 suite: Some(agreed.suite),
                 lane: agreed.lane,
+                reliable: agreed.reliable,
                 identity: agreed.identity,
             },
-            None => Accepted { qos, keys: None, suite: None, lane: None, identity: None },
+            None => Accepted {
+                qos,
+                keys: None,
+                suite: None,
+                lane: None,
+                reliable: None,
+                identity: None,
+            },
         };
         let ends = (local, remote);
         self.hold_half_open(now, request, HalfOpen::new(from, ends, validation, accepted));

@@ -197,6 +197,11 @@ pub struct Reserved<'s> {
 }
 
 impl Reserved<'_> {
+    /// The number of the packet that is sealed next.
+    pub fn first(&self) -> u64 {
+        self.numbers.start
+    }
+
     /// Seals `frame` in place: [`HEAD`] bytes, the body, [`TAIL`] bytes.
     ///
     /// # Panics

@@ -1,8 +1,8 @@
 //! The server's side: what a request asks, and the reply to it.
 
 use super::{
-    Agreed, Agreement, NegotiationError, PeerIdentity, ProfilePolicy, ServerSecurity, Terms,
-    extensions, request_digest, strength, suite, transcript,
+    Agreed, Agreement, NegotiationError, PeerIdentity, ProfilePolicy, ReliableTerms,
+    ServerSecurity, Terms, extensions, request_digest, strength, suite, transcript,
     trust::{LARGEST_SIGNATURE, Signer, identify},
 };
 use crate::{
@@ -45,7 +45,9 @@ pub fn screen<'a>(request: &Allocation<'a>) -> Result<RequestSummary<'a>, Negoti
 /// under a certificate of `certificate` bytes (0: it is not).
 #[must_use]
 pub fn largest_answer(request: &Allocation<'_>, certificate: usize) -> usize {
-    let extensions = Extensions { profile: Some(0), ..Extensions::default() }.encode();
+    let offered = extensions(request).ok().and_then(|offered| offered.reliable);
+    let answered = Extensions { profile: Some(0), reliable: offered, ..Extensions::default() };
+    let extensions = answered.encode();
     let hash = request_digest(request.md).map_or(0, Hash::size);
     let signature = if certificate == 0 { 0 } else { LARGEST_SIGNATURE };
     let empty = Allocation::plain([0; 16], 0).encode().map_or(0, |header| header.len());
@@ -135,7 +137,14 @@ pub fn answer(
     let able = security.capabilities.union(Capabilities::HYBRID_FIRST);
     let capabilities = native.map(|offered| offered.intersection(able));
     let profile = capabilities.map(Capabilities::bits);
-    let data = Extensions { profile, ..Extensions::default() }.encode();
+    let reliable = match (offered.reliable, security.reliable) {
+        (Some(remote), Some(local)) if native.is_some() && terms.qos.is_reliable() => {
+            Some(ReliableTerms { local, remote })
+        }
+        _ => None,
+    };
+    let own = reliable.map(|reliable| reliable.local);
+    let data = Extensions { profile, reliable: own, ..Extensions::default() }.encode();
     reply.data = &data;
     // There is no room for a certificate beside the hybrid's answer, and who
     // wants one asks for the hybrid inside the flow.
@@ -150,12 +159,13 @@ pub fn answer(
     };
     let Some(capabilities) = capabilities else {
         let keys = FlowKeys::Wire023 { cipher: suite.cipher, key: agreed };
-        return Ok((reply, Some(Agreed { suite, keys, lane: None, identity })));
+        let agreed = Agreed { suite, keys, lane: None, reliable: None, identity };
+        return Ok((reply, Some(agreed)));
     };
     let transcript = transcript(terms, request, &reply);
     let keys = NativeKeys::new(suite, Role::Server, capabilities, agreed, transcript);
     let keys = FlowKeys::Native(keys);
-    Ok((reply, Some(Agreed { suite, keys, lane: offered.lane, identity })))
+    Ok((reply, Some(Agreed { suite, keys, lane: offered.lane, reliable, identity })))
 }
 
 fn encode(reply: &Allocation<'_>) -> Vec<u8> {

@@ -23,7 +23,7 @@ use crate::{
     proto::{native::Capabilities, protection::FlowKeys},
     wire::{
         NameHash, QosSpec,
-        extension::{Extensions, Lane},
+        extension::{Extensions, Lane, ReliableParameters},
         oap::Allocation,
     },
 };
@@ -59,6 +59,9 @@ pub struct ClientSecurity {
     pub capabilities: Capabilities,
     /// The flow's place in a tunnel of several.
     pub lane: Option<Lane>,
+    /// What this side takes of a reliable flow in the native profile; `None`: such
+    /// flows have FRCT, as with a 0.23 peer.
+    pub reliable: Option<ReliableParameters>,
     /// Who asks; `None`: a stranger.
     pub identity: Option<Identity>,
     /// Whom to believe to be the server.
@@ -75,6 +78,7 @@ impl Default for ClientSecurity {
             profile: ProfilePolicy::default(),
             capabilities: DEFAULT_CAPABILITIES,
             lane: None,
+            reliable: Some(ReliableParameters::default()),
             identity: None,
             trust: Trust::Anyone,
         }
@@ -143,6 +147,9 @@ pub struct ServerSecurity {
     /// What this side can do in a native flow; an exchange before data is a
     /// matter of course.
     pub capabilities: Capabilities,
+    /// What this side takes of a reliable flow in the native profile; `None`: such
+    /// flows have FRCT, as with a 0.23 peer.
+    pub reliable: Option<ReliableParameters>,
     /// What replies to encrypted requests are signed with; its certificate has
     /// to be for the name.
     pub identity: Option<Identity>,
@@ -161,6 +168,7 @@ impl Default for ServerSecurity {
             require_encryption: false,
             profile: ProfilePolicy::default(),
             capabilities: DEFAULT_CAPABILITIES,
+            reliable: Some(ReliableParameters::default()),
             identity: None,
             identify_to_old: true,
             clients: Trust::Anyone,
@@ -284,6 +292,15 @@ pub enum UnsupportedAlgorithm {
     ClientEncapsulates,
 }
 
+/// What was agreed for a reliable flow in the native profile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct ReliableTerms {
+    /// What this end takes.
+    pub local: ReliableParameters,
+    /// What the peer takes.
+    pub remote: ReliableParameters,
+}
+
 /// What was agreed for an encrypted flow.
 #[derive(Debug)]
 pub struct Agreed {
@@ -293,6 +310,8 @@ pub struct Agreed {
     pub keys: FlowKeys,
     /// The flow's place in a tunnel, as the client says; native flows only.
     pub lane: Option<Lane>,
+    /// The reliable profile, if both have it and the flow is to be reliable.
+    pub reliable: Option<ReliableTerms>,
     /// Who the peer is; `None`: it has not said.
     pub identity: Option<PeerIdentity>,
 }

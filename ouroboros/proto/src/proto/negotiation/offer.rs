@@ -1,8 +1,8 @@
 //! The client's side: a request, and what its reply comes to.
 
 use super::{
-    Agreed, Agreement, ClientSecurity, NegotiationError, ProfilePolicy, Terms, Trust, algorithms,
-    extensions, request_digest, strength, transcript,
+    Agreed, Agreement, ClientSecurity, NegotiationError, ProfilePolicy, ReliableTerms, Terms,
+    Trust, algorithms, extensions, request_digest, strength, transcript,
     trust::{Identity, Signer, USUAL_SIGNATURE, identify},
 };
 use crate::{
@@ -77,10 +77,11 @@ impl Offer {
             let (header, digest) = encrypted(plain, &secret, kex, &asked, shape);
             Self { header, id, terms, digest, exchange: Some(Exchange { secret, kex, asked }) }
         };
-        let Some(asked) = security else {
+        let Some(mut asked) = security else {
             let header = plain.encode().expect("a header without parts");
             return Self { header, id, terms, digest: Hash::Sha384, exchange: None };
         };
+        asked.reliable = asked.reliable.filter(|_| terms.qos.is_reliable());
         let (kex, native) = (asked.suite.kex, asked.offers_native());
         let whole = offer(kex, asked.clone(), entropy);
         let hybrid = kex == KeyExchange::X25519MlKem768;
@@ -137,10 +138,11 @@ impl Offer {
         };
         let identity = identify(&reply, bytes, &asked.trust, signer, utc)?;
         let (kdf, cipher) = algorithms(&reply)?.ok_or(NegotiationError::NotEncrypted)?;
-        let accepted = match asked.profile {
-            ProfilePolicy::Wire023 => None,
-            _ => extensions(&reply)?.profile,
+        let answered = match asked.profile {
+            ProfilePolicy::Wire023 => Extensions::default(),
+            _ => extensions(&reply)?,
         };
+        let accepted = answered.profile;
         if accepted.is_none() && asked.profile == ProfilePolicy::RequireNative {
             return Err(NegotiationError::NotNative);
         }
@@ -149,6 +151,11 @@ impl Offer {
             return Err(NegotiationError::Mismatch);
         }
         let accepted = accepted.map(Capabilities::from_bits);
+        let reliable = match (accepted.and(answered.reliable), asked.reliable) {
+            (Some(remote), Some(local)) => Some(ReliableTerms { local, remote }),
+            (Some(_), None) => return Err(NegotiationError::Mismatch),
+            (None, _) => None,
+        };
         let suite = Suite { kex: strength(*kex, accepted), kdf, cipher };
         let least = asked.suite;
         if suite.cipher < least.cipher || suite.kdf < least.kdf || suite.kex < least.kex {
@@ -167,7 +174,7 @@ impl Offer {
                 FlowKeys::Native(keys)
             }
         };
-        Ok(Some(Agreed { suite, keys, lane, identity }))
+        Ok(Some(Agreed { suite, keys, lane, reliable, identity }))
     }
 }
 
@@ -215,6 +222,7 @@ fn offered<'a>(
         padding: None,
         cookie: shape.cookie,
         lane: security.lane,
+        reliable: security.reliable,
     };
     // As long as the reply, which has the request's hash: who sends requests in
     // another's name gets no more out than in. The hybrid's key is longer than

@@ -9,6 +9,7 @@
 
 mod acks;
 pub mod congestion;
+mod messages;
 mod ranges;
 mod receive;
 mod recovery;
@@ -18,11 +19,13 @@ use std::{collections::VecDeque, time::Duration};
 
 use acks::Acks;
 use congestion::{Controller, Cubic};
+pub use messages::{Front, Messages, TooLarge};
 use receive::ReceiveBuffer;
 use recovery::{Outcome, Payload, Recovery};
 use send::SendBuffer;
 
 use crate::wire::{
+    extension,
     frame::{Frame, complete},
     management::Malformed,
 };
@@ -30,7 +33,7 @@ use crate::wire::{
 /// Bytes of a data packet's body in front of the data: the offset.
 const OFFSET: usize = 4;
 /// Farthest that credit may be ahead of what was read, in bytes.
-const MAX_WINDOW: u64 = 1 << 30;
+const MAX_WINDOW: u64 = extension::MAX_WINDOW as u64;
 /// Longest wait before a blocked sender says so again.
 const MAX_BLOCKED_WAIT: Duration = Duration::from_secs(1);
 
@@ -332,6 +335,21 @@ impl Stream {
             (None, Notice::Unused) => SendState::Open,
             _ => SendState::Finishing,
         }
+    }
+
+    /// Takes packets of another size from now on: the path carries bodies of so many
+    /// bytes; at least 512.
+    pub fn set_largest_body(&mut self, size: usize) {
+        let size = size.clamp(512, u16::MAX.into());
+        if size != self.config.largest_body {
+            self.config.largest_body = size;
+            self.recovery.set_segment(size as u64);
+        }
+    }
+
+    /// Returns `true` if the peer has finished, and all that it wrote is here.
+    pub fn is_complete(&self) -> bool {
+        self.end == Some(self.receive.contiguous())
     }
 
     /// Bytes that can be read now.

@@ -64,6 +64,8 @@ pub(super) struct Recovery {
     segment: u64,
     latest: Duration,
     smoothed: Duration,
+    /// The round trip was measured.
+    measured: bool,
     variation: Duration,
     minimum: Duration,
     max_ack_delay: Duration,
@@ -111,6 +113,7 @@ impl Recovery {
             segment,
             latest: rtt,
             smoothed: rtt,
+            measured: false,
             variation: rtt / 2,
             minimum: rtt,
             max_ack_delay,
@@ -132,6 +135,10 @@ impl Recovery {
 
     pub(super) fn round_trip(&self) -> (Duration, Duration) {
         (self.smoothed, self.minimum)
+    }
+
+    pub(super) fn set_segment(&mut self, segment: u64) {
+        self.segment = segment;
     }
 
     pub(super) fn in_flight(&self) -> u64 {
@@ -313,8 +320,12 @@ impl Recovery {
     }
 
     fn sample(&mut self, latest: Duration, delay: Duration) {
-        let first = self.largest_acked.is_none();
+        let first = !std::mem::replace(&mut self.measured, true);
         self.latest = latest;
+        if first {
+            // RFC 9002, section 5.3: what was there before was a guess.
+            (self.smoothed, self.variation) = (latest, latest / 2);
+        }
         self.minimum = if first { latest } else { self.minimum.min(latest) };
         let delay = delay.min(self.max_ack_delay);
         let adjusted = if latest >= self.minimum + delay { latest - delay } else { latest };

@@ -1,0 +1,314 @@
+//! Messages over a [`Stream`]: each with its length in front (PROTOCOL.md,
+//! "Messages"). What a flow drives: it writes and reads messages here, and sends
+//! and handles packets through [`stream`](Messages::stream_mut).
+
+use std::time::Duration;
+
+use super::{Config, Packet, Read, SendState, Stream};
+use crate::wire::management::Malformed;
+
+/// The code of STOP and ABORT to a peer whose lengths make no sense.
+const BAD_LENGTH: u32 = 1;
+/// Longest length field in bytes.
+const MAX_HEAD: usize = 8;
+/// A message that is longer than this is taken out of the stream's window while the
+/// rest of it is still on its way: it may be longer than the window.
+const WHOLE: u64 = 16 * 1024;
+
+/// What there is to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Front {
+    /// A whole message of this size in bytes: [`Messages::read`] it.
+    Message(usize),
+    /// None now.
+    Blocked,
+    /// None will come: the peer has finished, and all that it wrote was read.
+    End,
+    /// None will come: the peer has aborted with this code.
+    Aborted(u32),
+    /// None will come: a length made no sense, or the end came inside of a message.
+    Malformed,
+}
+
+/// A message cannot be written, whatever happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a message of {size} bytes is too large: {largest} at most")]
+pub struct TooLarge {
+    /// Its size in bytes.
+    pub size: usize,
+    /// Largest message in bytes.
+    pub largest: usize,
+}
+
+/// Both directions of a reliable flow, as messages.
+#[derive(Debug)]
+pub struct Messages {
+    stream: Stream,
+    /// Largest message that the peer takes, and that this end does, in bytes.
+    send_limit: usize,
+    receive_limit: usize,
+    /// The size of the message at the front, once its head was read.
+    size: Option<usize>,
+    /// What of it was taken out of the stream before it was whole.
+    begun: Vec<u8>,
+    malformed: bool,
+}
+
+impl Messages {
+    /// Messages over a new stream, of at most these sizes in bytes: to the peer, and
+    /// from it.
+    pub fn new(now: Duration, config: Config, (send_limit, receive_limit): (usize, usize)) -> Self {
+        let stream = Stream::new(now, config);
+        Self { stream, send_limit, receive_limit, size: None, begun: Vec::new(), malformed: false }
+    }
+
+    /// The stream below: for its packets, its clock and its ends.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// The stream below, to be driven.
+    pub fn stream_mut(&mut self) -> &mut Stream {
+        &mut self.stream
+    }
+
+    /// Largest message that can be written, in bytes.
+    pub fn largest(&self) -> usize {
+        self.send_limit
+    }
+
+    /// Takes a message to be sent, whole; `false`: there is no room now, or nothing
+    /// is to be written any more ([`Stream::send_state`] tells).
+    ///
+    /// # Errors
+    ///
+    /// The peer takes none of this size. An empty one is none.
+    pub fn write(&mut self, message: &[u8]) -> Result<bool, TooLarge> {
+        let (size, largest) = (message.len(), self.send_limit);
+        if size == 0 || size > largest {
+            return Err(TooLarge { size, largest });
+        }
+        let mut head = [0; MAX_HEAD];
+        let head = encode_length(size, &mut head);
+        Ok(self.stream.write_whole(&[head, message]))
+    }
+
+    /// Returns `true` if a message can be written.
+    pub fn is_writable(&self) -> bool {
+        self.stream.writable() > 0
+    }
+
+    /// Handles a packet of the peer's whose number was not there before.
+    ///
+    /// # Errors
+    ///
+    /// It is malformed; nothing of it counts.
+    pub fn handle(&mut self, now: Duration, packet: Packet<'_>) -> Result<(), Malformed> {
+        self.stream.handle(now, packet)?;
+        self.read_head();
+        if let Some(size) = self.size
+            && size as u64 > WHOLE
+        {
+            self.take_out(size);
+        }
+        Ok(())
+    }
+
+    /// What there is to read.
+    pub fn front(&mut self) -> Front {
+        self.read_head();
+        if self.malformed {
+            return Front::Malformed;
+        }
+        if let Some(size) = self.size
+            && self.begun.len() as u64 + self.stream.readable() >= size as u64
+        {
+            return Front::Message(size);
+        }
+        match self.stream.peek(&mut [0; 1]) {
+            Read::Aborted(code) => Front::Aborted(code),
+            Read::End if self.size.is_none() => Front::End,
+            Read::End => Front::Malformed,
+            Read::Data(_) if self.stream.is_complete() => Front::Malformed,
+            Read::Data(_) | Read::Blocked => Front::Blocked,
+        }
+    }
+
+    /// Reads the message at the front, which is whole, into `out`, which has its size.
+    pub fn read(&mut self, out: &mut [u8]) {
+        let begun = self.begun.len().min(out.len());
+        let (front, rest) = out.split_at_mut(begun);
+        front.copy_from_slice(&self.begun[..begun]);
+        if !rest.is_empty() {
+            self.stream.read(rest);
+        }
+        self.begun = Vec::new();
+        self.size = None;
+    }
+
+    fn read_head(&mut self) {
+        if self.size.is_some() || self.malformed {
+            return;
+        }
+        let mut bytes = [0; MAX_HEAD];
+        let Read::Data(count) = self.stream.peek(&mut bytes) else { return };
+        let Some((length, size)) = parse_length(&bytes[..count]) else { return };
+        match usize::try_from(length).ok().filter(|size| (1..=self.receive_limit).contains(size)) {
+            Some(message) => {
+                self.stream.consume(size);
+                self.size = Some(message);
+            }
+            None => {
+                self.malformed = true;
+                self.stream.stop(BAD_LENGTH);
+                self.stream.abort(BAD_LENGTH);
+            }
+        }
+    }
+
+    /// Moves what there is of the message at the front out of the stream, so that the
+    /// peer gets credit for the rest.
+    fn take_out(&mut self, size: usize) {
+        let missing = size - self.begun.len();
+        let available = usize::try_from(self.stream.readable()).unwrap_or(usize::MAX);
+        if available >= missing {
+            // It is whole: read from where it is.
+            return;
+        }
+        let start = self.begun.len();
+        self.begun.resize(start + available, 0);
+        self.stream.read(&mut self.begun[start..]);
+    }
+
+    /// How far this end's direction is.
+    pub fn send_state(&self) -> SendState {
+        self.stream.send_state()
+    }
+}
+
+/// A length as RFC 9000, section 16, has it, in front of a message.
+fn encode_length(size: usize, out: &mut [u8; MAX_HEAD]) -> &[u8] {
+    let (bytes, mark) = match size {
+        0..0x40 => (1, 0),
+        0x40..0x4000 => (2, 0x40),
+        0x4000..0x4000_0000 => (4, 0x80),
+        _ => (8, 0xc0),
+    };
+    *out = (size as u64).to_be_bytes();
+    let head = &mut out[MAX_HEAD - bytes..];
+    head[0] |= mark;
+    head
+}
+
+/// The length at the front of `bytes` and how many bytes it takes; `None`: it is cut
+/// short.
+fn parse_length(bytes: &[u8]) -> Option<(u64, usize)> {
+    let size = 1 << (bytes.first()? >> 6);
+    let mut number = [0; MAX_HEAD];
+    number[MAX_HEAD - size..].copy_from_slice(bytes.get(..size)?);
+    number[MAX_HEAD - size] &= 0x3f;
+    Some((u64::from_be_bytes(number), size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_those_of_rfc_9000() {
+        // RFC 9000, appendix A.1.
+        assert_eq!(
+            parse_length(&[0xc2, 0x19, 0x7c, 0x5e, 0xff, 0x14, 0xe8, 0x8c]),
+            Some((151_288_809_941_952_652, 8))
+        );
+        assert_eq!(parse_length(&[0x9d, 0x7f, 0x3e, 0x7d]), Some((494_878_333, 4)));
+        assert_eq!(parse_length(&[0x7b, 0xbd]), Some((15_293, 2)));
+        assert_eq!(parse_length(&[0x25]), Some((37, 1)));
+        assert_eq!(parse_length(&[0x40, 0x25]), Some((37, 2)), "not the shortest, and taken");
+        assert_eq!(parse_length(&[0x9d, 0x7f, 0x3e]), None);
+        assert_eq!(parse_length(&[]), None);
+        for size in [1, 0x3f, 0x40, 0x3fff, 0x4000, 0x3fff_ffff, 0x4000_0000] {
+            let mut head = [0; MAX_HEAD];
+            let head = encode_length(size, &mut head);
+            assert_eq!(parse_length(head), Some((size as u64, head.len())));
+        }
+    }
+
+    /// Carries what `from` has to send to `to` over a link that loses nothing.
+    fn carry(from: &mut Messages, to: &mut Messages, number: &mut u64, now: Duration) -> bool {
+        let mut any = false;
+        while let Some(transmit) = from.stream_mut().poll_transmit(now) {
+            let mut bytes = vec![0; transmit.size];
+            from.stream().write_body(&transmit, &mut bytes);
+            *number += 1;
+            from.stream_mut().on_packet_sent(now, *number);
+            let packet =
+                Packet { number: *number, marked: false, body: transmit.body, bytes: &bytes };
+            to.handle(now, packet).expect("well-formed");
+            any = true;
+        }
+        any
+    }
+
+    fn pair(limit: usize) -> [Messages; 2] {
+        let config = Config { initial_rtt: Duration::from_micros(100), ..Config::default() };
+        [(); 2].map(|()| Messages::new(Duration::ZERO, config, (limit, limit)))
+    }
+
+    #[test]
+    fn messages_keep_their_boundaries_also_those_that_are_larger_than_the_window() {
+        let [mut one, mut other] = pair(1 << 20);
+        let sizes = [1, 63, 64, 5_000, 16_384, 300_000, 2, 1 << 20, 7];
+        let message = |index: usize| vec![index as u8; sizes[index]];
+        let (mut next, mut read, mut numbers) = (0, 0, [0, 0]);
+        let mut now = Duration::ZERO;
+        while read < sizes.len() {
+            while next < sizes.len() && one.write(&message(next)).expect("within the limit") {
+                next += 1;
+            }
+            now += Duration::from_millis(1);
+            carry(&mut one, &mut other, &mut numbers[0], now);
+            while let Front::Message(size) = other.front() {
+                let mut bytes = vec![0; size];
+                other.read(&mut bytes);
+                assert!(bytes == message(read), "message {read}, {size} bytes");
+                read += 1;
+            }
+            carry(&mut other, &mut one, &mut numbers[1], now);
+            one.stream_mut().handle_timeout(now);
+            other.stream_mut().handle_timeout(now);
+            assert!(now < Duration::from_secs(60), "{read} were read");
+        }
+        one.stream_mut().finish();
+        carry(&mut one, &mut other, &mut numbers[0], now);
+        assert_eq!(other.front(), Front::End);
+        assert_eq!(one.write(b"more"), Ok(false), "nothing is written behind the end");
+    }
+
+    #[test]
+    fn a_message_above_the_limit_is_not_written_and_not_read() {
+        let [mut one, _] = pair(10);
+        assert_eq!(one.write(&[0; 11]), Err(TooLarge { size: 11, largest: 10 }));
+        assert!(one.write(&[]).is_err(), "an empty message is none");
+        let [mut one, _] = pair(100);
+        let [mut other, _] = pair(10);
+        assert_eq!(one.write(&[0; 11]), Ok(true));
+        let now = Duration::from_millis(1);
+        carry(&mut one, &mut other, &mut 0, now);
+        assert_eq!(other.front(), Front::Malformed);
+        carry(&mut other, &mut one, &mut 0, now);
+        assert_eq!(one.send_state(), SendState::Stopped(BAD_LENGTH));
+        assert_eq!(one.front(), Front::Aborted(BAD_LENGTH));
+    }
+
+    #[test]
+    fn an_end_inside_of_a_message_is_no_end() {
+        for sent in [&[5, 1, 2][..], &[0x40]] {
+            let [mut one, mut other] = pair(10);
+            one.stream_mut().write(sent);
+            one.stream_mut().finish();
+            carry(&mut one, &mut other, &mut 0, Duration::from_millis(1));
+            assert_eq!(other.front(), Front::Malformed);
+        }
+    }
+}
