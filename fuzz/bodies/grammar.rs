@@ -24,14 +24,15 @@ fn in_full(command: &Command) -> Vec<String> {
         Command::Bootstrap { name, layer, transport } => return bootstrap(name, layer, transport),
         Command::DestroyIpcp { name } => vec!["ipcp", "destroy", "name", name],
         Command::ListIpcps => vec!["ipcp", "list"],
-        Command::CreateName { name, security } => {
+        Command::CreateName { name, security } | Command::ChangeName { name, security } => {
             is_name(name);
             let auth = security.auth.map(|auth| match auth {
                 Auth::None => "none",
                 Auth::Server => "server",
                 Auth::Both => "both",
             });
-            let mut words = vec!["name", "create", name];
+            let changes = matches!(command, Command::ChangeName { .. });
+            let mut words = vec!["name", if changes { "change" } else { "create" }, name];
             for (keyword, value) in [
                 ("sencpath", security.server.as_deref()),
                 ("cencpath", security.client.as_deref()),
@@ -56,6 +57,20 @@ fn in_full(command: &Command) -> Vec<String> {
         Command::NameDns { name, addresses } => {
             let mut words = ["name", "dns", is_name(name)].map(str::to_owned).to_vec();
             words.extend(addresses.iter().flat_map(|ip| ["ip".to_owned(), ip.to_string()]));
+            return words;
+        }
+        Command::ExportKey => vec!["key", "export"],
+        Command::MakeAuthority { name, days, folder } => {
+            let mut words = ["cert", "authority", is_name(name)].map(str::to_owned).to_vec();
+            words.extend(days.iter().flat_map(|days| ["days".to_owned(), days.to_string()]));
+            words.extend(folder.iter().flat_map(|folder| ["in".to_owned(), folder.clone()]));
+            return words;
+        }
+        Command::SignCertificate { key, name, days, folder } => {
+            let mut words = ["cert", "sign", "for", is_name(name)].map(str::to_owned).to_vec();
+            words.extend(key.iter().flat_map(|key| ["key".to_owned(), key.clone()]));
+            words.extend(days.iter().flat_map(|days| ["days".to_owned(), days.to_string()]));
+            words.extend(folder.iter().flat_map(|folder| ["in".to_owned(), folder.clone()]));
             return words;
         }
         Command::CheckConfiguration { file } => vec!["config", "check", file],

@@ -20,8 +20,18 @@ type Words<'a> = &'a [String];
 ///
 /// As [`UsageError`] says.
 pub fn parse(words: Words<'_>) -> Result<Command, UsageError> {
-    const COMMANDS: [&str; 9] =
-        ["ipcp", "name", "flow", "key", "bind", "unbind", "register", "unregister", "config"];
+    const COMMANDS: [&str; 10] = [
+        "ipcp",
+        "name",
+        "flow",
+        "key",
+        "bind",
+        "unbind",
+        "register",
+        "unregister",
+        "config",
+        "cert",
+    ];
     let (command, rest) = take(words, &COMMANDS)?;
     match command {
         "ipcp" => ipcp(rest),
@@ -30,8 +40,10 @@ pub fn parse(words: Words<'_>) -> Result<Command, UsageError> {
             let (_, rest) = take(rest, &["list"])?;
             nothing_more(rest).map(|()| Command::ListFlows)
         }
-        "key" => match take(rest, &["show", "generate"])? {
+        "cert" => certificate(rest),
+        "key" => match take(rest, &["show", "generate", "export"])? {
             ("show", rest) => nothing_more(rest).map(|()| Command::ShowKey),
+            ("export", rest) => nothing_more(rest).map(|()| Command::ExportKey),
             (_, []) => Ok(Command::GenerateKey { force: false }),
             (_, rest) => {
                 let (_, rest) = take(rest, &["force"])?;
@@ -49,6 +61,25 @@ pub fn parse(words: Words<'_>) -> Result<Command, UsageError> {
     }
 }
 
+fn certificate(words: Words<'_>) -> Result<Command, UsageError> {
+    let (command, rest) = take(words, &["authority", "sign"])?;
+    let makes = command == "authority";
+    let (name, rest) = if makes { named(rest)? } else { (String::new(), rest) };
+    let keywords: &[_] = if makes { &["days", "in"] } else { &["key", "for", "days", "in"] };
+    let mut pairs = Pairs::parse(rest, keywords)?;
+    let days = pairs.number::<u32>("days")?;
+    if let Some(days) = days.filter(|days| !(1..=MOST_DAYS).contains(days)) {
+        let reason = "not a number of days from 1 to 36500";
+        return Err(UsageError::Value { keyword: "days", value: days.to_string(), reason });
+    }
+    let folder = pairs.take("in");
+    if makes {
+        return Ok(Command::MakeAuthority { name, days, folder });
+    }
+    let name = flow_name(pairs.need("for")?)?;
+    Ok(Command::SignCertificate { key: pairs.take("key"), name, days, folder })
+}
+
 fn ipcp(words: Words<'_>) -> Result<Command, UsageError> {
     match take(words, &["create", "destroy", "bootstrap", "list"])? {
         ("create", rest) => {
@@ -64,6 +95,8 @@ fn ipcp(words: Words<'_>) -> Result<Command, UsageError> {
     }
 }
 
+/// The longest validity of a certificate that can be asked for: a century.
+const MOST_DAYS: u32 = 36_500;
 const TYPES: &[&str] = &["eth-dix", "udp", "udp4", "udp6"];
 const KNOWN_TYPES: &str = "eth-dix, udp, udp4 or udp6 is known";
 const HASHES: &[&str] = &["sha3-224", "sha3-256", "sha3-384", "sha3-512"];
@@ -130,14 +163,20 @@ fn without_old_keywords(words: Words<'_>) -> Vec<String> {
 }
 
 fn name(words: Words<'_>) -> Result<Command, UsageError> {
-    // As a whole word only: `d` was `destroy` before there was this.
-    if let Some((word, rest)) = words.split_first()
-        && word == "dns"
-    {
-        return name_dns(rest);
+    // As whole words only: `d` and `c` were others before there were these.
+    match words.split_first() {
+        Some((word, rest)) if word == "dns" => return name_dns(rest),
+        Some((word, rest)) if word == "change" => {
+            let (name, security) = policy(rest)?;
+            return Ok(Command::ChangeName { name, security });
+        }
+        _ => {}
     }
     match take(words, &["create", "destroy", "register", "unregister", "list"])? {
-        ("create", rest) => create_name(rest),
+        ("create", rest) => {
+            let (name, security) = policy(rest)?;
+            Ok(Command::CreateName { name, security })
+        }
         ("destroy", rest) => {
             let (name, rest) = named(rest)?;
             nothing_more(rest).map(|()| Command::DestroyName { name })
@@ -160,7 +199,7 @@ fn name_dns(words: Words<'_>) -> Result<Command, UsageError> {
     Ok(Command::NameDns { name, addresses })
 }
 
-fn create_name(words: Words<'_>) -> Result<Command, UsageError> {
+fn policy(words: Words<'_>) -> Result<(String, NameSecurity), UsageError> {
     const KEYWORDS: [&str; 7] = ["sencpath", "cencpath", "auth", "clients", "ca", "key", "cert"];
     let (name, rest) = named(words)?;
     let mut pairs = Pairs::with_flags(rest, &KEYWORDS, &["native"])?;
@@ -183,7 +222,7 @@ fn create_name(words: Words<'_>) -> Result<Command, UsageError> {
         native: pairs.take("native").is_some(),
     };
     security.check()?;
-    Ok(Command::CreateName { name, security })
+    Ok((name, security))
 }
 
 fn named_layer(words: Words<'_>, register: bool) -> Result<Command, UsageError> {
@@ -260,11 +299,14 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         for (line, message) in [
-            ("", "expected ipcp, name, flow, key, bind, unbind, register, unregister, config"),
+            (
+                "",
+                "expected ipcp, name, flow, key, bind, unbind, register, unregister, config, cert",
+            ),
             ("un program x name y", "un: may be unbind or unregister"),
             (
                 "frob",
-                "frob: expected ipcp, name, flow, key, bind, unbind, register, unregister, config",
+                "frob: expected ipcp, name, flow, key, bind, unbind, register, unregister, config, cert",
             ),
             ("key generate forcibly", "forcibly: expected force"),
             ("key show force", "force: expected the end of the command"),
@@ -296,6 +338,8 @@ mod tests {
             ),
             ("bind program a process 1 name n", "expected either program or process"),
             ("name create", "expected a name"),
+            ("cert sign key a", "expected for and its value"),
+            ("cert sign for a days 0", "days 0: not a number of days from 1 to 36500"),
             ("name dns a ip server", "ip server: not an IP address"),
             ("name dns a 10.0.0.1", "10.0.0.1: expected ip"),
             ("name list all", "all: expected the end of the command"),
@@ -357,7 +401,27 @@ mod tests {
                     },
                 },
             ),
+            ("key export", ExportKey),
+            (
+                "cert authority a days 9 in b",
+                MakeAuthority { name: a.clone(), days: Some(9), folder: text("b") },
+            ),
+            (
+                "ce s in b f a",
+                SignCertificate { key: None, name: a.clone(), days: None, folder: text("b") },
+            ),
+            (
+                "cert sign key b for a days 1",
+                SignCertificate { key: text("b"), name: a.clone(), days: Some(1), folder: None },
+            ),
             ("conf ch a", CheckConfiguration { file: a.clone() }),
+            (
+                "n change a native",
+                ChangeName {
+                    name: a.clone(),
+                    security: NameSecurity { native: true, ..NameSecurity::default() },
+                },
+            ),
             ("n d a", DestroyName { name: a.clone() }),
             ("n dns a", NameDns { name: a.clone(), addresses: Vec::new() }),
             (

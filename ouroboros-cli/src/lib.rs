@@ -4,6 +4,7 @@
 #[macro_use]
 pub mod output;
 
+pub mod authority;
 pub mod configuration;
 pub mod confine;
 pub mod dns;

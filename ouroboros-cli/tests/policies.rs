@@ -61,11 +61,7 @@ impl Host {
     }
 
     async fn create(&self, authentication: Authentication, client: Option<Security>) {
-        let (name, server, native) = ("my_vpn".into(), None, false);
-        let (key, certificate) = (None, None);
-        let request =
-            Request::CreateName { name, server, client, authentication, native, key, certificate };
-        self.ask(request).await;
+        self.ask(policy(authentication, client)).await;
     }
 
     fn write(&self, name: &str, text: &str) -> PathBuf {
@@ -89,6 +85,12 @@ impl Drop for Host {
 async fn hosts() -> (Host, Host) {
     let network = Network::new();
     (Host::new(network.station()).await, Host::new(network.station()).await)
+}
+
+fn policy(authentication: Authentication, client: Option<Security>) -> Request {
+    let (name, server, native) = ("my_vpn".into(), None, false);
+    let (key, certificate) = (None, None);
+    Request::CreateName { name, server, client, authentication, native, key, certificate }
 }
 
 fn name() -> Name {
@@ -208,6 +210,24 @@ fn who_is_struck_off_a_list_loses_its_flows_and_the_others_keep_theirs() {
         let size = within("a packet", kept.recv(&mut packet)).await.expect("received");
         assert_eq!(&packet[..size], b"still here");
         pair(&server, &good, spec()).await;
+    });
+}
+
+#[test]
+fn a_policy_that_is_changed_keeps_registrations_bindings_and_the_flows_that_fit() {
+    block_on(async {
+        let (server, client) = hosts().await;
+        server.create(Authentication::None, None).await;
+        server.serves().await;
+        let (lost, _loses) = pair(&server, &client, FlowSpec::raw()).await;
+        let (kept, keeps) = pair(&server, &client, encrypted()).await;
+        let policy = Box::new(policy(Authentication::Server(None), None));
+        server.ask(Request::ChangeName { policy }).await;
+        end(&lost).await;
+        keeps.send(b"still here").await.expect("sent");
+        let mut packet = [0; 100];
+        within("a packet", kept.recv(&mut packet)).await.expect("received");
+        pair(&server, &client, encrypted()).await;
     });
 }
 

@@ -276,6 +276,14 @@ fn a_name_s_policy_is_checked_when_it_is_said_and_listed() {
     assert!(complaint(irm(&socket, &missing), 1).contains("none: there is no such file"));
     told(irm(&socket, "name create other auth server"));
     assert!(told(irm(&socket, "n l")).contains("encrypted, server authenticated"));
+    told(irm(&socket, "i b t udp n udp l my_layer ip 127.0.0.1 port 47114"));
+    told(irm(&socket, "reg n other l my_layer"));
+    told(irm(&socket, "name change other native"));
+    let list = told(irm(&socket, "n l"));
+    let other = list.lines().find(|line| line.starts_with("other")).expect("it is there");
+    assert!(other.contains("my_layer") && other.contains("native only"), "{other}");
+    assert!(!other.contains("authenticated"), "all of it was replaced: {other}");
+    assert!(complaint(irm(&socket, "name change nobody"), 1).contains("no such name"));
     assert!(complaint(irm(&socket, "n c a clients f ca d"), 2).contains("clients and ca"));
 }
 

@@ -9,6 +9,7 @@ use crate::{
         endpoint::{AllocationFailure, Refusal},
         frct::Failure,
         negotiation::NegotiationError,
+        reliable::TooLarge,
     },
     transport::OpenError,
     wire::InvalidName,
@@ -272,6 +273,21 @@ pub enum FlowError {
     /// Peer: the order of the flow's packets cannot be kept.
     #[error("the flow cannot go on: {0}")]
     Order(#[from] Failure),
+    /// The peer has finished: all that it sent was received, and no more will come.
+    #[error("the peer has sent all that it will")]
+    EndOfStream,
+    /// Peer: it gave up sending, with its application's code.
+    #[error("the peer gave up sending, with code {0}")]
+    Aborted(u32),
+    /// Peer: it receives no more, for this code of its application.
+    #[error("the peer receives no more, with code {0}")]
+    Stopped(u32),
+    /// Misuse: this end has said that it sends no more.
+    #[error("nothing can be sent: this end has finished")]
+    Finished,
+    /// Peer: what it sent are no messages.
+    #[error("what the peer sent makes no sense")]
+    Malformed,
     /// Misuse: the packet is larger than the flow can carry.
     #[error("a packet of {size} bytes is too large for the flow: {largest} at most")]
     TooLarge {
@@ -294,6 +310,35 @@ pub enum FlowError {
     /// Environment: the transport failed.
     #[error("transport: {0}")]
     Transport(#[from] io::Error),
+}
+
+impl From<TooLarge> for FlowError {
+    fn from(TooLarge { size, largest }: TooLarge) -> Self {
+        if size == 0 { Self::Empty } else { Self::TooLarge { size, largest } }
+    }
+}
+
+/// For streams: see [`FlowStream`](crate::FlowStream).
+impl From<FlowError> for io::Error {
+    fn from(error: FlowError) -> Self {
+        use io::ErrorKind;
+        let kind = match &error {
+            FlowError::Transport(_) => ErrorKind::Other,
+            FlowError::EndOfStream => ErrorKind::UnexpectedEof,
+            FlowError::Aborted(_) => ErrorKind::ConnectionReset,
+            FlowError::ClosedByPeer | FlowError::Order(_) => ErrorKind::ConnectionAborted,
+            FlowError::Down => ErrorKind::TimedOut,
+            FlowError::Closed | FlowError::Stopped(_) | FlowError::Finished => {
+                ErrorKind::BrokenPipe
+            }
+            FlowError::Malformed => ErrorKind::InvalidData,
+            _ => ErrorKind::InvalidInput,
+        };
+        match error {
+            FlowError::Transport(error) => error,
+            error => Self::new(kind, error),
+        }
+    }
 }
 
 /// The daemon cannot be asked, or refused.

@@ -1,12 +1,24 @@
 //! Tells `irmd` what to do.
 
-use std::{env, error::Error, io, net::IpAddr, path, process::ExitCode};
+use std::{
+    env,
+    error::Error,
+    io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use ouroboros::daemon::{
-    Client, DaemonError,
-    protocol::{Request, Response},
+use ouroboros::{
+    crypto::identity::IdentityKey,
+    daemon::{
+        Client, DaemonError,
+        protocol::{Request, Response},
+    },
+    trust::{KeyFile, TrustError, TrustFolder},
 };
 use ouroboros_cli::{
+    authority,
     configuration::Configuration,
     dns, eprintln,
     grammar::{self, Command},
@@ -19,14 +31,19 @@ use structopt::StructOpt;
 /// Manages the layers, names and bindings of irmd
 ///
 /// irm ipcp create|destroy|bootstrap|list,
-/// irm name create|destroy|register|unregister|list, irm key show|generate|generate force,
+/// irm name create|change|destroy|register|unregister|list, irm key show|generate|generate force,
 /// irm name dns N [ip A], which prints the lines for hosts files and DNS by which clients
 /// of a layer over UDP find the name's server,
+/// irm key export, which prints the public key for an authority to sign,
+/// irm cert authority A [days D] [in DIR], which makes an authority: DIR/authority.key, to be
+/// kept, and DIR/authority.pem, for who is to believe it (the folder authority beside the key),
+/// irm cert sign [key FILE] for N [days D] [in DIR], which prints its certificate for the
+/// owner of a public key (this machine without one) as N: a server's name, or a client,
 /// irm config check FILE, which tells all that is wrong in a file for irmd --config,
 /// irm flow list, irm bind|unbind program P name N, irm bind|unbind process PID name N,
 /// irm register|unregister name N layer L.
 /// Words may be cut to any unambiguous prefix; keyword pairs come in any order.
-/// name create N takes: auth none|server|both, who proves who they are; clients FILE
+/// name create N and name change N (which keeps what else there is of N) take: auth none|server|both, who proves who they are; clients FILE
 /// with the keys of clients that get a flow, or ca DIR of authorities that vouch for
 /// them; key FILE and cert FILE instead of irmd's own key; native, for flows in no
 /// other format; sencpath FILE and cencpath FILE with the algorithms.
@@ -70,13 +87,36 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
         }
         Command::DestroyIpcp { name } => Request::DestroyIpcp { name },
         Command::ListIpcps => Request::ListIpcps,
+        Command::ExportKey => {
+            print!("{}", authority::exported(&own_key()?));
+            return Ok(());
+        }
+        Command::MakeAuthority { name, days, folder } => {
+            let days = days.unwrap_or(authority::AUTHORITY_DAYS);
+            let path = authority::create(&authority_folder(folder)?, &name.parse()?, days)?;
+            println!("{}", path.display());
+            return Ok(());
+        }
+        Command::SignCertificate { key, name, days, folder } => {
+            let key = match key {
+                Some(file) => authority::public_key(file.as_ref())?,
+                None => own_key()?.public_key().clone(),
+            };
+            let days = days.unwrap_or(authority::CERTIFICATE_DAYS);
+            print!("{}", authority::sign(&authority_folder(folder)?, &key, &name.parse()?, days)?);
+            return Ok(());
+        }
         Command::CheckConfiguration { file } => {
-            let configuration = Configuration::read(path::Path::new(&file))?;
+            let configuration = Configuration::read(Path::new(&file))?;
             println!("{file} makes sense: {configuration}");
             return Ok(());
         }
         Command::CreateName { name, security } => {
             name_policy::request(name, security, &env::current_dir()?)?
+        }
+        Command::ChangeName { name, security } => {
+            let policy = name_policy::request(name, security, &env::current_dir()?)?;
+            Request::ChangeName { policy: Box::new(policy) }
         }
         Command::ShowKey => Request::ShowKey,
         Command::GenerateKey { force } => Request::GenerateKey { force },
@@ -124,6 +164,21 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
         _ => {}
     }
     Ok(())
+}
+
+/// Where the authority is: beside this user's key, unless another folder is given.
+fn authority_folder(given: Option<String>) -> Result<PathBuf, TrustError> {
+    let own = || TrustFolder::of_user().map(|folder| folder.path().join("authority"));
+    given.map_or_else(own, |folder| Ok(folder.into()))
+}
+
+/// This machine's key, which only who may read its file has.
+fn own_key() -> Result<IdentityKey, Box<dyn Error>> {
+    let Response::Key(entry) = async_std::task::block_on(ask(Request::ShowKey))? else {
+        return Err("irmd does not tell its key".into());
+    };
+    let key = KeyFile::at(&entry.path).load()?;
+    Ok(key.ok_or_else(|| format!("{}: there is no such file", entry.path))?)
 }
 
 /// Prints where clients are to find the server of `name`. Without addresses these are the

@@ -24,7 +24,8 @@ struct Arguments {
     /// The name to send to
     #[structopt(short = "n", long, value_name = "NAME", required_unless = "listen")]
     server_name: Option<String>,
-    /// One way (uni), or there and back (bi)
+    /// One way (uni), there and back (bi), or as a stream of bytes (stream), as fast as it goes and
+    /// on a reliable flow (--qos data)
     #[structopt(short, long, default_value = "uni")]
     test: Test,
     /// For how long

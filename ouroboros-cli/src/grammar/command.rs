@@ -38,6 +38,13 @@ pub enum Command {
         /// Its security.
         security: NameSecurity,
     },
+    /// `name change`
+    ChangeName {
+        /// The name.
+        name: String,
+        /// All of its security from now on.
+        security: NameSecurity,
+    },
     /// `name destroy`
     DestroyName {
         /// The name.
@@ -66,6 +73,28 @@ pub enum Command {
     },
     /// `name list`
     ListNames,
+    /// `key export`
+    ExportKey,
+    /// `cert authority`
+    MakeAuthority {
+        /// What it is called.
+        name: String,
+        /// How long it is valid.
+        days: Option<u32>,
+        /// Where it is to be, as given.
+        folder: Option<String>,
+    },
+    /// `cert sign`
+    SignCertificate {
+        /// The file with the public key, as given; this machine's own otherwise.
+        key: Option<String>,
+        /// Whose it is: the certificate's common name.
+        name: String,
+        /// How long the certificate is valid.
+        days: Option<u32>,
+        /// Where the authority is, as given.
+        folder: Option<String>,
+    },
     /// `config check`
     CheckConfiguration {
         /// The file, as given.

@@ -39,7 +39,7 @@ pub enum Error {
     #[error("{0}: there is such an IPCP already")]
     IpcpExists(String),
     /// Misuse: the name was created before.
-    #[error("{0}: there is such a name already")]
+    #[error("{0}: there is such a name already: irm name change gives it another policy")]
     NameExists(String),
     /// Misuse: the IPCP has a layer.
     #[error("{0}: the IPCP is bootstrapped already")]

@@ -114,6 +114,13 @@ impl State {
             }
             Request::ListFlows => Ok(Response::Flows(self.flows.list())),
             Request::ListIpcps => Ok(Response::Ipcps(self.ipcps())),
+            Request::ChangeName { policy } => {
+                let (name, policy) = named_policy(*policy)?;
+                if !self.tables().names.contains_key(&name) {
+                    return Err(Error::NoName(name.to_string()));
+                }
+                self.put_policy(name, policy)
+            }
             Request::CreateName { .. } => {
                 let (name, policy) = named_policy(request)?;
                 if self.tables().names.get(&name).is_some_and(|known| known.created) {

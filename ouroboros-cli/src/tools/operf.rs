@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use async_io::Timer;
 use async_std::task;
+use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use ouroboros::{Flow, FlowError, FlowSpec, Irm};
 use serde_json::json;
 
@@ -31,6 +33,8 @@ pub enum Test {
     Uni,
     /// There and back.
     Bi,
+    /// As a stream of bytes, as fast as it goes; for servers of ours only.
+    Stream,
 }
 
 impl str::FromStr for Test {
@@ -40,14 +44,30 @@ impl str::FromStr for Test {
         match text {
             "uni" => Ok(Self::Uni),
             "bi" => Ok(Self::Bi),
-            _ => Err(format!("{text}: a test is uni or bi")),
+            "stream" => Ok(Self::Stream),
+            _ => Err(format!("{text}: a test is uni, bi or stream")),
+        }
+    }
+}
+
+impl Test {
+    /// What a client sends first, in its own byte order.
+    fn kind(self) -> u32 {
+        match self {
+            Self::Uni => 0,
+            Self::Bi => 1,
+            Self::Stream => 2,
         }
     }
 }
 
 impl fmt::Display for Test {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if *self == Self::Uni { "uni" } else { "bi" })
+        f.write_str(match self {
+            Self::Uni => "uni",
+            Self::Bi => "bi",
+            Self::Stream => "stream",
+        })
     }
 }
 
@@ -85,7 +105,7 @@ pub async fn serve(irm: &Irm) -> Outcome {
         let flow = irm.accept_any().await?;
         println!("New flow {number}.");
         task::spawn(async move {
-            if let Err(error) = take(&flow, number).await {
+            if let Err(error) = take(flow, number).await {
                 println!("Flow {number}: {error}.");
             }
         });
@@ -94,20 +114,29 @@ pub async fn serve(irm: &Irm) -> Outcome {
 }
 
 /// Takes a test; what it was like is said at its end.
-async fn take(flow: &Flow, number: u64) -> Result<(), FlowError> {
+async fn take(flow: Flow, number: u64) -> Outcome {
     let mut buffer = vec![0; LARGEST];
-    let Some(size) = receive_within(flow, &mut buffer, 2 * SILENCE).await? else {
+    let Some(size) = receive_within(&flow, &mut buffer, 2 * SILENCE).await? else {
         println!("Flow {number} timed out.");
         return Ok(());
     };
     let first = &buffer[..size];
+    if flow.info().qos.is_reliable() && first == Test::Stream.kind().to_ne_bytes() {
+        return take_stream(flow, number).await;
+    }
     // In the client's own byte order, which is told by where the one is.
     let swapped = first.starts_with(&1u32.swap_bytes().to_ne_bytes());
     let both = swapped || first.starts_with(&1u32.to_ne_bytes());
     let (mut count, mut bytes, mut newest) = (0u64, 0u64, 0u64);
     let (mut start, mut last) = (Instant::now(), Instant::now());
     let mut patience = 2 * SILENCE;
-    while let Some(size) = receive_within(flow, &mut buffer, patience).await? {
+    let ended = loop {
+        let size = match receive_within(&flow, &mut buffer, patience).await {
+            Ok(Some(size)) => size,
+            Ok(None) => break "timed out",
+            Err(FlowError::EndOfStream | FlowError::ClosedByPeer) => break "ended",
+            Err(error) => return Err(error.into()),
+        };
         let packet = &buffer[..size];
         let Some(field) = packet.first_chunk::<4>() else { continue };
         last = Instant::now();
@@ -126,8 +155,8 @@ async fn take(flow: &Flow, number: u64) -> Result<(), FlowError> {
             let (seconds, micros) = (now.as_secs(), now.subsec_micros());
             println!("Seqno {sequence} from fd {number}: {seconds}.{micros:06}");
         }
-    }
-    println!("Flow {number} timed out.");
+    };
+    println!("Flow {number} {ended}.");
     let time = (last - start).as_secs_f64();
     let rate = if time > 0.0 { bytes as f64 * 8.0 / time / 1e6 } else { 0.0 };
     let lost = loss(newest, count);
@@ -139,6 +168,28 @@ async fn take(flow: &Flow, number: u64) -> Result<(), FlowError> {
     Ok(())
 }
 
+/// Takes a stream to its end, and says how much came.
+async fn take_stream(flow: Flow, number: u64) -> Outcome {
+    let (mut stream, mut buffer) = (flow.into_stream(), vec![0; LARGEST]);
+    let (mut start, mut bytes) = (Instant::now(), 0u64);
+    loop {
+        let count = stream.read(&mut buffer).await?;
+        if count == 0 {
+            break;
+        }
+        if bytes == 0 {
+            start = Instant::now();
+        }
+        bytes += count as u64;
+    }
+    let time = start.elapsed().as_secs_f64();
+    let rate = if time > 0.0 { bytes as f64 * 8.0 / time / 1e6 } else { 0.0 };
+    println!("Flow {number}: {bytes} bytes in {:.3} ms, {rate:.3} Mb/s", time * 1e3);
+    // The client waits until its end is acknowledged, and then closes.
+    stream.close().await?;
+    Ok(())
+}
+
 impl Client {
     /// Runs the test; blocks.
     ///
@@ -147,12 +198,14 @@ impl Client {
     /// There is no flow, or it ended.
     pub fn run(&self, irm: &Irm, interrupted: &AtomicBool) -> Outcome {
         let flow = task::block_on(irm.allocate(&self.name, self.spec.clone()))?;
+        if self.test == Test::Stream {
+            return task::block_on(self.stream(flow, interrupted));
+        }
         let size = self.size.min(flow.largest_packet());
         if size < self.size && !self.json {
             println!("Packet size is {size} bytes: the flow carries no larger ones.");
         }
-        let kind: u32 = if self.test == Test::Bi { 1 } else { 0 };
-        flow.send_blocking(&kind.to_ne_bytes())?;
+        flow.send_blocking(&self.test.kind().to_ne_bytes())?;
         // The server has to have read that before the data comes.
         thread::sleep(Duration::from_secs(1));
         let (received, start) = (AtomicU64::new(0), Instant::now());
@@ -177,6 +230,49 @@ impl Client {
             (result, time)
         });
         self.conclude(sent?, received.load(Relaxed), size, time, &times);
+        Ok(())
+    }
+
+    /// Writes to a stream until the time is over, and waits until the server has all.
+    async fn stream(&self, flow: Flow, interrupted: &AtomicBool) -> Outcome {
+        if !flow.info().qos.is_reliable() {
+            return Err("a stream needs a reliable flow: use --qos data".into());
+        }
+        flow.send(&self.test.kind().to_ne_bytes()).await?;
+        // The server has to have read that before the data comes.
+        Timer::after(SILENCE).await;
+        let (mut stream, data) = (flow.into_stream(), vec![0; self.size]);
+        let (start, mut written) = (Instant::now(), 0u64);
+        let mut progress = Progress::new(!self.json);
+        while start.elapsed() < self.duration && !interrupted.load(Relaxed) {
+            stream.write_all(&data).await?;
+            written += data.len() as u64;
+            progress.tell(|| format!("{written} bytes written"));
+        }
+        stream.finish().await?;
+        let time = start.elapsed();
+        let rate = written as f64 * 8.0 / time.as_secs_f64().max(1e-9) / 1e6;
+        let resent = stream.flow().statistics().retransmitted;
+        stream.close().await?;
+        let milliseconds = time.as_secs_f64() * 1e3;
+        if self.json {
+            let statistics = json!({
+                "name": self.name,
+                "test": self.test.to_string(),
+                "bytes": written,
+                "time_ms": milliseconds,
+                "bandwidth_mbps": rate,
+                "retransmitted": resent,
+            });
+            println!("{statistics:#}");
+        } else {
+            println!("Test finished.");
+            println!("\n--- {} perf statistics ---\n", self.name);
+            println!(
+                "{written} bytes in {milliseconds:.3} ms, bandwidth: {rate:.3} Mb/s, {resent} \
+                 packets sent again."
+            );
+        }
         Ok(())
     }
 

@@ -5,7 +5,10 @@ use std::{
     os::unix::fs::PermissionsExt,
 };
 
-use crate::host::{Host, eventually};
+use crate::{
+    host::{Host, Pair, UDP4, eventually},
+    probe::{INSIDE, ping},
+};
 
 pub(crate) fn a_layer_on_an_address_that_is_not_there_yet_waits_for_it() {
     let host = Host::new();
@@ -28,4 +31,26 @@ pub(crate) fn a_layer_on_an_address_that_is_not_there_yet_waits_for_it() {
     host.ip("link set later0 up");
     eventually("the interface is used", || has("ipcp list", "eth-dix on later0"));
     assert_eq!(daemon.lines_with("has to wait"), 0, "it is said once");
+}
+
+pub(crate) fn a_client_waits_for_its_daemon_a_layer_and_the_server_s_address() {
+    let mut pair = Pair::new(UDP4);
+    let _server = pair.one.start("ovpn", "--ip 10.9.0.1/24", "Waiting");
+    pair.daemons[1] = None;
+    // The same file, which the client looks into.
+    let hosts = |text: &str| drop(pair.two.folder.write("hosts", text));
+    hosts("127.0.0.1 localhost\n");
+    let words = "-n my_vpn -i 10.9.0.2/24 --crypt";
+    let client = pair.two.start("ovpn", words, "irmd is not running");
+    let _daemon = pair.two.irmd();
+    eventually("it waits for a layer", || client.lines_with("No flow yet: there is no layer") > 0);
+    pair.two.must("irm", UDP4.second);
+    // The resolver says that there is no such host, or cannot be asked.
+    let hash = "2694581a473adbf3d988f56c79953cae";
+    eventually("it waits for an address", || client.lines_with(hash) > 0);
+    let line = pair.one.must("irm", "name dns my_vpn");
+    hosts(line.lines().find(|line| line.ends_with(hash)).expect("a line for the hosts file"));
+    eventually("it goes on", || client.lines_with("is up") > 0);
+    ping(&pair.two, INSIDE);
+    assert_eq!(client.lines_with("No flow yet: there is no layer"), 1);
 }

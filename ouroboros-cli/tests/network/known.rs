@@ -118,6 +118,22 @@ pub(crate) fn authorities_vouch_for_both_ends() {
     assert!(said.contains("cannot be trusted"), "{said}");
 }
 
+pub(crate) fn an_authority_of_irm_vouches_for_a_server() {
+    let pair = Pair::new(UDP4);
+    let exported = pair.one.folder.write("server.pub", &pair.one.must("irm", "key export"));
+    let authority = trust(&pair.two, "home");
+    pair.two.must("irm", &format!("cert authority home in {}", authority.display()));
+    let words = format!("key {} for my_vpn in {}", exported.display(), authority.display());
+    let signed = pair.two.must("irm", &format!("cert sign {words}"));
+    let certificate = trust(&pair.one, "my_vpn.pem");
+    write(&certificate, &signed);
+    pair.one.must("irm", &format!("name create my_vpn auth server cert {}", certificate.display()));
+    let _server = pair.one.start("ovpn", "--ip 10.9.0.1/24", "Waiting");
+    let client = pair.client(&format!("--ca {}", authority.display()));
+    assert!(client.said.contains("certified for \"my_vpn\""), "{}", client.said);
+    ping(&pair.two, INSIDE);
+}
+
 pub(crate) fn a_client_that_comes_back_takes_no_other_server() {
     let pair = Pair::new(UDP4);
     let words = "--ip 10.9.0.1/24 --timeout 2";

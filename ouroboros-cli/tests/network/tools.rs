@@ -94,6 +94,18 @@ pub(crate) fn a_rate_is_measured_one_way_and_both() {
     assert_eq!(told, "Test finished.\n");
     eventually("the first packet", || server.lines_with("Seqno 0 from fd 2: ") == 1);
     eventually("an end", || server.lines_with("Flow 2 timed out.") == 1);
+    // Messages, whose end is told; and a stream.
+    for crypt in ["", " -C"] {
+        let words = format!("-n my_vpn -q data -d 200 -r 400 -s 100{crypt}");
+        assert_eq!(text(&pair.two.run("operf", &words)), "Test finished.\n");
+    }
+    eventually("an end that is told", || server.lines_with("Flow 4 ended.") == 1);
+    let told = text(&pair.two.run("operf", "-n my_vpn -t stream -q data -C -d 300 --json"));
+    let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+    let bytes = told["bytes"].as_u64().expect("a number");
+    assert!(bytes > 0, "{told}");
+    let came = format!("Flow 5: {bytes} bytes in ");
+    eventually("all of the stream", || server.lines_with(&came) == 1);
 }
 
 pub(crate) fn a_constant_bit_rate_is_counted() {

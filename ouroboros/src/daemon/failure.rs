@@ -3,6 +3,8 @@
 //!
 //! Not here: the errors themselves (`error`).
 
+use std::io;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -52,8 +54,12 @@ pub enum Failure {
     NotNative,
     /// [`AllocateError::NoIdentity`].
     NoIdentity,
+    /// [`AllocateError::Busy`].
+    Busy,
     /// [`AllocateError::TimedOut`].
     TimedOut,
+    /// [`AllocateError::Transport`], for people to read.
+    Transport(String),
     /// [`AllocateError::TooManyAllocations`].
     TooManyAllocations,
     /// [`AllocateError::Gone`].
@@ -76,7 +82,9 @@ impl From<AllocateError> for Failure {
             AllocateError::Certificate(reason) => Self::Certificate(reason),
             AllocateError::NotNative => Self::NotNative,
             AllocateError::NoIdentity => Self::NoIdentity,
+            AllocateError::Busy => Self::Busy,
             AllocateError::TimedOut => Self::TimedOut,
+            AllocateError::Transport(error) => Self::Transport(error.to_string()),
             AllocateError::TooManyAllocations => Self::TooManyAllocations,
             AllocateError::Gone => Self::Gone,
             other => Self::Other(other.to_string()),
@@ -104,7 +112,9 @@ impl From<Failure> for AllocateError {
             Failure::Certificate(reason) => Self::Certificate(reason),
             Failure::NotNative => Self::NotNative,
             Failure::NoIdentity => Self::NoIdentity,
+            Failure::Busy => Self::Busy,
             Failure::TimedOut => Self::TimedOut,
+            Failure::Transport(text) => Self::Transport(io::Error::other(text)),
             Failure::TooManyAllocations => Self::TooManyAllocations,
             Failure::Gone => Self::Gone,
         }
@@ -143,7 +153,9 @@ mod tests {
             AllocateError::Certificate(CertificateError::WrongName("other".to_owned())),
             AllocateError::NotNative,
             AllocateError::NoIdentity,
+            AllocateError::Busy,
             AllocateError::TimedOut,
+            AllocateError::Transport(io::Error::other("the network is unreachable")),
             AllocateError::TooManyAllocations,
             AllocateError::Gone,
         ] {

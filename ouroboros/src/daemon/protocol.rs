@@ -82,6 +82,12 @@ pub enum Request {
         #[serde(default)]
         certificate: Option<String>,
     },
+    /// Has a name that is there the policy of a [`Request::CreateName`] instead of its own:
+    /// its registrations and bindings stay, and flows that do not fit any more end.
+    ChangeName {
+        /// With the name and all of its new policy.
+        policy: Box<Request>,
+    },
     /// Tells the daemon's key, made first if need be.
     ShowKey,
     /// Makes a key for the daemon.

@@ -59,7 +59,12 @@ pub(super) enum Sends {
     Sealed(Sealer),
     /// They are the flow's order's to send, with so many bytes around each.
     InOrder { overhead: usize },
+    /// The same in the reliable profile, which takes messages of up to so many bytes.
+    Messages { limit: usize },
 }
+
+/// Largest message that a [`FlowSender`] takes, in bytes: it has to fit its batch.
+const LARGEST_PUSHED: usize = 128 * 1024;
 
 impl FlowSender {
     pub(super) fn new(shared: Arc<Shared>, sends: Sends, owner: Option<Arc<Owner>>) -> Self {
@@ -91,7 +96,7 @@ impl FlowSender {
     fn room(&self) -> (usize, usize) {
         match &self.sends {
             Sends::Sealed(sealer) => (sealer.headroom(), sealer.tailroom()),
-            Sends::InOrder { .. } => (0, 0),
+            Sends::InOrder { .. } | Sends::Messages { .. } => (0, 0),
         }
     }
 
@@ -178,7 +183,7 @@ impl FlowSender {
         while !self.try_flush()? {
             match self.sends {
                 Sends::Sealed(_) => wait(&self.shared, PollFlags::OUT)?,
-                Sends::InOrder { .. } => wait_for_room(&self.shared)?,
+                Sends::InOrder { .. } | Sends::Messages { .. } => wait_for_room(&self.shared)?,
             }
         }
         Ok(())
@@ -195,7 +200,7 @@ impl FlowSender {
         let Some(batch) = self.batch.as_mut().filter(|batch| !batch.is_empty()) else {
             return Ok(true);
         };
-        let Sends::Sealed(sealer) = &mut self.sends else { return Ok(self.write_in_order()) };
+        let Sends::Sealed(sealer) = &mut self.sends else { return self.write_in_order() };
         let contents = &self.contents;
         let sealed = sealer.seal_batch(batch, self.sealed, |index| contents[index]);
         if sealer.wants_attention() {
@@ -233,18 +238,29 @@ impl FlowSender {
     }
 
     /// Gives the batch's packets to the order of the flow; `true`: all of them.
-    fn write_in_order(&mut self) -> bool {
-        let Some(batch) = &mut self.batch else { return true };
+    fn write_in_order(&mut self) -> Result<bool, FlowError> {
+        let Some(batch) = &mut self.batch else { return Ok(true) };
         let (first, mut bytes) = (self.sealed, 0);
         let taken = self.shared.with_order(|order, now| {
             let mut next = first;
-            while next < batch.len() && order.write(now, batch.frame_mut(next)) {
+            while next < batch.len() {
+                match order.write(now, batch.frame_mut(next)) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => return Err(error),
+                }
                 bytes += batch.frame_mut(next).len() as u64;
                 next += 1;
             }
-            next
+            Ok(next)
         });
-        self.sealed = taken.unwrap_or(first);
+        self.sealed = match taken.unwrap_or(Ok(first)) {
+            Ok(taken) => taken,
+            Err(error) => {
+                self.discard();
+                return Err(error);
+            }
+        };
         let counters = &self.shared.counters;
         counters.sent_packets.fetch_add((self.sealed - first) as u64, Relaxed);
         counters.sent_bytes.fetch_add(bytes, Relaxed);
@@ -252,7 +268,7 @@ impl FlowSender {
         if all {
             self.discard();
         }
-        all
+        Ok(all)
     }
 
     /// Drops what of the batch has not left.
@@ -269,7 +285,18 @@ impl FlowSender {
     /// Largest packet that can be sent now, in bytes.
     #[must_use]
     pub fn largest_packet(&self) -> usize {
+        if let Sends::Messages { limit } = self.sends {
+            return limit.min(LARGEST_PUSHED);
+        }
         self.shared.largest_frame().saturating_sub(self.overhead())
+    }
+
+    /// Largest packet that can be sent now without a batch, in bytes.
+    pub(super) fn largest_sent(&self) -> usize {
+        match self.sends {
+            Sends::Messages { limit } => limit,
+            _ => self.largest_packet(),
+        }
     }
 
     /// Bytes around a packet in its frame.
@@ -277,11 +304,19 @@ impl FlowSender {
         match &self.sends {
             Sends::Sealed(sealer) => sealer.headroom() + sealer.tailroom(),
             Sends::InOrder { overhead } => *overhead,
+            Sends::Messages { .. } => 0,
         }
     }
 
     /// Checks that a packet of `size` bytes can be sent, as far as is known.
     pub(super) fn check_size(&mut self, size: usize) -> Result<(), FlowError> {
+        if let Sends::Messages { limit: largest } = self.sends {
+            return match size {
+                0 => Err(FlowError::Empty),
+                _ if size <= largest => Ok(()),
+                _ => Err(FlowError::TooLarge { size, largest }),
+            };
+        }
         let frame = size + self.overhead();
         let mut largest = self.known_largest.min(self.shared.largest.load(Relaxed));
         if frame > largest {
@@ -412,6 +447,7 @@ impl FlowReceiver {
             any = shared.read((opener, early), batch, &mut self.packets)?;
         }
         if !any {
+            shared.check_end_of_reading()?;
             ended?;
         }
         Ok(self.packets.len())

@@ -362,6 +362,7 @@ impl Shared {
             }
             // What came before the peer closed the flow is had.
             if self.fill(&mut inbox, usize::MAX)?.is_none() {
+                self.check_end_of_reading()?;
                 ended?;
                 return Ok(Taken::Nothing);
             }

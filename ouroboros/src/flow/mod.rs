@@ -14,15 +14,17 @@ mod order;
 mod packets;
 mod pool;
 mod readiness;
+mod reliable;
 mod shared;
 mod spec;
+mod stream;
 
 use std::{
     future::Future,
     io,
     pin::pin,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::SeqCst},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -47,6 +49,7 @@ pub use self::{
     info::{FlowInfo, FlowStatistics, RawFlow, WatchOffPath},
     packets::Packets,
     spec::FlowSpec,
+    stream::{FlowReadHalf, FlowStream, FlowWriteHalf},
 };
 use crate::{
     crypto::{AeadBackend, SystemEntropy},
@@ -88,6 +91,7 @@ pub struct Flow {
 struct Pollers {
     receive: Mutex<Option<EventListener>>,
     send: Mutex<Option<EventListener>>,
+    finish: Mutex<Option<EventListener>>,
 }
 
 impl Flow {
@@ -129,12 +133,15 @@ impl Flow {
         };
         let connection = Connection::new(driver::now(), &mut SystemEntropy, channel, config);
         let readiness = Readiness::new(path.clone());
-        let (order, sends) = match Order::of(&info) {
-            None => (None, Sends::Sealed(sealer)),
-            Some(frct) => {
-                let order = Order::new(frct, sealer, native);
+        let (order, sends) = match Order::new(&info, sealer, native) {
+            Err(sealer) => (None, Sends::Sealed(sealer)),
+            Ok(order) => {
                 let overhead = order.overhead();
-                (Some(order), Sends::InOrder { overhead })
+                let sends = match order.message_limit() {
+                    None => Sends::InOrder { overhead },
+                    Some(limit) => Sends::Messages { limit },
+                };
+                (Some(order), sends)
             }
         };
         let parts = Parts { path, info, connection, order, opener, early, strays, release, native };
@@ -178,6 +185,13 @@ impl Flow {
     /// failed.
     pub async fn send(&self, packet: &[u8]) -> Result<(), FlowError> {
         self.ready().await?;
+        if self.shared.order.is_some() {
+            lock(&self.sender).check_size(packet.len())?;
+            while !self.shared.write_in_order(packet)? {
+                self.writable().await?;
+            }
+            return Ok(());
+        }
         while !self.push(packet)? {
             self.writable().await?;
         }
@@ -200,6 +214,14 @@ impl Flow {
     ) -> Result<usize, FlowError> {
         self.ready().await?;
         let mut packets = packets.into_iter();
+        if self.shared.order.is_some() {
+            let mut count = 0;
+            for packet in packets {
+                self.send(packet.as_ref()).await?;
+                count += 1;
+            }
+            return Ok(count);
+        }
         let (mut count, mut next) = (0, packets.next());
         while next.is_some() {
             {
@@ -228,6 +250,10 @@ impl Flow {
             return Ok(false);
         }
         let mut sender = lock(&self.sender);
+        if self.shared.order.is_some() {
+            sender.check_size(packet.len())?;
+            return self.shared.write_in_order(packet);
+        }
         if !sender.try_flush()? || !self.push_to(&mut sender, packet)? {
             return Ok(false);
         }
@@ -340,8 +366,82 @@ impl Flow {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<Result<usize, FlowError>> {
+        Poll::Ready(ready!(self.poll_receive(context, |inbox| copy_first(inbox, buffer)))?)
+    }
+
+    /// Reads into `buffer`, whatever packets it is of; at least one byte, if `buffer`
+    /// has room for it.
+    fn poll_read(
+        &self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<Result<usize, FlowError>> {
+        self.poll_receive(context, |inbox| inbox.packets.read(buffer))
+    }
+
+    /// Writes as much of `data` as there is room for, as packets of any size.
+    fn poll_write(&self, context: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, FlowError>> {
+        let mut listens = false;
+        loop {
+            if self.is_ready()? {
+                match self.shared.write_stream(data)? {
+                    0 => {}
+                    count => return Poll::Ready(Ok(count)),
+                }
+            }
+            if listens {
+                return Poll::Pending;
+            }
+            listens = !self.poll_changes(&self.pollers.send, context);
+        }
+    }
+
+    /// Says that nothing more is written; ready when the peer has all that was.
+    fn poll_finish(&self, context: &mut Context<'_>) -> Poll<Result<(), FlowError>> {
+        let mut listens = false;
+        loop {
+            if self.shared.finish_order()? {
+                return Poll::Ready(Ok(()));
+            }
+            self.shared.check()?;
+            if listens {
+                return Poll::Pending;
+            }
+            listens = !self.poll_changes(&self.pollers.finish, context);
+        }
+    }
+
+    /// Says that nothing more will be sent, and waits until the peer's end of the flow
+    /// has everything; its program need not have received it yet. Receiving goes on, and
+    /// the peer that has received everything gets [`FlowError::EndOfStream`]. Towards a
+    /// 0.23 peer, whose protocol cannot say that, this only waits.
+    ///
+    /// For one task at a time. Cancel safe: what was said stays said.
+    ///
+    /// # Errors
+    ///
+    /// The flow has ended before the peer had everything, or the peer wants no more.
+    pub async fn finish(&self) -> Result<(), FlowError> {
+        future::poll_fn(|context| self.poll_finish(context)).await
+    }
+
+    /// Ends the flow at once: what the peer has not received is dropped, and it is told
+    /// `code` ([`FlowError::Aborted`]), if the flow is reliable and in the native
+    /// profile.
+    pub fn abort(&self, code: u32) {
+        self.shared.abort_order(code);
+        self.shared.end(CLOSED);
+    }
+
+    /// Gives `take` an inbox with a packet in it, when there is one: for one task at a
+    /// time.
+    fn poll_receive<T>(
+        &self,
+        context: &mut Context<'_>,
+        mut take: impl FnMut(&mut Inbox) -> T,
+    ) -> Poll<Result<T, FlowError>> {
         self.shared.polled.store(true, SeqCst);
-        let polled = self.poll_receive(context, buffer);
+        let polled = self.poll_taken(context, &mut take);
         if polled.is_ready() {
             self.shared.polled.store(false, SeqCst);
             self.shared.stopped_waiting();
@@ -349,16 +449,16 @@ impl Flow {
         polled
     }
 
-    fn poll_receive(
+    fn poll_taken<T>(
         &self,
         context: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<Result<usize, FlowError>> {
+        take: &mut impl FnMut(&mut Inbox) -> T,
+    ) -> Poll<Result<T, FlowError>> {
         for _ in 0..LOOKS {
             // The end first: what changes after this is seen.
             let changed = self.poll_changes(&self.pollers.receive, context);
-            match self.shared.take(|inbox| copy_first(inbox, buffer))? {
-                Taken::Packets(size) => return Poll::Ready(size),
+            match self.shared.take(&mut *take)? {
+                Taken::Packets(taken) => return Poll::Ready(Ok(taken)),
                 Taken::Busy => continue,
                 Taken::Nothing if changed => continue,
                 Taken::Nothing => {}
@@ -430,7 +530,7 @@ impl Flow {
     /// Largest packet that can be sent now, in bytes.
     #[must_use]
     pub fn largest_packet(&self) -> usize {
-        lock(&self.sender).largest_packet()
+        lock(&self.sender).largest_sent()
     }
 
     /// What was agreed.

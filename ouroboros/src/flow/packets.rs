@@ -67,6 +67,31 @@ impl Packets {
         self.packets.push_back(Packet { start, end: self.bytes.len(), content, ecn });
     }
 
+    /// Adds a packet of `size` bytes, to be filled.
+    pub(super) fn push_empty(&mut self, size: usize) -> &mut [u8] {
+        let start = self.bytes.len();
+        self.bytes.resize(start + size, 0);
+        let (content, ecn) = (Content::Packet, Ecn::NotEct);
+        self.packets.push_back(Packet { start, end: start + size, content, ecn });
+        &mut self.bytes[start..]
+    }
+
+    /// Copies as much as there is and `out` takes, whatever packets it is of; how many
+    /// bytes.
+    pub(super) fn read(&mut self, out: &mut [u8]) -> usize {
+        let mut done = 0;
+        while let Some(packet) = self.packets.front_mut() {
+            let count = (packet.end - packet.start).min(out.len() - done);
+            out[done..done + count].copy_from_slice(&self.bytes[packet.start..][..count]);
+            (packet.start, done) = (packet.start + count, done + count);
+            if packet.start < packet.end {
+                break;
+            }
+            self.remove_first();
+        }
+        done
+    }
+
     pub(super) fn first(&self) -> Option<(&[u8], Packet)> {
         let packet = *self.packets.front()?;
         Some((&self.bytes[packet.start..packet.end], packet))

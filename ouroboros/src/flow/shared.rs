@@ -58,6 +58,8 @@ pub(super) struct Shared {
     pub(super) connection: Mutex<Connection>,
     /// What keeps the packets' order, if anything does.
     pub(super) order: Option<Mutex<Order>>,
+    /// Packets are pieces of messages: the reliable profile.
+    is_in_messages: bool,
     /// There is a session, with control packets of its own.
     pub(super) native: bool,
     pub(super) inbox: Mutex<Inbox>,
@@ -138,6 +140,7 @@ impl Shared {
             info,
             ready: AtomicBool::new(connection.is_ready()),
             connection: Mutex::new(connection),
+            is_in_messages: order.as_ref().is_some_and(|o| o.message_limit().is_some()),
             order: order.map(Mutex::new),
             native,
             inbox: Mutex::new(Inbox { opener, early, packets: Packets::new(), opened: Vec::new() }),
@@ -252,7 +255,8 @@ impl Shared {
     /// Returns `true` if packets that are `content` are for the application.
     pub(super) fn awaits(&self, content: Content) -> bool {
         match content {
-            Content::Packet => true,
+            Content::Packet => !self.is_in_messages,
+            Content::Data | Content::Frames => self.is_in_messages,
             Content::PartialChecksum => self.announced.load(Relaxed),
             _ => false,
         }

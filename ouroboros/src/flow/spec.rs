@@ -41,6 +41,21 @@ impl FlowSpec {
         Self { qos, security: None, manager_identity: false, timeout: Duration::from_secs(10) }
     }
 
+    /// A flow whose messages arrive in order, and none is lost:
+    /// [`QosSpec::DATA`]. Encrypted and between two of this library a message may have
+    /// any size up to the peer's limit ([`Flow::largest_packet`](crate::Flow)); towards
+    /// a 0.23 peer, or plain, it has to fit a packet. Also for
+    /// [streams](crate::FlowStream).
+    pub const fn reliable() -> Self {
+        Self::with_qos(QosSpec::DATA)
+    }
+
+    /// A flow whose packets arrive in order, or not at all:
+    /// [`QosSpec::BEST_EFFORT`].
+    pub const fn ordered() -> Self {
+        Self::with_qos(QosSpec::BEST_EFFORT)
+    }
+
     /// A CRC-32 behind every packet.
     #[must_use]
     pub const fn with_crc32(mut self) -> Self {

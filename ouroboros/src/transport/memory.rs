@@ -41,6 +41,12 @@ impl Network {
         Self::default()
     }
 
+    /// Parts all stations that are there from each other, for good: what they send is
+    /// lost.
+    pub fn cut(&self) {
+        lock(&self.stations).fill(Weak::new());
+    }
+
     /// A station to be opened on this segment.
     #[must_use]
     pub fn station(&self) -> Memory {

@@ -217,7 +217,7 @@ impl Frct {
             return;
         }
         let flags = header.flags;
-        let unread = self.receiver.has_packets();
+        let (unread, delivered) = (self.receiver.has_packets(), self.is_delivered());
         if self.closing {
             self.receiver.handle_closing(header);
         } else {
@@ -241,6 +241,9 @@ impl Frct {
         }
         if self.sender.is_idle() {
             self.nudge = None;
+        }
+        if self.is_delivered() && !delivered {
+            self.events.push_back(Event::Writable);
         }
         self.after_sender();
     }
@@ -292,6 +295,11 @@ impl Frct {
     /// Returns `true` once a closed flow has nothing left to send, or cannot.
     pub fn is_drained(&self) -> bool {
         self.failed || self.drained
+    }
+
+    /// Returns `true` if nothing waits to be sent or to be acknowledged.
+    pub fn is_delivered(&self) -> bool {
+        self.sender.is_idle() && self.sender.is_empty()
     }
 
     /// What was counted so far.

@@ -30,6 +30,8 @@ pub trait Controller: Debug + Send {
     fn on_spurious(&mut self);
     /// Nothing came through for a long time (RFC 9002, section 7.6).
     fn on_persistent(&mut self);
+    /// Packets have this many bytes from now on.
+    fn set_segment(&mut self, segment: u64);
     /// Bytes that may be in flight.
     fn window(&self) -> u64;
     /// Where the window goes in recovery.
@@ -178,6 +180,17 @@ impl Controller for Cubic {
         self.state.maximum = self.state.window;
         self.state.threshold = (self.state.window * BETA).max(2.0 * self.segment);
         (self.state.window, self.state.epoch) = (2.0 * self.segment, None);
+    }
+
+    fn set_segment(&mut self, segment: u64) {
+        let segment = segment as f64;
+        let untouched = self.last_round == Duration::MAX && self.this_round == Duration::MAX;
+        if untouched && self.state.threshold == f64::MAX {
+            self.state.window *= segment / self.segment;
+        }
+        self.segment = segment;
+        self.state.window = self.state.window.max(2.0 * segment);
+        self.state.threshold = self.state.threshold.max(2.0 * segment);
     }
 
     fn window(&self) -> u64 {

@@ -210,6 +210,9 @@ pub struct Stream {
     fin: Notice,
     abort: Notice,
     stop: Notice,
+    /// The last packet of a stream that is closed: with it the peer has heard all
+    /// that was acknowledged to it.
+    last: Notice,
     /// The peer takes bytes up to this offset.
     credit: u64,
     /// When to say again that more would be sent.
@@ -252,6 +255,7 @@ impl Stream {
             fin: Notice::Unused,
             abort: Notice::Unused,
             stop: Notice::Unused,
+            last: Notice::Unused,
             credit: config.peer_window,
             blocked: None,
             blocked_due: false,
@@ -300,6 +304,15 @@ impl Stream {
     pub fn finish(&mut self) {
         if self.abort == Notice::Unused {
             self.fin.raise(0);
+        }
+    }
+
+    /// Finishes, and sees to it that the peer knows what has come of its own: before
+    /// the flow below is closed.
+    pub fn close(&mut self) {
+        self.finish();
+        if self.end.is_some() {
+            self.last.raise(0);
         }
     }
 
@@ -489,6 +502,7 @@ impl Stream {
             payload.fin.then(|| self.fin.acked());
             payload.abort.then(|| self.abort.acked());
             payload.stop.then(|| self.stop.acked());
+            payload.last.then(|| self.last.acked());
         }
         for payload in outcome.lost {
             self.lost(payload);
@@ -502,6 +516,7 @@ impl Stream {
         payload.fin.then(|| self.fin.lost());
         payload.abort.then(|| self.abort.lost());
         payload.stop.then(|| self.stop.lost());
+        payload.last.then(|| self.last.lost());
     }
 
     fn fin_due(&self) -> bool {
@@ -514,6 +529,7 @@ impl Stream {
             || self.fin_due()
             || self.abort.is_due()
             || self.stop.is_due()
+            || self.last.is_due()
             || self.blocked_due
             || self.recovery.probes() > 0
     }
@@ -533,7 +549,8 @@ impl Stream {
             self.paced = paced;
             work = false;
         }
-        let ack = self.acks.due().is_some_and(|due| due <= now) || (work && self.acks.is_waiting());
+        let ack = self.acks.due().is_some_and(|due| due <= now)
+            || (work && (self.acks.is_waiting() || self.fin_due() || self.last.is_due()));
         if ack {
             self.acks.write(now, &mut self.scratch);
         }
@@ -587,6 +604,11 @@ impl Stream {
             self.stop.sent();
             payload.stop = true;
         }
+        if self.last.is_due() {
+            Frame::Ping.encode(scratch);
+            self.last.sent();
+            payload.last = true;
+        }
         if std::mem::take(&mut self.blocked_due) {
             Frame::Blocked(self.credit as u32).encode(scratch);
         }
@@ -607,7 +629,7 @@ impl Stream {
         if size > 0 && !scratch.is_empty() {
             Frame::encode_data_head(payload.data.start as u32, size as u16, scratch);
         }
-        if size == 0 && !(payload.fin || payload.abort || payload.stop) {
+        if size == 0 && !(payload.fin || payload.abort || payload.stop || payload.last) {
             Frame::Ping.encode(scratch);
         }
     }
@@ -668,7 +690,8 @@ impl Stream {
             SendState::Aborted(_) => matches!(self.abort, Notice::Acked(_)),
             SendState::Open | SendState::Finishing => false,
         };
-        done && !self.acks.is_waiting()
+        let last = matches!(self.last, Notice::Unused | Notice::Acked(_));
+        done && last && !self.acks.is_waiting()
     }
 
     /// Figures of now.

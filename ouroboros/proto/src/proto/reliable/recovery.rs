@@ -27,6 +27,7 @@ pub(super) struct Payload {
     pub(super) fin: bool,
     pub(super) abort: bool,
     pub(super) stop: bool,
+    pub(super) last: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +140,7 @@ impl Recovery {
 
     pub(super) fn set_segment(&mut self, segment: u64) {
         self.segment = segment;
+        self.controller.set_segment(segment);
     }
 
     pub(super) fn in_flight(&self) -> u64 {
@@ -163,7 +165,8 @@ impl Recovery {
     /// Returns `true` if a packet of `size` bytes may be in flight beside the
     /// others.
     fn window_allows(&self, size: u64) -> bool {
-        if self.probes > 0 {
+        // With nothing in flight nothing would ever open the window.
+        if self.probes > 0 || self.in_flight == 0 {
             return true;
         }
         match &self.recovery {

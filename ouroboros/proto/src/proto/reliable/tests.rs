@@ -93,6 +93,9 @@ struct End {
     ended: bool,
     /// Reads nothing before.
     stalled_until: Duration,
+    /// Largest body of a packet, and from when it is another.
+    largest: usize,
+    grows: Option<(Duration, usize)>,
 }
 
 type Arrivals = BTreeMap<(Duration, u64), (usize, u64, Body, Vec<u8>)>;
@@ -115,6 +118,8 @@ impl End {
             read,
             ended,
             stalled_until,
+            largest: config.largest_body,
+            grows: None,
         }
     }
 
@@ -167,8 +172,14 @@ fn run(
             let end = &mut ends[index];
             end.stream.handle_timeout(now);
             end.application(now);
+            if let Some((at, size)) = end.grows
+                && at <= now
+            {
+                end.largest = size;
+            }
+            end.stream.set_largest_body(end.largest);
             while let Some(transmit) = end.stream.poll_transmit(now) {
-                assert!(transmit.size <= 1200, "a packet is no larger than it may be");
+                assert!(transmit.size <= end.largest, "a packet is no larger than it may be");
                 let mut bytes = vec![0; transmit.size];
                 end.stream.write_body(&transmit, &mut bytes);
                 if random.permille(links[index].unsealed) {
@@ -277,6 +288,27 @@ fn goodput() {
         let goodput = size as f64 * 8e-6 / took.as_secs_f64();
         let figures = ends[0].stream.statistics();
         eprintln!("loss {loss}/1000: {goodput:.1} Mbit/s, {figures:?}");
+    }
+}
+
+#[test]
+fn packets_that_are_larger_than_the_window_leave_one_at_a_time() {
+    let config = Config { initial_rtt: MILLISECOND, ..Config::default() };
+    let mut ends =
+        [End::new(config, 3_000_000, Duration::ZERO), End::new(config, 0, Duration::ZERO)];
+    for end in &mut ends {
+        end.largest = 9000;
+    }
+    // So much loss that the window is at its least.
+    let mut links = [plain(MILLISECOND, 0, 200), plain(MILLISECOND, 0, 200)];
+    run(&mut ends, &mut links, &mut Random(7), Duration::from_secs(600));
+    // And the path comes to carry more while it is.
+    for seed in 1..20 {
+        let mut ends =
+            [End::new(config, 1_000_000, Duration::ZERO), End::new(config, 0, Duration::ZERO)];
+        ends[0].grows = Some((Duration::from_millis(20 * seed), 60_000));
+        let mut links = [plain(MILLISECOND, 0, 200), plain(MILLISECOND, 0, 200)];
+        run(&mut ends, &mut links, &mut Random(seed), Duration::from_secs(600));
     }
 }
 

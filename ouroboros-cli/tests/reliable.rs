@@ -1,0 +1,148 @@
+//! Reliable flows of applications that two daemons serve: with the flow's own socket
+//! handed over, and relayed. The daemons run in this process, behind real sockets.
+
+use std::{net::Ipv4Addr, process, sync::Arc, time::Duration};
+
+use async_std::task::{self, JoinHandle, block_on};
+use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
+use ouroboros::{
+    Flow, FlowError, FlowSpec, Irm,
+    daemon::protocol::Request,
+    transport::{
+        IntoTransport, Udp,
+        fault::{Faults, Faulty},
+        memory::Network,
+    },
+    trust::TrustFolder,
+};
+use ouroboros_cli::irmd::{Place, State, serve};
+use ouroboros_testing::Folder;
+
+/// Only ends a test that has failed.
+const PATIENCE: Duration = Duration::from_secs(120);
+const BAD: Faults = Faults { lost: 30, duplicated: 20, reordered: 30, corrupted: 10 };
+
+struct Host {
+    state: Arc<State>,
+    application: Irm,
+    _folder: Folder,
+    serving: Option<JoinHandle<()>>,
+}
+
+impl Host {
+    async fn new(transport: impl IntoTransport) -> Self {
+        let folder = Folder::new();
+        let path = folder.path().join("irmd.sock");
+        let place = Place::take(&path).expect("a place");
+        let mut state = State::default();
+        state.trust = Some(TrustFolder::at(folder.path().join("trust")));
+        let state = Arc::new(state);
+        state.irm.bootstrap("my_layer", transport).await.expect("a layer");
+        let served = state.clone();
+        let serving = Some(task::spawn(async move { serve(served, &place.listener).await }));
+        Self { state, application: Irm::connect_to(path), _folder: folder, serving }
+    }
+
+    async fn serves(&self) {
+        let (name, layer) = ("files".to_owned(), "my_layer".to_owned());
+        let register = Request::Register { name: name.clone(), layer };
+        self.state.handle(register).await.expect("registered");
+        let bind = Request::Process { pid: process::id(), name, bind: true };
+        self.state.handle(bind).await.expect("bound");
+    }
+
+    /// Whether each of the flows that applications have is relayed.
+    fn relayed(&self) -> Vec<bool> {
+        self.state.flows.list().iter().map(|flow| flow.relayed).collect()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(serving) = self.serving.take() {
+            block_on(serving.cancel());
+        }
+    }
+}
+
+async fn within<T>(event: impl Future<Output = T>) -> T {
+    let late = async {
+        task::sleep(PATIENCE).await;
+        panic!("nothing moves any more")
+    };
+    future::or(event, late).await
+}
+
+async fn flow(server: &Host, client: &Host) -> (Flow, Flow) {
+    server.serves().await;
+    let spec = FlowSpec::reliable().encrypted();
+    let allocate = async {
+        loop {
+            // Over a bad network an allocation may fail.
+            if let Ok(flow) = client.application.allocate("files", spec.clone()).await {
+                return flow;
+            }
+        }
+    };
+    let (accepted, allocated) = future::zip(server.application.accept("files"), allocate).await;
+    (accepted.expect("accepted"), allocated)
+}
+
+async fn messages_and_a_stream(accepted: Flow, allocated: Flow) {
+    assert!(allocated.info().reliable.is_some() && accepted.info().reliable.is_some());
+    const COUNT: u32 = 2_000;
+    let send = async {
+        for number in 0..COUNT {
+            allocated.send(&number.to_be_bytes().repeat(100)).await.expect("sent");
+        }
+        let large = vec![9; allocated.largest_packet()];
+        allocated.send(&large).await.expect("sent");
+        allocated.finish().await.expect("the peer has them");
+    };
+    let receive = async {
+        for number in 0..COUNT {
+            let message = accepted.recv_vec().await.expect("received");
+            assert_eq!(message, number.to_be_bytes().repeat(100));
+        }
+        assert_eq!(accepted.recv_vec().await.expect("received").len(), 1 << 20);
+        assert!(matches!(accepted.recv_vec().await, Err(FlowError::EndOfStream)));
+    };
+    future::zip(send, receive).await;
+    let (mut reader, mut writer) = (allocated.into_stream(), accepted.into_stream());
+    let data: Vec<u8> = (0..1_000_000u32).map(|at| (at / 3) as u8).collect();
+    let write = async {
+        writer.write_all(&data).await.expect("written");
+        writer.close().await.expect("the peer has it");
+    };
+    let read = async {
+        let mut all = Vec::new();
+        reader.read_to_end(&mut all).await.expect("to the end");
+        all
+    };
+    let ((), all) = future::zip(write, read).await;
+    assert!(all == data, "{} bytes came", all.len());
+}
+
+#[test]
+fn messages_and_streams_are_had_over_a_socket_that_was_handed_over() {
+    block_on(within(async {
+        let ip = Ipv4Addr::new(127, 0x90, process::id() as u8, 77);
+        let server = Host::new(Udp::at(ip.into()).port(3435)).await;
+        let client = Host::new(Udp::connect_only(ip.into()).server((ip, 3435).into())).await;
+        let (accepted, allocated) = flow(&server, &client).await;
+        assert_eq!((server.relayed(), client.relayed()), (vec![false], vec![false]));
+        messages_and_a_stream(accepted, allocated).await;
+    }));
+}
+
+#[test]
+fn messages_and_streams_are_had_through_a_relay_and_a_bad_network() {
+    block_on(within(async {
+        let network = Network::new();
+        let server = Host::new(Faulty::new(network.station(), BAD, 1)).await;
+        let client = Host::new(Faulty::new(network.station(), BAD, 2)).await;
+        let (accepted, allocated) = flow(&server, &client).await;
+        assert_eq!((server.relayed(), client.relayed()), (vec![true], vec![true]));
+        messages_and_a_stream(accepted, allocated).await;
+    }));
+}

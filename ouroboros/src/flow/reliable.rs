@@ -1,0 +1,222 @@
+//! A reliable flow between two ends of this library: how its messages are sealed
+//! and leave in batches. Not here: what is sent when (`proto::reliable`), who calls
+//! (`order`).
+
+use std::{io, time::Duration};
+
+use super::pool::{self, Pooled};
+use crate::{
+    proto::{
+        negotiation::ReliableTerms,
+        protection::{Content, Opened, Sealer},
+        reliable::{Body, Config, Front, Messages, Packet, SendState, Stream, TooLarge},
+    },
+    transport::{Path, ReceiveBatch, SendBatch},
+    tun::offload::Ecn,
+};
+
+/// Packets that are sealed and sent at once, at most: one segmented send.
+const BATCH: usize = 44;
+/// What could not be sealed, or was not taken by the transport, is tried again after
+/// this time.
+const AGAIN: Duration = Duration::from_millis(1);
+/// For how long the path's largest frame is believed.
+const BELIEVED: Duration = Duration::from_millis(200);
+/// How far the credit of a direction grows, in bytes.
+const MAX_WINDOW: u64 = 64 << 20;
+
+/// The messages of one flow, and the packets that have not left yet.
+pub(super) struct Reliable {
+    messages: Messages,
+    contents: Vec<Content>,
+    /// Sealed frames that the transport has not taken.
+    unsent: Option<Pooled<SendBatch>>,
+    /// The transport was full, or the keys could do no more, before this time.
+    paused: Option<Duration>,
+    /// Largest frame that the path carries, in bytes, and until when that is believed:
+    /// to ask it is a system call.
+    largest: (usize, Duration),
+}
+
+/// What has come to be since it was looked last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+    pub(super) send: SendState,
+    pub(super) drained: bool,
+}
+
+impl State {
+    /// Returns `true` if somebody who waits since `before` is to look again.
+    pub(super) fn is_news_after(&self, before: Self) -> bool {
+        (self.readable && !before.readable)
+            || (self.writable && !before.writable)
+            || (self.drained && !before.drained)
+            || self.send != before.send
+    }
+}
+
+impl Reliable {
+    pub(super) fn new(now: Duration, terms: &ReliableTerms) -> Self {
+        let ReliableTerms { local, remote } = terms;
+        let max_ack_delay =
+            Duration::from_millis(local.max_ack_delay.max(remote.max_ack_delay).into());
+        let config = Config {
+            max_ack_delay,
+            window: local.window.into(),
+            max_window: MAX_WINDOW.max(local.window.into()),
+            peer_window: remote.window.into(),
+            ..Config::default()
+        };
+        let limits = (remote.message_limit as usize, local.message_limit as usize);
+        Self {
+            messages: Messages::new(now, config, limits),
+            contents: Vec::new(),
+            unsent: None,
+            paused: None,
+            largest: (0, Duration::ZERO),
+        }
+    }
+
+    pub(super) fn stream(&self) -> &Stream {
+        self.messages.stream()
+    }
+
+    pub(super) fn stream_mut(&mut self) -> &mut Stream {
+        self.messages.stream_mut()
+    }
+
+    pub(super) fn largest(&self) -> usize {
+        self.messages.largest()
+    }
+
+    pub(super) fn write(&mut self, message: &[u8]) -> Result<bool, TooLarge> {
+        self.messages.write(message)
+    }
+
+    pub(super) fn front(&mut self) -> Front {
+        self.messages.front()
+    }
+
+    pub(super) fn read(&mut self, out: &mut [u8]) {
+        self.messages.read(out);
+    }
+
+    pub(super) fn state(&mut self) -> State {
+        State {
+            readable: self.messages.front() != Front::Blocked,
+            writable: self.messages.is_writable(),
+            send: self.messages.send_state(),
+            drained: self.stream().is_drained(),
+        }
+    }
+
+    /// Takes what was opened of `batch`.
+    pub(super) fn handle(&mut self, now: Duration, batch: &ReceiveBatch, opened: &Opened) {
+        let body = match opened.content {
+            Content::Data => Body::Data,
+            Content::Frames => Body::Frames,
+            _ => return,
+        };
+        let marked = batch.ecn(opened.index) == Ecn::Ce;
+        let bytes = &batch.frame(opened.index)[opened.body.clone()];
+        // What is malformed is dropped: the peer's fault, and nobody else's.
+        let _ = self.messages.handle(now, Packet { number: opened.number, marked, body, bytes });
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Duration) {
+        self.paused = self.paused.filter(|until| *until > now);
+        self.stream_mut().handle_timeout(now);
+    }
+
+    pub(super) fn due(&self) -> Option<Duration> {
+        let stream = self.stream().poll_timeout();
+        // While nothing can leave, nothing is due before that is tried again.
+        self.paused.map_or(stream, |until| Some(stream.map_or(until, |due| due.max(until))))
+    }
+
+    /// Sends what is to be sent in frames of at most `largest` bytes; returns `true`
+    /// if anything left.
+    pub(super) fn transmit(
+        &mut self,
+        now: Duration,
+        path: &dyn Path,
+        sealer: &mut Sealer,
+        largest: usize,
+    ) -> bool {
+        if self.paused.is_some_and(|until| until > now) {
+            return false;
+        }
+        self.paused = None;
+        if self.largest.1 <= now {
+            self.largest = (path.largest_frame(), now + BELIEVED);
+        }
+        let largest = largest.min(self.largest.0);
+        let (head, tail) = (sealer.headroom(), sealer.tailroom());
+        self.stream_mut().set_largest_body(largest.saturating_sub(head + tail));
+        let mut sent = false;
+        loop {
+            if self.unsent.is_none() && !self.fill(now, path, sealer, largest) {
+                return sent;
+            }
+            let Some(batch) = &mut self.unsent else { return sent };
+            match path.send(batch) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.paused = Some(now + AGAIN);
+                    return sent;
+                }
+                // Lost like any other.
+                Ok(()) | Err(_) => {
+                    if batch.oversize() > 0 {
+                        self.largest.1 = Duration::ZERO;
+                    }
+                    self.unsent = None;
+                    sent = true;
+                }
+            }
+        }
+    }
+
+    /// Seals the next packets into a batch; `false`: there are none now.
+    fn fill(
+        &mut self,
+        now: Duration,
+        path: &dyn Path,
+        sealer: &mut Sealer,
+        largest: usize,
+    ) -> bool {
+        let (head, tail) = (sealer.headroom(), sealer.tailroom());
+        let Self { messages, contents, .. } = self;
+        let stream = messages.stream_mut();
+        let mut batch: Option<Pooled<SendBatch>> = None;
+        contents.clear();
+        while contents.len() < BATCH && batch.as_ref().is_none_or(|batch| batch.fits(largest)) {
+            let Some(transmit) = stream.poll_transmit(now) else { break };
+            let batch = batch.get_or_insert_with(|| pool::send_batch(path.headroom()));
+            let size = transmit.size;
+            let Some(frame) = batch.push(head + size + tail) else { break };
+            stream.write_body(&transmit, &mut frame[head..head + size]);
+            contents.push(match transmit.body {
+                Body::Data => Content::Data,
+                Body::Frames => Content::Frames,
+            });
+        }
+        let Some(mut batch) = batch else { return false };
+        match sealer.seal_batch(&mut batch, 0, |index| contents[index]) {
+            Ok(first) => {
+                (first..)
+                    .take(contents.len())
+                    .for_each(|number| stream.on_packet_sent(now, number));
+                self.unsent = Some(batch);
+                true
+            }
+            Err(_) => {
+                // Until the next key is agreed.
+                stream.on_packets_unsent();
+                self.paused = Some(now + AGAIN);
+                false
+            }
+        }
+    }
+}
