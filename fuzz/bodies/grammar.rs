@@ -58,6 +58,9 @@ fn in_full(command: &Command) -> Vec<String> {
             words.extend(addresses.iter().flat_map(|ip| ["ip".to_owned(), ip.to_string()]));
             return words;
         }
+        Command::Completions(shell) => {
+            return vec!["completions".to_owned(), format!("{shell:?}").to_lowercase()];
+        }
         Command::ListNames => vec!["name", "list"],
         Command::ListFlows => vec!["flow", "list"],
         Command::ShowKey => vec!["key", "show"],

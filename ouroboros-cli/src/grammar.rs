@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use ouroboros::daemon::protocol::TransportSpec;
 
-pub use self::command::{Auth, Command, NameSecurity, UsageError};
+pub use self::command::{Auth, Command, NameSecurity, Shell, UsageError};
 use self::words::{Pairs, flow_name, named, nothing_more, one_of, take, value};
 
 type Words<'a> = &'a [String];
@@ -20,8 +20,8 @@ type Words<'a> = &'a [String];
 ///
 /// As [`UsageError`] says.
 pub fn parse(words: Words<'_>) -> Result<Command, UsageError> {
-    const COMMANDS: [&str; 8] =
-        ["ipcp", "name", "flow", "key", "bind", "unbind", "register", "unregister"];
+    const COMMANDS: [&str; 9] =
+        ["ipcp", "name", "flow", "key", "bind", "unbind", "register", "unregister", "completions"];
     let (command, rest) = take(words, &COMMANDS)?;
     match command {
         "ipcp" => ipcp(rest),
@@ -40,8 +40,32 @@ pub fn parse(words: Words<'_>) -> Result<Command, UsageError> {
         },
         "register" => registration(rest, true),
         "unregister" => registration(rest, false),
+        "completions" => completions(rest),
         _ => binding(rest, command == "bind"),
     }
+}
+
+/// The words that may stand behind `words`, where it is one of a few: what the
+/// parser would have had there.
+pub fn expected(words: Words<'_>) -> Vec<String> {
+    match parse(&[words, &[String::new()]].concat()) {
+        Err(UsageError::Unknown { word, expected }) if word.is_empty() => {
+            // "the end of the command" is no word.
+            let words = expected.split(", ").filter(|word| !word.contains(' '));
+            words.map(str::to_owned).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn completions(words: Words<'_>) -> Result<Command, UsageError> {
+    let (shell, rest) = take(words, &["bash", "zsh", "fish"])?;
+    nothing_more(rest)?;
+    Ok(Command::Completions(match shell {
+        "bash" => Shell::Bash,
+        "zsh" => Shell::Zsh,
+        _ => Shell::Fish,
+    }))
 }
 
 fn ipcp(words: Words<'_>) -> Result<Command, UsageError> {
@@ -125,13 +149,14 @@ fn without_old_keywords(words: Words<'_>) -> Vec<String> {
 }
 
 fn name(words: Words<'_>) -> Result<Command, UsageError> {
-    // As a whole word only: `d` was `destroy` before there was this.
-    if let Some((word, rest)) = words.split_first()
-        && word == "dns"
-    {
-        return name_dns(rest);
-    }
-    match take(words, &["create", "destroy", "register", "unregister", "list"])? {
+    const COMMANDS: [&str; 6] = ["create", "destroy", "register", "unregister", "list", "dns"];
+    // `d` was `destroy` before there was `dns`.
+    let command = match words.split_first() {
+        Some((word, rest)) if word == "d" => ("destroy", rest),
+        _ => take(words, &COMMANDS)?,
+    };
+    match command {
+        ("dns", rest) => name_dns(rest),
         ("create", rest) => create_name(rest),
         ("destroy", rest) => {
             let (name, rest) = named(rest)?;
@@ -264,9 +289,13 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         for (line, message) in [
-            ("", "expected ipcp, name, flow, key, bind, unbind, register, unregister"),
+            ("", "expected ipcp, name, flow, key, bind, unbind, register, unregister, completions"),
             ("un program x name y", "un: may be unbind or unregister"),
-            ("frob", "frob: expected ipcp, name, flow, key, bind, unbind, register, unregister"),
+            (
+                "frob",
+                "frob: expected ipcp, name, flow, key, bind, unbind, register, unregister, \
+                 completions",
+            ),
             ("key generate forcibly", "forcibly: expected force"),
             ("key show force", "force: expected the end of the command"),
             ("name create a auth maybe", "auth maybe: none, server or both is known"),
@@ -321,6 +350,7 @@ mod tests {
             ("n l", ListNames),
             ("f l", ListFlows),
             ("flow list", ListFlows),
+            ("completions zsh", Completions(Shell::Zsh)),
             ("k s", ShowKey),
             ("key generate", GenerateKey { force: false }),
             ("key gen force", GenerateKey { force: true }),

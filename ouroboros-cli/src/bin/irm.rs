@@ -8,7 +8,7 @@ use ouroboros::daemon::{
     security::Authentication,
 };
 use ouroboros_cli::{
-    dns, enc_conf, eprintln,
+    completions, dns, enc_conf, eprintln,
     grammar::{self, Auth, Command, NameSecurity},
     irmd::State,
     output, print, println,
@@ -23,7 +23,8 @@ use structopt::StructOpt;
 /// irm name dns N [ip A], which prints the lines for hosts files and DNS by which clients
 /// of a layer over UDP find the name's server,
 /// irm flow list, irm bind|unbind program P name N, irm bind|unbind process PID name N,
-/// irm register|unregister name N layer L.
+/// irm register|unregister name N layer L, irm completions bash|zsh|fish, which prints what
+/// the shell has to read to complete these words.
 /// Words may be cut to any unambiguous prefix; keyword pairs come in any order.
 /// name create N takes: auth none|server|both, who proves who they are; clients FILE
 /// with the keys of clients that get a flow, or ca DIR of authorities that vouch for
@@ -62,6 +63,10 @@ fn main() -> ExitCode {
 
 fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
     let request = match command {
+        Command::Completions(shell) => {
+            print!("{}", completions::of_irm(shell));
+            return Ok(());
+        }
         Command::NameDns { name, addresses } => return name_dns(&name, addresses, json),
         Command::CreateIpcp { name, kind } => Request::CreateIpcp { name, kind },
         Command::Bootstrap { name, layer, transport } => {
