@@ -11,7 +11,7 @@ use ouroboros::{
     Flow, FlowSpec, Identity, Irm, LaneAcceptor, Offload, ServerSecurity, Tunnel,
     crypto::SystemEntropy,
     transport::{EthDix, Udp},
-    trust::{KnownNames, Meeting, TrustFolder},
+    trust::{KnownNames, Pin, TrustFolder},
     tun::InterfaceAddress,
     wire::Name,
 };
@@ -134,7 +134,7 @@ async fn known(irm: &Irm, name: &str, queues: u8, known: &KnownNames) -> Outcome
     match &flows[0].info().identity {
         Some(peer) => {
             println!("The server's key is {}.", peer.fingerprint);
-            if known.meet(&parsed, peer.fingerprint)? == Meeting::First {
+            if known.verify_or_pin(&parsed, peer.fingerprint)? == Pin::New {
                 println!("{name} is known by it from now on, in {}.", known.path().display());
             }
         }

@@ -110,7 +110,7 @@ fn management(name: &str, allocation: &[u8]) -> io::Result<()> {
         let message = if name.starts_with("reply") {
             Message::FlowReply { requester, responder, response: 0, allocation }
         } else {
-            let qos = QosSpec::RAW_NO_ERRORS;
+            let qos = QosSpec::RAW_CRC32;
             Message::FlowRequest { source: requester, qos, name: directory, allocation }
         };
         let write = |name: &str, message: Message<'_>| {

@@ -74,6 +74,9 @@ fn in_full(command: &Command) -> Vec<String> {
             return words;
         }
         Command::CheckConfiguration { file } => vec!["config", "check", file],
+        Command::Completions(shell) => {
+            return vec!["completions".to_owned(), format!("{shell:?}").to_lowercase()];
+        }
         Command::ListNames => vec!["name", "list"],
         Command::ListFlows => vec!["flow", "list"],
         Command::ShowKey => vec!["key", "show"],

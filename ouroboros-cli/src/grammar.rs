@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use ouroboros::daemon::protocol::TransportSpec;
 
-pub use self::command::{Auth, Command, NameSecurity, UsageError};
+pub use self::command::{Auth, Command, NameSecurity, Shell, UsageError};
 use self::words::{Pairs, flow_name, named, nothing_more, one_of, take, value};
 
 type Words<'a> = &'a [String];
@@ -20,7 +20,7 @@ type Words<'a> = &'a [String];
 ///
 /// As [`UsageError`] says.
 pub fn parse(words: Words<'_>) -> Result<Command, UsageError> {
-    const COMMANDS: [&str; 10] = [
+    const COMMANDS: [&str; 11] = [
         "ipcp",
         "name",
         "flow",
@@ -31,6 +31,7 @@ pub fn parse(words: Words<'_>) -> Result<Command, UsageError> {
         "unregister",
         "config",
         "cert",
+        "completions",
     ];
     let (command, rest) = take(words, &COMMANDS)?;
     match command {
@@ -57,6 +58,7 @@ pub fn parse(words: Words<'_>) -> Result<Command, UsageError> {
         }
         "register" => registration(rest, true),
         "unregister" => registration(rest, false),
+        "completions" => completions(rest),
         _ => binding(rest, command == "bind"),
     }
 }
@@ -78,6 +80,29 @@ fn certificate(words: Words<'_>) -> Result<Command, UsageError> {
     }
     let name = flow_name(pairs.need("for")?)?;
     Ok(Command::SignCertificate { key: pairs.take("key"), name, days, folder })
+}
+
+/// The words that may stand behind `words`, where it is one of a few: what the
+/// parser would have had there.
+pub fn expected(words: Words<'_>) -> Vec<String> {
+    match parse(&[words, &[String::new()]].concat()) {
+        Err(UsageError::Unknown { word, expected }) if word.is_empty() => {
+            // "the end of the command" is no word.
+            let words = expected.split(", ").filter(|word| !word.contains(' '));
+            words.map(str::to_owned).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn completions(words: Words<'_>) -> Result<Command, UsageError> {
+    let (shell, rest) = take(words, &["bash", "zsh", "fish"])?;
+    nothing_more(rest)?;
+    Ok(Command::Completions(match shell {
+        "bash" => Shell::Bash,
+        "zsh" => Shell::Zsh,
+        _ => Shell::Fish,
+    }))
 }
 
 fn ipcp(words: Words<'_>) -> Result<Command, UsageError> {
@@ -163,16 +188,20 @@ fn without_old_keywords(words: Words<'_>) -> Vec<String> {
 }
 
 fn name(words: Words<'_>) -> Result<Command, UsageError> {
-    // As whole words only: `d` and `c` were others before there were these.
-    match words.split_first() {
-        Some((word, rest)) if word == "dns" => return name_dns(rest),
-        Some((word, rest)) if word == "change" => {
+    const COMMANDS: [&str; 7] =
+        ["create", "destroy", "register", "unregister", "list", "change", "dns"];
+    // `c` and `d` were these before there were `change` and `dns`.
+    let command = match words.split_first() {
+        Some((word, rest)) if word == "c" => ("create", rest),
+        Some((word, rest)) if word == "d" => ("destroy", rest),
+        _ => take(words, &COMMANDS)?,
+    };
+    match command {
+        ("dns", rest) => name_dns(rest),
+        ("change", rest) => {
             let (name, security) = policy(rest)?;
-            return Ok(Command::ChangeName { name, security });
+            Ok(Command::ChangeName { name, security })
         }
-        _ => {}
-    }
-    match take(words, &["create", "destroy", "register", "unregister", "list"])? {
         ("create", rest) => {
             let (name, security) = policy(rest)?;
             Ok(Command::CreateName { name, security })
@@ -301,12 +330,14 @@ mod tests {
         for (line, message) in [
             (
                 "",
-                "expected ipcp, name, flow, key, bind, unbind, register, unregister, config, cert",
+                "expected ipcp, name, flow, key, bind, unbind, register, unregister, config, cert, \
+                 completions",
             ),
             ("un program x name y", "un: may be unbind or unregister"),
             (
                 "frob",
-                "frob: expected ipcp, name, flow, key, bind, unbind, register, unregister, config, cert",
+                "frob: expected ipcp, name, flow, key, bind, unbind, register, unregister, config, \
+                 cert, completions",
             ),
             ("key generate forcibly", "forcibly: expected force"),
             ("key show force", "force: expected the end of the command"),
@@ -364,6 +395,7 @@ mod tests {
             ("n l", ListNames),
             ("f l", ListFlows),
             ("flow list", ListFlows),
+            ("completions zsh", Completions(Shell::Zsh)),
             ("k s", ShowKey),
             ("key generate", GenerateKey { force: false }),
             ("key gen force", GenerateKey { force: true }),

@@ -328,7 +328,7 @@ impl Irm {
     /// server.bootstrap("my_layer", network.station()).await?.register("my_vpn").await?;
     /// client.bootstrap("my_layer", network.station()).await?;
     ///
-    /// let spec = FlowSpec::raw().encrypted().identity(theirs).trust(pinned);
+    /// let spec = FlowSpec::raw().encrypted().with_identity(theirs).trust(pinned);
     /// let (accepted, allocated) =
     ///     futures_lite::future::zip(server.accept("my_vpn"), client.allocate("my_vpn", spec)).await;
     /// let client = accepted?.info().identity.clone().expect("who it is");
@@ -352,7 +352,7 @@ impl Irm {
     }
 
     /// Under which identity flows are allocated whose spec says
-    /// [`identified`](FlowSpec::identified).
+    /// [`with_manager_identity`](FlowSpec::with_manager_identity).
     ///
     /// # Errors
     ///
@@ -527,7 +527,7 @@ impl Irm {
         if let Some(daemon) = &self.0.daemon {
             return daemon.allocate(name.as_str(), spec).await;
         }
-        if let Some(security) = spec.security.as_mut().filter(|_| spec.identified) {
+        if let Some(security) = spec.security.as_mut().filter(|_| spec.manager_identity) {
             let identity = lock(&self.0.identity).clone().ok_or(AllocateError::NoIdentity)?;
             security.identity = Some(identity);
         }

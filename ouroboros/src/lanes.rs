@@ -20,7 +20,7 @@ const MOST_LANES: u8 = 64;
 /// Tunnels whose lanes have not all arrived, at most; the oldest gives way.
 const MOST_GROUPS: usize = 16;
 /// How long the lanes of a tunnel may take to arrive, from the first on.
-const PATIENCE: Duration = Duration::from_secs(5);
+const GATHERING_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Irm {
     /// Allocates the flows of a tunnel with `lanes` lanes. There is only one if
@@ -92,7 +92,7 @@ impl LaneAcceptor {
         loop {
             let due = gathering.due();
             let expired = async {
-                driver::reaches(due).await;
+                driver::sleep_until(due).await;
                 None
             };
             let arrived = async { Some(accepting.as_mut().await) };
@@ -183,7 +183,7 @@ impl<F> Gathering<F> {
                 self.0.remove(0);
             }
             let lanes = (0..lanes).map(|_| None).collect();
-            self.0.push(Group { claim, until: now + PATIENCE, lanes });
+            self.0.push(Group { claim, until: now + GATHERING_TIMEOUT, lanes });
             self.0.len() - 1
         });
         // One that comes again takes the place of the former.
@@ -242,8 +242,8 @@ mod tests {
     fn what_waits_is_bounded_in_time_and_number() {
         let mut gathering = Gathering::default();
         assert_eq!(gathering.add(START, claim(1, 0, 2), 1), None);
-        assert_eq!(gathering.due(), Some(START + PATIENCE));
-        gathering.expire(START + PATIENCE);
+        assert_eq!(gathering.due(), Some(START + GATHERING_TIMEOUT));
+        gathering.expire(START + GATHERING_TIMEOUT);
         assert_eq!((gathering.due(), gathering.0.len()), (None, 0));
         assert_eq!(gathering.add(START, claim(1, 0, MOST_LANES + 1), 1), None);
         assert!(gathering.0.is_empty());

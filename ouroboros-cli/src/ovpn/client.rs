@@ -29,7 +29,7 @@ use crate::service;
 const ATTEMPT: Duration = Duration::from_secs(3);
 /// A server that was asked whether it is there and does not say so by then is
 /// not there any more.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// A flow that lived this long was one: when it ends, the next is had at once.
 const LIVED: Duration = Duration::from_secs(10);
 
@@ -42,7 +42,7 @@ const LIVED: Duration = Duration::from_secs(10);
 /// The first flow is refused or not answered, or its device fails.
 pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings) -> Outcome {
     let lanes = u8::try_from(settings.lanes).unwrap_or(u8::MAX);
-    if spec.is_identified() {
+    if spec.has_manager_identity() {
         println!("This machine's key is {}.", own_key().await?);
     }
     println!("Allocating a flow to {name}.");
@@ -59,7 +59,7 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
     let mut attempts = Attempts::default();
     loop {
         let since = Instant::now();
-        flows.iter().for_each(|flow| flow.expect_answers_within(PATIENCE));
+        flows.iter().for_each(|flow| flow.expect_answers_within(PROBE_TIMEOUT));
         let up = format!("{} is up.", settings.describe(tunnel.interface_name()));
         println!("{up}");
         service::status(&up);
@@ -167,7 +167,7 @@ fn as_good_as(info: &FlowInfo, spec: FlowSpec) -> FlowSpec {
     if let Some(peer) = info.identity.as_ref().filter(|peer| !peer.certified) {
         security.trust = Trust::Keys(vec![peer.fingerprint]);
     }
-    spec.secured(security)
+    spec.with_security(security)
 }
 
 /// The first flows. Waits for what may come by itself: irmd, a layer, an address of the

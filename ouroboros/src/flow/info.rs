@@ -15,7 +15,7 @@ use crate::{
         negotiation::{PeerIdentity, ProfilePolicy, ReliableTerms, ServerSecurity, Trust},
         protection::{FlowKeys, Profile},
     },
-    transport::{Path, Stray, Wanderer},
+    transport::{OffPathHandler, Path, Stray},
     wire::{Eid, Name, PeerAddress, QosSpec, extension::Lane},
 };
 
@@ -180,15 +180,15 @@ pub struct RawFlow {
     pub strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
     /// Given what takes frames for the flow that come from elsewhere than its
     /// peer; it lets go of it when the flow has ended.
-    pub elsewhere: Option<Box<WatchElsewhere>>,
+    pub off_path: Option<Box<WatchOffPath>>,
     /// Given what closes the flow, for who may have to end it.
     pub closer: Option<Box<dyn FnOnce(FlowCloser) + Send + Sync>>,
     /// Dropped when the flow ends.
     pub release: Option<Box<dyn Send + Sync>>,
 }
 
-/// Has a [`Wanderer`] called with frames from elsewhere.
-pub type WatchElsewhere = dyn FnOnce(&Wanderer) + Send + Sync;
+/// Has a [`OffPathHandler`] called with frames from elsewhere.
+pub type WatchOffPath = dyn FnOnce(&OffPathHandler) + Send + Sync;
 
 impl std::fmt::Debug for RawFlow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

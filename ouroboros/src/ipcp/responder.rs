@@ -14,14 +14,14 @@ use std::{
 
 use async_executor::Task;
 
-use super::{Core, EARLY_FRAMES, Notice, Requested, Reserved, told};
+use super::{Core, EARLY_FRAMES, Notice, Requested, Reserved, with_encryption};
 use crate::{
     crypto::SystemEntropy,
     driver::{self, Watch},
     flow::{FlowInfo, RawFlow},
     proto::endpoint::{Accepted, Refusal, RequestId},
     sync::lock,
-    transport::{Path, Wanderer},
+    transport::{OffPathHandler, Path},
     wire::{Eid, Name, PeerAddress},
 };
 
@@ -50,7 +50,7 @@ struct HalfOpen {
 /// Where the frames of a half-open flow come from.
 enum Frames {
     /// The management socket, which calls this.
-    Shared(Wanderer),
+    Shared(OffPathHandler),
     /// A path of its own, and who reads it.
     Own(Arc<dyn Path>, Task<()>),
 }
@@ -91,12 +91,12 @@ impl Core {
         let local = reserved.eid;
         if self.transport.has_shared_socket() {
             let core = Arc::downgrade(self);
-            let take: Wanderer = Arc::new(move |from: PeerAddress, frame: &mut [u8]| {
+            let take: OffPathHandler = Arc::new(move |from: PeerAddress, frame: &mut [u8]| {
                 if let Some(core) = core.upgrade() {
                     core.take_frame(from, local, frame);
                 }
             });
-            self.transport.watch_elsewhere(local, &take);
+            self.transport.watch_off_path(local, &take);
             return Some((reserved, Frames::Shared(take)));
         }
         if lock(&self.responding).half_open.len() >= LARGEST_NUMBER_OF_PATHS {
@@ -168,17 +168,17 @@ impl Core {
         }
         let Accepted { qos, keys, suite, lane, reliable, identity } = accepted;
         let info = FlowInfo::new(name, from, (local, remote), qos);
-        let mut info = told(info, &keys, suite, identity);
+        let mut info = with_encryption(info, &keys, suite, identity);
         (info.lane, info.reliable) = (lane, reliable);
         let mut flow = self.raw_flow(path, info, keys, early, reserved);
         match frames {
             Frames::Shared(take) => {
-                let watch = flow.elsewhere.take();
+                let watch = flow.off_path.take();
                 // Until the flow takes its place.
-                flow.elsewhere = Some(Box::new(move |wanderer| {
+                flow.off_path = Some(Box::new(move |handler| {
                     let _until_now = take;
                     if let Some(watch) = watch {
-                        watch(wanderer);
+                        watch(handler);
                     }
                 }));
                 lock(&self.responding).settling.insert(local, flow);

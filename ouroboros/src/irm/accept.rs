@@ -200,7 +200,7 @@ impl AcceptQueue {
 /// What `work` gives; `None` if that takes longer than `timeout`.
 async fn within<T>(timeout: Duration, work: impl Future<Output = T>) -> Option<T> {
     future::or(async { Some(work.await) }, async {
-        driver::reaches(Some(driver::monotonic() + timeout)).await;
+        driver::sleep_until(Some(driver::monotonic() + timeout)).await;
         None
     })
     .await

@@ -121,7 +121,7 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Returns `true` if frames for an endpoint without a path of its own reach
     /// the management socket, and with it what
-    /// [`watch_elsewhere`](Self::watch_elsewhere) names for that endpoint. Half-open
+    /// [`watch_off_path`](Self::watch_off_path) names for that endpoint. Half-open
     /// flows need no path then.
     fn has_shared_socket(&self) -> bool {
         false
@@ -130,7 +130,7 @@ pub trait Transport: Send + Sync + 'static {
     /// Has `take` called with frames for the endpoint `local` that come from
     /// others than its peer, until nobody else holds `take`. The latest call for
     /// an endpoint counts.
-    fn watch_elsewhere(&self, local: Eid, take: &Wanderer) {
+    fn watch_off_path(&self, local: Eid, take: &OffPathHandler) {
         let _ = (local, take);
     }
 
@@ -249,7 +249,7 @@ pub trait Mobility {
     /// # Errors
     ///
     /// Those of sendmsg(2).
-    fn send_elsewhere(&self, to: PeerAddress, frame: &[u8]) -> io::Result<()>;
+    fn send_off_path(&self, to: PeerAddress, frame: &[u8]) -> io::Result<()>;
 
     /// Takes `peer` for the peer's address from now on.
     ///
@@ -260,7 +260,7 @@ pub trait Mobility {
 
     /// Nothing has come for a while though something left: finds out whether
     /// this end's address is lost, and goes on from another one then.
-    fn look_for_the_way(&self);
+    fn revalidate_local_address(&self);
 
     /// Whether this host has no network: the frame that was sent last did not
     /// leave it. That the peer is silent says nothing of the peer then.
@@ -269,7 +269,7 @@ pub trait Mobility {
 
 /// Takes frames for a flow that come from another address than its peer's. The
 /// frame, without its endpoint id, is opened in place.
-pub type Wanderer = Arc<TakeFrame>;
+pub type OffPathHandler = Arc<TakeFrame>;
 
 /// Takes a frame and where it came from.
 pub type TakeFrame = dyn Fn(PeerAddress, &mut [u8]) + Send + Sync;

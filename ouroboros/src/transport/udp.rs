@@ -22,8 +22,8 @@ use shared::SharedPath;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{
-    Destination, IntoTransport, LARGEST_MANAGEMENT, Management, OpenError, Path, Stray, TakeFrame,
-    Transport, Wanderer, oversized::Oversized, queue::Queue,
+    Destination, IntoTransport, LARGEST_MANAGEMENT, Management, OffPathHandler, OpenError, Path,
+    Stray, TakeFrame, Transport, oversized::Oversized, queue::Queue,
 };
 use crate::{
     sync::lock,
@@ -120,7 +120,7 @@ impl IntoTransport for Udp {
             own,
             namespace: Arc::new(NetworkNamespace::current()),
             routes: Mutex::default(),
-            wanderers: Mutex::default(),
+            off_path_handlers: Mutex::default(),
             connected: Arc::default(),
             oversized: Oversized::default(),
         });
@@ -240,7 +240,7 @@ fn with_eid(eid: Eid, payload: &[u8]) -> Vec<u8> {
 type Route = Queue<Vec<u8>>;
 
 /// Flows whose peers may move, by endpoint id.
-type Wanderers = Mutex<HashMap<Eid, Weak<TakeFrame>>>;
+type OffPathHandlers = Mutex<HashMap<Eid, Weak<TakeFrame>>>;
 
 /// Peers that some responder path's socket is connected to.
 type Connected = Mutex<HashSet<(IpAddr, u16)>>;
@@ -253,7 +253,7 @@ struct Shared {
     namespace: Arc<NetworkNamespace>,
     /// Flows that receive through a queue, by endpoint id and peer.
     routes: Mutex<HashMap<(Eid, IpAddr, u16), Weak<Route>>>,
-    wanderers: Wanderers,
+    off_path_handlers: OffPathHandlers,
     /// Apart, because paths hold on to it and must not to the listener: it
     /// closes with the IPCP, while flows may go on.
     connected: Arc<Connected>,
@@ -269,11 +269,11 @@ impl Shared {
             route.push(payload.to_vec());
             return;
         }
-        let wanderer = lock(&self.wanderers).get(&eid).map(Weak::upgrade);
-        match wanderer {
+        let handler = lock(&self.off_path_handlers).get(&eid).map(Weak::upgrade);
+        match handler {
             Some(Some(take)) => take(PeerAddress::Udp(from), payload),
             Some(None) => {
-                lock(&self.wanderers).remove(&eid);
+                lock(&self.off_path_handlers).remove(&eid);
             }
             None => {}
         }
@@ -364,12 +364,12 @@ impl Transport for Attachment {
         true
     }
 
-    fn watch_elsewhere(&self, local: Eid, take: &Wanderer) {
-        let mut wanderers = lock(&self.shared.wanderers);
-        if wanderers.len() >= wanderers.capacity() {
-            wanderers.retain(|_, take| take.strong_count() > 0);
+    fn watch_off_path(&self, local: Eid, take: &OffPathHandler) {
+        let mut off_path_handlers = lock(&self.shared.off_path_handlers);
+        if off_path_handlers.len() >= off_path_handlers.capacity() {
+            off_path_handlers.retain(|_, take| take.strong_count() > 0);
         }
-        wanderers.insert(local, Arc::downgrade(take));
+        off_path_handlers.insert(local, Arc::downgrade(take));
     }
 
     fn dispatch(&self, stray: Stray) -> Option<(PeerAddress, Vec<u8>)> {

@@ -119,7 +119,7 @@ pub(super) struct ConnectedPath {
     /// there it has taken the kernel to be without segmentation.
     offload: RwLock<UdpSocketState>,
     /// It has left its address, and there is no way to the peer yet.
-    adrift: AtomicBool,
+    detached: AtomicBool,
     /// It could not leave its address, and has to be given up.
     stays: AtomicBool,
     /// What was sent last could not leave, for want of a network.
@@ -151,7 +151,7 @@ impl ConnectedPath {
             segments: AtomicBool::new(offload.max_gso_segments() > 1),
             coalesces: AtomicBool::new(offload.gro_segments() > 1),
             offload: RwLock::new(offload),
-            adrift: AtomicBool::new(false),
+            detached: AtomicBool::new(false),
             stays: AtomicBool::new(false),
             cut_off: AtomicBool::new(false),
             doubtful: AtomicBool::new(false),
@@ -191,10 +191,10 @@ impl ConnectedPath {
     }
 
     /// Whether the socket's address has been lost, and the socket has left it.
-    fn leave_lost_address(&self) -> bool {
+    fn try_reconnect(&self) -> bool {
         // A listener's port is not to be left: what is connected there takes
         // one peer's datagrams, what is not takes anybody's.
-        if self.adrift.load(Ordering::Relaxed)
+        if self.detached.load(Ordering::Relaxed)
             || self.socket.reuse_port().unwrap_or(true)
             || !address_is_lost(&self.socket, self.namespace.as_deref())
             || rustix::net::connect_unspec(&self.socket).is_err()
@@ -205,16 +205,16 @@ impl ConnectedPath {
         let address = super::local_address(&self.socket);
         let left = address.is_ok_and(|address| address.ip().is_unspecified());
         self.stays.store(!left, Ordering::Relaxed);
-        self.adrift.store(true, Ordering::Relaxed);
-        self.moor();
+        self.detached.store(true, Ordering::Relaxed);
+        self.rebind();
         left
     }
 
-    /// Connects a socket that is adrift, if there is a way.
-    fn moor(&self) {
+    /// Connects a socket that is detached, if there is a way.
+    fn rebind(&self) {
         let peer = lock(&self.peer);
         let connected = self.socket.connect(&SockAddr::from(*peer));
-        if connected.is_err() || !self.adrift.swap(false, Ordering::Relaxed) {
+        if connected.is_err() || !self.detached.swap(false, Ordering::Relaxed) {
             return;
         }
         self.renew_offload(peer.is_ipv6());
@@ -291,7 +291,7 @@ impl ConnectedPath {
                     batch.skip_oversize();
                     return Ok(());
                 }
-            } else if is_cut_off(&error) && self.leave_lost_address() {
+            } else if is_cut_off(&error) && self.try_reconnect() {
                 // Once more, from another address.
             } else if !is_transient(&error) {
                 return Err(error);
@@ -332,8 +332,8 @@ impl Path for ConnectedPath {
     fn send(&self, batch: &mut SendBatch) -> io::Result<()> {
         let &remote = self.remote.get().ok_or(io::ErrorKind::NotConnected)?;
         write_eids(batch, remote);
-        if self.adrift.load(Ordering::Relaxed) {
-            self.moor();
+        if self.detached.load(Ordering::Relaxed) {
+            self.rebind();
         }
         while batch.sent() < batch.len() {
             let segments = if self.offload().segments { SEGMENTS } else { 1 };
@@ -411,8 +411,8 @@ impl Path for ConnectedPath {
         if self.responder_of.is_some() {
             return None;
         }
-        if self.adrift.load(Ordering::Relaxed) {
-            self.moor();
+        if self.detached.load(Ordering::Relaxed) {
+            self.rebind();
         }
         let frame = with_eid(Eid::MANAGEMENT, message);
         let mut result = Ok(());
@@ -421,7 +421,7 @@ impl Path for ConnectedPath {
             match &result {
                 // Somebody says that nobody listens; a repetition may tell.
                 Err(error) if is(error, Errno::CONNREFUSED) => result = Ok(()),
-                Err(error) if is_cut_off(error) && self.leave_lost_address() => {}
+                Err(error) if is_cut_off(error) && self.try_reconnect() => {}
                 _ => break,
             }
         }
@@ -498,7 +498,7 @@ impl Path for ConnectedPath {
 }
 
 impl Mobility for ConnectedPath {
-    fn send_elsewhere(&self, to: PeerAddress, frame: &[u8]) -> io::Result<()> {
+    fn send_off_path(&self, to: PeerAddress, frame: &[u8]) -> io::Result<()> {
         let &remote = self.remote.get().ok_or(io::ErrorKind::NotConnected)?;
         self.transmit_to(udp_address(to)?, &with_eid(remote, frame), None, Ecn::NotEct)
     }
@@ -516,8 +516,8 @@ impl Mobility for ConnectedPath {
         Ok(())
     }
 
-    fn look_for_the_way(&self) {
-        self.leave_lost_address();
+    fn revalidate_local_address(&self) {
+        self.try_reconnect();
     }
 
     fn is_cut_off(&self) -> bool {
