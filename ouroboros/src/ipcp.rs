@@ -122,10 +122,10 @@ impl Core {
     pub(crate) fn start(
         name: String,
         transport: Arc<dyn Transport>,
+        limits: Limits,
         notices: impl Fn(Notice) + Send + Sync + 'static,
     ) -> Arc<Self> {
-        let endpoint =
-            Endpoint::new(transport.dialect(), transport.directory_hash(), Limits::default());
+        let endpoint = Endpoint::new(transport.dialect(), transport.directory_hash(), limits);
         let core = Arc::new(Self {
             name,
             management: transport.management(),
