@@ -291,6 +291,10 @@ impl State {
                 }));
                 state.stamps = if Policy::are_fresh(&stamps) { Vec::new() } else { stamps };
             } else if state.demands.len() == had {
+                // Certificates age, though no file changes.
+                if let Some(own) = &state.own {
+                    self.flows.revoke_unless(name, own);
+                }
                 continue;
             }
             self.apply(name, state);

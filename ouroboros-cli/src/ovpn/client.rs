@@ -164,7 +164,7 @@ fn as_good_as(info: &FlowInfo, spec: FlowSpec) -> FlowSpec {
     if info.profile == Some(Profile::Native) {
         security.profile = ProfilePolicy::RequireNative;
     }
-    if let Some(peer) = info.identity.as_ref().filter(|peer| !peer.certified) {
+    if let Some(peer) = info.identity.as_ref().filter(|peer| !peer.is_certified()) {
         security.trust = Trust::Keys(vec![peer.fingerprint]);
     }
     spec.with_security(security)
@@ -244,9 +244,10 @@ mod tests {
         let suite =
             Suite { kex: KeyExchange::P256, cipher: Cipher::ChaCha20Poly1305, ..Suite::default() };
         let fingerprint = IdentityKey::generate(&mut SystemEntropy).public_key().fingerprint();
-        let identity = |certified| {
+        let identity = |certified: bool| {
+            let certified_until = certified.then_some(1_900_000_000);
             let common_name = "my_vpn".to_owned();
-            Some(PeerIdentity { fingerprint, common_name, certified })
+            Some(PeerIdentity { fingerprint, common_name, certified_until })
         };
         // Encrypted because the daemon had it so: it may not next time.
         for asked in [FlowSpec::raw(), FlowSpec::raw().encrypted()] {
@@ -262,12 +263,12 @@ mod tests {
                 let native = security.profile == ProfilePolicy::RequireNative;
                 assert_eq!(native, profile == Profile::Native);
                 match (&security.trust, peer) {
-                    (Trust::Keys(keys), Some(peer)) if !peer.certified => {
+                    (Trust::Keys(keys), Some(peer)) if !peer.is_certified() => {
                         assert_eq!(keys, &[fingerprint]);
                     }
                     (Trust::Anyone, None) => {}
                     // Authorities vouch for its next key as well.
-                    (Trust::Anyone, Some(peer)) => assert!(peer.certified),
+                    (Trust::Anyone, Some(peer)) => assert!(peer.is_certified()),
                     other => panic!("{other:?}"),
                 }
             }

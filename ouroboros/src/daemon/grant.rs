@@ -146,7 +146,7 @@ mod tests {
     fn peer_identity() -> PeerIdentity {
         let key = IdentityKey::generate(&mut Zeros);
         let fingerprint = key.public_key().fingerprint();
-        PeerIdentity { fingerprint, common_name: "my_vpn".to_owned(), certified: false }
+        PeerIdentity { fingerprint, common_name: "my_vpn".to_owned(), certified_until: None }
     }
 
     struct Zeros;

@@ -11,6 +11,7 @@ use event_listener::Event;
 use super::handles::FlowCloser;
 use crate::{
     crypto::Suite,
+    driver,
     proto::{
         negotiation::{PeerIdentity, ProfilePolicy, ReliableTerms, ServerSecurity, Trust},
         protection::{FlowKeys, Profile},
@@ -78,7 +79,8 @@ impl FlowInfo {
         }
     }
 
-    /// Returns `true` if a flow like this may be had under `policy`.
+    /// Returns `true` if a flow like this may be had under `policy` now: a certificate
+    /// does not count for longer than it is valid.
     #[must_use]
     pub fn meets(&self, policy: &ServerSecurity) -> bool {
         let native = self.profile == Some(Profile::Native);
@@ -94,7 +96,10 @@ impl FlowInfo {
         let known = match (&policy.clients, &self.identity) {
             (Trust::Anyone, _) | (Trust::FirstUse, Some(_)) => true,
             (Trust::Keys(keys), Some(peer)) => keys.contains(&peer.fingerprint),
-            (Trust::Authorities(_), Some(peer)) => peer.certified,
+            (Trust::Authorities(_), Some(peer)) => {
+                let seconds = driver::now().utc / 1_000_000_000;
+                peer.certified_until.is_some_and(|until| seconds <= until)
+            }
             _ => false,
         };
         strong && known && (native || policy.profile != ProfilePolicy::RequireNative)
