@@ -133,7 +133,7 @@ fn daemon() -> io::Result<()> {
     let text = str::to_owned;
     let suite = Suite::default();
     let dix = TransportSpec::EthDix { device: text("lo"), ethertype: Some(0xa000), hash: None };
-    let udp = TransportSpec::Udp { ip: [10, 0, 0, 1].into(), port: Some(3435) };
+    let udp = TransportSpec::Udp { ip: "fe80::1%eth0".parse().expect("an address"), port: Some(3435) };
     let bootstrap =
         |transport| Request::BootstrapIpcp { name: text("n"), layer: text("l"), transport };
     let requests = [

@@ -115,7 +115,7 @@ fn bootstrap(name: &str, layer: &str, transport: &TransportSpec) -> Vec<String> 
             hash.iter().for_each(|hash| say("hash", hash.clone()));
         }
         TransportSpec::Udp { ip, port } => {
-            let kind = match ip {
+            let kind = match ip.address() {
                 IpAddr::V4(_) => "udp4",
                 IpAddr::V6(_) => "udp6",
             };

@@ -7,7 +7,10 @@ mod words;
 
 use std::net::IpAddr;
 
-use ouroboros::daemon::protocol::TransportSpec;
+use ouroboros::{
+    daemon::protocol::TransportSpec,
+    transport::{InvalidScopedAddress, ScopedAddress},
+};
 
 pub use self::command::{Auth, Command, NameSecurity, Shell, UsageError};
 use self::words::{Pairs, flow_name, named, nothing_more, one_of, take, value};
@@ -145,10 +148,12 @@ fn bootstrap(words: Words<'_>) -> Result<Command, UsageError> {
         }
     } else {
         let text = pairs.need("ip")?;
-        let ip = ip(&text)?;
-        if (kind == "udp4" && !ip.is_ipv4()) || (kind == "udp6" && !ip.is_ipv6()) {
-            let reason = "an address of the other family";
-            return Err(UsageError::Value { keyword: "ip", value: text, reason });
+        let bad = |reason| UsageError::Value { keyword: "ip", value: text.clone(), reason };
+        let ip: ScopedAddress =
+            text.parse().map_err(|error: InvalidScopedAddress| bad(error.reason()))?;
+        let v4 = ip.address().is_ipv4();
+        if (kind == "udp4" && !v4) || (kind == "udp6" && v4) {
+            return Err(bad("an address of the other family"));
         }
         let (port, sport) = (pairs.number("port")?, pairs.number("sport")?);
         if port.is_some() && sport.is_some() {
@@ -305,7 +310,9 @@ mod tests {
             layer: "my_layer".into(),
             transport,
         };
-        let udp = |port| TransportSpec::Udp { ip: [10, 0, 0, 1].into(), port };
+        let ip = |text: &str| text.parse().expect("an address");
+        let udp = |port| TransportSpec::Udp { ip: ip("10.0.0.1"), port };
+        let ip6 = TransportSpec::Udp { ip: ip("fe80::1%eth0"), port: None };
         let register = Command::Register { name: "my_vpn".into(), layer: "my_layer".into() };
         let bind = Command::Program { program: "ovpn".into(), name: "my_vpn".into(), bind: true };
         for (line, expected) in [
@@ -315,6 +322,7 @@ mod tests {
                 "i b l my_layer ip 10.0.0.1 sport 4000 n udp t udp4",
                 bootstrap("udp", udp(Some(4000))),
             ),
+            ("i b t udp6 n udp l my_layer ip fe80::1%eth0", bootstrap("udp", ip6)),
             ("reg name my_vpn layer my_layer", register.clone()),
             ("reg n my_vpn l my_layer", register.clone()),
             ("name reg my_vpn layer my_layer", register.clone()),
@@ -358,6 +366,11 @@ mod tests {
             (
                 "ipcp bootstrap type udp name a layer b ip 10.1.0.2/24",
                 "ip 10.1.0.2/24: an address alone, without a prefix length",
+            ),
+            (
+                "ipcp bootstrap type udp name a layer b ip fe80::1",
+                "ip fe80::1: a link-local address needs its zone: add % and the interface, as in \
+                 fe80::1%eth0",
             ),
             (
                 "ipcp bootstrap type udp name a layer b ip ::1 port 65536",

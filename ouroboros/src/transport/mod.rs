@@ -14,6 +14,7 @@ mod oversized;
 #[cfg(feature = "pcap")]
 pub mod pcap;
 mod queue;
+mod scoped;
 mod udp;
 
 use std::{
@@ -30,6 +31,7 @@ pub use ouroboros_proto::{
     packet::{ReceiveBatch, SendBatch, Stray},
     wire::Destination,
 };
+pub use scoped::{InvalidScopedAddress, ScopedAddress};
 pub use udp::Udp;
 
 use crate::wire::{Dialect, DirectoryHash, Eid, Name, PeerAddress, management::LARGEST_MESSAGE};
@@ -70,10 +72,9 @@ pub enum OpenError {
     /// The address is none of this machine's.
     #[error("{0} is no address of this machine (`ip address` lists them)")]
     AddressNotAvailable(IpAddr),
-    /// Misuse: a link-local address means nothing without its interface, and none
-    /// can be given with it yet.
-    #[error("{0} is link-local, and its interface is unknown: use an address of wider scope")]
-    LinkLocal(IpAddr),
+    /// Misuse: a link-local address means nothing without its interface.
+    #[error("{0} is link-local and needs its zone: add % and the interface, as in {0}%eth0")]
+    ZoneRequired(IpAddr),
     /// The system refused for another reason.
     #[error(transparent)]
     Io(#[from] io::Error),

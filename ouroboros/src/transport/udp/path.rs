@@ -15,7 +15,7 @@ use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
 use rustix::io::Errno;
 use socket2::{SockAddr, Socket};
 
-use super::{Connected, EID, LARGEST_DATAGRAM, lock, same_peer, udp_address, with_eid};
+use super::{Connected, EID, LARGEST_DATAGRAM, canonical, lock, udp_address, with_eid};
 use crate::{
     sys::{namespace::NetworkNamespace, option::network_namespace, socket},
     transport::errno::is_transient,
@@ -62,12 +62,13 @@ fn is_cut_off(error: &io::Error) -> bool {
 /// namespace is neither this thread's nor `namespace` it is not known to be lost.
 fn address_is_lost(socket: &Socket, namespace: Option<&NetworkNamespace>) -> bool {
     let lost = || {
-        let address = super::local_address(socket)?;
+        let mut address = super::local_address(socket)?;
+        address.set_port(0);
         let any = super::bind(super::anywhere(address.is_ipv6()), false)?;
         if network_namespace(&any) != network_namespace(socket) {
             return Ok(false);
         }
-        match super::bind(SocketAddr::new(address.ip(), 0), false) {
+        match super::bind(address, false) {
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Ok(true),
             bound => bound.map(|_| false),
         }
@@ -308,8 +309,7 @@ impl ConnectedPath {
 impl Drop for ConnectedPath {
     fn drop(&mut self) {
         if let Some(connected) = &self.responder_of {
-            let peer = self.peer();
-            lock(connected).remove(&(peer.ip(), peer.port()));
+            lock(connected).remove(&self.peer());
         }
     }
 }
@@ -323,7 +323,7 @@ pub(super) fn write_eids(batch: &mut SendBatch, remote: Eid) {
 
 impl Path for ConnectedPath {
     fn connect(&self, remote: Eid, peer: PeerAddress) -> io::Result<()> {
-        if !same_peer(udp_address(peer)?, self.peer()) {
+        if udp_address(peer)? != self.peer() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "another peer than asked"));
         }
         self.remote.set(remote).map_err(|_| io::ErrorKind::AlreadyExists.into())
@@ -389,16 +389,17 @@ impl Path for ConnectedPath {
         let (local, peer) = (self.local.0.to_be_bytes(), self.peer());
         let mut strays = false;
         for (i, meta) in metas.iter().enumerate().take(count) {
+            let from = canonical(meta.addr);
             let (start, length) = (i * piece, meta.len.min(piece));
             let ecn = Ecn::from_bits(meta.ecn.map_or(0, |ecn| ecn as u8));
             for offset in (0..length).step_by(meta.stride.max(1)) {
                 let end = start + length.min(offset + meta.stride);
                 let frame = start + offset..end;
                 let bytes = &batch.buffer_mut()[frame.clone()];
-                if bytes.starts_with(&local) && same_peer(meta.addr, peer) {
+                if bytes.starts_with(&local) && from == peer {
                     batch.push_marked(frame.start + EID..frame.end, ecn);
                 } else if bytes.len() >= EID {
-                    let stray = Stray { from: PeerAddress::Udp(meta.addr), frame: bytes.to_vec() };
+                    let stray = Stray { from: PeerAddress::Udp(from), frame: bytes.to_vec() };
                     batch.push_stray(stray);
                     strays = true;
                 }
@@ -509,8 +510,8 @@ impl Mobility for ConnectedPath {
         let from = std::mem::replace(&mut *lock(&self.peer), to);
         if let Some(connected) = &self.responder_of {
             let mut connected = lock(connected);
-            connected.remove(&(from.ip(), from.port()));
-            connected.insert((to.ip(), to.port()));
+            connected.remove(&from);
+            connected.insert(to);
         }
         self.largest_frame();
         Ok(())
