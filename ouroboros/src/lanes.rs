@@ -12,8 +12,12 @@ use crate::{
     error::AllocateError,
     flow::{Flow, FlowInfo, FlowSpec},
     irm::Irm,
+    log::Limited,
     wire::{Name, PeerAddress, extension::Lane},
 };
+
+static INCOMPLETE: Limited = Limited::new();
+static TOO_MANY: Limited = Limited::new();
 
 /// Lanes of one tunnel that are accepted, at most.
 const MOST_LANES: u8 = 64;
@@ -161,7 +165,10 @@ impl<F> Gathering<F> {
         self.0.retain(|group| {
             let waits = now < group.until;
             if !waits {
-                tracing::info!(name = %group.claim.name, "a tunnel's lanes have not all arrived");
+                let name = &group.claim.name;
+                if let Some(times) = INCOMPLETE.report() {
+                    tracing::info!(%name, times, "a tunnel's lanes have not all arrived");
+                }
             }
             waits
         });
@@ -173,7 +180,9 @@ impl<F> Gathering<F> {
             return Some(vec![flow]);
         };
         if lanes > MOST_LANES {
-            tracing::info!(name = %claim.name, lanes, "a tunnel with too many lanes");
+            if let Some(times) = TOO_MANY.report() {
+                tracing::info!(name = %claim.name, lanes, times, "a tunnel with too many lanes");
+            }
             return None;
         }
         let claim = claim.of_all();

@@ -25,6 +25,7 @@ compile_error!("ouroboros needs Linux: packet sockets, TUN devices, epoll");
 pub mod crypto;
 pub mod daemon;
 pub mod error;
+pub mod log;
 pub mod transport;
 pub mod trust;
 pub mod tun;

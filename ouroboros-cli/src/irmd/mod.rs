@@ -7,7 +7,6 @@ mod connections;
 mod error;
 mod flows;
 mod keys;
-mod limited;
 mod policy;
 mod process;
 mod serve;

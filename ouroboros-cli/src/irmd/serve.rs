@@ -14,6 +14,7 @@ use ouroboros::{
         relay, revoke,
         security::{FlowSecurity, PeerData},
     },
+    log::Limited,
     proto::negotiation::Profile,
     transport::{HandOver, Handed},
     wire::Name,
@@ -22,7 +23,6 @@ use ouroboros::{
 use super::{
     Error, State,
     connections::{ConnectionSlot, Connections},
-    limited::Limited,
     untaken::close,
 };
 
@@ -51,7 +51,7 @@ pub async fn serve(state: Arc<State>, listener: &Listener) {
 
 async fn connections(state: Arc<State>, listener: &Listener) {
     let connections = Connections::default();
-    let (mut exhausted, mut turned_away) = (Limited::default(), Limited::default());
+    let (exhausted, turned_away) = (Limited::new(), Limited::new());
     loop {
         let connection = match listener.accept().await {
             Ok(connection) => connection,

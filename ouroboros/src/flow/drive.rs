@@ -25,6 +25,7 @@ use crate::{
     crypto::SystemEntropy,
     driver::{self, Attended, Cause, Registration},
     error::FlowError,
+    log::Limited,
     proto::{
         connection::{Connection, ConnectionEvent, PathState},
         native::Capabilities,
@@ -34,6 +35,9 @@ use crate::{
     transport::{OffPathHandler, ReceiveBatch},
     wire::PeerAddress,
 };
+
+static NOT_FOLLOWED: Limited = Limited::new();
+static MOVED: Limited = Limited::new();
 
 /// Bytes of data that wait in one flow that is not read, at most; more are lost,
 /// as in a full socket.
@@ -97,9 +101,11 @@ impl Shared {
                     && let Some(path) = self.path.mobility()
                 {
                     if let Err(error) = path.follow(*address) {
-                        tracing::warn!(%address, %error, "a peer moved, and cannot be followed");
-                    } else {
-                        tracing::info!(%address, "the peer has moved");
+                        if let Some(times) = NOT_FOLLOWED.report() {
+                            tracing::warn!(%address, %error, times, "a peer cannot be followed");
+                        }
+                    } else if let Some(times) = MOVED.report() {
+                        tracing::info!(%address, times, "a peer has moved");
                     }
                 }
             }

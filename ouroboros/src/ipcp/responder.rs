@@ -19,11 +19,14 @@ use crate::{
     crypto::SystemEntropy,
     driver::{self, Watch},
     flow::{FlowInfo, RawFlow},
+    log::Limited,
     proto::endpoint::{Accepted, Refusal, RequestId},
     sync::lock,
     transport::{OffPathHandler, Path},
     wire::{Eid, Name, PeerAddress},
 };
+
+static NO_PATH: Limited = Limited::new();
 
 /// Half-open flows with a path of their own, where there has to be one.
 const LARGEST_NUMBER_OF_PATHS: usize = 256;
@@ -152,7 +155,9 @@ impl Core {
             Frames::Shared(_) => match self.open_responder(local, remote, from) {
                 Ok(path) => path,
                 Err(error) => {
-                    tracing::warn!(ipcp = self.name, %from, %error, "no path for a flow");
+                    if let Some(times) = NO_PATH.report() {
+                        tracing::warn!(ipcp = self.name, %from, %error, times, "no path for a flow");
+                    }
                     return;
                 }
             },
