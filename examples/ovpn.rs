@@ -2,16 +2,14 @@
 //! namespaces and an encrypted tunnel between them, with the library alone.
 //! With arguments, an `ovpn` that needs no daemon.
 
-use std::{
-    error::Error, net::IpAddr, num::NonZeroU8, process::ExitCode, str::FromStr, time::Duration,
-};
+use std::{error::Error, num::NonZeroU8, process::ExitCode, str::FromStr, time::Duration};
 
 use futures_lite::future;
 use ouroboros::{
     Flow, FlowSpec, Identity, Irm, LaneAcceptor, Offload, ServerSecurity, Tunnel,
     crypto::SystemEntropy,
-    transport::{EthDix, Udp},
-    trust::{KnownNames, Meeting, TrustFolder},
+    transport::{EthDix, ScopedAddress, Udp},
+    trust::{KnownNames, Pin, TrustFolder},
     tun::InterfaceAddress,
     wire::Name,
 };
@@ -22,7 +20,7 @@ type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
 enum LayerChoice {
     EthDix(String),
-    Udp(IpAddr),
+    Udp(ScopedAddress),
 }
 
 impl FromStr for LayerChoice {
@@ -32,17 +30,24 @@ impl FromStr for LayerChoice {
         let bad = || format!("{text}: expected eth-dix:INTERFACE or udp:ADDRESS");
         match text.split_once(':').ok_or_else(bad)? {
             ("eth-dix", interface) => Ok(Self::EthDix(interface.to_owned())),
-            ("udp", address) => Ok(Self::Udp(address.parse().map_err(|_| bad())?)),
+            ("udp", address) => match address.parse() {
+                Ok(address) => Ok(Self::Udp(address)),
+                Err(error) => Err(format!("{address}: {error}")),
+            },
             _ => Err(bad()),
         }
     }
+}
+
+fn in_zone(udp: Udp, address: &ScopedAddress) -> Udp {
+    address.zone().map_or(udp.clone(), |zone| udp.zone(zone))
 }
 
 /// An encrypted IP tunnel without a daemon; a demonstration without arguments
 #[derive(StructOpt)]
 #[structopt(name = "ovpn")]
 struct Arguments {
-    /// eth-dix:INTERFACE or udp:ADDRESS
+    /// eth-dix:INTERFACE or udp:ADDRESS, such as udp:10.0.0.1 or udp:fe80::1%eth0
     #[structopt(long)]
     layer: LayerChoice,
     /// Serves this name
@@ -91,8 +96,12 @@ async fn tunnel(arguments: Arguments) -> Outcome {
     let irm = Irm::new();
     let layer = match (&arguments.layer, &arguments.serve) {
         (LayerChoice::EthDix(interface), _) => irm.bootstrap("layer", EthDix::on(interface)).await,
-        (LayerChoice::Udp(ip), Some(_)) => irm.bootstrap("layer", Udp::at(*ip)).await,
-        (LayerChoice::Udp(ip), None) => irm.bootstrap("layer", Udp::connect_only(*ip)).await,
+        (LayerChoice::Udp(ip), Some(_)) => {
+            irm.bootstrap("layer", in_zone(Udp::at(ip.address()), ip)).await
+        }
+        (LayerChoice::Udp(ip), None) => {
+            irm.bootstrap("layer", in_zone(Udp::connect_only(ip.address()), ip)).await
+        }
     }?;
     let trust = TrustFolder::of_user()?;
     if let Some(name) = &arguments.connect {
@@ -134,7 +143,7 @@ async fn known(irm: &Irm, name: &str, queues: u8, known: &KnownNames) -> Outcome
     match &flows[0].info().identity {
         Some(peer) => {
             println!("The server's key is {}.", peer.fingerprint);
-            if known.meet(&parsed, peer.fingerprint)? == Meeting::First {
+            if known.verify_or_pin(&parsed, peer.fingerprint)? == Pin::New {
                 println!("{name} is known by it from now on, in {}.", known.path().display());
             }
         }

@@ -110,7 +110,7 @@ fn management(name: &str, allocation: &[u8]) -> io::Result<()> {
         let message = if name.starts_with("reply") {
             Message::FlowReply { requester, responder, response: 0, allocation }
         } else {
-            let qos = QosSpec::RAW_NO_ERRORS;
+            let qos = QosSpec::RAW_CRC32;
             Message::FlowRequest { source: requester, qos, name: directory, allocation }
         };
         let write = |name: &str, message: Message<'_>| {
@@ -133,7 +133,7 @@ fn daemon() -> io::Result<()> {
     let text = str::to_owned;
     let suite = Suite::default();
     let dix = TransportSpec::EthDix { device: text("lo"), ethertype: Some(0xa000), hash: None };
-    let udp = TransportSpec::Udp { ip: [10, 0, 0, 1].into(), port: Some(3435) };
+    let udp = TransportSpec::Udp { ip: "fe80::1%eth0".parse().expect("an address"), port: Some(3435) };
     let bootstrap =
         |transport| Request::BootstrapIpcp { name: text("n"), layer: text("l"), transport };
     let requests = [

@@ -74,6 +74,9 @@ fn in_full(command: &Command) -> Vec<String> {
             return words;
         }
         Command::CheckConfiguration { file } => vec!["config", "check", file],
+        Command::Completions(shell) => {
+            return vec!["completions".to_owned(), format!("{shell:?}").to_lowercase()];
+        }
         Command::ListNames => vec!["name", "list"],
         Command::ListFlows => vec!["flow", "list"],
         Command::ShowKey => vec!["key", "show"],
@@ -112,7 +115,7 @@ fn bootstrap(name: &str, layer: &str, transport: &TransportSpec) -> Vec<String> 
             hash.iter().for_each(|hash| say("hash", hash.clone()));
         }
         TransportSpec::Udp { ip, port } => {
-            let kind = match ip {
+            let kind = match ip.address() {
                 IpAddr::V4(_) => "udp4",
                 IpAddr::V6(_) => "udp6",
             };

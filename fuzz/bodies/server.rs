@@ -241,7 +241,7 @@ impl Server {
                 }
                 // For the log: nothing is kept of it.
                 Event::Refused { .. } => continue,
-                Event::Unheard { from: source, .. } if self.demands => {
+                Event::Unauthorized { from: source, .. } if self.demands => {
                     assert_eq!(source, from);
                     continue;
                 }

@@ -77,11 +77,13 @@ pub fn addresses(ipcps: &[IpcpEntry], layers: &[String]) -> Result<Vec<IpAddr>, 
         let Some(TransportSpec::Udp { ip, .. }) = ipcp.transport.as_ref().filter(|_| serves) else {
             continue;
         };
+        // The zone is this machine's affair.
+        let ip = ip.address();
         if ip.is_unspecified() {
             return Err(NoAddress::Unspecified(ipcp.name.clone()));
         }
-        if !addresses.contains(ip) {
-            addresses.push(*ip);
+        if !addresses.contains(&ip) {
+            addresses.push(ip);
         }
     }
     if addresses.is_empty() { Err(NoAddress::NoUdp) } else { Ok(addresses) }
@@ -98,7 +100,10 @@ mod tests {
             name: name.to_owned(),
             layer: layer.to_owned(),
             attachment: String::new(),
-            transport: ip.map(|ip| TransportSpec::Udp { ip, port: None }),
+            transport: ip.map(|ip| {
+                let ip = ip.to_string().parse().expect("an address");
+                TransportSpec::Udp { ip, port: None }
+            }),
         }
     }
 

@@ -7,9 +7,12 @@ mod words;
 
 use std::net::IpAddr;
 
-use ouroboros::daemon::protocol::TransportSpec;
+use ouroboros::{
+    daemon::protocol::TransportSpec,
+    transport::{InvalidScopedAddress, ScopedAddress},
+};
 
-pub use self::command::{Auth, Command, NameSecurity, UsageError};
+pub use self::command::{Auth, Command, NameSecurity, Shell, UsageError};
 use self::words::{Pairs, flow_name, named, nothing_more, one_of, take, value};
 
 type Words<'a> = &'a [String];
@@ -20,7 +23,7 @@ type Words<'a> = &'a [String];
 ///
 /// As [`UsageError`] says.
 pub fn parse(words: Words<'_>) -> Result<Command, UsageError> {
-    const COMMANDS: [&str; 10] = [
+    const COMMANDS: [&str; 11] = [
         "ipcp",
         "name",
         "flow",
@@ -31,6 +34,7 @@ pub fn parse(words: Words<'_>) -> Result<Command, UsageError> {
         "unregister",
         "config",
         "cert",
+        "completions",
     ];
     let (command, rest) = take(words, &COMMANDS)?;
     match command {
@@ -57,6 +61,7 @@ pub fn parse(words: Words<'_>) -> Result<Command, UsageError> {
         }
         "register" => registration(rest, true),
         "unregister" => registration(rest, false),
+        "completions" => completions(rest),
         _ => binding(rest, command == "bind"),
     }
 }
@@ -78,6 +83,29 @@ fn certificate(words: Words<'_>) -> Result<Command, UsageError> {
     }
     let name = flow_name(pairs.need("for")?)?;
     Ok(Command::SignCertificate { key: pairs.take("key"), name, days, folder })
+}
+
+/// The words that may stand behind `words`, where it is one of a few: what the
+/// parser would have had there.
+pub fn expected(words: Words<'_>) -> Vec<String> {
+    match parse(&[words, &[String::new()]].concat()) {
+        Err(UsageError::Unknown { word, expected }) if word.is_empty() => {
+            // "the end of the command" is no word.
+            let words = expected.split(", ").filter(|word| !word.contains(' '));
+            words.map(str::to_owned).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn completions(words: Words<'_>) -> Result<Command, UsageError> {
+    let (shell, rest) = take(words, &["bash", "zsh", "fish"])?;
+    nothing_more(rest)?;
+    Ok(Command::Completions(match shell {
+        "bash" => Shell::Bash,
+        "zsh" => Shell::Zsh,
+        _ => Shell::Fish,
+    }))
 }
 
 fn ipcp(words: Words<'_>) -> Result<Command, UsageError> {
@@ -120,10 +148,12 @@ fn bootstrap(words: Words<'_>) -> Result<Command, UsageError> {
         }
     } else {
         let text = pairs.need("ip")?;
-        let ip = ip(&text)?;
-        if (kind == "udp4" && !ip.is_ipv4()) || (kind == "udp6" && !ip.is_ipv6()) {
-            let reason = "an address of the other family";
-            return Err(UsageError::Value { keyword: "ip", value: text, reason });
+        let bad = |reason| UsageError::Value { keyword: "ip", value: text.clone(), reason };
+        let ip: ScopedAddress =
+            text.parse().map_err(|error: InvalidScopedAddress| bad(error.reason()))?;
+        let v4 = ip.address().is_ipv4();
+        if (kind == "udp4" && !v4) || (kind == "udp6" && v4) {
+            return Err(bad("an address of the other family"));
         }
         let (port, sport) = (pairs.number("port")?, pairs.number("sport")?);
         if port.is_some() && sport.is_some() {
@@ -163,16 +193,20 @@ fn without_old_keywords(words: Words<'_>) -> Vec<String> {
 }
 
 fn name(words: Words<'_>) -> Result<Command, UsageError> {
-    // As whole words only: `d` and `c` were others before there were these.
-    match words.split_first() {
-        Some((word, rest)) if word == "dns" => return name_dns(rest),
-        Some((word, rest)) if word == "change" => {
+    const COMMANDS: [&str; 7] =
+        ["create", "destroy", "register", "unregister", "list", "change", "dns"];
+    // `c` and `d` were these before there were `change` and `dns`.
+    let command = match words.split_first() {
+        Some((word, rest)) if word == "c" => ("create", rest),
+        Some((word, rest)) if word == "d" => ("destroy", rest),
+        _ => take(words, &COMMANDS)?,
+    };
+    match command {
+        ("dns", rest) => name_dns(rest),
+        ("change", rest) => {
             let (name, security) = policy(rest)?;
-            return Ok(Command::ChangeName { name, security });
+            Ok(Command::ChangeName { name, security })
         }
-        _ => {}
-    }
-    match take(words, &["create", "destroy", "register", "unregister", "list"])? {
         ("create", rest) => {
             let (name, security) = policy(rest)?;
             Ok(Command::CreateName { name, security })
@@ -276,7 +310,9 @@ mod tests {
             layer: "my_layer".into(),
             transport,
         };
-        let udp = |port| TransportSpec::Udp { ip: [10, 0, 0, 1].into(), port };
+        let ip = |text: &str| text.parse().expect("an address");
+        let udp = |port| TransportSpec::Udp { ip: ip("10.0.0.1"), port };
+        let ip6 = TransportSpec::Udp { ip: ip("fe80::1%eth0"), port: None };
         let register = Command::Register { name: "my_vpn".into(), layer: "my_layer".into() };
         let bind = Command::Program { program: "ovpn".into(), name: "my_vpn".into(), bind: true };
         for (line, expected) in [
@@ -286,6 +322,7 @@ mod tests {
                 "i b l my_layer ip 10.0.0.1 sport 4000 n udp t udp4",
                 bootstrap("udp", udp(Some(4000))),
             ),
+            ("i b t udp6 n udp l my_layer ip fe80::1%eth0", bootstrap("udp", ip6)),
             ("reg name my_vpn layer my_layer", register.clone()),
             ("reg n my_vpn l my_layer", register.clone()),
             ("name reg my_vpn layer my_layer", register.clone()),
@@ -301,12 +338,14 @@ mod tests {
         for (line, message) in [
             (
                 "",
-                "expected ipcp, name, flow, key, bind, unbind, register, unregister, config, cert",
+                "expected ipcp, name, flow, key, bind, unbind, register, unregister, config, cert, \
+                 completions",
             ),
             ("un program x name y", "un: may be unbind or unregister"),
             (
                 "frob",
-                "frob: expected ipcp, name, flow, key, bind, unbind, register, unregister, config, cert",
+                "frob: expected ipcp, name, flow, key, bind, unbind, register, unregister, config, \
+                 cert, completions",
             ),
             ("key generate forcibly", "forcibly: expected force"),
             ("key show force", "force: expected the end of the command"),
@@ -327,6 +366,11 @@ mod tests {
             (
                 "ipcp bootstrap type udp name a layer b ip 10.1.0.2/24",
                 "ip 10.1.0.2/24: an address alone, without a prefix length",
+            ),
+            (
+                "ipcp bootstrap type udp name a layer b ip fe80::1",
+                "ip fe80::1: a link-local address needs its zone: add % and the interface, as in \
+                 fe80::1%eth0",
             ),
             (
                 "ipcp bootstrap type udp name a layer b ip ::1 port 65536",
@@ -364,6 +408,7 @@ mod tests {
             ("n l", ListNames),
             ("f l", ListFlows),
             ("flow list", ListFlows),
+            ("completions zsh", Completions(Shell::Zsh)),
             ("k s", ShowKey),
             ("key generate", GenerateKey { force: false }),
             ("key gen force", GenerateKey { force: true }),

@@ -5,6 +5,7 @@
 pub mod output;
 
 pub mod authority;
+pub mod completions;
 pub mod configuration;
 pub mod confine;
 pub mod dns;
@@ -37,7 +38,8 @@ const PATHS: [&str; 2] = ["--ca", "--config"];
 
 /// The tool's arguments. Ends the process for help and version (0) and for
 /// wrong usage (2), such as bytes that are not UTF-8 where text is meant.
-/// `--generate-man` prints the tool's man page.
+/// `--generate-man` prints the tool's man page, `--generate-completions` what a shell
+/// needs to complete its options.
 pub fn arguments<T: StructOpt>() -> T {
     let all: Vec<_> = env::args_os().collect();
     let is_path = |at: usize| {
@@ -54,6 +56,17 @@ pub fn arguments<T: StructOpt>() -> T {
     }
     if all.get(1).is_some_and(|argument| argument == "--generate-man") {
         print!("{}", man::page(&mut T::clap()));
+        process::exit(0);
+    }
+    if all.get(1).is_some_and(|argument| argument == "--generate-completions") {
+        let shell = all.get(2).map_or_else(Default::default, |shell| shell.to_string_lossy());
+        match completions::of_options(&mut T::clap(), &shell) {
+            Ok(script) => print!("{script}"),
+            Err(error) => {
+                eprintln!("{}: --generate-completions {shell}: {error}", T::clap().get_name());
+                process::exit(2);
+            }
+        }
         process::exit(0);
     }
     T::from_args_safe().unwrap_or_else(|error| match error.kind {

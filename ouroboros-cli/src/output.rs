@@ -19,7 +19,7 @@ use std::{
 /// Lines that wait for a slow reader, at most; more are dropped.
 const WAITING: usize = 1024;
 /// How long the end of a program waits for its last lines to be written.
-const PATIENCE: Duration = Duration::from_millis(500);
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// One of the two streams. As a writer it takes everything and never fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub fn finish() -> io::Result<()> {
     if let Some(queue) = QUEUE.get() {
         let (done, written) = sync_channel(1);
         if queue.try_send(Message::Flush(done)).is_ok() {
-            let _ = written.recv_timeout(PATIENCE);
+            let _ = written.recv_timeout(FLUSH_TIMEOUT);
         }
     }
     let failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner).take();

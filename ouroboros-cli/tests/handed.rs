@@ -25,7 +25,7 @@ use ouroboros::{
     trust::TrustFolder,
     wire::{Dialect, DirectoryHash, Eid, QosSpec, management::Message, oap::Allocation},
 };
-use ouroboros_cli::irmd::{Flows, Place, State, serve};
+use ouroboros_cli::irmd::{DaemonSocket, Flows, State, serve};
 use ouroboros_testing::Folder;
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -51,7 +51,7 @@ impl Host {
         let folder = Folder::new();
         state.trust = Some(TrustFolder::at(folder.path().join("trust")));
         let path = folder.path().join("irmd.sock");
-        let place = Place::take(&path).expect("a place");
+        let place = DaemonSocket::take(&path).expect("a place");
         let state = Arc::new(state);
         let served = state.clone();
         let serving = Some(task::spawn(async move { serve(served, &place.listener).await }));

@@ -17,7 +17,7 @@ use ouroboros::{
     trust::TrustFolder,
     wire::Name,
 };
-use ouroboros_cli::irmd::{Place, State, serve};
+use ouroboros_cli::irmd::{DaemonSocket, State, serve};
 use ouroboros_testing::Folder;
 
 /// Only ends a test that has failed.
@@ -34,7 +34,7 @@ impl Host {
     async fn new(station: Memory) -> Self {
         let folder = Folder::new();
         let path = folder.path().join("irmd.sock");
-        let place = Place::take(&path).expect("a place");
+        let place = DaemonSocket::take(&path).expect("a place");
         let mut state = State::default();
         state.trust = Some(TrustFolder::at(folder.path().join("trust")));
         let state = Arc::new(state);
@@ -197,7 +197,7 @@ fn who_is_struck_off_a_list_loses_its_flows_and_the_others_keep_theirs() {
         let keys = Authentication::Keys(list.to_str().expect("UTF-8").to_owned());
         server.create(keys, None).await;
         server.serves().await;
-        let spec = || encrypted().identified();
+        let spec = || encrypted().with_manager_identity();
         let (kept, keeps) = pair(&server, &good, spec()).await;
         let (lost, loses) = pair(&server, &bad, spec()).await;
         // Whoever wrote the new line made a mistake, too.

@@ -15,7 +15,7 @@ use ouroboros::{
     },
     trust::TrustFolder,
 };
-use ouroboros_cli::irmd::{Place, State, serve};
+use ouroboros_cli::irmd::{DaemonSocket, State, serve};
 use ouroboros_testing::Folder;
 
 /// Only ends a test that has failed.
@@ -33,7 +33,7 @@ impl Host {
     async fn new(transport: impl IntoTransport) -> Self {
         let folder = Folder::new();
         let path = folder.path().join("irmd.sock");
-        let place = Place::take(&path).expect("a place");
+        let place = DaemonSocket::take(&path).expect("a place");
         let mut state = State::default();
         state.trust = Some(TrustFolder::at(folder.path().join("trust")));
         let state = Arc::new(state);

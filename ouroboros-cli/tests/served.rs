@@ -16,7 +16,7 @@ use ouroboros::{
     transport::memory::{Memory, Network},
     trust::TrustFolder,
 };
-use ouroboros_cli::irmd::{Place, State, serve};
+use ouroboros_cli::irmd::{DaemonSocket, State, serve};
 use ouroboros_testing::Folder;
 
 /// A daemon and an application's view of it.
@@ -31,7 +31,7 @@ impl Host {
     async fn new(station: Memory) -> Self {
         let folder = Folder::new();
         let path = folder.path().join("irmd.sock");
-        let place = Place::take(&path).expect("a place");
+        let place = DaemonSocket::take(&path).expect("a place");
         let mut state = State::default();
         state.trust = Some(TrustFolder::at(folder.path().join("trust")));
         let state = Arc::new(state);
@@ -110,7 +110,7 @@ fn plain_and_encrypted_flows_pass_through_two_daemons() {
         server.bind().await;
         let suite = Suite { cipher: Cipher::ChaCha20Poly1305, ..Suite::default() };
         let raw = FlowSpec::raw;
-        let specs = [raw(), raw().without_errors(), raw().encrypted(), raw().suite(suite)];
+        let specs = [raw(), raw().with_crc32(), raw().encrypted(), raw().suite(suite)];
         let mut open = Vec::new();
         for spec in specs {
             let asked = spec.security().map(|security| security.suite);

@@ -4,7 +4,7 @@ mod tool;
 
 use std::{
     ffi::OsStr,
-    fs::{File, Permissions},
+    fs::{self, File, Permissions},
     io::{BufRead, BufReader},
     os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::Path,
@@ -56,7 +56,7 @@ fn only_the_owner_and_the_group_may_connect() {
     let folder = Folder::new();
     let socket = socket_in(&folder);
     let _daemon = Daemon::start(&socket);
-    let mode = std::fs::metadata(&socket).expect("a socket").permissions().mode();
+    let mode = fs::metadata(&socket).expect("a socket").permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
 }
 
@@ -112,7 +112,7 @@ fn names_and_bindings_are_kept_and_listed() {
     assert_eq!(told(irm(&socket, "name list")), "NAME  LAYERS  BOUND TO  ENCRYPTION\n");
     told(irm(&socket, "bind program /bin/sh name my_vpn"));
     told(irm(&socket, "bind process 1 name my_vpn"));
-    let shell = std::fs::canonicalize("/bin/sh").expect("a shell");
+    let shell = fs::canonicalize("/bin/sh").expect("a shell");
     let list = told(irm(&socket, "n l"));
     assert!(list.contains(&format!("{}, 1", shell.display())), "{list}");
     let json: serde_json::Value =
@@ -126,13 +126,13 @@ fn names_and_bindings_are_kept_and_listed() {
     assert!(complaint(irm(&socket, "name destroy my_vpn"), 1).contains("no such name"));
 
     let conf = folder.path().join("enc.conf");
-    std::fs::write(&conf, "kex=prime256v1\ncipher=aes-128-gcm\nkdf=sha512\n").expect("written");
+    fs::write(&conf, "kex=prime256v1\ncipher=aes-128-gcm\nkdf=sha512\n").expect("written");
     told(irm(&socket, &format!("name create safe sencpath {}", conf.display())));
     let list = told(irm(&socket, "name list"));
     for part in ["prime256v1", "aes-128-gcm", "sha512"] {
         assert!(list.contains(part), "{list}");
     }
-    std::fs::write(&conf, "kex=rot13\n").expect("written");
+    fs::write(&conf, "kex=rot13\n").expect("written");
     let bad = irm(&socket, &format!("name create bad sencpath {}", conf.display()));
     assert!(complaint(bad, 1).contains("line 1"));
 }
@@ -249,7 +249,7 @@ fn a_key_is_made_at_first_need_and_told_the_same_with_and_without_the_daemon() {
     let other = told(irm(&socket, "key generate force"));
     assert_ne!(other, shown);
     assert_eq!(told(irm(&socket, "k s")), other);
-    std::fs::set_permissions(&file, Permissions::from_mode(0o644)).expect("changed");
+    fs::set_permissions(&file, Permissions::from_mode(0o644)).expect("changed");
     assert_eq!(told(irm(&socket, "key show")), other, "the key in use is kept");
     drop(daemon);
     let said = complaint(irm(&socket, "key show"), 1);
@@ -262,8 +262,8 @@ fn a_name_s_policy_is_checked_when_it_is_said_and_listed() {
     let socket = socket_in(&folder);
     let _daemon = Daemon::start(&socket);
     let clients = folder.write("clients", "nonsense\n");
-    std::fs::set_permissions(&clients, Permissions::from_mode(0o644)).expect("changed");
-    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("changed");
+    fs::set_permissions(&clients, Permissions::from_mode(0o644)).expect("changed");
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("changed");
     let create = format!("name create safe clients {} native", clients.display());
     assert!(complaint(irm(&socket, &create), 1).contains("clients, line 1: "));
     let shown = told(irm(&socket, "key show"));
@@ -418,6 +418,103 @@ fn each_tool_tells_its_version_and_its_man_page() {
         let page = run("--generate-man");
         assert!(page.starts_with(&format!(".TH {} 1", name.to_uppercase())), "{page}");
         assert!(page.contains(".SH USAGE"), "{page}");
+    }
+}
+
+#[test]
+fn each_tool_has_completions_of_its_options() {
+    let folder = Folder::new();
+    for (path, option) in [
+        (env!("CARGO_BIN_EXE_irmd"), "--version"),
+        (env!("CARGO_BIN_EXE_ovpn"), "--server-key"),
+        (env!("CARGO_BIN_EXE_oping"), "--count"),
+        (env!("CARGO_BIN_EXE_oecho"), "--help"),
+        (env!("CARGO_BIN_EXE_operf"), "--test"),
+        (env!("CARGO_BIN_EXE_ocbr"), "--size"),
+    ] {
+        let run = |shell: &str| {
+            let arguments = ["--generate-completions", shell];
+            tool(path, &socket_in(&folder)).args(arguments).output().expect("runs")
+        };
+        for shell in ["bash", "zsh", "fish"] {
+            let script = told(run(shell));
+            assert!(script.contains(option.trim_start_matches('-')), "{script}");
+        }
+        complaint(run("tcsh"), 2);
+    }
+}
+
+/// What bash offers behind `line`, of which the last word is completed.
+fn offered(script: &Path, line: &str) -> Vec<String> {
+    let ask = r#"
+        source "$1"
+        COMP_WORDS=("${@:2}")
+        COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+        _irm
+        printf '%s\n' "${COMPREPLY[@]}"
+    "#;
+    let output = Command::new("bash")
+        .args(["--norc", "-c", ask, "bash"])
+        .arg(script)
+        .args(line.split(' '))
+        .output()
+        .expect("bash runs");
+    told(output).split_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+fn irm_s_words_are_completed_as_its_parser_expects_them() {
+    let folder = Folder::new();
+    let socket = socket_in(&folder);
+    for shell in ["bash", "zsh", "fish"] {
+        let script = told(irm(&socket, &format!("completions {shell}")));
+        for word in [
+            "ipcp",
+            "name",
+            "flow",
+            "key",
+            "bind",
+            "unbind",
+            "register",
+            "unregister",
+            "completions",
+            "create",
+            "destroy",
+            "bootstrap",
+            "list",
+            "dns",
+            "show",
+            "generate",
+            "force",
+            "program",
+            "process",
+            "layer",
+            "ethertype",
+            "sencpath",
+            "native",
+        ] {
+            let mut words = script.split(|c: char| !c.is_ascii_alphabetic());
+            assert!(words.any(|other| other == word), "{shell}: {word}");
+        }
+    }
+    let script = folder.path().join("irm.bash");
+    fs::write(&script, told(irm(&socket, "completions bash"))).expect("written");
+    for (line, words) in [
+        ("irm un", "unbind unregister"),
+        ("irm flow ", "list"),
+        ("irm ipcp b", "bootstrap"),
+        ("irm ipcp bootstrap type udp l", "layer"),
+        ("irm ipcp bootstrap type ", ""),
+        ("irm name create ", ""),
+        ("irm name create my_vpn c", "cencpath clients ca cert"),
+        ("irm name register my_vpn ", "layer"),
+        ("irm key generate ", "force"),
+        ("irm bind ", "program process name"),
+        ("irm completions ", "bash zsh fish"),
+        ("irm config ", "check"),
+    ] {
+        let expected: Vec<_> = words.split_whitespace().collect();
+        assert_eq!(offered(&script, line), expected, "{line}");
     }
 }
 

@@ -122,10 +122,10 @@ impl Core {
     pub(crate) fn start(
         name: String,
         transport: Arc<dyn Transport>,
+        limits: Limits,
         notices: impl Fn(Notice) + Send + Sync + 'static,
     ) -> Arc<Self> {
-        let endpoint =
-            Endpoint::new(transport.dialect(), transport.directory_hash(), Limits::default());
+        let endpoint = Endpoint::new(transport.dialect(), transport.directory_hash(), limits);
         let core = Arc::new(Self {
             name,
             management: transport.management(),
@@ -233,7 +233,7 @@ impl Core {
         let watcher = core.clone();
         let watch = move |take: &_| {
             if let Some(core) = watcher.upgrade() {
-                core.transport.watch_elsewhere(local, take);
+                core.transport.watch_off_path(local, take);
             }
         };
         let strays = move |stray| {
@@ -247,7 +247,7 @@ impl Core {
             info,
             keys,
             early,
-            elsewhere: Some(Box::new(watch)),
+            off_path: Some(Box::new(watch)),
             strays: Some(Box::new(strays)),
             closer: None,
             release: Some(Box::new(reserved)),
@@ -276,7 +276,7 @@ impl Core {
                 }
             };
             match (transmit, event) {
-                (_, Some(event)) => self.tell(event),
+                (_, Some(event)) => self.handle_event(event),
                 (Some(transmit), None) => {
                     let path = transmit
                         .via
@@ -304,7 +304,7 @@ impl Core {
         tracing::warn!(ipcp = self.name, name, peer = %from, "refused a flow: {reason}{more}");
     }
 
-    fn tell(self: &Arc<Self>, event: Event) {
+    fn handle_event(self: &Arc<Self>, event: Event) {
         match event {
             Event::Requested { request, name, from, remote, qos, .. } => {
                 if qos.is_supported() {
@@ -322,7 +322,7 @@ impl Core {
                 self.establish(request, accepted, frame);
             }
             Event::Expired { request } => self.forget_half_open(request),
-            Event::Unheard { name, from, reason } => {
+            Event::Unauthorized { name, from, reason } => {
                 self.log_refusal(Some(name), from, &reason.into());
             }
             Event::Refused { name, from, reason } => self.log_refusal(name, from, &reason),
@@ -350,7 +350,7 @@ impl Core {
     }
 }
 
-fn told(
+fn with_encryption(
     info: FlowInfo,
     keys: &Option<FlowKeys>,
     suite: Option<Suite>,
@@ -386,7 +386,7 @@ impl Drop for Reserved {
         } else {
             let (core, due) = (self.core.clone(), driver::monotonic() + self.reserved_for);
             let free = async move {
-                driver::reaches(Some(due)).await;
+                driver::sleep_until(Some(due)).await;
                 if let Some(core) = core.upgrade() {
                     lock(&core.eids).remove(&eid);
                 }

@@ -27,7 +27,10 @@ use crate::{
     flow::{Flow, FlowSpec, RawFlow},
     ipcp::{Core, Ipcp, allocate_in},
     layer::{Layer, LayerState},
-    proto::negotiation::{Identity, ServerSecurity},
+    proto::{
+        endpoint::Limits,
+        negotiation::{Identity, ServerSecurity},
+    },
     sync::lock,
     transport::IntoTransport,
     wire::Name,
@@ -67,6 +70,7 @@ struct State {
     /// Set: everything is asked of a daemon, and the rest is empty.
     daemon: Option<Client>,
     layers: Mutex<Vec<Layer>>,
+    limits: Limits,
     accepting: Arc<AcceptQueue>,
     accepted: AcceptedFlows,
     policies: Mutex<HashMap<Name, ServerSecurity>>,
@@ -78,6 +82,24 @@ impl Irm {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A resource manager with no layers, each of whose IPCPs will hold no more than
+    /// `limits` say: of peers' requests, half-open and established flows, and own
+    /// allocations.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use ouroboros::{Irm, proto::endpoint::Limits};
+    ///
+    /// let longest = Duration::from_secs(30);
+    /// let flow_timeout = (Limits::default().flow_timeout.0, longest);
+    /// let limits = Limits { established: 64, flow_timeout, ..Limits::default() };
+    /// let irm = Irm::with_limits(limits);
+    /// ```
+    pub fn with_limits(limits: Limits) -> Self {
+        Self(Arc::new(State { limits, ..State::default() }))
     }
 
     /// The resource manager that `irmd` runs on this machine, at
@@ -121,8 +143,9 @@ impl Irm {
         self.embedded("bootstrap", "make the layer with `irm ipcp bootstrap`")?;
         let transport = transport.open()?;
         let accepting = self.0.accepting.clone();
-        let core =
-            Core::start(ipcp.to_owned(), transport, move |notice| accepting.take_notice(notice));
+        let core = Core::start(ipcp.to_owned(), transport, self.0.limits, move |notice| {
+            accepting.take_notice(notice)
+        });
         let mut layers = lock(&self.0.layers);
         let known = layers.iter().find(|known| known.name() == layer).cloned();
         let layer = known.unwrap_or_else(|| {
@@ -328,7 +351,7 @@ impl Irm {
     /// server.bootstrap("my_layer", network.station()).await?.register("my_vpn").await?;
     /// client.bootstrap("my_layer", network.station()).await?;
     ///
-    /// let spec = FlowSpec::raw().encrypted().identity(theirs).trust(pinned);
+    /// let spec = FlowSpec::raw().encrypted().with_identity(theirs).trust(pinned);
     /// let (accepted, allocated) =
     ///     futures_lite::future::zip(server.accept("my_vpn"), client.allocate("my_vpn", spec)).await;
     /// let client = accepted?.info().identity.clone().expect("who it is");
@@ -352,7 +375,7 @@ impl Irm {
     }
 
     /// Under which identity flows are allocated whose spec says
-    /// [`identified`](FlowSpec::identified).
+    /// [`with_manager_identity`](FlowSpec::with_manager_identity).
     ///
     /// # Errors
     ///
@@ -527,7 +550,7 @@ impl Irm {
         if let Some(daemon) = &self.0.daemon {
             return daemon.allocate(name.as_str(), spec).await;
         }
-        if let Some(security) = spec.security.as_mut().filter(|_| spec.identified) {
+        if let Some(security) = spec.security.as_mut().filter(|_| spec.manager_identity) {
             let identity = lock(&self.0.identity).clone().ok_or(AllocateError::NoIdentity)?;
             security.identity = Some(identity);
         }

@@ -12,15 +12,19 @@ use crate::{
     error::AllocateError,
     flow::{Flow, FlowInfo, FlowSpec},
     irm::Irm,
+    log::Limited,
     wire::{Name, PeerAddress, extension::Lane},
 };
+
+static INCOMPLETE: Limited = Limited::new();
+static TOO_MANY: Limited = Limited::new();
 
 /// Lanes of one tunnel that are accepted, at most.
 const MOST_LANES: u8 = 64;
 /// Tunnels whose lanes have not all arrived, at most; the oldest gives way.
 const MOST_GROUPS: usize = 16;
 /// How long the lanes of a tunnel may take to arrive, from the first on.
-const PATIENCE: Duration = Duration::from_secs(5);
+const GATHERING_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Irm {
     /// Allocates the flows of a tunnel with `lanes` lanes. There is only one if
@@ -92,7 +96,7 @@ impl LaneAcceptor {
         loop {
             let due = gathering.due();
             let expired = async {
-                driver::reaches(due).await;
+                driver::sleep_until(due).await;
                 None
             };
             let arrived = async { Some(accepting.as_mut().await) };
@@ -161,7 +165,10 @@ impl<F> Gathering<F> {
         self.0.retain(|group| {
             let waits = now < group.until;
             if !waits {
-                tracing::info!(name = %group.claim.name, "a tunnel's lanes have not all arrived");
+                let name = &group.claim.name;
+                if let Some(times) = INCOMPLETE.report() {
+                    tracing::info!(%name, times, "a tunnel's lanes have not all arrived");
+                }
             }
             waits
         });
@@ -173,7 +180,9 @@ impl<F> Gathering<F> {
             return Some(vec![flow]);
         };
         if lanes > MOST_LANES {
-            tracing::info!(name = %claim.name, lanes, "a tunnel with too many lanes");
+            if let Some(times) = TOO_MANY.report() {
+                tracing::info!(name = %claim.name, lanes, times, "a tunnel with too many lanes");
+            }
             return None;
         }
         let claim = claim.of_all();
@@ -183,7 +192,7 @@ impl<F> Gathering<F> {
                 self.0.remove(0);
             }
             let lanes = (0..lanes).map(|_| None).collect();
-            self.0.push(Group { claim, until: now + PATIENCE, lanes });
+            self.0.push(Group { claim, until: now + GATHERING_TIMEOUT, lanes });
             self.0.len() - 1
         });
         // One that comes again takes the place of the former.
@@ -242,8 +251,8 @@ mod tests {
     fn what_waits_is_bounded_in_time_and_number() {
         let mut gathering = Gathering::default();
         assert_eq!(gathering.add(START, claim(1, 0, 2), 1), None);
-        assert_eq!(gathering.due(), Some(START + PATIENCE));
-        gathering.expire(START + PATIENCE);
+        assert_eq!(gathering.due(), Some(START + GATHERING_TIMEOUT));
+        gathering.expire(START + GATHERING_TIMEOUT);
         assert_eq!((gathering.due(), gathering.0.len()), (None, 0));
         assert_eq!(gathering.add(START, claim(1, 0, MOST_LANES + 1), 1), None);
         assert!(gathering.0.is_empty());

@@ -25,6 +25,7 @@ compile_error!("ouroboros needs Linux: packet sockets, TUN devices, epoll");
 pub mod crypto;
 pub mod daemon;
 pub mod error;
+pub mod log;
 pub mod transport;
 pub mod trust;
 pub mod tun;
@@ -42,7 +43,7 @@ mod tunnel;
 pub use error::{AllocateError, FlowError, LayerError, NotEmbedded, PolicyError};
 pub use flow::{
     Flow, FlowCloser, FlowInfo, FlowReadHalf, FlowReceiver, FlowSender, FlowSpec, FlowStatistics,
-    FlowStream, FlowWatcher, FlowWriteHalf, Packets, RawFlow, WatchElsewhere,
+    FlowStream, FlowWatcher, FlowWriteHalf, Packets, RawFlow, WatchOffPath,
 };
 pub use ipcp::Ipcp;
 pub use irm::{Destruction, Irm, LayerInfo};

@@ -1,10 +1,20 @@
-//! How accepting ends: with the name, with its layer, with the manager.
+//! How accepting ends (with the name, with its layer, with the manager), and how
+//! flows do with a certificate.
 
-use std::{pin::pin, time::Duration};
+use std::{
+    pin::pin,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use futures_lite::future;
 use ouroboros::{
-    AllocateError, Destruction, Flow, FlowError, FlowSpec, Irm, transport::memory::Network,
+    AllocateError, Destruction, Flow, FlowError, FlowSpec, Identity, Irm, ServerSecurity, Trust,
+    crypto::{
+        SystemEntropy,
+        identity::{Authority, CaStore, IdentityKey},
+    },
+    transport::memory::Network,
+    wire::Name,
 };
 
 async fn in_memory() -> (Irm, Irm) {
@@ -88,5 +98,44 @@ fn a_shutdown_waits_for_flows_and_closes_those_that_stay() {
         assert_eq!(server.shutdown(Duration::ZERO).await, 1);
         assert!(matches!(accepted.recv(&mut buffer).await, Err(FlowError::Closed)));
         assert!(matches!(allocated.closed().await, FlowError::ClosedByPeer));
+    });
+}
+
+#[test]
+fn a_flow_ends_with_its_clients_certificate_when_the_policy_is_set_again() {
+    future::block_on(async {
+        let network = Network::new();
+        let (server, client) = (Irm::new(), Irm::new());
+        let layer = server.bootstrap("my_layer", network.station()).await.expect("a station");
+        client.bootstrap("my_layer", network.station()).await.expect("a station");
+        // For as long as a slow machine takes to allocate the flow.
+        let valid = Duration::from_secs(8);
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        let (begin, entropy) = (now(), &mut SystemEntropy);
+        let utc = u64::try_from(begin.as_nanos()).expect("before 2554");
+        let (authority_key, key) = (IdentityKey::generate(entropy), IdentityKey::generate(entropy));
+        let name = "laptop".parse().expect("a name");
+        let day = Duration::from_secs(86_400);
+        let authority = Authority::new(&authority_key, &name, utc, day, entropy).expect("made");
+        let certificate = authority.certify(key.public_key(), &name, utc, valid, entropy);
+        let certificate = certificate.expect("issued");
+        let mut store = CaStore::new();
+        store.add(authority.certificate()).expect("an authority");
+        let identity = Identity::certified(key, &certificate).expect("of this key");
+
+        let policy = ServerSecurity::encrypted().clients(Trust::Authorities(store));
+        let greeter: Name = "greeter".parse().expect("a name");
+        server.set_policy(greeter.clone(), policy.clone()).expect("set");
+        layer.register("greeter").await.expect("registered");
+        let spec = FlowSpec::raw().encrypted().with_identity(identity);
+        let (accepted, allocated) =
+            future::zip(server.accept("greeter"), client.allocate("greeter", spec)).await;
+        let (accepted, _allocated) = (accepted.expect("accepted"), allocated.expect("allocated"));
+        server.set_policy(greeter.clone(), policy.clone()).expect("set");
+        assert!(future::poll_once(accepted.closed()).await.is_none(), "it is valid still");
+        let over = (begin + valid + Duration::from_secs(1)).saturating_sub(now());
+        async_io::Timer::after(over).await;
+        server.set_policy(greeter, policy).expect("set");
+        assert!(matches!(accepted.closed().await, FlowError::Closed));
     });
 }

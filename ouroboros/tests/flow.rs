@@ -48,12 +48,12 @@ async fn exchange(a: &Flow, b: &Flow) {
 fn every_suite_and_qos_carries_packets_both_ways() {
     future::block_on(async {
         let (server, client) = in_memory().await;
-        let mut specs = vec![FlowSpec::raw(), FlowSpec::raw().without_errors()];
+        let mut specs = vec![FlowSpec::raw(), FlowSpec::raw().with_crc32()];
         for kex in [KeyExchange::X25519, KeyExchange::P256, KeyExchange::X25519MlKem768] {
             for kdf in [Hash::Sha256, Hash::Sha384, Hash::Sha512] {
                 for cipher in [Cipher::Aes128Gcm, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305] {
                     let spec = FlowSpec::raw().suite(Suite { kex, kdf, cipher });
-                    specs.extend([spec.clone(), spec.without_errors()]);
+                    specs.extend([spec.clone(), spec.with_crc32()]);
                 }
             }
         }
@@ -207,7 +207,7 @@ fn both_ends_of_a_flow_know_each_other_if_they_are_to() {
         server.set_policy("my_vpn".parse().expect("a name"), policy).expect("set");
         let spec = FlowSpec::raw().trust(trust(&ours)).require_native();
         let (accepted, allocated) =
-            pair(&server, &client, spec.clone().identity(theirs.clone())).await;
+            pair(&server, &client, spec.clone().with_identity(theirs.clone())).await;
         exchange(&accepted, &allocated).await;
         for (flow, peer) in [(&accepted, &theirs), (&allocated, &ours)] {
             let info = flow.info();
@@ -216,7 +216,7 @@ fn both_ends_of_a_flow_know_each_other_if_they_are_to() {
             assert_eq!(info.profile, Some(Profile::Native));
         }
         // Under the identity that the manager has, once it has one.
-        let managed = spec.clone().identified();
+        let managed = spec.clone().with_manager_identity();
         assert!(matches!(
             client.allocate("my_vpn", managed.clone()).await,
             Err(AllocateError::NoIdentity)
@@ -225,7 +225,7 @@ fn both_ends_of_a_flow_know_each_other_if_they_are_to() {
         let (accepted, _allocated) = pair(&server, &client, managed).await;
         assert!(accepted.info().identity.is_some());
         // A server with another key.
-        let spec = FlowSpec::raw().identity(theirs).trust(trust(&other));
+        let spec = FlowSpec::raw().with_identity(theirs).trust(trust(&other));
         let wrong = future::or(client.allocate("my_vpn", spec), async {
             let _flow = server.accept("my_vpn").await;
             future::pending().await
@@ -237,7 +237,7 @@ fn both_ends_of_a_flow_know_each_other_if_they_are_to() {
                 if expected == [other.fingerprint()] && found == ours.fingerprint()
         ));
         // A stranger hears nothing.
-        let spec = FlowSpec::raw().identity(other).timeout(Duration::from_secs(1));
+        let spec = FlowSpec::raw().with_identity(other).timeout(Duration::from_secs(1));
         assert!(matches!(client.allocate("my_vpn", spec).await, Err(AllocateError::TimedOut)));
     });
 }

@@ -238,7 +238,7 @@ fn a_flow_in_order_with_checked_errors_is_refused() {
         let client = Irm::new();
         client.bootstrap("my_layer", network.station()).await.expect("a station");
         for qos in QUALITIES {
-            let spec = FlowSpec::with_qos(qos).without_errors();
+            let spec = FlowSpec::with_qos(qos).with_crc32();
             let refused = client.allocate("my_vpn", spec).await;
             assert!(matches!(refused, Err(AllocateError::UnsupportedQos)));
         }

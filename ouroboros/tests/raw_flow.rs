@@ -13,7 +13,7 @@ use ouroboros::{
         negotiation::Profile,
         protection::FlowKeys,
     },
-    transport::{IntoTransport, Path, SendBatch, Transport, Wanderer, memory::Network},
+    transport::{IntoTransport, OffPathHandler, Path, SendBatch, Transport, memory::Network},
     wire::{Eid, PeerAddress, QosSpec},
 };
 
@@ -48,7 +48,7 @@ fn raw(role: Role, path: Arc<dyn Path>) -> RawFlow {
         keys: Some(FlowKeys::Native(keys(role))),
         early: Vec::new(),
         strays: None,
-        elsewhere: None,
+        off_path: None,
         closer: None,
         release: None,
     }
@@ -82,13 +82,14 @@ fn who_sends_and_never_reads_gets_new_keys_all_the_same() {
 #[test]
 fn what_comes_from_elsewhere_first_is_had_once_like_any_other() {
     let [client, server] = paths();
-    let wanderer: Arc<Mutex<Option<Wanderer>>> = Arc::default();
-    let watches = wanderer.clone();
-    let watch = move |take: &Wanderer| *watches.lock().expect("no panic") = Some(take.clone());
-    let raw = RawFlow { elsewhere: Some(Box::new(watch)), ..raw(Role::Server, server) };
+    let handler: Arc<Mutex<Option<OffPathHandler>>> = Arc::default();
+    let watches = handler.clone();
+    let watch =
+        move |take: &OffPathHandler| *watches.lock().expect("no panic") = Some(take.clone());
+    let raw = RawFlow { off_path: Some(Box::new(watch)), ..raw(Role::Server, server) };
     let (_sender, mut receiver) = Flow::new(raw).expect("a flow").split();
     let from_elsewhere = |frame: &[u8]| {
-        let take = wanderer.lock().expect("no panic").clone().expect("watched");
+        let take = handler.lock().expect("no panic").clone().expect("watched");
         take(PeerAddress::Memory(9), &mut frame.to_vec());
     };
     let mut sealer = Channel::new(

@@ -2,7 +2,7 @@
 //! own.
 
 use std::{
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket},
     process::ExitCode,
     sync::Arc,
 };
@@ -14,13 +14,13 @@ use ouroboros::{
     },
     wire::{Eid, MacAddress, PeerAddress},
 };
-use ouroboros_testing::{Needs, isolated};
+use ouroboros_testing::{Namespace, Needs, isolated};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockFilter, Socket};
 
 fn main() -> ExitCode {
     let tests = ouroboros_testing::tests![
-           Needs::Namespaces: udp_over_ipv4, udp_over_ipv6, udp_flows_from_one_port_do_not_mix, udp_drops_what_is_too_large_for_management, udp_flow_survives_an_unreachable_port_and_a_new_listener, eth_dix_on_loopback,
+           Needs::Namespaces: udp_over_ipv4, udp_over_ipv6, udp_at_the_unspecified_ipv6_address_serves_both_families, udp_at_the_unspecified_ipv6_address_leaves_ipv4_to_who_serves_it, udp_serves_link_local_addresses_in_their_zones, udp_flows_from_one_port_do_not_mix, udp_drops_what_is_too_large_for_management, udp_flow_survives_an_unreachable_port_and_a_new_listener, eth_dix_on_loopback,
     a_udp_path_that_was_handed_over_carries_on, an_eth_dix_path_that_was_handed_over_carries_on_and_nobody_can_widen_its_filter, eth_dix_says_what_is_missing
        ];
     #[cfg(feature = "pcap")]
@@ -130,6 +130,136 @@ fn udp_over_ipv4() {
 
 fn udp_over_ipv6() {
     udp_both_ways("::1");
+}
+
+/// A flow between two transports, whose second one finds the first, in the namespace
+/// `host`, at `listens`.
+fn carry(
+    host: &Namespace,
+    server: &dyn Transport,
+    client: &dyn Transport,
+    listens: SocketAddr,
+) -> PeerAddress {
+    let listens = PeerAddress::Udp(listens);
+    let management = server.management().unwrap();
+    let asks = client.open_requester(Eid(7), Some(listens)).unwrap();
+    asks.send_management(b"request").unwrap().unwrap();
+    let (request, from) = message(&*management);
+    assert_eq!(request, b"request");
+    let answers = host.inside(|| server.open_responder(Eid(9), Eid(7), from)).unwrap();
+    asks.connect(Eid(9), listens).unwrap();
+    send(&*asks, &mixed());
+    assert_eq!(receive(server, &*answers, mixed().len()), mixed());
+    send(&*answers, &mixed());
+    assert_eq!(receive(client, &*asks, mixed().len()), mixed());
+    management.send(Destination::Peer(from), b"reply").unwrap();
+    wait(asks.readiness());
+    let mut batch = ReceiveBatch::new(1 << 16);
+    asks.receive(&mut batch).unwrap();
+    let stray = batch.strays().next().unwrap();
+    assert_eq!(client.dispatch(stray), Some((listens, b"reply".to_vec())));
+    from
+}
+
+fn udp_at_the_unspecified_ipv6_address_serves_both_families() {
+    let host = Namespace::new();
+    host.inside(|| {
+        let any: IpAddr = "::".parse().unwrap();
+        let server = Udp::at(any).open().unwrap();
+        for ip in ["127.0.0.1", "::1"] {
+            let ip: IpAddr = ip.parse().unwrap();
+            let client = Udp::connect_only(ip).open().unwrap();
+            let PeerAddress::Udp(from) =
+                carry(&host, &*server, &*client, SocketAddr::new(ip, 3435))
+            else {
+                panic!("not UDP");
+            };
+            assert_eq!(from.ip(), ip, "in the form that it has for everybody");
+            let client = Udp::connect_only(any).open().unwrap();
+            carry(&host, &*server, &*client, SocketAddr::new(ip, 3435));
+            // Two flows from one port share the listening socket.
+            let peer = UdpSocket::bind((ip, 0)).unwrap();
+            peer.connect((ip, 3435)).unwrap();
+            let from = PeerAddress::Udp(peer.local_addr().unwrap());
+            let first = server.open_responder(Eid(1), Eid(101), from).unwrap();
+            let second = server.open_responder(Eid(2), Eid(102), from).unwrap();
+            peer.send(b"\0\0\0\x02second").unwrap();
+            peer.send(b"\0\0\0\x01first").unwrap();
+            assert_eq!(receive(&*server, &*first, 1), [b"first"]);
+            assert_eq!(receive(&*server, &*second, 1), [b"second"]);
+            send(&*second, &[b"answer".to_vec()]);
+            let mut buffer = [0; 100];
+            let length = peer.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..length], b"\0\0\0\x66answer");
+        }
+        for taken in ["::", "0.0.0.0", "127.0.0.1", "::1"] {
+            let again = Udp::at(taken.parse().unwrap()).open().err();
+            assert!(matches!(again, Some(OpenError::AddressInUse(_))), "{taken}: {again:?}");
+        }
+    });
+}
+
+fn udp_at_the_unspecified_ipv6_address_leaves_ipv4_to_who_serves_it() {
+    let host = Namespace::new();
+    host.inside(|| {
+        let v4: IpAddr = "127.0.0.1".parse().unwrap();
+        let other = Udp::at(v4).open().unwrap();
+        let server = Udp::at("::".parse().unwrap()).open().unwrap();
+        let client = Udp::connect_only("::".parse().unwrap()).open().unwrap();
+        carry(&host, &*server, &*client, SocketAddr::new("::1".parse().unwrap(), 3435));
+        carry(&host, &*other, &*client, SocketAddr::new(v4, 3435));
+    });
+}
+
+fn udp_serves_link_local_addresses_in_their_zones() {
+    let (one, two) = (Namespace::new(), Namespace::new());
+    one.cable("eth0", &two, "eth7");
+    // The same address at both ends of another cable: only the zone tells them apart.
+    one.cable("eth1", &two, "eth8");
+    for (host, devices) in [(&one, ["eth0", "eth1"]), (&two, ["eth7", "eth8"])] {
+        let number = if devices[0] == "eth0" { 1 } else { 2 };
+        for device in devices {
+            host.shell(&format!("ip link set {device} addrgenmode none up"));
+            host.shell(&format!("ip address add fe80::{number}/64 dev {device} nodad"));
+        }
+    }
+    let here: IpAddr = "fe80::1".parse().unwrap();
+    one.inside(|| {
+        let without = Udp::at(here).open().err();
+        assert!(matches!(without, Some(OpenError::ZoneRequired(_))), "{without:?}");
+        let nowhere = Udp::at(here).zone("eth5").open().err();
+        assert!(matches!(nowhere, Some(OpenError::NoSuchInterface(_))), "{nowhere:?}");
+    });
+    let open = |zone: &str| one.inside(|| Udp::at(here).zone(zone).open().unwrap());
+    let servers = [open("eth0"), open("eth1")];
+    let index = |device: &str| {
+        let text = two.shell(&format!(
+            "timeout 10 sh -c 'until ip link show {device} | grep LOWER_UP; do sleep 0.02; done'"
+        ));
+        text.split(':').next().unwrap().trim().parse::<u32>().unwrap()
+    };
+    for (server, device) in servers.iter().zip(["eth7", "eth8"]) {
+        let own: IpAddr = "fe80::2".parse().unwrap();
+        let zones = [device.to_owned(), index(device).to_string()];
+        for zone in zones {
+            let listens = SocketAddrV6::new("fe80::1".parse().unwrap(), 3435, 0, index(device));
+            let client = two.inside(|| Udp::connect_only(own).zone(zone).open().unwrap());
+            two.inside(|| carry(&one, &**server, &*client, listens.into()));
+        }
+        let listens = SocketAddrV6::new("fe80::1".parse().unwrap(), 3435, 0, index(device));
+        let anywhere = two.inside(|| Udp::connect_only("::".parse().unwrap()).open().unwrap());
+        two.inside(|| carry(&one, &**server, &*anywhere, listens.into()));
+    }
+    // One server for both links knows two peers of the same address apart.
+    let both = one.inside(|| Udp::at("::".parse().unwrap()).port(4000).open().unwrap());
+    let from: Vec<_> = ["eth7", "eth8"]
+        .map(|device| {
+            let listens = SocketAddrV6::new("fe80::1".parse().unwrap(), 4000, 0, index(device));
+            let client = two.inside(|| Udp::connect_only("::".parse().unwrap()).open().unwrap());
+            two.inside(|| carry(&one, &*both, &*client, listens.into())).host()
+        })
+        .to_vec();
+    assert_ne!(from[0], from[1]);
 }
 
 fn udp_flows_from_one_port_do_not_mix() {

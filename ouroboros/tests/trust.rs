@@ -13,7 +13,7 @@ use ouroboros::{
         identity::{Fingerprint, IdentityKey},
     },
     trust::{
-        ChangedKey, Flaw, KeyFile, KnownNames, Meeting, TrustError, TrustFolder, authorities,
+        ChangedKey, Flaw, KeyFile, KnownNames, Pin, TrustError, TrustFolder, authorities,
         authorized_keys, reread_authorized_keys,
     },
     wire::Name,
@@ -157,9 +157,9 @@ fn a_name_is_known_by_the_key_of_its_first_use() {
     let (mine, other) = (fingerprint(), fingerprint());
     assert!(!known.check(&name("my_vpn"), Some(mine)).expect("no file"));
     assert!(!known.check(&name("my_vpn"), None).expect("no file"));
-    assert_eq!(known.meet(&name("my_vpn"), mine).expect("met"), Meeting::First);
-    assert_eq!(known.meet(&name("my_vpn"), mine).expect("met"), Meeting::Again);
-    assert_eq!(known.meet(&name("two words"), other).expect("met"), Meeting::First);
+    assert_eq!(known.verify_or_pin(&name("my_vpn"), mine).expect("met"), Pin::New);
+    assert_eq!(known.verify_or_pin(&name("my_vpn"), mine).expect("met"), Pin::Known);
+    assert_eq!(known.verify_or_pin(&name("two words"), other).expect("met"), Pin::New);
     let text = fs::read_to_string(known.path()).expect("a file");
     assert_eq!(text, format!("my_vpn {mine}\ntwo words {other}\n"));
     for shown in [Some(other), None] {
@@ -178,7 +178,7 @@ fn a_name_is_known_by_the_key_of_its_first_use() {
         }
         assert_eq!(said.contains(&other.to_string()), shown.is_some(), "{said}");
     }
-    assert!(matches!(known.meet(&name("my_vpn"), other), Err(TrustError::Changed(_))));
+    assert!(matches!(known.verify_or_pin(&name("my_vpn"), other), Err(TrustError::Changed(_))));
     assert_eq!(fs::read_to_string(known.path()).expect("a file"), text, "nothing is written");
 }
 
@@ -196,15 +196,15 @@ fn known_names_may_be_written_by_hand() {
     assert_eq!(lines("my_vpn"), [(one, 3), (two, 4)]);
     assert_eq!((lines("a#b"), lines("my")), (vec![(two, 5)], vec![]));
     for shown in [one, two] {
-        assert_eq!(known.meet(&name("my_vpn"), shown).expect("known"), Meeting::Again);
+        assert_eq!(known.verify_or_pin(&name("my_vpn"), shown).expect("known"), Pin::Known);
     }
     let error = known.check(&name("my_vpn"), Some(fingerprint())).expect_err("a third");
     assert!(error.to_string().contains("(line 3) and"), "{error}");
     // The last line had no end.
-    assert_eq!(known.meet(&name("next"), two).expect("met"), Meeting::First);
+    assert_eq!(known.verify_or_pin(&name("next"), two).expect("met"), Pin::New);
     assert_eq!((lines("last"), lines("next")), (vec![(one, 6)], vec![(two, 7)]));
     for unfit in ["#name", " name"] {
-        let met = known.meet(&name(unfit), one);
+        let met = known.verify_or_pin(&name(unfit), one);
         assert!(matches!(met, Err(TrustError::Name(_))), "{unfit}");
     }
 }
@@ -220,7 +220,7 @@ fn lines_that_make_no_sense_are_named() {
         (format!("{} {good}\n", "n".repeat(256)), 1),
     ] {
         let known = KnownNames::at(file(&folder, "known_names", &text));
-        let error = known.meet(&name("my_vpn"), good).expect_err(&text);
+        let error = known.verify_or_pin(&name("my_vpn"), good).expect_err(&text);
         assert!(matches!(&error, TrustError::Line { line: found, .. } if *found == line), "{text}");
         let place = format!("{}, line {line}: ", known.path().display());
         assert!(error.to_string().starts_with(&place), "{error}");
@@ -229,7 +229,7 @@ fn lines_that_make_no_sense_are_named() {
     assert!(invalid.keys(&name("a")).is_err());
     let long = KnownNames::at(file(&folder, "known_names", "#".repeat(2 << 20)));
     assert!(matches!(long.keys(&name("a")), Err(TrustError::TooLong(..))));
-    assert!(matches!(long.meet(&name("a"), good), Err(TrustError::TooLong(..))));
+    assert!(matches!(long.verify_or_pin(&name("a"), good), Err(TrustError::TooLong(..))));
 }
 
 #[test]
@@ -242,14 +242,14 @@ fn known_names_and_authorized_keys_that_others_can_change_are_refused() {
     }
     let (one, key) = (name("a"), fingerprint());
     assert_eq!(flaw(known.keys(&one)), (known.path().to_owned(), Flaw::Writable));
-    assert_eq!(flaw(known.meet(&one, key)).1, Flaw::Writable);
+    assert_eq!(flaw(known.verify_or_pin(&one, key)).1, Flaw::Writable);
     assert_eq!(flaw(authorized_keys(&list)), (list.clone(), Flaw::Writable));
     for path in [known.path(), &list] {
         mode(path, 0o644);
     }
     mode(folder.path(), 0o777);
     assert_eq!(flaw(known.keys(&one)), (folder.path().to_owned(), Flaw::Writable));
-    assert_eq!(flaw(known.meet(&one, key)).1, Flaw::Writable);
+    assert_eq!(flaw(known.verify_or_pin(&one, key)).1, Flaw::Writable);
     assert_eq!(flaw(authorized_keys(&list)).1, Flaw::Writable);
     assert_eq!(flaw(authorities(folder.path())).1, Flaw::Writable);
 }
@@ -358,7 +358,7 @@ fn processes_that_meet_a_server_at_once_write_it_down_once() {
     if let Some(folder) = std::env::var_os(CHILD) {
         let known = TrustFolder::at(folder).known_names();
         let shown = std::env::var("SHOWN").expect("set").parse().expect("a fingerprint");
-        match known.meet(&meeting, shown) {
+        match known.verify_or_pin(&meeting, shown) {
             Ok(met) => println!("child: {met:?}"),
             Err(TrustError::Changed(_)) => println!("child: Changed"),
             Err(other) => panic!("{other}"),
@@ -373,7 +373,7 @@ fn processes_that_meet_a_server_at_once_write_it_down_once() {
     let keys = TrustFolder::at(folder.path()).known_names().keys(&meeting).expect("read");
     assert_eq!(keys.len(), 1);
     let first = keys[0].fingerprint.to_string();
-    assert_eq!(said.iter().filter(|said| *said == "First").count(), 1, "{said:?}");
+    assert_eq!(said.iter().filter(|said| *said == "New").count(), 1, "{said:?}");
     for (argument, said) in arguments.iter().zip(&said) {
         assert_eq!(*argument == first, said != "Changed", "{said}");
     }

@@ -18,7 +18,7 @@ use ouroboros::{
     trust::{KeyFile, TrustError, TrustFolder},
 };
 use ouroboros_cli::{
-    authority,
+    authority, completions,
     configuration::Configuration,
     dns, eprintln,
     grammar::{self, Command},
@@ -41,7 +41,8 @@ use structopt::StructOpt;
 /// owner of a public key (this machine without one) as N: a server's name, or a client,
 /// irm config check FILE, which tells all that is wrong in a file for irmd --config,
 /// irm flow list, irm bind|unbind program P name N, irm bind|unbind process PID name N,
-/// irm register|unregister name N layer L.
+/// irm register|unregister name N layer L, irm completions bash|zsh|fish, which prints what
+/// the shell has to read to complete these words.
 /// Words may be cut to any unambiguous prefix; keyword pairs come in any order.
 /// name create N and name change N (which keeps what else there is of N) take: auth none|server|both, who proves who they are; clients FILE
 /// with the keys of clients that get a flow, or ca DIR of authorities that vouch for
@@ -80,6 +81,10 @@ fn main() -> ExitCode {
 
 fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
     let request = match command {
+        Command::Completions(shell) => {
+            print!("{}", completions::of_irm(shell));
+            return Ok(());
+        }
         Command::NameDns { name, addresses } => return name_dns(&name, addresses, json),
         Command::CreateIpcp { name, kind } => Request::CreateIpcp { name, kind },
         Command::Bootstrap { name, layer, transport } => {

@@ -7,7 +7,7 @@ use futures_lite::{StreamExt, future};
 use ouroboros::{daemon::socket_path, trust::TrustFolder};
 use ouroboros_cli::{
     confine::confine,
-    irmd::{Configured, Place, State, group, raise_descriptor_limit, serve},
+    irmd::{Configured, DaemonSocket, State, group, raise_descriptor_limit, serve},
     output, service,
 };
 use rustix::thread::CapabilitySet;
@@ -60,7 +60,7 @@ async fn run(config: Option<PathBuf>) -> Result<(), Box<dyn std::error::Error>> 
     let (hup, usr1, usr2) = (Signal::Hup, Signal::Usr1, Signal::Usr2);
     let mut signals = Signals::new([Signal::Int, Signal::Term, hup, usr1, usr2, Signal::Xfsz])?;
     let path = socket_path();
-    let place = Place::take(&path)?;
+    let place = DaemonSocket::take(&path)?;
     let state = Arc::new(State::default());
     let default = TrustFolder::of_user().ok().map(|folder| folder.path().join("irmd.conf"));
     let named = config.is_some();

@@ -244,7 +244,7 @@ fn spec(arguments: &Arguments) -> Result<FlowSpec, TrustError> {
         spec = spec.encrypted();
     }
     if arguments.identify {
-        spec = spec.identified();
+        spec = spec.with_manager_identity();
     }
     if arguments.native {
         spec = spec.require_native();

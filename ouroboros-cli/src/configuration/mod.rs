@@ -10,13 +10,13 @@ use std::{
     fmt,
     fs::File,
     io::{self, Read},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use ouroboros::{
     daemon::protocol::{Request, TransportSpec},
+    transport::ScopedAddress,
     wire::Name,
 };
 use rustix::process::geteuid;
@@ -259,18 +259,23 @@ impl<'s> Parser<'s, '_> {
             return None;
         };
         let ip = match (address.value.as_str(), kind) {
-            ("any", "udp6") => Some(Ipv6Addr::UNSPECIFIED.into()),
-            ("any", _) => Some(Ipv4Addr::UNSPECIFIED.into()),
-            (text, _) => text.parse::<IpAddr>().ok(),
+            ("any", "udp6") => "::",
+            ("any", _) => "0.0.0.0",
+            (text, _) => text,
         };
-        let fits = ip.is_none_or(|ip| kind == "udp" || ip.is_ipv4() == (kind == "udp4"));
-        if ip.is_none() {
-            let reason = "ip: expected an address of this machine, without a prefix length, or any";
-            self.source.wrong(&address.place, reason);
-        } else if !fits {
+        let ip = match ip.parse::<ScopedAddress>() {
+            Ok(ip) => ip,
+            Err(error) => {
+                let reason = format!("ip: {error}; expected an address of this machine, or any");
+                self.source.wrong(&address.place, reason);
+                return None;
+            }
+        };
+        if kind != "udp" && ip.address().is_ipv4() != (kind == "udp4") {
             self.source.wrong(&address.place, "ip: an address of the other family");
+            return None;
         }
-        Some(TransportSpec::Udp { ip: ip.filter(|_| fits)?, port })
+        Some(TransportSpec::Udp { ip, port })
     }
 
     fn name(&mut self, name: &str, table: &mut Table<'_, '_>) {
@@ -485,7 +490,7 @@ ca = "none"
             (3, "ip: an address of the other family"),
             (4, "prot: not a key of [udp4.wan], which has bootstrap, reg, ip, port"),
             (7, "port: not a number from 1 to 65535"),
-            (8, "ip: expected an address of this machine"),
+            (8, "ip: an address alone, without a prefix length"),
             (9, "dev: which interface is missing"),
             (10, "bootstrap: expected a text in quotes, not this integer"),
             (11, "hash: not one of sha3-224"),

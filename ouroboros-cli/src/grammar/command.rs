@@ -127,6 +127,19 @@ pub enum Command {
         /// Bind or unbind.
         bind: bool,
     },
+    /// `completions`
+    Completions(Shell),
+}
+
+/// A shell that completes words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shell {
+    /// bash
+    Bash,
+    /// zsh
+    Zsh,
+    /// fish
+    Fish,
 }
 
 /// The security of a name. Files are paths, as given.

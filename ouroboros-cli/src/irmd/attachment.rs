@@ -25,7 +25,10 @@ impl IntoTransport for Attachment {
                 builder.open()
             }
             TransportSpec::Udp { ip, port } => {
-                let builder = Udp::at(ip);
+                let mut builder = Udp::at(ip.address());
+                if let Some(zone) = ip.zone() {
+                    builder = builder.zone(zone);
+                }
                 match port {
                     Some(port) => builder.port(port).open(),
                     None => builder.open(),
@@ -50,7 +53,7 @@ pub(super) fn attaches(kind: &str, transport: &TransportSpec) -> bool {
     match transport {
         TransportSpec::EthDix { .. } => kind == "eth-dix",
         TransportSpec::Udp { ip, .. } => {
-            kind == "udp" || kind == if ip.is_ipv4() { "udp4" } else { "udp6" }
+            kind == "udp" || kind == if ip.address().is_ipv4() { "udp4" } else { "udp6" }
         }
     }
 }

@@ -3,11 +3,10 @@
 
 mod attachment;
 mod configured;
-mod crowd;
+mod connections;
 mod error;
 mod flows;
 mod keys;
-mod limited;
 mod policy;
 mod process;
 mod serve;
@@ -47,14 +46,14 @@ pub enum StartError {
 
 /// The daemon's place: its lock and its socket. The socket goes away with it.
 #[derive(Debug)]
-pub struct Place {
+pub struct DaemonSocket {
     /// Where applications connect.
     pub listener: Listener,
     path: PathBuf,
     _lock: File,
 }
 
-impl Place {
+impl DaemonSocket {
     /// Takes the place at `path`.
     ///
     /// # Errors
@@ -95,7 +94,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for DaemonSocket {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }

@@ -35,7 +35,7 @@ pub(super) struct Policy {
 }
 
 /// What a flow to be allocated is asked for with.
-pub(super) struct Asked {
+pub(super) struct Allocation {
     pub(super) spec: FlowSpec,
     /// Whether the server is known by its key from then on.
     pub(super) remembered: bool,
@@ -126,12 +126,12 @@ impl Policy {
         spec: FlowSpec,
         asked: Option<&FlowSecurity>,
         (folder, keys): (&TrustFolder, &Keys),
-    ) -> Result<Asked, Error> {
+    ) -> Result<Allocation, Error> {
         let encrypted = self.client.is_some() || self.authenticates() || self.native;
         let (mut security, mut identified) = match asked {
             Some(asked) => (self.with_named(name, asked.open()?)?, asked.identified),
             None if encrypted => (self.client.map_or_else(Default::default, Into::into), false),
-            None => return Ok(Asked { spec, remembered: false }),
+            None => return Ok(Allocation { spec, remembered: false }),
         };
         if self.native {
             security.profile = ProfilePolicy::RequireNative;
@@ -142,7 +142,7 @@ impl Policy {
             security.identity = Some(self.identity(&host_name()?, folder, keys)?);
         }
         let remembered = self.know(&mut security, name, folder)?;
-        Ok(Asked { spec: spec.secured(security), remembered })
+        Ok(Allocation { spec: spec.with_security(security), remembered })
     }
 
     /// Adds whom this machine knows to what the application trusts; whether the

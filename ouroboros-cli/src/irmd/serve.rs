@@ -14,6 +14,7 @@ use ouroboros::{
         relay, revoke,
         security::{FlowSecurity, PeerData},
     },
+    log::Limited,
     proto::negotiation::Profile,
     transport::{HandOver, Handed},
     wire::Name,
@@ -21,8 +22,7 @@ use ouroboros::{
 
 use super::{
     Error, State,
-    crowd::{Crowd, Place},
-    limited::Limited,
+    connections::{ConnectionSlot, Connections},
     untaken::close,
 };
 
@@ -50,8 +50,8 @@ pub async fn serve(state: Arc<State>, listener: &Listener) {
 }
 
 async fn connections(state: Arc<State>, listener: &Listener) {
-    let crowd = Crowd::default();
-    let (mut exhausted, mut turned_away) = (Limited::default(), Limited::default());
+    let connections = Connections::default();
+    let (exhausted, turned_away) = (Limited::new(), Limited::new());
     loop {
         let connection = match listener.accept().await {
             Ok(connection) => connection,
@@ -65,7 +65,7 @@ async fn connections(state: Arc<State>, listener: &Listener) {
             }
         };
         let user = connection.peer_user().unwrap_or(u32::MAX);
-        let Some(place) = crowd.enter(user) else {
+        let Some(slot) = connections.enter(user) else {
             if let Some(times) = turned_away.report() {
                 tracing::warn!(user, times, "too many connections: turned away");
             }
@@ -76,16 +76,16 @@ async fn connections(state: Arc<State>, listener: &Listener) {
         };
         let state = state.clone();
         async_std::task::spawn(async move {
-            if let Err(error) = answer(&state, &connection, place).await {
+            if let Err(error) = answer(&state, &connection, slot).await {
                 tracing::debug!(%error, "connection ended");
             }
         });
     }
 }
 
-async fn answer(state: &State, connection: &Connection, place: Place) -> io::Result<()> {
+async fn answer(state: &State, connection: &Connection, slot: ConnectionSlot) -> io::Result<()> {
     let evicted = async {
-        place.evicted().await;
+        slot.evicted().await;
         Err(io::ErrorKind::ConnectionAborted.into())
     };
     let late = async {
@@ -100,7 +100,7 @@ async fn answer(state: &State, connection: &Connection, place: Place) -> io::Res
         }
         Err(error) => return Err(error),
     };
-    place.has_asked();
+    slot.has_asked();
     tracing::debug!(?request);
     match request {
         Request::Accept { name, program, demands } => loop {
@@ -124,7 +124,7 @@ async fn answer(state: &State, connection: &Connection, place: Place) -> io::Res
                     tracing::warn!(%failure, "a flow that was accepted is closed");
                     return refuse(connection, failure.into()).await;
                 }
-                Ok(given) => return given.send(connection, place).await,
+                Ok(given) => return given.send(connection, slot).await,
             }
         },
         Request::Allocate { name, qos, security, timeout } => {
@@ -135,7 +135,7 @@ async fn answer(state: &State, connection: &Connection, place: Place) -> io::Res
                 Err(error) => Err(error.into()),
             };
             match flow.and_then(|flow| Given::admit(state, connection, flow, false)) {
-                Ok(given) => given.send(connection, place).await,
+                Ok(given) => given.send(connection, slot).await,
                 Err(failure) => refuse(connection, failure.into()).await,
             }
         }
@@ -220,11 +220,11 @@ impl Given {
 
     /// Sends the flow to the application, and attends to it if its packets do
     /// not pass here.
-    async fn send(self, connection: &Connection, place: Place) -> io::Result<()> {
+    async fn send(self, connection: &Connection, slot: ConnectionSlot) -> io::Result<()> {
         match self.handed {
             Some((grant, socket)) => {
                 connection.send(&Response::Flow(Box::new(grant)), Some(&socket)).await?;
-                drop((socket, place));
+                drop((socket, slot));
                 let revoked = async {
                     if self.revoked.recv().await.is_ok() {
                         revoke(connection);
@@ -237,7 +237,7 @@ impl Given {
             None => {
                 let (grant, end, closer) = relay(self.flow)?;
                 connection.send(&Response::Flow(Box::new(grant)), Some(&end)).await?;
-                drop((end, place));
+                drop((end, slot));
                 // An error says that the flow has been let go.
                 if self.revoked.recv().await.is_ok() {
                     // An application that ends the flow itself tells its peer.

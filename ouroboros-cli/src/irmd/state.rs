@@ -10,7 +10,7 @@ use super::{
     Error, Flows,
     attachment::{Attachment, attaches, directory_hash},
     keys::Keys,
-    policy::{self, Asked, Policy, Stamp},
+    policy::{self, Allocation, Policy, Stamp},
     process::Process,
     untaken::Untaken,
 };
@@ -22,7 +22,7 @@ use ouroboros::{
         protocol::{IpcpEntry, KeyEntry, NameEntry, Request, Response, Security, TransportSpec},
         security::{FlowSecurity, NameDemands},
     },
-    trust::{KeyFile, Meeting, TrustError, TrustFolder},
+    trust::{KeyFile, Pin, TrustError, TrustFolder},
     wire::Name,
 };
 
@@ -291,6 +291,10 @@ impl State {
                 }));
                 state.stamps = if Policy::are_fresh(&stamps) { Vec::new() } else { stamps };
             } else if state.demands.len() == had {
+                // Certificates age, though no file changes.
+                if let Some(own) = &state.own {
+                    self.flows.revoke_unless(name, own);
+                }
                 continue;
             }
             self.apply(name, state);
@@ -375,7 +379,7 @@ impl State {
     ) -> Result<RawFlow, Error> {
         let folder = self.trust()?;
         let policy = self.tables().names.get(name).map(|state| state.policy.clone());
-        let Asked { spec, remembered } =
+        let Allocation { spec, remembered } =
             policy.unwrap_or_default().allocated(name, spec, asked, (&folder, &self.keys))?;
         let known = folder.known_names();
         let mut flow = self.irm.allocate_raw(name, spec).await.map_err(|error| {
@@ -387,9 +391,9 @@ impl State {
             }
         })?;
         if let Some(peer) = flow.info.identity.as_ref().filter(|_| remembered) {
-            let met = known.meet(name, peer.fingerprint);
+            let met = known.verify_or_pin(name, peer.fingerprint);
             match met {
-                Ok(met) => flow.info.first_use = met == Meeting::First,
+                Ok(met) => flow.info.first_use = met == Pin::New,
                 // First use is allowed, or there would be no flow: this one is as good
                 // as one that is written down.
                 Err(error @ TrustError::Io(..)) => {

@@ -29,7 +29,7 @@ use crate::service;
 const ATTEMPT: Duration = Duration::from_secs(3);
 /// A server that was asked whether it is there and does not say so by then is
 /// not there any more.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// A flow that lived this long was one: when it ends, the next is had at once.
 const LIVED: Duration = Duration::from_secs(10);
 
@@ -42,7 +42,7 @@ const LIVED: Duration = Duration::from_secs(10);
 /// The first flow is refused or not answered, or its device fails.
 pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings) -> Outcome {
     let lanes = u8::try_from(settings.lanes).unwrap_or(u8::MAX);
-    if spec.is_identified() {
+    if spec.has_manager_identity() {
         println!("This machine's key is {}.", own_key().await?);
     }
     println!("Allocating a flow to {name}.");
@@ -59,7 +59,7 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
     let mut attempts = Attempts::default();
     loop {
         let since = Instant::now();
-        flows.iter().for_each(|flow| flow.expect_answers_within(PATIENCE));
+        flows.iter().for_each(|flow| flow.expect_answers_within(PROBE_TIMEOUT));
         let up = format!("{} is up.", settings.describe(tunnel.interface_name()));
         println!("{up}");
         service::status(&up);
@@ -164,10 +164,10 @@ fn as_good_as(info: &FlowInfo, spec: FlowSpec) -> FlowSpec {
     if info.profile == Some(Profile::Native) {
         security.profile = ProfilePolicy::RequireNative;
     }
-    if let Some(peer) = info.identity.as_ref().filter(|peer| !peer.certified) {
+    if let Some(peer) = info.identity.as_ref().filter(|peer| !peer.is_certified()) {
         security.trust = Trust::Keys(vec![peer.fingerprint]);
     }
-    spec.secured(security)
+    spec.with_security(security)
 }
 
 /// The first flows. Waits for what may come by itself: irmd, a layer, an address of the
@@ -244,9 +244,10 @@ mod tests {
         let suite =
             Suite { kex: KeyExchange::P256, cipher: Cipher::ChaCha20Poly1305, ..Suite::default() };
         let fingerprint = IdentityKey::generate(&mut SystemEntropy).public_key().fingerprint();
-        let identity = |certified| {
+        let identity = |certified: bool| {
+            let certified_until = certified.then_some(1_900_000_000);
             let common_name = "my_vpn".to_owned();
-            Some(PeerIdentity { fingerprint, common_name, certified })
+            Some(PeerIdentity { fingerprint, common_name, certified_until })
         };
         // Encrypted because the daemon had it so: it may not next time.
         for asked in [FlowSpec::raw(), FlowSpec::raw().encrypted()] {
@@ -262,12 +263,12 @@ mod tests {
                 let native = security.profile == ProfilePolicy::RequireNative;
                 assert_eq!(native, profile == Profile::Native);
                 match (&security.trust, peer) {
-                    (Trust::Keys(keys), Some(peer)) if !peer.certified => {
+                    (Trust::Keys(keys), Some(peer)) if !peer.is_certified() => {
                         assert_eq!(keys, &[fingerprint]);
                     }
                     (Trust::Anyone, None) => {}
                     // Authorities vouch for its next key as well.
-                    (Trust::Anyone, Some(peer)) => assert!(peer.certified),
+                    (Trust::Anyone, Some(peer)) => assert!(peer.is_certified()),
                     other => panic!("{other:?}"),
                 }
             }

@@ -19,7 +19,7 @@ use ouroboros::{
 use super::{Accepted, Settings};
 
 /// How long a server may take to say which addresses this machine has.
-const PATIENCE: Duration = Duration::from_secs(10);
+const CONFIGURATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often to see whether it has to be asked again.
 const REPEAT: Duration = Duration::from_millis(250);
 
@@ -60,7 +60,7 @@ pub(super) async fn ask(
         }
     };
     let late = async {
-        task::sleep(PATIENCE).await;
+        task::sleep(CONFIGURATION_TIMEOUT).await;
         Ok(None)
     };
     future::or(asked, late).await?.ok_or_else(|| {

@@ -104,7 +104,7 @@ fn announce(info: &FlowInfo) {
     }
     if let Some(peer) = &info.identity {
         let PeerIdentity { fingerprint, common_name, .. } = peer;
-        if peer.certified {
+        if peer.is_certified() {
             println!("The peer's key is {fingerprint}, certified for {common_name:?}.");
         } else {
             println!("The peer's key is {fingerprint}.");

@@ -218,7 +218,7 @@ mod tests {
         info.identity = key.map(|identity| PeerIdentity {
             fingerprint: identity.fingerprint(),
             common_name: "my_vpn".to_owned(),
-            certified: false,
+            certified_until: None,
         });
         info
     }

@@ -29,7 +29,7 @@ use crate::service;
 const RETRY: Duration = Duration::from_millis(500);
 /// A client that has an address which another one asks for, and does not say by then
 /// that it is there, is not there any more.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often to see which clients have been heard, and to print statistics.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -170,7 +170,7 @@ impl Server<'_> {
             ClientEvent::Requested { client, wanted } => {
                 if let Some(grant) = self.network.requested(client, wanted, now()) {
                     for holder in &grant.holders {
-                        self.hub.probe(*holder, PATIENCE);
+                        self.hub.probe(*holder, PROBE_TIMEOUT);
                     }
                     self.tell(client, grant);
                 }

@@ -168,6 +168,18 @@ pub(crate) const UDP6: Layer = Layer {
     second: "i b t udp6 n udp l my_layer ip fd66::2 sport 4000",
     hosts: "fd66::1 2694581a473adbf3d988f56c79953cae\n",
 };
+/// Nothing but link-local addresses.
+pub(crate) const LINK_LOCAL: Layer = Layer {
+    first: "i b t udp6 n udp l my_layer ip fe80::1%eth0",
+    second: "i b t udp6 n udp l my_layer ip fe80::2%eth0",
+    hosts: "fe80::1%eth0 2694581a473adbf3d988f56c79953cae\n",
+};
+/// A server of both families, which its client reaches over IPv4.
+pub(crate) const DUAL: Layer = Layer {
+    first: "i b t udp n udp l my_layer ip ::",
+    second: "i b t udp n udp l my_layer ip 10.66.0.2",
+    hosts: "10.66.0.1 2694581a473adbf3d988f56c79953cae\n",
+};
 pub(crate) const ETH: Layer = Layer {
     first: "i b t eth-dix n dix l my_layer dev eth0",
     second: "i b t eth-dix n dix l my_layer dev eth0",
@@ -190,6 +202,7 @@ impl Pair {
         for (host, number) in [(&one, 1), (&two, 2)] {
             host.ip(&format!("addr add 10.66.0.{number}/24 dev eth0"));
             host.ip(&format!("addr add fd66::{number}/64 dev eth0 nodad"));
+            host.ip(&format!("addr add fe80::{number}/64 dev eth0 nodad"));
             host.ip("link set eth0 up");
         }
         eventually("the link is up", || one.ip("link show eth0").contains("LOWER_UP"));

@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 
 use crate::{
-    host::{ETH, Host, Pair, UDP4, UDP6},
+    host::{DUAL, ETH, Host, LINK_LOCAL, Pair, UDP4, UDP6},
     probe::{MARK, contains, seen, send_datagram, transfer, watch},
 };
 
@@ -47,7 +47,7 @@ pub(crate) fn the_tutorial_over_the_loopback_interface() {
 }
 
 pub(crate) fn a_tunnel_carries_tcp_over_every_layer_plain_and_encrypted() {
-    for layer in [UDP4, UDP6, ETH] {
+    for layer in [UDP4, UDP6, LINK_LOCAL, DUAL, ETH] {
         let pair = Pair::new(layer);
         for crypt in ["", "--crypt"] {
             let ends = pair.tunnel(crypt);

@@ -27,7 +27,7 @@ use crate::{
     error::{AllocateError, PolicyError},
     flow::{FlowCloser, FlowSpec, RawFlow},
     proto::negotiation::ServerSecurity,
-    transport::{HandOver, Stray, TakeFrame, Wanderer},
+    transport::{HandOver, OffPathHandler, Stray, TakeFrame},
     wire::Name,
 };
 
@@ -127,14 +127,15 @@ impl Client {
     pub async fn allocate(&self, name: &str, spec: FlowSpec) -> Result<RawFlow, AllocateError> {
         let security = spec.security();
         if security.is_some_and(|security| security.identity.is_some()) {
-            let reason = "flows through irmd have irmd's identity: ask for it with `identified`";
+            let reason =
+                "flows through irmd have irmd's identity: ask for it with `with_manager_identity`";
             return Err(DaemonError::Refused(reason.to_owned()).into());
         }
         let timeout = spec.allocation_timeout();
         let request = Request::Allocate {
             name: name.to_owned(),
             qos: spec.qos(),
-            security: security.map(|security| FlowSecurity::new(security, spec.identified)),
+            security: security.map(|security| FlowSecurity::new(security, spec.manager_identity)),
             timeout: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
         };
         let patience = timeout.saturating_add(ANSWER_TIMEOUT);
@@ -176,9 +177,9 @@ pub(super) async fn flow_of(
             let closer = move |closer: FlowCloser| {
                 driver::spawn(close_when_revoked(channel, closer)).detach();
             };
-            let (early, strays, elsewhere) = (Vec::new(), None, None);
+            let (early, strays, off_path) = (Vec::new(), None, None);
             let (closer, release) = (Some(Box::new(closer) as _), Some(Box::new(held) as _));
-            return Ok(RawFlow { path, info, keys, early, strays, elsewhere, closer, release });
+            return Ok(RawFlow { path, info, keys, early, strays, off_path, closer, release });
         }
         DataPath::Socket(kind) => kind.clone(),
     };
@@ -204,7 +205,7 @@ pub(super) async fn flow_of(
     };
     let channel = held.0.clone();
     let (revoke, revoked) = async_channel::bounded(1);
-    let elsewhere = move |take: &Wanderer| {
+    let off_path = move |take: &OffPathHandler| {
         driver::spawn(frames_from_elsewhere(channel, Arc::downgrade(take), revoke)).detach();
     };
     let closer = move |closer: FlowCloser| {
@@ -218,8 +219,8 @@ pub(super) async fn flow_of(
     };
     let closer = Some(Box::new(closer) as _);
     let (strays, release) = (Some(Box::new(strays) as _), Some(Box::new(held) as _));
-    let elsewhere = Some(Box::new(elsewhere) as _);
-    Ok(RawFlow { path, info, keys, early, strays, elsewhere, closer, release })
+    let off_path = Some(Box::new(off_path) as _);
+    Ok(RawFlow { path, info, keys, early, strays, off_path, closer, release })
 }
 
 /// Takes the frames that reached the daemon, until it or the flow has ended.

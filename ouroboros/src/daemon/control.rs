@@ -6,7 +6,7 @@
 //! any network. It ends with the flow; that the daemon's end is gone ends
 //! nothing.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use crate::wire::{MacAddress, PeerAddress};
 
@@ -22,6 +22,8 @@ const REVOKED: u8 = 3;
 const MAC: u8 = 1;
 const V4: u8 = 4;
 const V6: u8 = 6;
+/// IPv6 with the index of an interface in front of the port, of a link-local peer.
+const V6_SCOPED: u8 = 7;
 
 /// One message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,14 +66,19 @@ impl<'a> Message<'a> {
                 head.extend_from_slice(&mac);
             }
             PeerAddress::Udp(address) => {
-                match address.ip() {
-                    IpAddr::V4(ip) => {
+                match address {
+                    SocketAddr::V4(v4) => {
                         head.push(V4);
-                        head.extend_from_slice(&ip.octets());
+                        head.extend_from_slice(&v4.ip().octets());
                     }
-                    IpAddr::V6(ip) => {
+                    SocketAddr::V6(v6) if v6.scope_id() == 0 => {
                         head.push(V6);
-                        head.extend_from_slice(&ip.octets());
+                        head.extend_from_slice(&v6.ip().octets());
+                    }
+                    SocketAddr::V6(v6) => {
+                        head.push(V6_SCOPED);
+                        head.extend_from_slice(&v6.ip().octets());
+                        head.extend_from_slice(&v6.scope_id().to_be_bytes());
                     }
                 }
                 head.extend_from_slice(&address.port().to_be_bytes());
@@ -90,11 +97,21 @@ fn parse_address(bytes: &[u8]) -> Option<(PeerAddress, &[u8])> {
     }
     let (ip, rest): (IpAddr, _) = match kind {
         V4 => rest.split_first_chunk::<4>().map(|(ip, rest)| ((*ip).into(), rest))?,
-        V6 => rest.split_first_chunk::<16>().map(|(ip, rest)| ((*ip).into(), rest))?,
+        V6 | V6_SCOPED => rest.split_first_chunk::<16>().map(|(ip, rest)| ((*ip).into(), rest))?,
         _ => return None,
     };
+    let (scope, rest) = match kind {
+        V6_SCOPED => {
+            rest.split_first_chunk().map(|(scope, rest)| (u32::from_be_bytes(*scope), rest))?
+        }
+        _ => (0, rest),
+    };
     let (port, rest) = rest.split_first_chunk()?;
-    let address = SocketAddr::new(ip, u16::from_be_bytes(*port));
+    let port = u16::from_be_bytes(*port);
+    let address = match ip {
+        IpAddr::V4(_) => SocketAddr::new(ip, port),
+        IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, scope).into(),
+    };
     Some((PeerAddress::Udp(address), rest))
 }
 
@@ -107,10 +124,12 @@ mod tests {
         let mac = PeerAddress::Mac(MacAddress([2, 0, 0, 0, 0, 7]));
         let v4 = PeerAddress::Udp(([10, 0, 0, 1], 3435).into());
         let v6 = PeerAddress::Udp("[fd66::1]:3435".parse().expect("an address"));
+        let scoped = PeerAddress::Udp("[fe80::1%7]:3435".parse().expect("an address"));
         let frame: &[u8] = b"a frame";
         for message in [
             Message::Stray(v4, frame),
             Message::Stray(v6, frame),
+            Message::Stray(scoped, frame),
             Message::Revoked,
             Message::Frame(mac, frame),
             Message::Frame(v4, frame),

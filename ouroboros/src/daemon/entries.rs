@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::security::PeerData;
-use crate::{crypto::identity::IdentityKey, trust::KeyFile, wire::Eid};
+use crate::{crypto::identity::IdentityKey, transport::ScopedAddress, trust::KeyFile, wire::Eid};
 
 /// What an IPCP is bootstrapped over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +22,7 @@ pub enum TransportSpec {
     /// UDP.
     Udp {
         /// The local address.
-        ip: std::net::IpAddr,
+        ip: ScopedAddress,
         /// The port, 3435 by default.
         port: Option<u16>,
     },

@@ -146,7 +146,7 @@ mod tests {
     fn peer_identity() -> PeerIdentity {
         let key = IdentityKey::generate(&mut Zeros);
         let fingerprint = key.public_key().fingerprint();
-        PeerIdentity { fingerprint, common_name: "my_vpn".to_owned(), certified: false }
+        PeerIdentity { fingerprint, common_name: "my_vpn".to_owned(), certified_until: None }
     }
 
     struct Zeros;
@@ -160,7 +160,7 @@ mod tests {
     fn info(suite: Option<Suite>, keys: Option<&FlowKeys>) -> FlowInfo {
         let peer = PeerAddress::Udp(([10, 0, 0, 1], 3435).into());
         let name = "my_vpn".parse().expect("a name");
-        let mut info = FlowInfo::new(name, peer, (Eid(7), Eid(70_000)), QosSpec::RAW_NO_ERRORS);
+        let mut info = FlowInfo::new(name, peer, (Eid(7), Eid(70_000)), QosSpec::RAW_CRC32);
         match suite {
             None => info,
             Some(suite) => {
@@ -178,9 +178,9 @@ mod tests {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
         let path = std::sync::Arc::new(RelayPath::new(socket.into(), 1468));
         let info = info(suite, keys.as_ref());
-        let (early, strays, elsewhere, release) = (Vec::new(), None, None, None);
+        let (early, strays, off_path, release) = (Vec::new(), None, None, None);
         let closer = None;
-        let mut flow = RawFlow { path, info, keys, early, strays, elsewhere, closer, release };
+        let mut flow = RawFlow { path, info, keys, early, strays, off_path, closer, release };
         FlowGrant::new(&mut flow, DataPath::Socket(Handed::Udp))
     }
 

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     flow::RawFlow,
-    transport::{HandOver, Handed, Stray, Wanderer},
+    transport::{HandOver, Handed, OffPathHandler, Stray},
     wire::Eid,
 };
 
@@ -28,7 +28,7 @@ use crate::{
 const MESSAGES: u32 = 512;
 const PERIOD: Duration = Duration::from_millis(10);
 /// Frames from elsewhere that wait to be passed on, at most.
-const WANDERING: usize = 64;
+const MAX_PENDING_OFF_PATH: usize = 64;
 
 /// What an application needs to carry `flow` by itself: the grant and the
 /// flow's socket. The keys are in the grant, and in `flow` no longer. `None`:
@@ -76,19 +76,20 @@ pub async fn attend(mut flow: RawFlow, connection: &Connection) -> io::Result<()
             connection.send_datagram(&[&head, frame]).await?;
         }
     }
-    let (wandered, wandering) = async_channel::bounded(WANDERING);
+    let (off_path, pending_off_path) = async_channel::bounded(MAX_PENDING_OFF_PATH);
     // More than can wait are lost, as on any network.
-    let take: Wanderer = Arc::new(move |from, frame: &mut [u8]| {
-        let _ = wandered.try_send((from, frame.to_vec()));
+    let take: OffPathHandler = Arc::new(move |from, frame: &mut [u8]| {
+        let _ = off_path.try_send((from, frame.to_vec()));
     });
-    if let Some(watch) = flow.elsewhere.take() {
+    if let Some(watch) = flow.off_path.take() {
         watch(&take);
     }
     let mut buffer = vec![0; LARGEST_MESSAGE];
     let (mut since, mut taken) = (Instant::now(), 0);
     loop {
-        let wandered = async {
-            let (from, frame) = wandering.recv().await.map_err(|_| io::ErrorKind::BrokenPipe)?;
+        let off_path = async {
+            let (from, frame) =
+                pending_off_path.recv().await.map_err(|_| io::ErrorKind::BrokenPipe)?;
             if let Some((head, frame)) = Message::Frame(from, &frame).encode() {
                 // An application that does not read has no use for it.
                 let _ = connection.try_send_datagram(&[&head, frame]);
@@ -96,7 +97,7 @@ pub async fn attend(mut flow: RawFlow, connection: &Connection) -> io::Result<()
             Ok(None)
         };
         let said = async { connection.receive_datagram(&mut buffer).await.map(Some) };
-        let Some(size) = future::or(said, wandered).await? else { continue };
+        let Some(size) = future::or(said, off_path).await? else { continue };
         if size == 0 {
             return Ok(());
         }

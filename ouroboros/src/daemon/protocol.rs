@@ -277,7 +277,10 @@ mod tests {
 
     #[test]
     fn requests_survive_the_wire() {
-        let transport = TransportSpec::Udp { ip: [10, 0, 0, 1].into(), port: Some(3435) };
+        let transport = TransportSpec::Udp {
+            ip: "fe80::1%eth0".parse().expect("an address"),
+            port: Some(3435),
+        };
         let security = Some(Security::Suite(Suite::default().into()));
         for request in [
             Request::ListIpcps,

@@ -84,8 +84,8 @@ pub struct PeerData {
     pub fingerprint: String,
     /// The common name of its certificate.
     pub common_name: String,
-    /// Whether a trusted authority vouches for it.
-    pub certified: bool,
+    /// Until when a trusted authority vouches for it, in seconds since 1970.
+    pub certified_until: Option<u64>,
 }
 
 /// Who proves who they are before there is a flow to a name.
@@ -245,7 +245,7 @@ impl From<&PeerIdentity> for PeerData {
         Self {
             fingerprint: peer.fingerprint.to_string(),
             common_name: peer.common_name.clone(),
-            certified: peer.certified,
+            certified_until: peer.certified_until,
         }
     }
 }
@@ -260,7 +260,7 @@ impl TryFrom<&PeerData> for PeerIdentity {
                 .parse()
                 .map_err(|_| BadSecurity("a fingerprint that is none".to_owned()))?,
             common_name: data.common_name.clone(),
-            certified: data.certified,
+            certified_until: data.certified_until,
         })
     }
 }
@@ -345,7 +345,11 @@ mod tests {
     #[test]
     fn a_peer_is_the_same_on_both_sides() {
         let fingerprint = IdentityKey::generate(&mut SystemEntropy).public_key().fingerprint();
-        let peer = PeerIdentity { fingerprint, common_name: "laptop".to_owned(), certified: true };
+        let peer = PeerIdentity {
+            fingerprint,
+            common_name: "laptop".to_owned(),
+            certified_until: Some(1_900_000_000),
+        };
         let data = over_the_wire(&PeerData::from(&peer));
         assert_eq!(PeerIdentity::try_from(&data), Ok(peer));
     }

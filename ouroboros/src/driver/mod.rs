@@ -24,7 +24,7 @@ use futures_lite::future;
 use self::registry::Registry;
 pub(crate) use self::{
     registry::{Attended, Cause, Registration},
-    wait::{Watch, reaches},
+    wait::{Watch, sleep_until},
 };
 use crate::proto::Now;
 

@@ -22,7 +22,9 @@ use rustix::{
 };
 
 use super::monotonic;
-use crate::sync::lock;
+use crate::{log::Limited, sync::lock};
+
+static CANNOT_WAIT: Limited = Limited::new();
 
 /// Descriptors that are told ready in one turn, at most.
 const EVENTS: usize = 256;
@@ -169,7 +171,11 @@ impl Registry {
         let spare = rustix::buffer::spare_capacity(&mut events);
         match epoll::wait(&self.epoll, spare, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => tracing::error!(%error, "the background thread cannot wait"),
+            Err(error) => {
+                if let Some(times) = CANNOT_WAIT.report() {
+                    tracing::error!(%error, times, "the background thread cannot wait");
+                }
+            }
         }
         self.sleeps.store(false, SeqCst);
         events

@@ -50,7 +50,7 @@ impl Wakeup {
 
 /// Waits until monotonic time says `due`; for ever if nothing is due.
 /// Cancel safe.
-pub(crate) fn reaches(due: Option<Duration>) -> impl Future<Output = ()> + Send + Sync {
+pub(crate) fn sleep_until(due: Option<Duration>) -> impl Future<Output = ()> + Send + Sync {
     let mut registered: Option<(Arc<Wakeup>, Registration)> = None;
     poll_fn(move |context| {
         let Some(due) = due else { return Poll::Pending };

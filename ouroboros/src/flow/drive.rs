@@ -17,7 +17,7 @@ use std::{
 };
 
 use super::{
-    info::WatchElsewhere,
+    info::WatchOffPath,
     pool,
     shared::{ARMED, CHECKING, CLOSED, CLOSED_BY_PEER, DOWN, Inbox, LEFT, LEFT_FOR, Shared},
 };
@@ -25,15 +25,19 @@ use crate::{
     crypto::SystemEntropy,
     driver::{self, Attended, Cause, Registration},
     error::FlowError,
+    log::Limited,
     proto::{
         connection::{Connection, ConnectionEvent, PathState},
         native::Capabilities,
         protection::{Content, Opened, Opener},
     },
     sync::lock,
-    transport::{ReceiveBatch, Wanderer},
+    transport::{OffPathHandler, ReceiveBatch},
     wire::PeerAddress,
 };
+
+static NOT_FOLLOWED: Limited = Limited::new();
+static MOVED: Limited = Limited::new();
 
 /// Bytes of data that wait in one flow that is not read, at most; more are lost,
 /// as in a full socket.
@@ -50,11 +54,11 @@ static UNREAD_NOW: AtomicUsize = AtomicUsize::new(0);
 
 impl Shared {
     /// Begins to attend to the flow.
-    pub(super) fn start(self: &Arc<Self>, elsewhere: Option<Box<WatchElsewhere>>) {
+    pub(super) fn start(self: &Arc<Self>, off_path: Option<Box<WatchOffPath>>) {
         let attended: std::sync::Weak<Self> = Arc::downgrade(self);
         let registration = Registration::new(attended);
         let _ = self.registration.set(registration);
-        if let Some(watch) = elsewhere
+        if let Some(watch) = off_path
             && self.native
         {
             watch(self.off_path_handler.get_or_init(|| off_path_handler(self)));
@@ -97,9 +101,11 @@ impl Shared {
                     && let Some(path) = self.path.mobility()
                 {
                     if let Err(error) = path.follow(*address) {
-                        tracing::warn!(%address, %error, "a peer moved, and cannot be followed");
-                    } else {
-                        tracing::info!(%address, "the peer has moved");
+                        if let Some(times) = NOT_FOLLOWED.report() {
+                            tracing::warn!(%address, %error, times, "a peer cannot be followed");
+                        }
+                    } else if let Some(times) = MOVED.report() {
+                        tracing::info!(%address, times, "a peer has moved");
                     }
                 }
             }
@@ -118,7 +124,7 @@ impl Shared {
             if let Some(to) = transmit.to {
                 // Lost like any other: the session sends again.
                 if let Some(path) = self.path.mobility() {
-                    let _ = path.send_elsewhere(to, &transmit.frame);
+                    let _ = path.send_off_path(to, &transmit.frame);
                 }
                 continue;
             }
@@ -154,7 +160,7 @@ impl Shared {
             ConnectionEvent::LargestFrame(size) => self.largest.store(size, Relaxed),
             ConnectionEvent::RevalidatePath => {
                 if let Some(path) = self.path.mobility() {
-                    path.look_for_the_way();
+                    path.revalidate_local_address();
                 }
             }
             ConnectionEvent::Closed => self.end(CLOSED_BY_PEER),
@@ -537,7 +543,7 @@ impl Drop for Shared {
 }
 
 /// What a path or a daemon calls with frames that came from elsewhere.
-fn off_path_handler(shared: &Arc<Shared>) -> Wanderer {
+fn off_path_handler(shared: &Arc<Shared>) -> OffPathHandler {
     let flow = Arc::downgrade(shared);
     Arc::new(move |from, frame: &mut [u8]| {
         if let Some(flow) = flow.upgrade() {

@@ -11,11 +11,12 @@ use event_listener::Event;
 use super::handles::FlowCloser;
 use crate::{
     crypto::Suite,
+    driver,
     proto::{
         negotiation::{PeerIdentity, ProfilePolicy, ReliableTerms, ServerSecurity, Trust},
         protection::{FlowKeys, Profile},
     },
-    transport::{Path, Stray, Wanderer},
+    transport::{OffPathHandler, Path, Stray},
     wire::{Eid, Name, PeerAddress, QosSpec, extension::Lane},
 };
 
@@ -78,7 +79,8 @@ impl FlowInfo {
         }
     }
 
-    /// Returns `true` if a flow like this may be had under `policy`.
+    /// Returns `true` if a flow like this may be had under `policy` now: a certificate
+    /// does not count for longer than it is valid.
     #[must_use]
     pub fn meets(&self, policy: &ServerSecurity) -> bool {
         let native = self.profile == Some(Profile::Native);
@@ -94,7 +96,10 @@ impl FlowInfo {
         let known = match (&policy.clients, &self.identity) {
             (Trust::Anyone, _) | (Trust::FirstUse, Some(_)) => true,
             (Trust::Keys(keys), Some(peer)) => keys.contains(&peer.fingerprint),
-            (Trust::Authorities(_), Some(peer)) => peer.certified,
+            (Trust::Authorities(_), Some(peer)) => {
+                let seconds = driver::now().utc / 1_000_000_000;
+                peer.certified_until.is_some_and(|until| seconds <= until)
+            }
             _ => false,
         };
         strong && known && (native || policy.profile != ProfilePolicy::RequireNative)
@@ -180,15 +185,15 @@ pub struct RawFlow {
     pub strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
     /// Given what takes frames for the flow that come from elsewhere than its
     /// peer; it lets go of it when the flow has ended.
-    pub elsewhere: Option<Box<WatchElsewhere>>,
+    pub off_path: Option<Box<WatchOffPath>>,
     /// Given what closes the flow, for who may have to end it.
     pub closer: Option<Box<dyn FnOnce(FlowCloser) + Send + Sync>>,
     /// Dropped when the flow ends.
     pub release: Option<Box<dyn Send + Sync>>,
 }
 
-/// Has a [`Wanderer`] called with frames from elsewhere.
-pub type WatchElsewhere = dyn FnOnce(&Wanderer) + Send + Sync;
+/// Has a [`OffPathHandler`] called with frames from elsewhere.
+pub type WatchOffPath = dyn FnOnce(&OffPathHandler) + Send + Sync;
 
 impl std::fmt::Debug for RawFlow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -46,7 +46,7 @@ use self::{
 pub use self::{
     batched::{FlowReceiver, FlowSender},
     handles::{FlowCloser, FlowWatcher},
-    info::{FlowInfo, FlowStatistics, RawFlow, WatchElsewhere},
+    info::{FlowInfo, FlowStatistics, RawFlow, WatchOffPath},
     packets::Packets,
     spec::FlowSpec,
     stream::{FlowReadHalf, FlowStream, FlowWriteHalf},
@@ -122,7 +122,7 @@ impl Flow {
     ///
     /// As [`new`](Self::new).
     pub fn with_limits(raw: RawFlow, backend: AeadBackend, limits: KeyLimits) -> io::Result<Self> {
-        let RawFlow { path, info, keys, early, strays, elsewhere, closer, release } = raw;
+        let RawFlow { path, info, keys, early, strays, off_path, closer, release } = raw;
         let (ends, checks_errors) = ((info.local, info.remote), info.qos.checks_errors());
         let Protection { sealer, opener, channel } =
             protection(keys, ends, checks_errors, backend, limits, &mut SystemEntropy);
@@ -146,7 +146,7 @@ impl Flow {
         };
         let parts = Parts { path, info, connection, order, opener, early, strays, release, native };
         let shared = Arc::new(Shared::new(parts));
-        shared.start(elsewhere);
+        shared.start(off_path);
         if let Some(take) = closer {
             take(FlowCloser::new(&shared));
         }
@@ -159,7 +159,7 @@ impl Flow {
     pub(crate) async fn begin(raw: RawFlow, timeout: Duration) -> Result<Self, AllocateError> {
         let flow = Self::new(raw)?;
         let late = async {
-            driver::reaches(driver::monotonic().checked_add(timeout)).await;
+            driver::sleep_until(driver::monotonic().checked_add(timeout)).await;
             Err(AllocateError::TimedOut)
         };
         let ready = async {

@@ -30,7 +30,7 @@ use crate::{
         frct::Failure,
         protection::{Content, Opened, Opener},
     },
-    transport::{Path, Stray, Wanderer},
+    transport::{OffPathHandler, Path, Stray},
 };
 
 const OPEN: u8 = 0;
@@ -79,7 +79,7 @@ pub(super) struct Shared {
     /// Something is in `off_path_frames`.
     pub(super) off_path_any: AtomicBool,
     /// Here so that it lives as long as the flow.
-    pub(super) off_path_handler: OnceLock<Wanderer>,
+    pub(super) off_path_handler: OnceLock<OffPathHandler>,
     pub(super) state: AtomicU8,
     /// The flow has ended, is ready, or has something that no socket tells.
     changed: Event,

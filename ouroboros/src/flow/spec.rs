@@ -23,7 +23,7 @@ use crate::{
 pub struct FlowSpec {
     pub(crate) qos: QosSpec,
     pub(crate) security: Option<ClientSecurity>,
-    pub(crate) identified: bool,
+    pub(crate) manager_identity: bool,
     pub(crate) timeout: Duration,
 }
 
@@ -38,7 +38,7 @@ impl FlowSpec {
     /// [`QosSpec::is_supported`] denies.
     #[must_use]
     pub const fn with_qos(qos: QosSpec) -> Self {
-        Self { qos, security: None, identified: false, timeout: Duration::from_secs(10) }
+        Self { qos, security: None, manager_identity: false, timeout: Duration::from_secs(10) }
     }
 
     /// A flow whose messages arrive in order, and none is lost:
@@ -58,7 +58,7 @@ impl FlowSpec {
 
     /// A CRC-32 behind every packet.
     #[must_use]
-    pub const fn without_errors(mut self) -> Self {
+    pub const fn with_crc32(mut self) -> Self {
         self.qos.bit_error_rate = 0;
         self
     }
@@ -90,9 +90,9 @@ impl FlowSpec {
     }
 
     /// Encrypted, and with the server told who asks for the flow. Through a
-    /// daemon there is only its own identity: see [`identified`](Self::identified).
+    /// daemon there is only its own identity: see [`with_manager_identity`](Self::with_manager_identity).
     #[must_use]
-    pub fn identity(mut self, identity: Identity) -> Self {
+    pub fn with_identity(mut self, identity: Identity) -> Self {
         self.encryption().identity = Some(identity);
         self
     }
@@ -100,9 +100,9 @@ impl FlowSpec {
     /// Encrypted, and with the identity of the resource manager that allocates
     /// the flow: `irmd`'s, or [`Irm::set_identity`](crate::Irm::set_identity)'s.
     #[must_use]
-    pub fn identified(mut self) -> Self {
+    pub fn with_manager_identity(mut self) -> Self {
         self.encryption();
-        self.identified = true;
+        self.manager_identity = true;
         self
     }
 
@@ -134,7 +134,7 @@ impl FlowSpec {
 
     /// Encrypted just as `security` says.
     #[must_use]
-    pub fn secured(mut self, security: ClientSecurity) -> Self {
+    pub fn with_security(mut self, security: ClientSecurity) -> Self {
         self.security = Some(security);
         self
     }
@@ -147,10 +147,10 @@ impl FlowSpec {
     }
 
     /// Whether the server is told who asks, by
-    /// [`identified`](Self::identified).
+    /// [`with_manager_identity`](Self::with_manager_identity).
     #[must_use]
-    pub const fn is_identified(&self) -> bool {
-        self.identified
+    pub const fn has_manager_identity(&self) -> bool {
+        self.manager_identity
     }
 
     /// Whether the flow will be encrypted.

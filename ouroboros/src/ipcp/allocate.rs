@@ -14,7 +14,7 @@ use std::{
 use async_channel::{Receiver, Sender};
 use futures_lite::{FutureExt, future};
 
-use super::{Core, Ipcp, Reserved, told};
+use super::{Core, Ipcp, Reserved, with_encryption};
 use crate::{
     crypto::{Suite, SystemEntropy},
     driver,
@@ -99,14 +99,14 @@ impl Core {
         if !spec.qos.is_supported() {
             return Err(AllocateError::UnsupportedQos);
         }
-        if spec.identified && spec.security.as_ref().is_none_or(|s| s.identity.is_none()) {
+        if spec.manager_identity && spec.security.as_ref().is_none_or(|s| s.identity.is_none()) {
             return Err(AllocateError::NoIdentity);
         }
         let until = driver::monotonic().saturating_add(spec.timeout);
         let (transport, looked_up) = (self.transport.clone(), name.clone());
         let resolved = blocking::unblock(move || transport.resolve(&looked_up));
         let late = async {
-            driver::reaches(Some(until)).await;
+            driver::sleep_until(Some(until)).await;
             Some(Err(io::Error::new(io::ErrorKind::TimedOut, "the resolver does not answer")))
         };
         match future::or(resolved, late).await {
@@ -147,7 +147,7 @@ impl Core {
                 Poll::Pending
             });
             let late = async {
-                driver::reaches(next).await;
+                driver::sleep_until(next).await;
                 None
             };
             match future::or(ended, late).await {
@@ -302,7 +302,8 @@ impl Pending {
         let Self { core, path, early, reserved, name, qos, .. } = self;
         let Agreed { peer, remote, mut keys, suite, lane, reliable, identity } = agreed;
         let ends = (reserved.eid, remote);
-        let mut info = told(FlowInfo::new(name, peer, ends, qos), &keys, suite, identity);
+        let mut info =
+            with_encryption(FlowInfo::new(name, peer, ends, qos), &keys, suite, identity);
         (info.lane, info.reliable) = (lane, reliable);
         let greeting = keys.as_mut().map_or_else(Vec::new, |keys| keys.greeting(ends));
         // A native flow's session goes on by itself, if this one is lost.
@@ -355,7 +356,7 @@ async fn greet(path: Weak<dyn Path>, frame: Vec<u8>, times: u32) {
             // Lost like any other.
             let _ = path.send(&mut batch);
         }
-        driver::reaches(Some(driver::monotonic() + wait)).await;
+        driver::sleep_until(Some(driver::monotonic() + wait)).await;
         wait *= 2;
     }
 }

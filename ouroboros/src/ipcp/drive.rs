@@ -82,12 +82,13 @@ pub(super) async fn drive(core: Weak<Core>) {
                 Some(watch) => {
                     if watch.readable().await.is_err() {
                         // Not to spin on a broken descriptor.
-                        driver::reaches(Some(driver::monotonic() + Duration::from_secs(1))).await;
+                        driver::sleep_until(Some(driver::monotonic() + Duration::from_secs(1)))
+                            .await;
                     }
                 }
                 None => future::pending().await,
             }
         };
-        future::or(woken, future::or(driver::reaches(due), readable)).await;
+        future::or(woken, future::or(driver::sleep_until(due), readable)).await;
     }
 }

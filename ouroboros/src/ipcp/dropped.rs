@@ -27,7 +27,7 @@ fn causes(counters: Counters) -> [(u64, &'static str); 12] {
         (counters.clocks, "from peers whose clocks differ"),
         (counters.over_limit, "beyond a limit"),
         (counters.cookies, "asked for a cookie"),
-        (counters.strangers, "of strangers"),
+        (counters.unauthorized, "from unauthorized peers"),
         (counters.unexpected, "replies to nothing"),
         (counters.bad_replies, "replies to something else"),
         (counters.unanswered, "left unanswered"),

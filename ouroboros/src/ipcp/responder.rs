@@ -14,16 +14,19 @@ use std::{
 
 use async_executor::Task;
 
-use super::{Core, EARLY_FRAMES, Notice, Requested, Reserved, told};
+use super::{Core, EARLY_FRAMES, Notice, Requested, Reserved, with_encryption};
 use crate::{
     crypto::SystemEntropy,
     driver::{self, Watch},
     flow::{FlowInfo, RawFlow},
+    log::Limited,
     proto::endpoint::{Accepted, Refusal, RequestId},
     sync::lock,
-    transport::{Path, Wanderer},
+    transport::{OffPathHandler, Path},
     wire::{Eid, Name, PeerAddress},
 };
+
+static NO_PATH: Limited = Limited::new();
 
 /// Half-open flows with a path of their own, where there has to be one.
 const LARGEST_NUMBER_OF_PATHS: usize = 256;
@@ -50,7 +53,7 @@ struct HalfOpen {
 /// Where the frames of a half-open flow come from.
 enum Frames {
     /// The management socket, which calls this.
-    Shared(Wanderer),
+    Shared(OffPathHandler),
     /// A path of its own, and who reads it.
     Own(Arc<dyn Path>, Task<()>),
 }
@@ -91,12 +94,12 @@ impl Core {
         let local = reserved.eid;
         if self.transport.has_shared_socket() {
             let core = Arc::downgrade(self);
-            let take: Wanderer = Arc::new(move |from: PeerAddress, frame: &mut [u8]| {
+            let take: OffPathHandler = Arc::new(move |from: PeerAddress, frame: &mut [u8]| {
                 if let Some(core) = core.upgrade() {
                     core.take_frame(from, local, frame);
                 }
             });
-            self.transport.watch_elsewhere(local, &take);
+            self.transport.watch_off_path(local, &take);
             return Some((reserved, Frames::Shared(take)));
         }
         if lock(&self.responding).half_open.len() >= LARGEST_NUMBER_OF_PATHS {
@@ -152,7 +155,9 @@ impl Core {
             Frames::Shared(_) => match self.open_responder(local, remote, from) {
                 Ok(path) => path,
                 Err(error) => {
-                    tracing::warn!(ipcp = self.name, %from, %error, "no path for a flow");
+                    if let Some(times) = NO_PATH.report() {
+                        tracing::warn!(ipcp = self.name, %from, %error, times, "no path for a flow");
+                    }
                     return;
                 }
             },
@@ -168,17 +173,17 @@ impl Core {
         }
         let Accepted { qos, keys, suite, lane, reliable, identity } = accepted;
         let info = FlowInfo::new(name, from, (local, remote), qos);
-        let mut info = told(info, &keys, suite, identity);
+        let mut info = with_encryption(info, &keys, suite, identity);
         (info.lane, info.reliable) = (lane, reliable);
         let mut flow = self.raw_flow(path, info, keys, early, reserved);
         match frames {
             Frames::Shared(take) => {
-                let watch = flow.elsewhere.take();
+                let watch = flow.off_path.take();
                 // Until the flow takes its place.
-                flow.elsewhere = Some(Box::new(move |wanderer| {
+                flow.off_path = Some(Box::new(move |handler| {
                     let _until_now = take;
                     if let Some(watch) = watch {
-                        watch(wanderer);
+                        watch(handler);
                     }
                 }));
                 lock(&self.responding).settling.insert(local, flow);

@@ -22,9 +22,12 @@ use crate::{
     error::FlowError,
     flow::{Flow, RawFlow},
     ipcp::{Notice, Requested},
+    log::Limited,
     sync::lock,
     wire::{Name, PeerAddress},
 };
+
+static TOO_MANY: Limited = Limited::new();
 
 /// Flows that wait to be taken, at most. Requests wait while there are so many.
 const MAX_WAITING: usize = 1024;
@@ -84,7 +87,10 @@ impl AcceptQueue {
                     waiting.established.push(host, *flow);
                 } else {
                     drop(waiting);
-                    tracing::warn!(peer = %flow.info.peer, "too many flows wait to be accepted");
+                    if let Some(times) = TOO_MANY.report() {
+                        let peer = &flow.info.peer;
+                        tracing::warn!(%peer, times, "too many flows wait to be accepted");
+                    }
                     return;
                 }
             }
@@ -200,7 +206,7 @@ impl AcceptQueue {
 /// What `work` gives; `None` if that takes longer than `timeout`.
 async fn within<T>(timeout: Duration, work: impl Future<Output = T>) -> Option<T> {
     future::or(async { Some(work.await) }, async {
-        driver::reaches(Some(driver::monotonic() + timeout)).await;
+        driver::sleep_until(Some(driver::monotonic() + timeout)).await;
         None
     })
     .await

@@ -57,7 +57,7 @@ impl AcceptedFlows {
             }
         };
         let due = driver::monotonic().checked_add(patience);
-        future::or(all_ended, driver::reaches(due)).await;
+        future::or(all_ended, driver::sleep_until(due)).await;
         let mut closed = 0;
         for (closer, _) in flows.iter().filter(|(_, watcher)| !watcher.has_ended()) {
             closer.close();

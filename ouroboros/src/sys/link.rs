@@ -67,6 +67,17 @@ impl Link {
     }
 }
 
+/// The index of the interface that the zone of an address means: its name, or the
+/// index itself.
+pub(crate) fn zone_index(zone: &str) -> io::Result<u32> {
+    let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
+    match (rustix::net::netdevice::name_to_index(&socket, zone), zone.parse()) {
+        (Ok(index), _) => Ok(index),
+        (Err(_), Ok(index)) if index > 0 => Ok(index),
+        (Err(error), _) => Err(error.into()),
+    }
+}
+
 /// The interface's MTU now, in bytes.
 pub(crate) fn mtu(socket: impl AsFd, name: &str) -> io::Result<usize> {
     let mut it = request(name)?;

@@ -9,6 +9,10 @@ use rustix::{
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 
+use crate::log::Limited;
+
+static NOT_ENTERED: Limited = Limited::new();
+
 const OWN: &str = "/proc/thread-self/ns/net";
 
 /// The network namespace of a thread.
@@ -32,8 +36,9 @@ impl NetworkNamespace {
             let inside = scope.spawn(|| {
                 if let Err(error) =
                     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                    && let Some(times) = NOT_ENTERED.report()
                 {
-                    tracing::warn!(%error, "an IPCP's network namespace cannot be entered");
+                    tracing::warn!(%error, times, "an IPCP's network namespace cannot be entered");
                 }
                 work()
             });

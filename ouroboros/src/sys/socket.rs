@@ -92,28 +92,34 @@ pub(crate) fn path_mtu(socket: impl AsFd, v6: bool) -> io::Result<usize> {
     Ok(mtu? as usize)
 }
 
-/// Whether a UDP socket that listens (one without a peer) holds `port` of
-/// `address`. If the system doesn't tell, it is taken to be so.
-pub(crate) fn udp_port_is_listening(address: IpAddr, port: u16) -> bool {
-    let table =
-        if address.is_ipv4() { "/proc/thread-self/net/udp" } else { "/proc/thread-self/net/udp6" };
-    match fs::read_to_string(table) {
-        Ok(table) => listening_in(&table, address, port),
-        Err(_) => true,
-    }
+/// The addresses at which UDP sockets listen on `port`: those without a peer. `None`
+/// if the system does not tell.
+pub(crate) fn udp_listeners(port: u16) -> Option<Vec<IpAddr>> {
+    let mut listeners = listeners_in(&fs::read_to_string("/proc/thread-self/net/udp").ok()?, port);
+    // Without IPv6 there is no such table.
+    let table = fs::read_to_string("/proc/thread-self/net/udp6").unwrap_or_default();
+    listeners.append(&mut listeners_in(&table, port));
+    Some(listeners)
 }
 
-fn listening_in(table: &str, address: IpAddr, port: u16) -> bool {
-    table.lines().skip(1).any(|line| {
+fn listeners_in(table: &str, port: u16) -> Vec<IpAddr> {
+    let listener = |line: &str| {
         let mut fields = line.split_whitespace().skip(1);
-        let local = fields.next().and_then(parse);
-        let remote = fields.next().and_then(parse);
-        let (Some((ip, local_port)), Some((_, remote_port))) = (local, remote) else {
-            return false;
-        };
-        let same = ip == address || ip.is_unspecified() || address.is_unspecified();
-        local_port == port && remote_port == 0 && same
-    })
+        let (ip, local_port) = fields.next().and_then(parse)?;
+        let (_, remote_port) = fields.next().and_then(parse)?;
+        (local_port == port && remote_port == 0).then_some(ip)
+    };
+    table.lines().skip(1).filter_map(listener).collect()
+}
+
+/// Returns `true` if a listener there may take what is sent to `address`: one at `::`
+/// may be there for IPv4, too.
+pub(crate) fn is_in_the_way(listener: IpAddr, address: IpAddr) -> bool {
+    match (listener, address) {
+        (IpAddr::V6(v6), IpAddr::V4(_)) => v6.is_unspecified(),
+        (IpAddr::V4(_), IpAddr::V6(_)) => false,
+        _ => listener == address || listener.is_unspecified() || address.is_unspecified(),
+    }
 }
 
 /// `0100007F:0D6B`: the address as 32-bit words in the machine's order.
@@ -147,10 +153,17 @@ mod tests {
              1: 0100007F:0D6B 0200007F:1234 01 x\n\
              2: 0500007F:0D6B 00000000:0000 07 x\n\
              garbage\n";
-        let is = |ip: &str, port| listening_in(table, ip.parse().unwrap(), port);
+        let is = |ip: &str, port| {
+            let address = ip.parse().unwrap();
+            listeners_in(table, port).into_iter().any(|listener| is_in_the_way(listener, address))
+        };
         assert!(!is("127.0.0.1", 3435));
         assert!(is("127.0.0.5", 3435));
         assert!(is("0.0.0.0", 3435));
         assert!(!is("127.0.0.5", 3436));
+        assert!(!is("::", 3435));
+        let any: IpAddr = "::".parse().unwrap();
+        assert!(is_in_the_way(any, "127.0.0.5".parse().unwrap()));
+        assert!(!is_in_the_way("::1".parse().unwrap(), "0.0.0.0".parse().unwrap()));
     }
 }

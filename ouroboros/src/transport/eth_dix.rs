@@ -122,7 +122,7 @@ pub(super) fn from_handed(
 /// it: who only listens meets no error that would say so.
 async fn watch(management: Weak<EthManagement>) {
     loop {
-        driver::reaches(Some(driver::monotonic() + LOOK_UP)).await;
+        driver::sleep_until(Some(driver::monotonic() + LOOK_UP)).await;
         let Some(management) = management.upgrade() else { return };
         // Gone: it may come back.
         let _ = management.station.look_up(&management.socket, &management.bound);

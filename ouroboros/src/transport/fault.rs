@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    Destination, IntoTransport, Management, Mobility, OpenError, Path, ReceiveBatch, SendBatch,
-    Stray, Transport, Wanderer,
+    Destination, IntoTransport, Management, Mobility, OffPathHandler, OpenError, Path,
+    ReceiveBatch, SendBatch, Stray, Transport,
 };
 use crate::sync::lock;
 use crate::wire::{Dialect, DirectoryHash, Eid, Name, PeerAddress};
@@ -163,8 +163,8 @@ impl Transport for FaultyTransport {
         self.inner.oversized()
     }
 
-    fn watch_elsewhere(&self, local: Eid, take: &Wanderer) {
-        self.inner.watch_elsewhere(local, take);
+    fn watch_off_path(&self, local: Eid, take: &OffPathHandler) {
+        self.inner.watch_off_path(local, take);
     }
 
     fn dispatch(&self, stray: Stray) -> Option<(PeerAddress, Vec<u8>)> {

@@ -14,6 +14,7 @@ mod oversized;
 #[cfg(feature = "pcap")]
 pub mod pcap;
 mod queue;
+mod scoped;
 mod udp;
 
 use std::{
@@ -30,6 +31,7 @@ pub use ouroboros_proto::{
     packet::{ReceiveBatch, SendBatch, Stray},
     wire::Destination,
 };
+pub use scoped::{InvalidScopedAddress, ScopedAddress};
 pub use udp::Udp;
 
 use crate::wire::{Dialect, DirectoryHash, Eid, Name, PeerAddress, management::LARGEST_MESSAGE};
@@ -70,10 +72,9 @@ pub enum OpenError {
     /// The address is none of this machine's.
     #[error("{0} is no address of this machine (`ip address` lists them)")]
     AddressNotAvailable(IpAddr),
-    /// Misuse: a link-local address means nothing without its interface, and none
-    /// can be given with it yet.
-    #[error("{0} is link-local, and its interface is unknown: use an address of wider scope")]
-    LinkLocal(IpAddr),
+    /// Misuse: a link-local address means nothing without its interface.
+    #[error("{0} is link-local and needs its zone: add % and the interface, as in {0}%eth0")]
+    ZoneRequired(IpAddr),
     /// The system refused for another reason.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -121,7 +122,7 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Returns `true` if frames for an endpoint without a path of its own reach
     /// the management socket, and with it what
-    /// [`watch_elsewhere`](Self::watch_elsewhere) names for that endpoint. Half-open
+    /// [`watch_off_path`](Self::watch_off_path) names for that endpoint. Half-open
     /// flows need no path then.
     fn has_shared_socket(&self) -> bool {
         false
@@ -130,7 +131,7 @@ pub trait Transport: Send + Sync + 'static {
     /// Has `take` called with frames for the endpoint `local` that come from
     /// others than its peer, until nobody else holds `take`. The latest call for
     /// an endpoint counts.
-    fn watch_elsewhere(&self, local: Eid, take: &Wanderer) {
+    fn watch_off_path(&self, local: Eid, take: &OffPathHandler) {
         let _ = (local, take);
     }
 
@@ -249,7 +250,7 @@ pub trait Mobility {
     /// # Errors
     ///
     /// Those of sendmsg(2).
-    fn send_elsewhere(&self, to: PeerAddress, frame: &[u8]) -> io::Result<()>;
+    fn send_off_path(&self, to: PeerAddress, frame: &[u8]) -> io::Result<()>;
 
     /// Takes `peer` for the peer's address from now on.
     ///
@@ -260,7 +261,7 @@ pub trait Mobility {
 
     /// Nothing has come for a while though something left: finds out whether
     /// this end's address is lost, and goes on from another one then.
-    fn look_for_the_way(&self);
+    fn revalidate_local_address(&self);
 
     /// Whether this host has no network: the frame that was sent last did not
     /// leave it. That the peer is silent says nothing of the peer then.
@@ -269,7 +270,7 @@ pub trait Mobility {
 
 /// Takes frames for a flow that come from another address than its peer's. The
 /// frame, without its endpoint id, is opened in place.
-pub type Wanderer = Arc<TakeFrame>;
+pub type OffPathHandler = Arc<TakeFrame>;
 
 /// Takes a frame and where it came from.
 pub type TakeFrame = dyn Fn(PeerAddress, &mut [u8]) + Send + Sync;

@@ -17,17 +17,24 @@ use std::{
 };
 
 use path::ConnectedPath;
-use rustix::net::{RecvFlags, SendFlags};
+use resolver::in_zone_of;
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, SendFlags},
+};
 use shared::SharedPath;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{
-    Destination, IntoTransport, LARGEST_MANAGEMENT, Management, OpenError, Path, Stray, TakeFrame,
-    Transport, Wanderer, oversized::Oversized, queue::Queue,
+    Destination, IntoTransport, LARGEST_MANAGEMENT, Management, OffPathHandler, OpenError, Path,
+    Stray, TakeFrame, Transport,
+    oversized::Oversized,
+    queue::Queue,
+    scoped::{canonical, is_link_local, lacks_zone, mapped, scope, with_scope},
 };
 use crate::{
     sync::lock,
-    sys::{namespace::NetworkNamespace, socket},
+    sys::{link, namespace::NetworkNamespace, socket},
     wire::{Dialect, DirectoryHash, Eid, Name, PeerAddress},
 };
 
@@ -44,6 +51,7 @@ const LOOKED_AT: usize = 64;
 #[derive(Clone, Debug)]
 pub struct Udp {
     address: IpAddr,
+    zone: Option<String>,
     port: Option<u16>,
     remote_port: Option<u16>,
     server: Option<SocketAddr>,
@@ -54,18 +62,28 @@ impl Udp {
     pub const PORT: u16 = 3435;
 
     /// Listens on `address`, port 3435. Flows are asked for from there, too, and
-    /// when this machine has lost that address, from what address it has.
+    /// when this machine has lost that address, from what address it has. `::` serves
+    /// IPv4 too, unless somebody has the port for IPv4 already. A link-local address
+    /// needs its [`zone`](Self::zone).
     #[must_use]
     pub fn at(address: IpAddr) -> Self {
-        Self { address, port: Some(Self::PORT), remote_port: None, server: None }
+        Self { address, zone: None, port: Some(Self::PORT), remote_port: None, server: None }
     }
 
-    /// Only connects, from `address` (which may be unspecified): there is no
-    /// management socket and no fixed port, and nobody can allocate a flow to
-    /// here.
+    /// Only connects, from `address` (which may be unspecified, and `::` for servers
+    /// of both families): there is no management socket and no fixed port, and nobody
+    /// can allocate a flow to here.
     #[must_use]
     pub fn connect_only(address: IpAddr) -> Self {
-        Self { address, port: None, remote_port: None, server: None }
+        Self { address, zone: None, port: None, remote_port: None, server: None }
+    }
+
+    /// The interface of a link-local address, by its name or its index in decimal
+    /// (RFC 4007, section 11), in the network namespace of the thread that opens the
+    /// transport. Link-local peers that say no zone are looked for there, too.
+    pub fn zone(mut self, zone: impl Into<String>) -> Self {
+        self.zone = Some(zone.into());
+        self
     }
 
     /// Listens on `port` instead of 3435, and reaches peers there too unless
@@ -99,32 +117,40 @@ impl Udp {
 impl IntoTransport for Udp {
     fn open(self) -> Result<Arc<dyn Transport>, OpenError> {
         let remote_port = self.remote_port.or(self.port).unwrap_or(Self::PORT);
+        let address = self.address.to_canonical();
+        let scope = match (self.zone, is_link_local(address)) {
+            (Some(zone), true) => {
+                link::zone_index(&zone).map_err(|_| OpenError::NoSuchInterface(zone))?
+            }
+            (None, true) => return Err(OpenError::ZoneRequired(address)),
+            (_, false) => 0,
+        };
+        let own = with_scope(address, self.port.unwrap_or(0), scope);
+        let server = self.server.map(|server| in_zone_of(own, server));
+        if let Some(server) = server.filter(|server| lacks_zone(*server)) {
+            return Err(OpenError::ZoneRequired(server.ip()));
+        }
         let listener = match self.port {
-            Some(port) => Some(Arc::new(listen(SocketAddr::new(self.address, port))?)),
+            Some(_) => Some(Arc::new(listen(own)?)),
             None => {
                 // Says now rather than at the first flow if the address is wrong.
-                bind(SocketAddr::new(self.address, 0), false)
-                    .map_err(|error| unusable(error, SocketAddr::new(self.address, 0)))?;
+                bind(own, false).map_err(|error| unusable(error, own))?;
                 None
             }
         };
-        if self.port.is_some() && self.address == IpAddr::from(Ipv6Addr::UNSPECIFIED) {
-            tracing::warn!("a layer at :: serves IPv6 only: add one at 0.0.0.0 for IPv4");
-        }
-        let own = match &listener {
-            Some(listener) => local_address(listener)?,
-            None => SocketAddr::new(self.address, 0),
-        };
+        let own = listener.as_deref().map_or(Ok(own), local_address)?;
+        let both_families = listener.as_deref().is_some_and(|it| is_of_both_families(it, own));
         let shared = Arc::new(Shared {
             listener,
             own,
+            both_families,
             namespace: Arc::new(NetworkNamespace::current()),
             routes: Mutex::default(),
-            wanderers: Mutex::default(),
+            off_path_handlers: Mutex::default(),
             connected: Arc::default(),
             oversized: Oversized::default(),
         });
-        Ok(Arc::new(Attachment { shared, remote_port, server: self.server }))
+        Ok(Arc::new(Attachment { shared, remote_port, server }))
     }
 }
 
@@ -132,52 +158,83 @@ fn unusable(error: io::Error, address: SocketAddr) -> OpenError {
     match error.kind() {
         io::ErrorKind::AddrInUse => OpenError::AddressInUse(address),
         io::ErrorKind::AddrNotAvailable => OpenError::AddressNotAvailable(address.ip()),
-        io::ErrorKind::InvalidInput if is_link_local(address.ip()) => {
-            OpenError::LinkLocal(address.ip())
+        _ if error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => {
+            OpenError::NoSuchInterface(scope(address).to_string())
         }
         _ => OpenError::Io(error),
     }
-}
-
-fn is_link_local(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
     socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
+/// Which addresses a socket sends to and hears from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Families {
+    /// Those of its own address's family.
+    One,
+    /// Of an IPv6 socket: IPv4 as well.
+    Both,
+}
+
+/// A socket at `address`, for one family.
 fn bind(address: SocketAddr, reuse: bool) -> io::Result<Socket> {
+    bind_for(Families::One, address, reuse)
+}
+
+fn bind_for(families: Families, address: SocketAddr, reuse: bool) -> io::Result<Socket> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(families == Families::One)?;
     }
     if reuse {
         socket.set_reuse_port(true)?;
     }
     socket.bind(&SockAddr::from(address))?;
     socket::forbid_fragments(&socket, address.is_ipv6())?;
+    if families == Families::Both {
+        socket::forbid_fragments(&socket, false)?;
+    }
     socket::enlarge_buffers(&socket);
     Ok(socket)
 }
 
-/// The listening socket. Responder paths join its port later; a second
-/// listener must not, so it is bound alone where that is possible.
+/// The listening socket, at `::` for both families if nobody listens there for IPv4.
+/// Responder paths join its port later; a second listener must not, so it is bound
+/// alone where that is possible.
 fn listen(address: SocketAddr) -> Result<Socket, OpenError> {
     let in_use = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
-    let bound = bind(address, false).or_else(|error| {
+    let listeners = socket::udp_listeners(address.port());
+    let families = match address.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED) {
+        true if listeners.iter().flatten().any(IpAddr::is_ipv4) => {
+            tracing::warn!(
+                "{address} serves IPv6 only: another layer or program has this port for IPv4"
+            );
+            Families::One
+        }
+        true => Families::Both,
+        false => Families::One,
+    };
+    let bound = bind_for(families, address, false).or_else(|error| {
         // Flows outlive the daemon that opened them, and hold the port with
         // sockets that are connected to their peers.
-        if in_use(&error) && !socket::udp_port_is_listening(address.ip(), address.port()) {
-            return bind(address, true);
+        let is_listening = |listener: &IpAddr| socket::is_in_the_way(*listener, address.ip());
+        if in_use(&error) && listeners.is_some_and(|all| !all.iter().any(is_listening)) {
+            return bind_for(families, address, true);
         }
         Err(error)
     });
     let listener = bound.map_err(|error| unusable(error, address))?;
     listener.set_reuse_port(true)?;
     Ok(listener)
+}
+
+/// Returns `true` if the socket takes and sends IPv4 under IPv6 addresses.
+fn is_of_both_families(socket: &Socket, own: SocketAddr) -> bool {
+    own.is_ipv6() && socket.only_v6().is_ok_and(|only| !only)
 }
 
 /// Any address and any port.
@@ -190,27 +247,30 @@ fn anywhere(v6: bool) -> SocketAddr {
 /// A socket to ask `peer` for a flow from: at `own`, as long as that is an
 /// address of this machine. It is bound there only if the kernel would choose
 /// another one, so that it can leave an address that is lost.
-fn requesting(own: IpAddr, peer: SocketAddr) -> io::Result<Socket> {
-    let chosen = bind(anywhere(own.is_ipv6()), false)?;
+fn requesting(own: SocketAddr, peer: SocketAddr) -> io::Result<Socket> {
+    let chosen = bind(anywhere(peer.is_ipv6()), false)?;
     chosen.connect(&SockAddr::from(peer))?;
-    if own.is_unspecified() || local_address(&chosen)?.ip() == own {
+    if own.ip().is_unspecified() || local_address(&chosen)?.ip() == own.ip() {
         return Ok(chosen);
     }
-    match bind(SocketAddr::new(own, 0), false) {
+    match bind(with_scope(own.ip(), 0, scope(own)), false) {
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Ok(chosen),
         bound => bound,
     }
 }
 
-/// Whether two socket addresses are the same peer: an IPv6 flow label or scope
-/// says nothing about that.
-fn same_peer(one: SocketAddr, other: SocketAddr) -> bool {
-    one.ip() == other.ip() && one.port() == other.port()
+/// Where a socket for one `peer` of a layer at `own` is bound: for the peer's family,
+/// where the layer serves both.
+fn beside(own: SocketAddr, peer: SocketAddr) -> SocketAddr {
+    match own.is_ipv6() == peer.is_ipv6() {
+        true => own,
+        false => SocketAddr::new(anywhere(peer.is_ipv6()).ip(), own.port()),
+    }
 }
 
 fn udp_address(peer: PeerAddress) -> io::Result<SocketAddr> {
     match peer {
-        PeerAddress::Udp(address) => Ok(address),
+        PeerAddress::Udp(address) => Ok(canonical(address)),
         _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a UDP address")),
     }
 }
@@ -240,20 +300,22 @@ fn with_eid(eid: Eid, payload: &[u8]) -> Vec<u8> {
 type Route = Queue<Vec<u8>>;
 
 /// Flows whose peers may move, by endpoint id.
-type Wanderers = Mutex<HashMap<Eid, Weak<TakeFrame>>>;
+type OffPathHandlers = Mutex<HashMap<Eid, Weak<TakeFrame>>>;
 
 /// Peers that some responder path's socket is connected to.
-type Connected = Mutex<HashSet<(IpAddr, u16)>>;
+type Connected = Mutex<HashSet<SocketAddr>>;
 
 /// What the paths of one IPCP share.
 struct Shared {
     listener: Option<Arc<Socket>>,
     own: SocketAddr,
+    /// Whether the listener serves IPv4 as well as IPv6.
+    both_families: bool,
     /// Where the paths' sockets are.
     namespace: Arc<NetworkNamespace>,
     /// Flows that receive through a queue, by endpoint id and peer.
-    routes: Mutex<HashMap<(Eid, IpAddr, u16), Weak<Route>>>,
-    wanderers: Wanderers,
+    routes: Mutex<HashMap<(Eid, SocketAddr), Weak<Route>>>,
+    off_path_handlers: OffPathHandlers,
     /// Apart, because paths hold on to it and must not to the listener: it
     /// closes with the IPCP, while flows may go on.
     connected: Arc<Connected>,
@@ -261,19 +323,23 @@ struct Shared {
 }
 
 impl Shared {
+    /// What the listening socket calls a peer.
+    fn at_listener(&self, peer: SocketAddr) -> SocketAddr {
+        if self.both_families { mapped(peer) } else { peer }
+    }
+
     /// Gives a data frame to the queue of its flow, or drops it.
     fn route(&self, eid: Eid, from: SocketAddr, payload: &mut [u8]) {
-        let key = (eid, from.ip(), from.port());
-        let route = lock(&self.routes).get(&key).and_then(Weak::upgrade);
+        let route = lock(&self.routes).get(&(eid, from)).and_then(Weak::upgrade);
         if let Some(route) = route {
             route.push(payload.to_vec());
             return;
         }
-        let wanderer = lock(&self.wanderers).get(&eid).map(Weak::upgrade);
-        match wanderer {
+        let handler = lock(&self.off_path_handlers).get(&eid).map(Weak::upgrade);
+        match handler {
             Some(Some(take)) => take(PeerAddress::Udp(from), payload),
             Some(None) => {
-                lock(&self.wanderers).remove(&eid);
+                lock(&self.off_path_handlers).remove(&eid);
             }
             None => {}
         }
@@ -312,12 +378,10 @@ impl Transport for Attachment {
         if let Some(server) = self.server {
             return Some(Ok(vec![PeerAddress::Udp(server)]));
         }
-        let v6 = self.shared.own.is_ipv6();
         let host = DirectoryHash::Md5.of(name).to_string();
-        Some(resolver::look_up(&host, self.remote_port).map(|found| {
-            let usable = found.into_iter().filter(|address| address.is_ipv6() == v6);
-            usable.map(PeerAddress::Udp).collect()
-        }))
+        let Shared { own, namespace, .. } = &*self.shared;
+        let found = resolver::resolve(&host, self.remote_port, *own, namespace);
+        Some(found.map(|found| found.into_iter().map(PeerAddress::Udp).collect()))
     }
 
     fn open_requester(&self, local: Eid, peer: Option<PeerAddress>) -> io::Result<Arc<dyn Path>> {
@@ -325,7 +389,7 @@ impl Transport for Attachment {
             io::Error::new(io::ErrorKind::InvalidInput, "a UDP flow needs the peer's address")
         })?;
         let peer = udp_address(peer)?;
-        let socket = requesting(self.shared.own.ip(), peer)?;
+        let socket = requesting(self.shared.own, peer)?;
         let path = ConnectedPath::requester(socket, local, peer)?;
         Ok(Arc::new(path.inside(&self.shared.namespace)))
     }
@@ -340,17 +404,17 @@ impl Transport for Attachment {
         let Some(listener) = &self.shared.listener else {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "this IPCP only connects"));
         };
-        if !lock(&self.shared.connected).insert((peer.ip(), peer.port())) {
+        if !lock(&self.shared.connected).insert(peer) {
             let path = SharedPath::new(&self.shared, Arc::clone(listener), local, remote, peer)?;
             return Ok(Arc::new(path));
         }
-        let opened = bind(self.shared.own, true).and_then(|socket| {
+        let opened = bind(beside(self.shared.own, peer), true).and_then(|socket| {
             ConnectedPath::responder(&self.shared.connected, socket, local, remote, peer)
         });
         match opened {
             Ok(path) => Ok(Arc::new(path)),
             Err(error) => {
-                lock(&self.shared.connected).remove(&(peer.ip(), peer.port()));
+                lock(&self.shared.connected).remove(&peer);
                 Err(error)
             }
         }
@@ -364,12 +428,12 @@ impl Transport for Attachment {
         true
     }
 
-    fn watch_elsewhere(&self, local: Eid, take: &Wanderer) {
-        let mut wanderers = lock(&self.shared.wanderers);
-        if wanderers.len() >= wanderers.capacity() {
-            wanderers.retain(|_, take| take.strong_count() > 0);
+    fn watch_off_path(&self, local: Eid, take: &OffPathHandler) {
+        let mut off_path_handlers = lock(&self.shared.off_path_handlers);
+        if off_path_handlers.len() >= off_path_handlers.capacity() {
+            off_path_handlers.retain(|_, take| take.strong_count() > 0);
         }
-        wanderers.insert(local, Arc::downgrade(take));
+        off_path_handlers.insert(local, Arc::downgrade(take));
     }
 
     fn dispatch(&self, stray: Stray) -> Option<(PeerAddress, Vec<u8>)> {
@@ -401,7 +465,8 @@ impl Management for UdpManagement {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "UDP has no broadcast"));
         };
         let frame = with_eid(Eid::MANAGEMENT, message);
-        rustix::net::sendto(&*self.socket, &frame, SendFlags::DONTWAIT, &udp_address(peer)?)?;
+        let to = self.shared.at_listener(udp_address(peer)?);
+        rustix::net::sendto(&*self.socket, &frame, SendFlags::DONTWAIT, &to)?;
         Ok(())
     }
 
@@ -415,6 +480,7 @@ impl Management for UdpManagement {
             let Some(from) = from.and_then(|from| SocketAddr::try_from(from).ok()) else {
                 continue;
             };
+            let from = canonical(from);
             let Some((eid, payload)) = datagram.get(..length).and_then(split_eid) else {
                 continue;
             };

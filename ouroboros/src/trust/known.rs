@@ -36,11 +36,11 @@ pub struct KnownKey {
 
 /// What became of a server's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Meeting {
+pub enum Pin {
     /// The name was not known: now it is, by this key.
-    First,
+    New,
     /// It is the key that is known.
-    Again,
+    Known,
 }
 
 /// The server of a name showed another key than the one that is known, or none:
@@ -104,7 +104,7 @@ impl KnownNames {
     }
 
     /// Whom to take for the server of `name`: those whose keys are known; anyone
-    /// if none is, for [`meet`](Self::meet) to remember.
+    /// if none is, for [`verify_or_pin`](Self::verify_or_pin) to remember.
     ///
     /// # Errors
     ///
@@ -132,9 +132,9 @@ impl KnownNames {
     ///
     /// [`Changed`](TrustError::Changed); as for [`keys`](Self::keys), or the
     /// file cannot be written.
-    pub fn meet(&self, name: &Name, shown: Fingerprint) -> Result<Meeting, TrustError> {
+    pub fn verify_or_pin(&self, name: &Name, shown: Fingerprint) -> Result<Pin, TrustError> {
         if self.check(name, Some(shown))? {
-            return Ok(Meeting::Again);
+            return Ok(Pin::Known);
         }
         let path = &self.0;
         let line = format!("{name} {shown}\n");
@@ -150,12 +150,12 @@ impl KnownNames {
         let text = file::contents(&file, path, LARGEST)?;
         // Another process may have met it meanwhile.
         if self.compare(name, keys(&text, name, path)?, Some(shown))? {
-            return Ok(Meeting::Again);
+            return Ok(Pin::Known);
         }
         let ends = text.last().is_none_or(|byte| *byte == b'\n');
         let addition = if ends { line } else { format!("\n{line}") };
         append(&file, text.len(), addition.as_bytes()).map_err(failed)?;
-        Ok(Meeting::First)
+        Ok(Pin::New)
     }
 
     fn compare(

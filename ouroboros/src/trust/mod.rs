@@ -19,7 +19,7 @@ use std::{
 
 pub use file::Flaw;
 pub use key::KeyFile;
-pub use known::{ChangedKey, KnownKey, KnownNames, Meeting};
+pub use known::{ChangedKey, KnownKey, KnownNames, Pin};
 pub use list::{authorities, authorized_keys, certificate, reread_authorized_keys};
 
 /// A file of trust cannot be used. Says what to do about it.

@@ -8,4 +8,5 @@ mod load;
 mod requester;
 mod responder;
 mod silence;
+mod strangers;
 mod trust;

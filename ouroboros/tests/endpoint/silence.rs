@@ -66,7 +66,7 @@ fn strangers_hear_nothing_and_leave_nothing() {
                 server.handle_timeout(at(time), &mut Counting(1));
                 assert!(server.poll_transmit().is_none(), "request {number} at {time}");
                 match server.poll() {
-                    None | Some(Event::Unheard { from: STRANGER, .. }) => {}
+                    None | Some(Event::Unauthorized { from: STRANGER, .. }) => {}
                     Some(Event::Refused { from: STRANGER, .. }) => {}
                     other => panic!("request {number}: {other:?}"),
                 }
@@ -74,7 +74,7 @@ fn strangers_hear_nothing_and_leave_nothing() {
             assert_eq!(server.held(), (0, 0));
         }
         // Two are no requests, three others are of strangers.
-        assert!(server.counters().strangers >= 5);
+        assert!(server.counters().unauthorized >= 5);
         // The friend is heard all the same.
         let asked =
             request(dialect, asking(Some(friend.clone()), ProfilePolicy::default()), "my_vpn");

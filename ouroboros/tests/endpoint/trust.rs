@@ -138,11 +138,11 @@ fn every_kind_of_key_signs_in_both_directions() {
                     };
                     assert_eq!(identity.fingerprint, server.fingerprint());
                     assert_eq!(identity.common_name, "my_vpn");
-                    assert_eq!(identity.certified, certified);
+                    assert_eq!(identity.is_certified(), certified);
                     let accepted = met.accepted.expect("requested").expect("accepted");
                     let identity = accepted.identity.expect("who the client is");
                     assert_eq!(identity.fingerprint, client.fingerprint());
-                    assert!(identity.certified);
+                    assert!(identity.is_certified());
                 }
             }
         }

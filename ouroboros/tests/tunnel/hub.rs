@@ -219,7 +219,7 @@ pub(crate) fn a_client_that_comes_back_takes_its_own_place_only() {
     let name = Hosts::NAME.parse().expect("a name");
     let identity = || Identity::self_signed(IdentityKey::generate(&mut SystemEntropy), &name);
     let (alice, bob) = (identity(), identity());
-    let spec = |who: &Identity| FlowSpec::raw().encrypted().identity(who.clone());
+    let spec = |who: &Identity| FlowSpec::raw().encrypted().with_identity(who.clone());
     let first = Client::start(&hosts, &hub, spec(&alice), 2);
     let other = Client::start(&hosts, &hub, spec(&bob), 3);
     // Bob cannot have what is Alice's.

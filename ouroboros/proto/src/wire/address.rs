@@ -56,7 +56,10 @@ impl PeerAddress {
     #[must_use]
     pub const fn host(self) -> Self {
         match self {
-            Self::Udp(address) => Self::Udp(SocketAddr::new(address.ip(), 0)),
+            Self::Udp(mut address) => {
+                address.set_port(0);
+                Self::Udp(address)
+            }
             other => other,
         }
     }

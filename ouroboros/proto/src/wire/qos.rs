@@ -5,7 +5,7 @@
 /// ```
 /// use ouroboros::wire::QosSpec;
 /// assert!(!QosSpec::RAW.checks_errors());
-/// assert!(QosSpec::RAW_NO_ERRORS.checks_errors());
+/// assert!(QosSpec::RAW_CRC32.checks_errors());
 /// assert!(!QosSpec::RAW.in_order);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -42,7 +42,7 @@ impl QosSpec {
     };
 
     /// Like [`RAW`](Self::RAW), and a CRC-32 guards every packet.
-    pub const RAW_NO_ERRORS: Self = Self { bit_error_rate: 0, ..Self::RAW };
+    pub const RAW_CRC32: Self = Self { bit_error_rate: 0, ..Self::RAW };
 
     /// Packets keep their order; what is lost stays lost. 0.23's preset `best`, with
     /// the bit error rate that its default build asks for, as in those that follow.

@@ -15,7 +15,7 @@ use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
 use rustix::io::Errno;
 use socket2::{SockAddr, Socket};
 
-use super::{Connected, EID, LARGEST_DATAGRAM, lock, same_peer, udp_address, with_eid};
+use super::{Connected, EID, LARGEST_DATAGRAM, canonical, lock, udp_address, with_eid};
 use crate::{
     sys::{namespace::NetworkNamespace, option::network_namespace, socket},
     transport::errno::is_transient,
@@ -62,12 +62,13 @@ fn is_cut_off(error: &io::Error) -> bool {
 /// namespace is neither this thread's nor `namespace` it is not known to be lost.
 fn address_is_lost(socket: &Socket, namespace: Option<&NetworkNamespace>) -> bool {
     let lost = || {
-        let address = super::local_address(socket)?;
+        let mut address = super::local_address(socket)?;
+        address.set_port(0);
         let any = super::bind(super::anywhere(address.is_ipv6()), false)?;
         if network_namespace(&any) != network_namespace(socket) {
             return Ok(false);
         }
-        match super::bind(SocketAddr::new(address.ip(), 0), false) {
+        match super::bind(address, false) {
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Ok(true),
             bound => bound.map(|_| false),
         }
@@ -119,7 +120,7 @@ pub(super) struct ConnectedPath {
     /// there it has taken the kernel to be without segmentation.
     offload: RwLock<UdpSocketState>,
     /// It has left its address, and there is no way to the peer yet.
-    adrift: AtomicBool,
+    detached: AtomicBool,
     /// It could not leave its address, and has to be given up.
     stays: AtomicBool,
     /// What was sent last could not leave, for want of a network.
@@ -151,7 +152,7 @@ impl ConnectedPath {
             segments: AtomicBool::new(offload.max_gso_segments() > 1),
             coalesces: AtomicBool::new(offload.gro_segments() > 1),
             offload: RwLock::new(offload),
-            adrift: AtomicBool::new(false),
+            detached: AtomicBool::new(false),
             stays: AtomicBool::new(false),
             cut_off: AtomicBool::new(false),
             doubtful: AtomicBool::new(false),
@@ -191,10 +192,10 @@ impl ConnectedPath {
     }
 
     /// Whether the socket's address has been lost, and the socket has left it.
-    fn leave_lost_address(&self) -> bool {
+    fn try_reconnect(&self) -> bool {
         // A listener's port is not to be left: what is connected there takes
         // one peer's datagrams, what is not takes anybody's.
-        if self.adrift.load(Ordering::Relaxed)
+        if self.detached.load(Ordering::Relaxed)
             || self.socket.reuse_port().unwrap_or(true)
             || !address_is_lost(&self.socket, self.namespace.as_deref())
             || rustix::net::connect_unspec(&self.socket).is_err()
@@ -205,16 +206,16 @@ impl ConnectedPath {
         let address = super::local_address(&self.socket);
         let left = address.is_ok_and(|address| address.ip().is_unspecified());
         self.stays.store(!left, Ordering::Relaxed);
-        self.adrift.store(true, Ordering::Relaxed);
-        self.moor();
+        self.detached.store(true, Ordering::Relaxed);
+        self.rebind();
         left
     }
 
-    /// Connects a socket that is adrift, if there is a way.
-    fn moor(&self) {
+    /// Connects a socket that is detached, if there is a way.
+    fn rebind(&self) {
         let peer = lock(&self.peer);
         let connected = self.socket.connect(&SockAddr::from(*peer));
-        if connected.is_err() || !self.adrift.swap(false, Ordering::Relaxed) {
+        if connected.is_err() || !self.detached.swap(false, Ordering::Relaxed) {
             return;
         }
         self.renew_offload(peer.is_ipv6());
@@ -291,7 +292,7 @@ impl ConnectedPath {
                     batch.skip_oversize();
                     return Ok(());
                 }
-            } else if is_cut_off(&error) && self.leave_lost_address() {
+            } else if is_cut_off(&error) && self.try_reconnect() {
                 // Once more, from another address.
             } else if !is_transient(&error) {
                 return Err(error);
@@ -308,8 +309,7 @@ impl ConnectedPath {
 impl Drop for ConnectedPath {
     fn drop(&mut self) {
         if let Some(connected) = &self.responder_of {
-            let peer = self.peer();
-            lock(connected).remove(&(peer.ip(), peer.port()));
+            lock(connected).remove(&self.peer());
         }
     }
 }
@@ -323,7 +323,7 @@ pub(super) fn write_eids(batch: &mut SendBatch, remote: Eid) {
 
 impl Path for ConnectedPath {
     fn connect(&self, remote: Eid, peer: PeerAddress) -> io::Result<()> {
-        if !same_peer(udp_address(peer)?, self.peer()) {
+        if udp_address(peer)? != self.peer() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "another peer than asked"));
         }
         self.remote.set(remote).map_err(|_| io::ErrorKind::AlreadyExists.into())
@@ -332,8 +332,8 @@ impl Path for ConnectedPath {
     fn send(&self, batch: &mut SendBatch) -> io::Result<()> {
         let &remote = self.remote.get().ok_or(io::ErrorKind::NotConnected)?;
         write_eids(batch, remote);
-        if self.adrift.load(Ordering::Relaxed) {
-            self.moor();
+        if self.detached.load(Ordering::Relaxed) {
+            self.rebind();
         }
         while batch.sent() < batch.len() {
             let segments = if self.offload().segments { SEGMENTS } else { 1 };
@@ -389,16 +389,17 @@ impl Path for ConnectedPath {
         let (local, peer) = (self.local.0.to_be_bytes(), self.peer());
         let mut strays = false;
         for (i, meta) in metas.iter().enumerate().take(count) {
+            let from = canonical(meta.addr);
             let (start, length) = (i * piece, meta.len.min(piece));
             let ecn = Ecn::from_bits(meta.ecn.map_or(0, |ecn| ecn as u8));
             for offset in (0..length).step_by(meta.stride.max(1)) {
                 let end = start + length.min(offset + meta.stride);
                 let frame = start + offset..end;
                 let bytes = &batch.buffer_mut()[frame.clone()];
-                if bytes.starts_with(&local) && same_peer(meta.addr, peer) {
+                if bytes.starts_with(&local) && from == peer {
                     batch.push_marked(frame.start + EID..frame.end, ecn);
                 } else if bytes.len() >= EID {
-                    let stray = Stray { from: PeerAddress::Udp(meta.addr), frame: bytes.to_vec() };
+                    let stray = Stray { from: PeerAddress::Udp(from), frame: bytes.to_vec() };
                     batch.push_stray(stray);
                     strays = true;
                 }
@@ -411,8 +412,8 @@ impl Path for ConnectedPath {
         if self.responder_of.is_some() {
             return None;
         }
-        if self.adrift.load(Ordering::Relaxed) {
-            self.moor();
+        if self.detached.load(Ordering::Relaxed) {
+            self.rebind();
         }
         let frame = with_eid(Eid::MANAGEMENT, message);
         let mut result = Ok(());
@@ -421,7 +422,7 @@ impl Path for ConnectedPath {
             match &result {
                 // Somebody says that nobody listens; a repetition may tell.
                 Err(error) if is(error, Errno::CONNREFUSED) => result = Ok(()),
-                Err(error) if is_cut_off(error) && self.leave_lost_address() => {}
+                Err(error) if is_cut_off(error) && self.try_reconnect() => {}
                 _ => break,
             }
         }
@@ -498,7 +499,7 @@ impl Path for ConnectedPath {
 }
 
 impl Mobility for ConnectedPath {
-    fn send_elsewhere(&self, to: PeerAddress, frame: &[u8]) -> io::Result<()> {
+    fn send_off_path(&self, to: PeerAddress, frame: &[u8]) -> io::Result<()> {
         let &remote = self.remote.get().ok_or(io::ErrorKind::NotConnected)?;
         self.transmit_to(udp_address(to)?, &with_eid(remote, frame), None, Ecn::NotEct)
     }
@@ -509,15 +510,15 @@ impl Mobility for ConnectedPath {
         let from = std::mem::replace(&mut *lock(&self.peer), to);
         if let Some(connected) = &self.responder_of {
             let mut connected = lock(connected);
-            connected.remove(&(from.ip(), from.port()));
-            connected.insert((to.ip(), to.port()));
+            connected.remove(&from);
+            connected.insert(to);
         }
         self.largest_frame();
         Ok(())
     }
 
-    fn look_for_the_way(&self) {
-        self.leave_lost_address();
+    fn revalidate_local_address(&self) {
+        self.try_reconnect();
     }
 
     fn is_cut_off(&self) -> bool {

@@ -1,17 +1,60 @@
-//! Asks the system resolver (the hosts file, then DNS, as the machine is set up)
-//! for the host that a name's MD5 is (TUTORIAL, "hosts file"). **Blocks.**
+//! Where the machines that may serve a name are: what the system's resolver says,
+//! and lines of the hosts file whose addresses have zones, which the resolver of
+//! glibc skips. **Blocks.** The attachment asks.
 
-use std::{io, net::SocketAddr};
+use std::{fs, io, net::SocketAddr};
 
 use dns_lookup::{AddrInfoHints, LookupErrorKind, SockType, getaddrinfo};
 
-/// The addresses of `host`, in the resolver's order; none if it says that there is
-/// no such host.
+use crate::{
+    sys::{link, namespace::NetworkNamespace},
+    transport::{
+        OpenError,
+        scoped::{ScopedAddress, canonical, lacks_zone, scope, with_scope},
+    },
+};
+
+const HOSTS: &str = "/etc/hosts";
+
+/// The addresses of `host` that a socket at `own` reaches, those with a zone first;
+/// none if there is no such host.
 ///
 /// # Errors
 ///
-/// The resolver cannot be asked now, or has failed.
-pub(super) fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+/// The resolver cannot be asked now, or has failed; link-local addresses without
+/// zones are all that there is.
+pub(super) fn resolve(
+    host: &str,
+    port: u16,
+    own: SocketAddr,
+    namespace: &NetworkNamespace,
+) -> io::Result<Vec<SocketAddr>> {
+    let hosts = fs::read_to_string(HOSTS).unwrap_or_default();
+    let mut found: Vec<_> = with_zones(&hosts, host)
+        .filter_map(|address| {
+            let index = namespace.run(|| link::zone_index(address.zone()?).ok())?;
+            Some(with_scope(address.address(), port, index))
+        })
+        .collect();
+    match look_up(host, port) {
+        Ok(addresses) => {
+            found.extend(addresses.into_iter().map(|address| in_zone_of(own, address)));
+        }
+        Err(error) if found.is_empty() => return Err(error),
+        Err(_) => {}
+    }
+    found.retain(|address| is_reached(own, *address));
+    let (useless, mut useful): (Vec<_>, Vec<_>) = found.into_iter().partition(|at| lacks_zone(*at));
+    if let (Some(address), true) = (useless.first(), useful.is_empty()) {
+        return Err(io::Error::other(OpenError::ZoneRequired(address.ip())));
+    }
+    let mut known = std::collections::HashSet::new();
+    useful.retain(|address| known.insert(*address));
+    Ok(useful)
+}
+
+/// What the system's resolver says of `host`; nothing if there is no such host.
+fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let hints = AddrInfoHints { socktype: SockType::DGram.into(), ..AddrInfoHints::default() };
     match getaddrinfo(Some(host), Some(&port.to_string()), Some(hints)) {
         Ok(found) => Ok(found.flatten().map(|info| info.sockaddr).collect()),
@@ -19,11 +62,60 @@ pub(super) fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
             LookupErrorKind::NoName | LookupErrorKind::NoData => Ok(Vec::new()),
             _ => {
                 let error = io::Error::from(error);
-                Err(io::Error::new(
-                    error.kind(),
-                    format!("the resolver, asked for {host}: {error}"),
-                ))
+                let text = format!("the resolver, asked for {host}: {error}");
+                Err(io::Error::new(error.kind(), text))
             }
         },
+    }
+}
+
+/// The peer's address, in the zone of `own` if it says none.
+pub(super) fn in_zone_of(own: SocketAddr, peer: SocketAddr) -> SocketAddr {
+    match scope(peer) {
+        0 => with_scope(canonical(peer).ip(), peer.port(), scope(own)),
+        _ => canonical(peer),
+    }
+}
+
+/// Returns `true` if a socket at `own` can send to `peer`: `::` serves both families.
+fn is_reached(own: SocketAddr, peer: SocketAddr) -> bool {
+    own.is_ipv6() == peer.is_ipv6() || (own.is_ipv6() && own.ip().is_unspecified())
+}
+
+/// The addresses with zones that the hosts file has for `host`.
+fn with_zones(hosts: &str, host: &str) -> impl Iterator<Item = ScopedAddress> {
+    hosts.lines().filter_map(move |line| {
+        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
+        let address = words.next().filter(|address| address.contains('%'))?;
+        words.any(|name| name.eq_ignore_ascii_case(host)).then(|| address.parse().ok())?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_the_hosts_file_with_zones_are_read() {
+        let hosts = "127.0.0.1 localhost abc\n\
+            fe80::1%eth0\tother ABC # a machine\n\
+            fe80::2%eth0 # abc\n\
+            fe80::3%2 abcd\n\
+            fd66::4%2 abc\n\
+            fe80::5%eth1 abc";
+        let found: Vec<_> = with_zones(hosts, "abc").map(|at| at.to_string()).collect();
+        assert_eq!(found, ["fe80::1%eth0", "fe80::5%eth1"]);
+    }
+
+    #[test]
+    fn a_peer_is_in_the_zone_of_the_layer_unless_it_says_another() {
+        let address = |text: &str| text.parse().expect("an address");
+        let own = address("[fe80::1%3]:1");
+        assert_eq!(in_zone_of(own, address("[fe80::2]:7")), address("[fe80::2%3]:7"));
+        assert_eq!(in_zone_of(own, address("[fe80::2%4]:7")), address("[fe80::2%4]:7"));
+        assert_eq!(in_zone_of(own, address("[fd66::2]:7")), address("[fd66::2]:7"));
+        assert!(is_reached(address("[::]:1"), address("10.0.0.1:1")));
+        assert!(!is_reached(own, address("10.0.0.1:1")));
+        assert!(!is_reached(address("0.0.0.0:1"), own));
     }
 }

@@ -44,18 +44,19 @@ impl SharedPath {
         peer: SocketAddr,
     ) -> io::Result<Self> {
         // A socket for the moment: only a connected one knows its path's MTU.
-        let probe = super::bind(SocketAddr::new(shared.own.ip(), 0), false)?;
+        let mut own = super::beside(shared.own, peer);
+        own.set_port(0);
+        let probe = super::bind(own, false)?;
         let largest = ConnectedPath::requester(probe, local, peer)?.largest_frame();
         let queue = Arc::new(Route::new(QUEUED)?);
-        let key = (local, peer.ip(), peer.port());
-        lock(&shared.routes).insert(key, Arc::downgrade(&queue));
+        lock(&shared.routes).insert((local, peer), Arc::downgrade(&queue));
         Ok(Self { shared: Arc::clone(shared), listener, queue, local, remote, peer, largest })
     }
 }
 
 impl Drop for SharedPath {
     fn drop(&mut self) {
-        lock(&self.shared.routes).remove(&(self.local, self.peer.ip(), self.peer.port()));
+        lock(&self.shared.routes).remove(&(self.local, self.peer));
     }
 }
 
@@ -66,13 +67,14 @@ impl Path for SharedPath {
 
     fn send(&self, batch: &mut SendBatch) -> io::Result<()> {
         write_eids(batch, self.remote);
+        let to = self.shared.at_listener(self.peer);
         while batch.sent() < batch.len() {
             let frame = &batch.bytes()[batch.range(batch.sent())];
             if frame.len() > LARGEST_DATAGRAM {
                 batch.skip_oversize();
                 continue;
             }
-            match rustix::net::sendto(&*self.listener, frame, SendFlags::DONTWAIT, &self.peer) {
+            match rustix::net::sendto(&*self.listener, frame, SendFlags::DONTWAIT, &to) {
                 Err(Errno::MSGSIZE) => batch.skip_oversize(),
                 // A full socket loses the frame: the queue's readiness says
                 // nothing about it, so that there is nothing to wait for.

@@ -41,6 +41,9 @@ use crate::{
 
 /// Descriptors that are served in one turn, at most.
 const EVENTS: usize = 64;
+/// Turns after which all descriptors are looked at, though one flow alone keeps a
+/// worker busy.
+const LOOK: u32 = 16;
 /// The mailbox among the descriptors.
 const MAILBOX: u64 = u64::MAX;
 
@@ -82,6 +85,9 @@ pub(super) struct Inbound {
     flows: HashMap<u64, Arriving>,
     next: u64,
     joiner: Joiner,
+    /// The only flow, and in how many turns nothing else was looked at.
+    alone: Option<u64>,
+    turns: u32,
     /// Descriptors that something has come on.
     ready: Vec<u64>,
     /// Clients whose batches hold forwarded packets of this turn.
@@ -100,6 +106,8 @@ impl Inbound {
             flows: HashMap::new(),
             next: 0,
             joiner: Joiner::new(),
+            alone: None,
+            turns: 0,
             ready: Vec::with_capacity(EVENTS),
             touched: Vec::new(),
         })
@@ -113,6 +121,16 @@ impl Inbound {
     /// Moves what is there, at most a batch of each flow, after having waited
     /// for it; how many packets that was, and whether there was anything.
     pub(super) fn turn(&mut self, wait: &Timespec) -> Result<(usize, bool), TunnelError> {
+        if let Some(token) = self.alone.filter(|_| self.turns < LOOK) {
+            // Whoever is busy finds the next packets without asking for them.
+            self.turns += 1;
+            let packets = self.serve(token, false);
+            if packets > 0 {
+                self.flush_forwarded();
+                return Ok((packets, true));
+            }
+        }
+        self.turns = 0;
         self.ready.clear();
         let mut events = [const { MaybeUninit::uninit() }; EVENTS];
         match epoll::wait(&self.epoll, &mut events, Some(wait)) {
@@ -129,6 +147,11 @@ impl Inbound {
                 packets += self.serve(token / 2, token % 2 == 1);
             }
         }
+        self.flush_forwarded();
+        Ok((packets, !self.ready.is_empty()))
+    }
+
+    fn flush_forwarded(&mut self) {
         while let Some(client) = self.touched.pop() {
             let mut sender = client.sender(self.queue);
             match sender.try_flush() {
@@ -141,7 +164,11 @@ impl Inbound {
                 }
             }
         }
-        Ok((packets, !self.ready.is_empty()))
+    }
+
+    /// Finds out whether there is one flow only.
+    fn count(&mut self) {
+        self.alone = self.flows.keys().next().copied().filter(|_| self.flows.len() == 1);
     }
 
     /// Takes flows up.
@@ -159,6 +186,7 @@ impl Inbound {
             };
             let watched = watch(receiver.readiness(), 0).and_then(|()| watch(receiver.end(), 1));
             self.flows.insert(token, Arriving { client, receiver, delay: Delay::default() });
+            self.count();
             if let Err(error) = watched {
                 self.finish(token, &FlowError::Transport(error.into()));
             } else {
@@ -176,10 +204,11 @@ impl Inbound {
         let device = &core.device.queues()[*queue];
         let sink = Sink { queue: device, counters: &core.counters, mtu: client.mtu().into() };
         let mut bytes = 0;
+        let mut admission =
+            Admission { core, router: &router, client, queue: *queue, touched, own: None };
         let result = joiner.transfer(receiver, delay, sink, |packet, received| {
             bytes += packet.len() as u64;
-            Admission { core, router: &router, client, queue: *queue, touched }
-                .admit(packet, received)
+            admission.admit(packet, received)
         });
         match result {
             Ok(count) => {
@@ -204,6 +233,7 @@ impl Inbound {
     /// Lets go of a flow that has ended, and of its client.
     fn finish(&mut self, token: u64, error: &FlowError) {
         let Some(Arriving { client, receiver, .. }) = self.flows.remove(&token) else { return };
+        self.count();
         // Sender and path may outlive the receiver.
         let _ = epoll::delete(&self.epoll, receiver.readiness());
         let _ = epoll::delete(&self.epoll, receiver.end());
@@ -220,6 +250,8 @@ struct Admission<'a> {
     client: &'a Shared,
     queue: usize,
     touched: &'a mut Vec<Shared>,
+    /// An address that was found to be the client's: packets come in runs.
+    own: Option<IpAddr>,
 }
 
 impl Admission<'_> {
@@ -233,13 +265,16 @@ impl Admission<'_> {
             // Counted where packets that are none are.
             return !matches!(packet.first().map(|byte| byte >> 4), Some(4 | 6));
         };
-        if self.router.client(from).is_none_or(|owner| owner != self.client) {
-            // What a kernel says to its link when a device comes up is no sign of
-            // anything.
-            if !is_of_link(from) {
-                self.client.counters.foreign_source.fetch_add(1, Relaxed);
+        if self.own != Some(from) {
+            if self.router.client(from).is_none_or(|owner| owner != self.client) {
+                // What a kernel says to its link when a device comes up is no sign of
+                // anything.
+                if !is_of_link(from) {
+                    self.client.counters.foreign_source.fetch_add(1, Relaxed);
+                }
+                return false;
             }
-            return false;
+            self.own = Some(from);
         }
         if !self.core.forward {
             return true;

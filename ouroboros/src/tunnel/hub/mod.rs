@@ -32,11 +32,14 @@ use super::{Counters, Tunnel, TunnelBuilder, TunnelError, TunnelStatistics, clam
 use crate::{
     error::FlowError,
     flow::{Flow, FlowCloser, FlowInfo},
+    log::Limited,
     proto::hub::{Configuration, IpNet, Router},
     sync::lock,
     transport::PathOffload,
     tun::{Device, LEAST_IPV6, offload::Version},
 };
+
+static MTU_REFUSED: Limited = Limited::new();
 
 /// Events that nobody has taken yet, at most; the oldest are dropped.
 const EVENTS: usize = 4096;
@@ -395,8 +398,10 @@ impl Core {
         tracing::debug!(client = ?client.id, mtu, "a client's MTU");
         let largest = lock(&self.clients).values().map(|client| client.mtu()).max();
         let mtu = self.fixed_mtu.unwrap_or(largest.unwrap_or(LEAST_IPV6).max(LEAST_IPV6));
-        if let Err(error) = self.device.set_mtu(mtu) {
-            tracing::warn!(%error, mtu, "the device does not take its MTU");
+        if let Err(error) = self.device.set_mtu(mtu)
+            && let Some(times) = MTU_REFUSED.report()
+        {
+            tracing::warn!(%error, mtu, times, "the device does not take its MTU");
         }
     }
 

@@ -200,6 +200,12 @@ impl PeerCertificate {
         &self.common_name
     }
 
+    /// Until when it is valid, in seconds since 1970, that second included.
+    #[must_use]
+    pub const fn valid_until(&self) -> u64 {
+        self.validity.end()
+    }
+
     /// Checks that the owner of the key has signed this certificate. It says
     /// nothing about the key, which the caller has to know, and its time is of
     /// no account: a key is known until it is forgotten.
@@ -261,6 +267,10 @@ impl Period {
         } else {
             Err(CertificateError::Malformed)
         }
+    }
+
+    pub(super) const fn end(self) -> u64 {
+        self.not_after
     }
 
     pub(super) const fn check(self, seconds: u64) -> Result<(), CertificateError> {

@@ -137,7 +137,7 @@ impl Endpoint {
     }
 
     /// Nobody waits for the flow any more. Returns `true` if a request has left: the
-    /// reply to it is told for [`ABANDONED`] yet, so that the flow can be closed, and
+    /// reply to it is told for 2 s yet, so that the flow can be closed, and
     /// nothing is asked again. Returns `false` if there is nothing to wait for.
     pub fn abandon(&mut self, now: Now, allocation: AllocationId) -> bool {
         let abandoned = self.allocating.values().filter(|known| known.abandoned).count();

@@ -2,7 +2,7 @@
 //! and when by this side's clock.
 //! Nothing is kept for them but two secrets (PROTOCOL.md, "Cookies").
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use subtle::ConstantTimeEq;
 
@@ -73,9 +73,12 @@ fn vouch(secret: &Secret, time: &[u8], address: PeerAddress) -> [u8; TAG] {
     label.extend_from_slice(time);
     match address {
         PeerAddress::Udp(address) => {
-            match address.ip() {
-                std::net::IpAddr::V4(ip) => label.extend_from_slice(&ip.octets()),
-                std::net::IpAddr::V6(ip) => label.extend_from_slice(&ip.octets()),
+            match address {
+                SocketAddr::V4(v4) => label.extend_from_slice(&v4.ip().octets()),
+                SocketAddr::V6(v6) => {
+                    label.extend_from_slice(&v6.ip().octets());
+                    label.extend_from_slice(&v6.scope_id().to_be_bytes());
+                }
             }
             label.extend_from_slice(&address.port().to_be_bytes());
         }

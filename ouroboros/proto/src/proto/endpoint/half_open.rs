@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     Accepted, Endpoint, Event, Limits, RequestId,
-    server::Standing,
+    server::AddressValidation,
     sources::{Shares, Source},
 };
 use crate::{
@@ -27,7 +27,7 @@ pub(super) struct HalfOpen {
     from: PeerAddress,
     local: Eid,
     remote: Eid,
-    standing: Standing,
+    validation: AddressValidation,
     accepted: Accepted,
     until: Duration,
 }
@@ -36,10 +36,10 @@ impl HalfOpen {
     pub(super) fn new(
         from: PeerAddress,
         (local, remote): (Eid, Eid),
-        standing: Standing,
+        validation: AddressValidation,
         accepted: Accepted,
     ) -> Self {
-        Self { from, local, remote, standing, accepted, until: Duration::ZERO }
+        Self { from, local, remote, validation, accepted, until: Duration::ZERO }
     }
 
     /// Returns `true` if `frame` proves that the peer has got the reply. The flow's
@@ -86,7 +86,7 @@ impl HalfOpenFlows {
     fn insert(&mut self, request: RequestId, flow: HalfOpen) {
         self.by_endpoint.insert(flow.local, request);
         self.deadlines.insert((flow.until, request));
-        if flow.standing == Standing::Old {
+        if flow.validation == AddressValidation::Legacy {
             self.without_cookies.insert(request);
         }
         self.flows.insert(request, flow);
@@ -130,8 +130,8 @@ impl Established {
 
 impl Endpoint {
     pub(super) fn hold_half_open(&mut self, now: Now, request: RequestId, mut flow: HalfOpen) {
-        let life = match flow.standing {
-            Standing::Old => self.limits.half_open_for_silent,
+        let life = match flow.validation {
+            AddressValidation::Legacy => self.limits.half_open_for_silent,
             // A link has no cookies, but 0.23 peers.
             _ if !flow.accepted.keys.as_ref().is_some_and(|keys| keys.is_native()) => {
                 self.limits.half_open_for_silent
@@ -139,13 +139,13 @@ impl Endpoint {
             _ => self.limits.half_open_for,
         };
         flow.until = now.monotonic.saturating_add(life);
-        if flow.standing == Standing::Old {
+        if flow.validation == AddressValidation::Legacy {
             while self.half_open.without_cookies.len() >= self.limits.half_open_without_cookies {
                 let Some(&oldest) = self.half_open.without_cookies.first() else { break };
                 self.expire(oldest);
             }
         } else {
-            self.occupy(flow.from, flow.standing);
+            self.occupy(flow.from, flow.validation);
         }
         self.half_open.insert(request, flow);
     }
@@ -167,7 +167,7 @@ impl Endpoint {
     /// Takes the half-open flow of `request` for confirmed. For drivers that
     /// have proof of the peer by other means than a frame.
     pub fn confirm(&mut self, request: RequestId) -> Option<Accepted> {
-        let HalfOpen { from, standing, accepted, .. } = self.remove_half_open(request)?;
+        let HalfOpen { from, validation, accepted, .. } = self.remove_half_open(request)?;
         let source = Source::of(from, true);
         if !self.established.has_room(source, &self.limits) {
             // Others of that source were confirmed meanwhile.
@@ -176,7 +176,7 @@ impl Endpoint {
             self.events.push_back(Event::Expired { request });
             return None;
         }
-        if standing != Standing::Proved {
+        if validation != AddressValidation::Validated {
             self.memory.proved(request);
         }
         self.established.insert(request, source);
@@ -185,8 +185,8 @@ impl Endpoint {
 
     fn remove_half_open(&mut self, request: RequestId) -> Option<HalfOpen> {
         let flow = self.half_open.remove(request)?;
-        if flow.standing != Standing::Old {
-            self.vacate(flow.from, flow.standing);
+        if flow.validation != AddressValidation::Legacy {
+            self.vacate(flow.from, flow.validation);
         }
         Some(flow)
     }

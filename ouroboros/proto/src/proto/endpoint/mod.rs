@@ -231,7 +231,7 @@ pub enum Event {
     },
     /// A request for a name that demands its clients' identities was met with
     /// silence: its sender is none of them.
-    Unheard {
+    Unauthorized {
         /// The name.
         name: Name,
         /// Where it came from.
@@ -304,7 +304,7 @@ pub struct Counters {
     /// Requests that were asked for a cookie.
     pub cookies: u64,
     /// Requests from whom their name does not know, met with silence.
-    pub strangers: u64,
+    pub unauthorized: u64,
     /// Replies nobody waits for, or from the wrong address.
     pub unexpected: u64,
     /// Replies whose header does not answer the request.
@@ -324,7 +324,7 @@ pub struct Endpoint {
     names: HashMap<NameHash, Served>,
     policies: HashMap<NameHash, Arc<ServerSecurity>>,
     /// Some name demands its clients' identities: see [`Served`].
-    hushed: bool,
+    has_restricted_name: bool,
     /// The longest certificate of a name, in bytes.
     largest_certificate: usize,
     allocating: HashMap<AllocationId, Allocating>,
@@ -359,7 +359,7 @@ impl Endpoint {
             limits,
             names: HashMap::new(),
             policies: HashMap::new(),
-            hushed: false,
+            has_restricted_name: false,
             largest_certificate: 0,
             allocating: HashMap::new(),
             by_endpoint: HashMap::new(),
@@ -389,14 +389,14 @@ impl Endpoint {
         let security = self.policies.get(&hash).cloned().unwrap_or_default();
         let served = Served { name: name.clone(), security };
         let new = self.names.insert(hash, served).is_none();
-        self.survey();
+        self.refresh_policy_cache();
         new
     }
 
     /// Serves `name` no longer; whether it was served.
     pub fn unregister(&mut self, name: &Name) -> bool {
         let known = self.names.remove(&self.hash.of(name)).is_some();
-        self.survey();
+        self.refresh_policy_cache();
         known
     }
 
@@ -408,12 +408,12 @@ impl Endpoint {
             served.security = security.clone();
         }
         self.policies.insert(hash, security);
-        self.survey();
+        self.refresh_policy_cache();
     }
 
-    fn survey(&mut self) {
+    fn refresh_policy_cache(&mut self) {
         let policies = self.names.values().map(|served| &served.security);
-        self.hushed = policies.clone().any(|policy| policy.clients.demands_identity());
+        self.has_restricted_name = policies.clone().any(|policy| policy.clients.demands_identity());
         let certificates = policies.filter_map(|policy| policy.identity.as_ref());
         self.largest_certificate = certificates.map(|i| i.certificate().len()).max().unwrap_or(0);
     }

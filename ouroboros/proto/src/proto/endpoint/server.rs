@@ -17,8 +17,8 @@ use crate::{
     proto::{
         Now,
         negotiation::{
-            Asked, Client, NegotiationError, ServerSecurity, Terms, answer, identify_client,
-            largest_answer, screen,
+            Client, NegotiationError, RequestSummary, ServerSecurity, Terms, answer,
+            identify_client, largest_answer, screen,
         },
     },
     wire::{
@@ -58,22 +58,23 @@ pub(super) struct Pending {
     terms: Terms,
     key: Key,
     size: usize,
-    standing: Standing,
+    validation: AddressValidation,
     /// Under which policy it was screened, and who the client is by it.
     security: Arc<ServerSecurity>,
     client: Client,
     pub(super) until: Duration,
 }
 
-/// What may be given to who sent a request.
+/// Whether a request's source address is validated (RFC 9000, section 8): what may
+/// be sent there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum AddressValidation {
     /// The address is its own: it has echoed a cookie, or is on the same link.
-    Proved,
+    Validated,
     /// The address may be another's.
-    Native,
+    Unvalidated,
     /// The same, and it does not know cookies: a 0.23 peer, or a plain flow.
-    Old,
+    Legacy,
 }
 
 impl Endpoint {
@@ -99,9 +100,11 @@ impl Endpoint {
             }
         }
         // A name that not everyone may know of is like one that is not there.
-        let hushed = served.as_ref().map_or(self.hushed, |s| s.security.clients.demands_identity());
+        let has_restricted_name = served
+            .as_ref()
+            .map_or(self.has_restricted_name, |s| s.security.clients.demands_identity());
         let refuse = |endpoint: &mut Self, refusal| {
-            if !hushed {
+            if !has_restricted_name {
                 endpoint.answer(now, from, &refused(remote, refusal));
             }
         };
@@ -112,16 +115,16 @@ impl Endpoint {
         let screened = screen(&allocation);
         if let Some(difference) = clock_difference(now, &allocation) {
             match screened {
-                Ok(Asked { native: true, cookie: Some(cookie), .. })
+                Ok(RequestSummary { native: true, cookie: Some(cookie), .. })
                     if self.cookies.age(now, from, cookie).is_some_and(shows_freshness) => {}
-                Ok(Asked { native: true, cookie: None, .. }) => {
+                Ok(RequestSummary { native: true, cookie: None, .. }) => {
                     // Only those who may know of the name are asked for a cookie.
                     // Who they are is looked at so often, since nothing else
                     // bounds it for a request that is repeated.
                     let known = |served: &Served| {
                         identify_client(header, now.utc, &served.security).is_ok()
                     };
-                    if hushed
+                    if has_restricted_name
                         && !(self.answers.take(now, self.limits.answers_per_second)
                             && served.as_ref().is_some_and(known))
                     {
@@ -171,28 +174,30 @@ impl Endpoint {
                 return refuse(self, Refusal::Security);
             }
         };
-        let standing = self.standing(now, from, asked);
-        let source = Source::of(from, standing == Standing::Proved);
+        let validation = self.validation(now, from, asked);
+        let source = Source::of(from, validation == AddressValidation::Validated);
         // Whatever the name, or it would tell one that is served from others.
         let answer = largest_answer(&allocation, self.largest_certificate) + REPLY;
         let admitted = self.has_room(now, source)
-            && match standing {
-                Standing::Proved => true,
-                Standing::Native => answer <= size && self.native.take(now, &self.limits),
-                Standing::Old => self.old.take(now, &self.limits),
+            && match validation {
+                AddressValidation::Validated => true,
+                AddressValidation::Unvalidated => {
+                    answer <= size && self.native.take(now, &self.limits)
+                }
+                AddressValidation::Legacy => self.old.take(now, &self.limits),
             };
         if !admitted {
-            return match standing {
-                Standing::Proved => {
+            return match validation {
+                AddressValidation::Validated => {
                     self.counters.over_limit += 1;
                     refuse(self, Refusal::Busy);
                 }
-                Standing::Native => {
+                AddressValidation::Unvalidated => {
                     let refusal = Refusal::Busy;
                     self.counters.cookies += 1;
                     self.demand_cookie(now, entropy, from, remote, &allocation, refusal);
                 }
-                Standing::Old => {
+                AddressValidation::Legacy => {
                     self.counters.over_limit += 1;
                     refuse(self, Refusal::Busy);
                 }
@@ -210,8 +215,8 @@ impl Endpoint {
             match identify_client(header, now.utc, &security) {
                 Ok(identity) => Client::Checked(identity),
                 Err(error) => {
-                    self.counters.strangers += 1;
-                    self.events.push_back(Event::Unheard { name, from, reason: error });
+                    self.counters.unauthorized += 1;
+                    self.events.push_back(Event::Unauthorized { name, from, reason: error });
                     return;
                 }
             }
@@ -220,23 +225,30 @@ impl Endpoint {
         };
         let request = RequestId(self.fresh_id());
         self.memory.remember(now, key, source);
-        self.occupy(from, standing);
+        self.occupy(from, validation);
         let until = now.monotonic + self.limits.hold;
         let (header, qos, encrypted) = (header.to_vec(), terms.qos, asked.encrypted);
         let pending =
-            Pending { from, remote, header, terms, key, size, standing, security, client, until };
+            Pending { from, remote, header, terms, key, size, validation, security, client, until };
         self.pending.insert(request, pending);
         self.events.push_back(Event::Requested { request, name, from, remote, qos, encrypted });
     }
 
-    fn standing(&self, now: Now, from: PeerAddress, asked: Asked<'_>) -> Standing {
+    fn validation(
+        &self,
+        now: Now,
+        from: PeerAddress,
+        asked: RequestSummary<'_>,
+    ) -> AddressValidation {
         let good = |cookie| self.cookies.age(now, from, cookie).is_some();
         match asked {
             // Who can send frames on a link can receive them there.
-            _ if self.dialect == Dialect::EthDix => Standing::Proved,
-            Asked { native: true, cookie: Some(cookie), .. } if good(cookie) => Standing::Proved,
-            Asked { native: true, .. } => Standing::Native,
-            Asked { native: false, .. } => Standing::Old,
+            _ if self.dialect == Dialect::EthDix => AddressValidation::Validated,
+            RequestSummary { native: true, cookie: Some(cookie), .. } if good(cookie) => {
+                AddressValidation::Validated
+            }
+            RequestSummary { native: true, .. } => AddressValidation::Unvalidated,
+            RequestSummary { native: false, .. } => AddressValidation::Legacy,
         }
     }
 
@@ -259,30 +271,30 @@ impl Endpoint {
             && self.established.has_room(source, limits)
     }
 
-    fn pending_of(&mut self, standing: Standing, change: impl Fn(usize) -> usize) {
-        match standing {
-            Standing::Proved => {}
-            Standing::Native => self.native.pending = change(self.native.pending),
-            Standing::Old => self.old.pending = change(self.old.pending),
+    fn pending_of(&mut self, validation: AddressValidation, change: impl Fn(usize) -> usize) {
+        match validation {
+            AddressValidation::Validated => {}
+            AddressValidation::Unvalidated => self.native.pending = change(self.native.pending),
+            AddressValidation::Legacy => self.old.pending = change(self.old.pending),
         }
     }
 
     fn take_pending(&mut self, request: RequestId) -> Option<Pending> {
         let pending = self.pending.remove(&request)?;
-        self.vacate(pending.from, pending.standing);
+        self.vacate(pending.from, pending.validation);
         Some(pending)
     }
 
     /// One more waits, to be accepted or to be confirmed.
-    pub(super) fn occupy(&mut self, from: PeerAddress, standing: Standing) {
-        self.shares.add(Source::of(from, standing == Standing::Proved));
-        self.pending_of(standing, |count| count + 1);
+    pub(super) fn occupy(&mut self, from: PeerAddress, validation: AddressValidation) {
+        self.shares.add(Source::of(from, validation == AddressValidation::Validated));
+        self.pending_of(validation, |count| count + 1);
     }
 
     /// One fewer waits, to be accepted or to be confirmed.
-    pub(super) fn vacate(&mut self, from: PeerAddress, standing: Standing) {
-        self.shares.remove(Source::of(from, standing == Standing::Proved));
-        self.pending_of(standing, |count| count - 1);
+    pub(super) fn vacate(&mut self, from: PeerAddress, validation: AddressValidation) {
+        self.shares.remove(Source::of(from, validation == AddressValidation::Validated));
+        self.pending_of(validation, |count| count - 1);
     }
 
     fn demand_cookie(
@@ -328,8 +340,9 @@ impl Endpoint {
         request: RequestId,
         local: Eid,
     ) -> Result<(), AcceptError> {
-        let Pending { from, remote, header, terms, key, size, standing, security, client, .. } =
-            self.take_pending(request).ok_or(AcceptError::Gone)?;
+        let Pending {
+            from, remote, header, terms, key, size, validation, security, client, ..
+        } = self.take_pending(request).ok_or(AcceptError::Gone)?;
         // The policy may have changed while the request waited.
         let present = self.names.get(&terms.name).map(|served| served.security.clone());
         let (security, client) = match present {
@@ -357,7 +370,7 @@ impl Endpoint {
             allocation: &header,
         };
         let message = reply.encode(self.dialect);
-        if standing == Standing::Native && message.len() > size {
+        if validation == AddressValidation::Unvalidated && message.len() > size {
             // A policy with a longer certificate came in between.
             self.memory.refused(key);
             return Err(AcceptError::Gone);
@@ -366,7 +379,7 @@ impl Endpoint {
         // One reply leaves in any case: a 0.23 peer's request is shorter than a
         // reply with a certificate may be.
         let budget = (AMPLIFICATION * size).saturating_sub(message.len());
-        let budget = (standing != Standing::Proved).then_some(budget);
+        let budget = (validation != AddressValidation::Validated).then_some(budget);
         self.memory.accepted(
             request,
             key,
@@ -392,7 +405,7 @@ impl Endpoint {
             },
         };
         let ends = (local, remote);
-        self.hold_half_open(now, request, HalfOpen::new(from, ends, standing, accepted));
+        self.hold_half_open(now, request, HalfOpen::new(from, ends, validation, accepted));
         Ok(())
     }
 
@@ -406,7 +419,7 @@ impl Endpoint {
             NegotiationError::NotAuthenticated
             | NegotiationError::NotAuthorized(_)
             | NegotiationError::Certificate(_)
-            | NegotiationError::BadSignature => &mut self.counters.strangers,
+            | NegotiationError::BadSignature => &mut self.counters.unauthorized,
             _ => &mut self.counters.malformed,
         };
         *counter += 1;

@@ -42,7 +42,12 @@ impl Source {
             }
             IpAddr::V6(ip) => {
                 let bits = upper_half(ip);
-                (Network::V6(bits, 64), Network::V6(bits & !0xffff, 48))
+                // All machines of a link share the upper half of their addresses there.
+                let host = match ip.is_unicast_link_local() {
+                    true => Network::Station(address.host()),
+                    false => Network::V6(bits, 64),
+                };
+                (host, Network::V6(bits & !0xffff, 48))
             }
         };
         Self { host, prefix: Some(prefix), proved }
@@ -69,7 +74,7 @@ fn upper_half(ip: Ipv6Addr) -> u64 {
 /// How much one host may have, and all of its prefix together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// One IPv4 address, IPv6 /64, or station of a link.
+    /// One IPv4 address, IPv6 /64, or station or link-local address of a link.
     pub host: usize,
     /// One IPv4 /24 or IPv6 /48.
     pub prefix: usize,

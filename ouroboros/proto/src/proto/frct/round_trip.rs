@@ -8,7 +8,7 @@ const INITIAL: Duration = Duration::from_secs(1);
 /// A 0.23 peer puts an acknowledgement off for up to this long.
 const PEER_DELAY: Duration = Duration::from_millis(15);
 const LEAST_VARIATION: Duration = Duration::from_millis(1);
-const LEAST: Duration = Duration::from_millis(20);
+const MIN_TIMEOUT: Duration = Duration::from_millis(20);
 /// Waiting longer helps nobody.
 const MOST: Duration = Duration::from_secs(5);
 
@@ -51,7 +51,7 @@ impl RoundTrip {
     /// How long the oldest packet waits for its acknowledgement.
     pub(super) fn timeout(&self) -> Duration {
         let once = self.smoothed.map_or(INITIAL, |smoothed| {
-            (smoothed + (4 * self.deviation).max(LEAST_VARIATION) + PEER_DELAY).max(LEAST)
+            (smoothed + (4 * self.deviation).max(LEAST_VARIATION) + PEER_DELAY).max(MIN_TIMEOUT)
         });
         once.saturating_mul(1 << self.backoff.min(16)).min(MOST.max(once))
     }

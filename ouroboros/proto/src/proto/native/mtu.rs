@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// Every path carries frames of this size, in bytes: IPv6 with its least MTU of
 /// 1280 leaves 1228 after the IPv6, UDP and endpoint headers.
-pub(super) const LEAST: usize = 1200;
+pub(super) const BASE_PLPMTU: usize = 1200;
 /// A probe is given up after as many; one of a size that has arrived before,
 /// after more: what is lost may be lost to a crowd.
 const TRIES: u32 = 3;
@@ -72,12 +72,13 @@ impl Search {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Duration> {
-        (self.ceiling > LEAST).then(|| self.probe.as_ref().map_or(self.next, |probe| probe.next))
+        (self.ceiling > BASE_PLPMTU)
+            .then(|| self.probe.as_ref().map_or(self.next, |probe| probe.next))
     }
 
     /// The size of the probe that is to leave now.
     pub(super) fn handle_timeout(&mut self, now: Duration) -> Option<usize> {
-        if self.ceiling <= LEAST {
+        if self.ceiling <= BASE_PLPMTU {
             return None;
         }
         if let Some(probe) = &mut self.probe {
@@ -93,7 +94,7 @@ impl Search {
             self.lost = probe.size;
             if self.carried >= self.lost {
                 // What was believed is not so: what every path carries, now.
-                self.carried = LEAST;
+                self.carried = BASE_PLPMTU;
             }
             self.probe = None;
             let settled = self.candidate().is_none();

@@ -10,7 +10,7 @@ use crate::{crypto::Entropy, wire::PeerAddress};
 /// Bytes that may go to an address that is not proved, for each that came.
 const AMPLIFICATION: usize = 3;
 /// A candidate that has not answered by then is forgotten.
-const PATIENCE: Duration = Duration::from_secs(3);
+const VALIDATION_TIMEOUT: Duration = Duration::from_secs(3);
 const INTERVAL: Duration = Duration::from_millis(250);
 
 struct Candidate {
@@ -51,14 +51,14 @@ impl Paths {
                     sent: 0,
                     next: now,
                     interval: INTERVAL,
-                    until: now + PATIENCE,
+                    until: now + VALIDATION_TIMEOUT,
                 });
             }
         }
     }
 
     /// The newest packet came from the peer's own address.
-    pub(super) fn heard_at_home(&mut self) {
+    pub(super) fn heard_on_path(&mut self) {
         self.candidate = None;
     }
 

@@ -16,7 +16,7 @@ use crate::{
 
 /// What a request asks, as far as it can be told at a glance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asked<'a> {
+pub struct RequestSummary<'a> {
     /// Whether it asks for encryption.
     pub encrypted: bool,
     /// Whether it offers the native profile.
@@ -33,12 +33,12 @@ pub struct Asked<'a> {
 /// # Errors
 ///
 /// As [`NegotiationError`] says.
-pub fn screen<'a>(request: &Allocation<'a>) -> Result<Asked<'a>, NegotiationError> {
+pub fn screen<'a>(request: &Allocation<'a>) -> Result<RequestSummary<'a>, NegotiationError> {
     request_digest(request.md)?;
     let Extensions { profile, cookie, .. } = extensions(request)?;
     let suite = suite(request)?;
     let (encrypted, slow) = (suite.is_some(), suite.is_some_and(|suite| suite.kex.is_slow()));
-    Ok(Asked { encrypted, native: encrypted && profile.is_some(), slow, cookie })
+    Ok(RequestSummary { encrypted, native: encrypted && profile.is_some(), slow, cookie })
 }
 
 /// Bytes that the header of a reply to `request` has at most, if it is signed

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 pub(super) use self::answer::identify_client;
 pub use self::{
-    answer::{Asked, Client, answer, largest_answer, screen},
+    answer::{Client, RequestSummary, answer, largest_answer, screen},
     offer::{Offer, Refused, Shape},
     trust::{Identity, IdentityError, PeerIdentity, Trust},
 };

@@ -131,10 +131,19 @@ pub struct PeerIdentity {
     /// Its key.
     pub fingerprint: Fingerprint,
     /// The common name of its certificate. A server's is the flow's name; a
-    /// client's is what it says, unless `certified`.
+    /// client's is what it says, unless an authority vouches for it.
     pub common_name: String,
-    /// Whether a trusted authority vouches for it.
-    pub certified: bool,
+    /// Until when a trusted authority vouches for it, in seconds since 1970; `None`:
+    /// none does.
+    pub certified_until: Option<u64>,
+}
+
+impl PeerIdentity {
+    /// Returns `true` if a trusted authority vouched for it when the flow was agreed.
+    #[must_use]
+    pub const fn is_certified(&self) -> bool {
+        self.certified_until.is_some()
+    }
 }
 
 /// Whose header it is.
@@ -203,5 +212,6 @@ pub(super) fn identify(
     }
     let common_name = certificate.common_name().to_owned();
     let certified = matches!(trust, Trust::Authorities(_));
-    Ok(Some(PeerIdentity { fingerprint, common_name, certified }))
+    let certified_until = certified.then(|| certificate.valid_until());
+    Ok(Some(PeerIdentity { fingerprint, common_name, certified_until }))
 }

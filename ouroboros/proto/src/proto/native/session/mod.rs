@@ -268,7 +268,7 @@ impl Session {
     /// Sends the messages of the exchange as it stands.
     fn exchange(&mut self, now: Duration) {
         // Not more than every path carries: an exchange must not hang on that.
-        let largest = self.config.largest_frame.min(mtu::LEAST);
+        let largest = self.config.largest_frame.min(mtu::BASE_PLPMTU);
         let size = largest.saturating_sub(HEAD + TAIL + Part::OVERHEAD);
         for message in self.rekey.messages(&self.channel, size) {
             self.queue(now, None, message);
@@ -324,7 +324,7 @@ impl Session {
                 self.paths.heard_from(now.monotonic, entropy, address, size);
                 self.challenge(now.monotonic);
             }
-            None => self.paths.heard_at_home(),
+            None => self.paths.heard_on_path(),
         }
     }
 
