@@ -267,8 +267,7 @@ fn run(ends: &mut [End; 2], network: &Network, random: &mut Random) -> bool {
     let mut wire: BTreeMap<(Duration, u64), (usize, Vec<u8>)> = BTreeMap::new();
     let (mut now, mut order) = (Duration::ZERO, 0);
     loop {
-        for index in 0..2 {
-            let end = &mut ends[index];
+        for (index, end) in ends.iter_mut().enumerate() {
             end.tick(now, random);
             if end.down {
                 return false;
@@ -297,7 +296,7 @@ fn run(ends: &mut [End; 2], network: &Network, random: &mut Random) -> bool {
                 }
                 arrives(0, frame, random);
             }
-            let figures = ends[index].messages.stream().statistics();
+            let figures = end.messages.stream().statistics();
             assert!(figures.held <= 4 << 20, "held: {figures:?}");
         }
         if ends.iter().all(End::is_done) {
