@@ -176,7 +176,10 @@ async fn give(
     writer.shutdown().await?;
     // The server has read all of it.
     reader.read_exact(&mut [0]).await?;
-    conclude(bytes, begin.elapsed(), processor_time() - before, trips);
+    let (time, processor) = (begin.elapsed(), processor_time() - before);
+    // Its end: before that nothing of it may be closed.
+    reader.read_to_end(&mut Vec::new()).await?;
+    conclude(bytes, time, processor, trips);
     Ok(())
 }
 
@@ -196,7 +199,9 @@ async fn give_messages(flow: &Flow, time: Duration) -> Outcome<()> {
     }
     flow.finish().await?;
     flow.recv(&mut small).await?;
-    conclude(bytes, begin.elapsed(), processor_time() - before, trips);
+    let (time, processor) = (begin.elapsed(), processor_time() - before);
+    while flow.recv(&mut small).await.is_ok() {}
+    conclude(bytes, time, processor, trips);
     Ok(())
 }
 

@@ -295,6 +295,25 @@ fn a_raw_flow_is_no_stream() {
 }
 
 #[test]
+fn a_read_that_was_given_up_keeps_nobody_waiting() {
+    future::block_on(in_time(async {
+        let (accepted, allocated) = pair(NONE).await;
+        let (mut reader, mut writer) = (accepted.into_stream(), allocated.into_stream());
+        let mut buffer = [0; 100];
+        assert!(future::poll_once(reader.read(&mut buffer)).await.is_none());
+        // Nobody polls the reader any more.
+        writer.write_all(&[7; 100]).await.expect("written");
+        let late = async {
+            async_io::Timer::after(Duration::from_secs(15)).await;
+            panic!("nothing is acknowledged");
+        };
+        writer.finish().or(late).await.expect("acknowledged");
+        reader.read_exact(&mut buffer).await.expect("read");
+        assert_eq!(buffer, [7; 100]);
+    }));
+}
+
+#[test]
 fn many_tasks_share_many_streams() {
     future::block_on(in_time(async {
         let network = Network::new();

@@ -420,15 +420,20 @@ impl Shared {
         if cause == Cause::Timer && self.watch.load(SeqCst) != CHECKING && !off_path {
             return;
         }
-        if self.is_waited_for() {
+        let reads = self.reads.load(Relaxed);
+        let is_read = self.reads_seen.swap(reads, Relaxed) != reads;
+        // Who has polled once need not come back: acknowledging does not wait for it.
+        let only_polled = self.order.is_some() && self.is_only_polled();
+        if only_polled && is_read {
+            return self.check_again();
+        }
+        if !only_polled && self.is_waited_for() {
             self.watch.store(LEFT, SeqCst);
             if !self.is_waited_for() {
                 self.stopped_waiting();
             }
             return;
         }
-        let reads = self.reads.load(Relaxed);
-        let is_read = self.reads_seen.swap(reads, Relaxed) != reads;
         let armed = !is_read
             && if cause == Cause::Readable || off_path {
                 self.read_unread()

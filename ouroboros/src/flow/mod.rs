@@ -379,7 +379,8 @@ impl Flow {
         self.poll_receive(context, |inbox| inbox.packets.read(buffer))
     }
 
-    /// Writes as much of `data` as there is room for, as packets of any size.
+    /// Writes as much of `data` as there is room for, as packets of any size. What makes
+    /// room is read by the background thread, or who reads.
     fn poll_write(&self, context: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, FlowError>> {
         let mut listens = false;
         loop {

@@ -20,6 +20,9 @@ const BATCH: usize = 44;
 /// What could not be sealed, or was not taken by the transport, is tried again after
 /// this time.
 const AGAIN: Duration = Duration::from_millis(1);
+/// Timers are due at multiples of this: the background thread is told of one once, not
+/// with each packet.
+const TICK: Duration = Duration::from_millis(1);
 /// For how long the path's largest frame is believed.
 const BELIEVED: Duration = Duration::from_millis(200);
 /// How far the credit of a direction grows, in bytes.
@@ -133,7 +136,11 @@ impl Reliable {
     pub(super) fn due(&self) -> Option<Duration> {
         let stream = self.stream().poll_timeout();
         // While nothing can leave, nothing is due before that is tried again.
-        self.paused.map_or(stream, |until| Some(stream.map_or(until, |due| due.max(until))))
+        let due = self.paused.map_or(stream, |until| Some(stream.map_or(until, |d| d.max(until))));
+        due.map(|due| {
+            let ticks = due.as_nanos().div_ceil(TICK.as_nanos());
+            Duration::from_nanos(u64::try_from(ticks * TICK.as_nanos()).unwrap_or(u64::MAX))
+        })
     }
 
     /// Sends what is to be sent in frames of at most `largest` bytes; returns `true`

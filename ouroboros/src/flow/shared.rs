@@ -294,6 +294,13 @@ impl Shared {
             || self.watched_by_owner.load(SeqCst)
     }
 
+    /// Returns `true` if no more is known of who waits than that it has polled.
+    pub(super) fn is_only_polled(&self) -> bool {
+        self.polled.load(SeqCst)
+            && self.waiting.load(SeqCst) == 0
+            && !self.watched_by_owner.load(SeqCst)
+    }
+
     /// Nobody waits any more, maybe: the background thread looks soon.
     pub(super) fn stopped_waiting(&self) {
         if self.watch.load(SeqCst) == LEFT

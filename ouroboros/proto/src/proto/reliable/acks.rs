@@ -7,10 +7,15 @@ use crate::wire::frame::{Ack, DELAY_UNIT, Frame, MAX_ACK_RANGES, encode_ranges};
 
 /// Packets that are acknowledged at once.
 const PACKETS: u32 = 2;
+/// So far below the highest a number is not acknowledged any more: it was, many times,
+/// or it is lost.
+const HORIZON: u64 = 4096;
 
 #[derive(Debug, Default)]
 pub(super) struct Acks {
     received: RangeSet,
+    /// Numbers below are not new.
+    lowest: u64,
     largest: u64,
     /// When the largest came.
     largest_at: Duration,
@@ -21,10 +26,9 @@ pub(super) struct Acks {
 }
 
 impl Acks {
-    /// Enters packet `number`; returns `true` unless it was there already.
-    pub(super) fn is_new(&mut self, number: u64) -> bool {
-        let lowest = self.received.descending().nth(MAX_ACK_RANGES).map_or(0, |range| range.end);
-        number >= lowest && !self.received.contains(number)
+    /// Returns `true` if packet `number` was not there before, as far as is known.
+    pub(super) fn is_new(&self, number: u64) -> bool {
+        number >= self.lowest && !self.received.contains(number)
     }
 
     pub(super) fn insert(
@@ -36,8 +40,12 @@ impl Acks {
     ) {
         let expected = self.received.descending().next().map_or(number, |range| range.end);
         self.received.insert(number..number + 1);
-        while self.received.len() > MAX_ACK_RANGES + 1 {
+        let horizon = self.largest.max(number).saturating_sub(HORIZON);
+        while let Some(first) = self.received.first()
+            && (self.received.len() > MAX_ACK_RANGES + 1 || first.end <= horizon)
+        {
             self.received.pop_first();
+            self.lowest = first.end;
         }
         if number >= self.largest {
             (self.largest, self.largest_at) = (number, now);
