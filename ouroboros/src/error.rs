@@ -77,6 +77,17 @@ pub enum AllocateError {
         /// What is looked up: the name's hash in hexadecimal digits.
         hash: String,
     },
+    /// Environment: there is no such host, or none that the layer reaches.
+    #[error(
+        "{name}: no address is known for the host {host} that the layer reaches (hosts are for \
+         layers over UDP)"
+    )]
+    NoSuchServer {
+        /// The name.
+        name: String,
+        /// The host that was given for it.
+        host: String,
+    },
     /// Peer: the flow was refused with this response code (negative).
     #[error("the peer refused the flow (response {0}{meaning})", meaning = meaning(*.0))]
     Refused(i32),

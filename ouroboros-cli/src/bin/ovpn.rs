@@ -13,6 +13,7 @@ use ouroboros::{
     FlowSpec, Irm, Offload, ServerSecurity, Trust, UnknownOffload,
     crypto::identity::Fingerprint,
     proto::{hub::IpNet, negotiation::ProfilePolicy},
+    transport::ServerHost,
     trust::{TrustError, authorities},
     tun::InterfaceAddress,
     wire::{Name, QosSpec},
@@ -59,6 +60,10 @@ struct Arguments {
     /// that `irm key show` tells. Server: refuses clients that do not say whose they are
     #[structopt(short = "I", long)]
     identify: bool,
+    /// Client: looks for the server at this host, instead of under the name's MD5 in the
+    /// hosts file and DNS
+    #[structopt(long, value_name = "HOST[:PORT]", requires = "name")]
+    server: Option<ServerHost>,
     /// Encrypts the tunnel, and takes nobody for the server but who has this key
     #[structopt(long, value_name = "FINGERPRINT", requires = "name")]
     server_key: Option<Fingerprint>,
@@ -248,6 +253,9 @@ fn spec(arguments: &Arguments) -> Result<FlowSpec, TrustError> {
     }
     if arguments.native {
         spec = spec.require_native();
+    }
+    if let Some(server) = &arguments.server {
+        spec = spec.at_server(server.clone());
     }
     if let Some(key) = arguments.server_key {
         spec = spec.trust(Trust::Keys(vec![key]));

@@ -127,8 +127,11 @@ async fn answer(state: &State, connection: &Connection, slot: ConnectionSlot) ->
                 Ok(given) => return given.send(connection, slot).await,
             }
         },
-        Request::Allocate { name, qos, security, timeout } => {
-            let spec = FlowSpec::with_qos(qos).timeout(Duration::from_millis(timeout));
+        Request::Allocate { name, qos, security, timeout, server } => {
+            let mut spec = FlowSpec::with_qos(qos).timeout(Duration::from_millis(timeout));
+            if let Some(server) = server {
+                spec = spec.at_server(server);
+            }
             let security = security.as_ref();
             let flow = match name.parse::<Name>() {
                 Ok(name) => allocate(state, connection, &name, spec, security).await?,

@@ -194,6 +194,7 @@ fn may_pass(error: &AllocateError) -> bool {
         AllocateError::NoLayer
         | AllocateError::NameNotFound
         | AllocateError::NotResolved { .. }
+        | AllocateError::NoSuchServer { .. }
         | AllocateError::Busy
         | AllocateError::Gone
         | AllocateError::Transport(_) => true,

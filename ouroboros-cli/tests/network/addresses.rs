@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     host::{Host, Pair, UDP4, eventually},
-    probe::{INSIDE, ping},
+    probe::{INSIDE, ping, ping_until_answered},
 };
 
 pub(crate) fn a_layer_on_an_address_that_is_not_there_yet_waits_for_it() {
@@ -53,4 +53,22 @@ pub(crate) fn a_client_waits_for_its_daemon_a_layer_and_the_server_s_address() {
     eventually("it goes on", || client.lines_with("is up") > 0);
     ping(&pair.two, INSIDE);
     assert_eq!(client.lines_with("No flow yet: there is no layer"), 1);
+}
+
+pub(crate) fn a_client_that_is_told_its_server_s_host_needs_no_line_in_the_hosts_file() {
+    let pair = Pair::new(UDP4);
+    let hosts = |text: &str| drop(pair.two.folder.write("hosts", text));
+    // The first address is nobody's: the other one is asked without waiting for it.
+    hosts("10.66.0.99 office.example\n10.66.0.1 office.example\n");
+    let _server = pair.one.start("ovpn", "--ip 10.9.0.1/24", "Waiting");
+    let words = "-n my_vpn --server office.example:3435 -i 10.9.0.2/24 --crypt";
+    let client = pair.two.start("ovpn", words, "is up");
+    ping(&pair.two, INSIDE);
+    drop(client);
+    let words = "-n my_vpn --server elsewhere.example -i 10.9.0.2/24 --crypt";
+    let client = pair.two.start("ovpn", words, "elsewhere.example");
+    hosts("10.66.0.1 elsewhere.example\n");
+    eventually("it goes on", || client.lines_with("is up") > 0);
+    // Once the server has it in the place of the first one.
+    ping_until_answered(&pair.two, INSIDE);
 }

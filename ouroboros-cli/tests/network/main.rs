@@ -49,6 +49,7 @@ fn main() -> ExitCode {
             a_client_s_tunnel_comes_back_when_both_daemons_have_been_replaced,
             a_client_without_a_flow_ends_when_it_is_told_to,
             a_client_waits_for_its_daemon_a_layer_and_the_server_s_address,
+            a_client_that_is_told_its_server_s_host_needs_no_line_in_the_hosts_file,
             a_client_s_tunnel_goes_on_from_another_address_and_leaks_nothing_meanwhile,
             a_client_that_was_told_its_address_goes_on_from_another_when_it_is_lost,
             a_client_s_tunnel_comes_back_with_its_link_and_leaks_nothing_meanwhile,

@@ -137,6 +137,7 @@ impl Client {
             qos: spec.qos(),
             security: security.map(|security| FlowSecurity::new(security, spec.manager_identity)),
             timeout: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+            server: spec.server.clone(),
         };
         let patience = timeout.saturating_add(ANSWER_TIMEOUT);
         let (answer, connection) = self.exchange(&request, patience).await?;

@@ -32,6 +32,13 @@ pub enum Failure {
         /// What is looked up.
         hash: String,
     },
+    /// [`AllocateError::NoSuchServer`].
+    NoSuchServer {
+        /// The name.
+        name: String,
+        /// Its server's host.
+        host: String,
+    },
     /// [`AllocateError::Refused`].
     Refused(i32),
     /// [`AllocateError::WrongKey`].
@@ -73,6 +80,7 @@ impl From<AllocateError> for Failure {
             AllocateError::NoLayer => Self::NoLayer,
             AllocateError::NameNotFound => Self::NameNotFound,
             AllocateError::NotResolved { name, hash } => Self::NotResolved { name, hash },
+            AllocateError::NoSuchServer { name, host } => Self::NoSuchServer { name, host },
             AllocateError::Refused(code) => Self::Refused(code),
             AllocateError::WrongKey { expected, found, advice } => {
                 let expected = expected.iter().map(ToString::to_string).collect();
@@ -100,6 +108,7 @@ impl From<Failure> for AllocateError {
             Failure::NoLayer => Self::NoLayer,
             Failure::NameNotFound => Self::NameNotFound,
             Failure::NotResolved { name, hash } => Self::NotResolved { name, hash },
+            Failure::NoSuchServer { name, host } => Self::NoSuchServer { name, host },
             Failure::Refused(code) => Self::Refused(code),
             Failure::WrongKey { expected, found, advice } => {
                 let keys = expected.iter().map(|key| key.parse()).collect::<Result<_, _>>();
@@ -147,6 +156,7 @@ mod tests {
                 name: "my_vpn".to_owned(),
                 hash: "2694581a473adbf3d988f56c79953cae".to_owned(),
             },
+            AllocateError::NoSuchServer { name: "my_vpn".to_owned(), host: "nowhere".to_owned() },
             AllocateError::Refused(-3),
             AllocateError::WrongKey { expected, found, advice: Some("compare them".to_owned()) },
             AllocateError::NotAuthenticated { advice: None },

@@ -15,7 +15,7 @@ pub use super::{
     entries::{FlowEntry, IpcpEntry, KeyEntry, NameEntry, TransportSpec},
     grant::{BadGrant, DataPath, FlowGrant},
 };
-use crate::wire::QosSpec;
+use crate::{transport::ServerHost, wire::QosSpec};
 
 /// Longest request or response in bytes.
 pub const LARGEST_DATAGRAM: usize = 64 * 1024;
@@ -162,6 +162,9 @@ pub enum Request {
         security: Option<FlowSecurity>,
         /// How long it may take, in milliseconds.
         timeout: u64,
+        /// Where the server is, if not where the name is looked up.
+        #[serde(default)]
+        server: Option<ServerHost>,
     },
 }
 
@@ -301,6 +304,7 @@ mod tests {
                 qos: QosSpec::RAW,
                 security: Some(FlowSecurity::new(&Suite::default().into(), true)),
                 timeout: u64::MAX,
+                server: Some("vpn.example.org:4000".parse().expect("a host")),
             },
         ] {
             let bytes = serde_json::to_vec(&request).expect("encoded");

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::{
     crypto::Suite,
     proto::negotiation::{ClientSecurity, Identity, ProfilePolicy, Trust},
+    transport::ServerHost,
     wire::{QosSpec, extension::Lane},
 };
 
@@ -25,6 +26,7 @@ pub struct FlowSpec {
     pub(crate) security: Option<ClientSecurity>,
     pub(crate) manager_identity: bool,
     pub(crate) timeout: Duration,
+    pub(crate) server: Option<ServerHost>,
 }
 
 impl FlowSpec {
@@ -38,7 +40,8 @@ impl FlowSpec {
     /// [`QosSpec::is_supported`] denies.
     #[must_use]
     pub const fn with_qos(qos: QosSpec) -> Self {
-        Self { qos, security: None, manager_identity: false, timeout: Duration::from_secs(10) }
+        let timeout = Duration::from_secs(10);
+        Self { qos, security: None, manager_identity: false, timeout, server: None }
     }
 
     /// A flow whose messages arrive in order, and none is lost:
@@ -60,6 +63,14 @@ impl FlowSpec {
     #[must_use]
     pub const fn with_crc32(mut self) -> Self {
         self.qos.bit_error_rate = 0;
+        self
+    }
+
+    /// To the server at `host`, instead of wherever the name is looked up: in layers over
+    /// UDP. The host is looked up anew for each allocation.
+    #[must_use]
+    pub fn at_server(mut self, host: ServerHost) -> Self {
+        self.server = Some(host);
         self
     }
 

@@ -68,6 +68,7 @@ fn may_be_elsewhere(error: &AllocateError) -> bool {
         error,
         AllocateError::NameNotFound
             | AllocateError::NotResolved { .. }
+            | AllocateError::NoSuchServer { .. }
             | AllocateError::Transport(_)
             | AllocateError::Refused(_)
             | AllocateError::Busy
@@ -80,7 +81,10 @@ fn may_be_elsewhere(error: &AllocateError) -> bool {
 fn more_telling(one: AllocateError, other: AllocateError) -> AllocateError {
     let telling = |error: &AllocateError| match error {
         AllocateError::NoLayer => 0,
-        AllocateError::NameNotFound | AllocateError::NotResolved { .. } | AllocateError::Gone => 1,
+        AllocateError::NameNotFound
+        | AllocateError::NotResolved { .. }
+        | AllocateError::NoSuchServer { .. }
+        | AllocateError::Gone => 1,
         AllocateError::TimedOut => 2,
         AllocateError::Transport(_) => 3,
         AllocateError::Refused(_) | AllocateError::Busy => 4,
@@ -104,7 +108,12 @@ impl Core {
         }
         let until = driver::monotonic().saturating_add(spec.timeout);
         let (transport, looked_up) = (self.transport.clone(), name.clone());
-        let resolved = blocking::unblock(move || transport.resolve(&looked_up));
+        let server = spec.server.clone();
+        let resolved = blocking::unblock(move || match server {
+            None => transport.resolve(&looked_up),
+            // Where nothing has a host's name, no server is at one.
+            Some(server) => Some(transport.resolve_server(&server).unwrap_or(Ok(Vec::new()))),
+        });
         let late = async {
             driver::sleep_until(Some(until)).await;
             Some(Err(io::Error::new(io::ErrorKind::TimedOut, "the resolver does not answer")))
@@ -124,6 +133,10 @@ impl Core {
         spec: FlowSpec,
         until: Duration,
     ) -> Result<RawFlow, AllocateError> {
+        if let (Some(server), true) = (&spec.server, peers.is_empty()) {
+            let (name, host) = (name.to_string(), server.to_string());
+            return Err(AllocateError::NoSuchServer { name, host });
+        }
         let hash = self.transport.directory_hash().of(name).to_string();
         let mut failure = AllocateError::NotResolved { name: name.to_string(), hash };
         let mut peers = peers.into_iter().take(MAX_ADDRESSES);

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Destination, IntoTransport, Management, Mobility, OffPathHandler, OpenError, Path,
-    ReceiveBatch, SendBatch, Stray, Transport,
+    ReceiveBatch, SendBatch, ServerHost, Stray, Transport,
 };
 use crate::sync::lock;
 use crate::wire::{Dialect, DirectoryHash, Eid, Name, PeerAddress};
@@ -144,6 +144,10 @@ impl Transport for FaultyTransport {
 
     fn resolve(&self, name: &Name) -> Option<io::Result<Vec<PeerAddress>>> {
         self.inner.resolve(name)
+    }
+
+    fn resolve_server(&self, server: &ServerHost) -> Option<io::Result<Vec<PeerAddress>>> {
+        self.inner.resolve_server(server)
     }
 
     fn open_requester(&self, local: Eid, peer: Option<PeerAddress>) -> io::Result<Arc<dyn Path>> {

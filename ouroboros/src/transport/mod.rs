@@ -15,6 +15,7 @@ mod oversized;
 pub mod pcap;
 mod queue;
 mod scoped;
+mod server;
 mod udp;
 
 use std::{
@@ -32,6 +33,7 @@ pub use ouroboros_proto::{
     wire::Destination,
 };
 pub use scoped::{InvalidScopedAddress, ScopedAddress};
+pub use server::{InvalidServerHost, ServerHost};
 pub use udp::Udp;
 
 use crate::wire::{Dialect, DirectoryHash, Eid, Name, PeerAddress, management::LARGEST_MESSAGE};
@@ -100,6 +102,13 @@ pub trait Transport: Send + Sync + 'static {
     /// directory (UDP: the system resolver, in its order). **Blocks.** A
     /// transport that finds names by query frames returns `None`.
     fn resolve(&self, name: &Name) -> Option<io::Result<Vec<PeerAddress>>>;
+
+    /// Where `server` is, as [`resolve`](Self::resolve) says for a name. **Blocks.** A
+    /// transport whose peers have no host names returns `None`.
+    fn resolve_server(&self, server: &ServerHost) -> Option<io::Result<Vec<PeerAddress>>> {
+        let _ = server;
+        None
+    }
 
     /// Opens the data path of a flow that this side requests, before the
     /// request leaves, so that no early packet is missed. `peer` is where the

@@ -27,7 +27,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{
     Destination, IntoTransport, LARGEST_MANAGEMENT, Management, OffPathHandler, OpenError, Path,
-    Stray, TakeFrame, Transport,
+    ServerHost, Stray, TakeFrame, Transport,
     oversized::Oversized,
     queue::Queue,
     scoped::{canonical, is_link_local, lacks_zone, mapped, scope, with_scope},
@@ -381,6 +381,13 @@ impl Transport for Attachment {
         let host = DirectoryHash::Md5.of(name).to_string();
         let Shared { own, namespace, .. } = &*self.shared;
         let found = resolver::resolve(&host, self.remote_port, *own, namespace);
+        Some(found.map(|found| found.into_iter().map(PeerAddress::Udp).collect()))
+    }
+
+    fn resolve_server(&self, server: &ServerHost) -> Option<io::Result<Vec<PeerAddress>>> {
+        let Shared { own, namespace, .. } = &*self.shared;
+        let port = server.port().unwrap_or(self.remote_port);
+        let found = resolver::resolve(server.host(), port, *own, namespace);
         Some(found.map(|found| found.into_iter().map(PeerAddress::Udp).collect()))
     }
 
