@@ -34,7 +34,7 @@ use structopt::{StructOpt, clap::ErrorKind};
 use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
 
 /// Options whose values are paths, and so any bytes.
-const PATHS: [&str; 2] = ["--ca", "--config"];
+const PATHS: [&str; 3] = ["--ca", "--config", "--leases"];
 
 /// The tool's arguments. Ends the process for help and version (0) and for
 /// wrong usage (2), such as bytes that are not UTF-8 where text is meant.

@@ -564,6 +564,11 @@ fn arguments_that_are_not_utf8_are_one_line_and_exit_code_two() {
         let output = tool(program, &socket).args(words).arg(word).output().expect("it runs");
         assert!(complaint(output, 2).contains("not UTF-8"));
     }
+    // A path is any bytes: something else is wrong here.
+    let words = ["-i", "10.0.0.1/24", "-n", "my_vpn", "--leases"];
+    let output = tool(ovpn, &socket).args(words).arg(word).output().expect("it runs");
+    let complaint = complaint(output, 2);
+    assert!(!complaint.contains("not UTF-8") && complaint.contains("--leases"), "{complaint}");
 }
 
 #[test]

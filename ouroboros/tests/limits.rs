@@ -1,10 +1,12 @@
 //! What a resource manager holds at most, and what becomes of who comes too many.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use futures_lite::future;
 use ouroboros::{
-    AllocateError, FlowSpec, Irm, proto::endpoint::Limits, transport::memory::Network,
+    AllocateError, FlowSpec, Irm,
+    proto::endpoint::Limits,
+    transport::{Udp, memory::Network},
 };
 
 #[test]
@@ -31,5 +33,41 @@ fn a_server_has_no_more_flows_than_its_manager_allows() {
         let allocate = client.allocate("greeter", spec());
         let (accepted, allocated) = future::zip(server.accept("greeter"), allocate).await;
         assert!(accepted.is_ok() && allocated.is_ok(), "{accepted:?} {allocated:?}");
+    });
+}
+
+#[test]
+fn what_a_socket_drops_since_nobody_reads_is_counted() {
+    future::block_on(async {
+        let loopback = Ipv4Addr::LOCALHOST.into();
+        let (server, client, port) = (Irm::new(), Irm::new(), 41_936);
+        let layer = server.bootstrap("my_layer", Udp::at(loopback).port(port)).await;
+        layer.expect("a socket").register("greeter").await.expect("registered");
+        let to = Udp::connect_only(loopback).server((loopback, port).into());
+        client.bootstrap("my_layer", to).await.expect("a socket");
+        let allocate = client.allocate("greeter", FlowSpec::raw());
+        let (accepted, allocated) = future::zip(server.accept("greeter"), allocate).await;
+        let accepted = accepted.expect("accepted");
+        let watcher = accepted.watcher();
+        let (_sender, mut receiver) = accepted.split();
+        let (mut sender, _receiver) = allocated.expect("allocated").split();
+        // Who has this is taken to read, and so nobody else does.
+        let _ = receiver.readiness();
+        let mut sent = 0;
+        while watcher.statistics().socket_drops == 0 {
+            assert!(sent < 10_000_000, "a buffer without end");
+            for _ in 0..100 {
+                sender.push(1000).expect("room").fill(7);
+                sender.flush().expect("sent");
+                sent += 1;
+            }
+        }
+        // What is in the buffer is there still.
+        let mut received = 0;
+        while let count @ 1.. = receiver.try_receive().expect("the flow is there") {
+            received += count as u64;
+        }
+        let lost = watcher.statistics().socket_drops;
+        assert!(received > 0 && received + lost <= sent, "{received} + {lost} of {sent}");
     });
 }

@@ -94,7 +94,7 @@ struct Arguments {
     #[structopt(long, conflicts_with = "name")]
     forward: bool,
     /// Server: remembers in this file which addresses clients with an identity have
-    #[structopt(long, value_name = "FILE", conflicts_with = "name")]
+    #[structopt(long, parse(from_os_str), value_name = "FILE", conflicts_with = "name")]
     leases: Option<PathBuf>,
     /// Client: routes the networks that the server tells of through the tunnel
     #[structopt(long, requires = "name")]

@@ -347,7 +347,7 @@ impl FlowSender {
     /// What went over the flow so far.
     #[must_use]
     pub fn statistics(&self) -> FlowStatistics {
-        self.shared.counters.statistics()
+        self.shared.statistics()
     }
 
     /// A handle that closes the flow from elsewhere.

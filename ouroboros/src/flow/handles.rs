@@ -55,7 +55,7 @@ impl FlowWatcher {
     /// What went over the flow so far.
     #[must_use]
     pub fn statistics(&self) -> FlowStatistics {
-        self.counters.statistics()
+        self.flow.upgrade().map_or_else(|| self.counters.statistics(), |flow| flow.statistics())
     }
 
     /// Asks the peer whether it is there, and ends the flow with

@@ -119,6 +119,10 @@ impl FlowInfo {
 }
 
 /// What went over a flow. Bytes are those of the application's packets.
+///
+/// A raw flow loses packets in the network, and in the queue of this machine's own
+/// device, without anybody being told; what is lost at an end of it is counted here.
+/// What the peer has not got is what was sent and is not in its statistics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FlowStatistics {
@@ -140,6 +144,9 @@ pub struct FlowStatistics {
     /// Packets dropped because the application does not receive and more may not
     /// wait.
     pub dropped_unread: u64,
+    /// Frames that the flow's socket has dropped because nobody read it in time. The kernel
+    /// counts them, from 0 to 2^32 - 1, for as long as the flow has that socket.
+    pub socket_drops: u64,
     /// Packets sent again, on a reliable flow.
     pub retransmitted: u64,
     /// System calls that sent.
@@ -162,6 +169,7 @@ impl std::iter::Sum for FlowStatistics {
             oversize: sum.oversize + flow.oversize,
             unsealed: sum.unsealed + flow.unsealed,
             dropped_unread: sum.dropped_unread + flow.dropped_unread,
+            socket_drops: sum.socket_drops + flow.socket_drops,
             retransmitted: sum.retransmitted + flow.retransmitted,
             send_calls: sum.send_calls + flow.send_calls,
             receive_calls: sum.receive_calls + flow.receive_calls,
@@ -231,6 +239,7 @@ impl Counters {
             oversize: of(&self.oversize),
             unsealed: of(&self.unsealed),
             dropped_unread: of(&self.dropped_unread),
+            socket_drops: 0,
             retransmitted: of(&self.retransmitted),
             send_calls: of(&self.send_calls),
             receive_calls: of(&self.receive_calls),

@@ -543,7 +543,7 @@ impl Flow {
     /// What went over the flow so far.
     #[must_use]
     pub fn statistics(&self) -> FlowStatistics {
-        self.shared.counters.statistics()
+        self.shared.statistics()
     }
 
     /// A handle that watches the flow from elsewhere.

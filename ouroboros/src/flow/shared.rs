@@ -18,7 +18,7 @@ use event_listener::{Event, EventListener};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::{
-    info::{Counters, FlowInfo},
+    info::{Counters, FlowInfo, FlowStatistics},
     order::Order,
     packets::Packets,
 };
@@ -202,6 +202,10 @@ impl Shared {
     /// does not tell.
     pub(super) fn changes(&self) -> EventListener {
         self.changed.listen()
+    }
+
+    pub(super) fn statistics(&self) -> FlowStatistics {
+        FlowStatistics { socket_drops: self.path.dropped(), ..self.counters.statistics() }
     }
 
     /// Wakes who waits in a call.

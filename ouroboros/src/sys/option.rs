@@ -47,6 +47,28 @@ pub(crate) fn network_namespace(socket: impl AsFd) -> Option<u64> {
     (result == 0).then_some(cookie)
 }
 
+/// How many packets the socket has dropped since it was made because its buffer for
+/// receiving was full, as a number that begins anew at 2^32. `None`: the kernel does not
+/// tell.
+pub(crate) fn drops(socket: impl AsFd) -> Option<u32> {
+    /// `SK_MEMINFO_DROPS`, the last of the values.
+    const DROPS: usize = 8;
+    let mut values = [0_u32; DROPS + 1];
+    let mut size = size_of_val(&values) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `size` bytes, those of the array, which lives on
+    // for the call; the descriptor is open as long as it is borrowed.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            (&raw mut values).cast(),
+            &raw mut size,
+        )
+    };
+    (result == 0 && size as usize == size_of_val(&values)).then_some(values[DROPS])
+}
+
 /// When the packet received last had arrived, since 1970. `None` if none has
 /// since the first call, which has the kernel keep these times.
 pub(crate) fn last_arrival(socket: impl AsFd) -> Option<Duration> {

@@ -228,6 +228,12 @@ pub trait Path: Send + Sync {
         (0, 0)
     }
 
+    /// How many frames the socket has dropped because nobody read it in time; 0 where
+    /// there is no socket of the path's own.
+    fn dropped(&self) -> u64 {
+        0
+    }
+
     /// How long the frame received last had waited for that, where that can be
     /// told.
     fn waited(&self) -> Option<Duration> {

@@ -18,7 +18,7 @@ use super::{
     station::{Station, UNBOUND},
 };
 use crate::{
-    sys::{batched, link, socket},
+    sys::{batched, link, option, socket},
     transport::{
         HandOver, Handed, Path, ReceiveBatch, SendBatch,
         errno::{is_of_the_interface, is_transient},
@@ -153,6 +153,10 @@ impl Path for EthPath {
 
     fn buffers(&self) -> (usize, usize) {
         socket::buffers(&self.socket).unwrap_or_default()
+    }
+
+    fn dropped(&self) -> u64 {
+        option::drops(&self.socket).unwrap_or_default().into()
     }
 
     fn waited(&self) -> Option<Duration> {

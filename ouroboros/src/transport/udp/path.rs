@@ -17,7 +17,7 @@ use socket2::{SockAddr, Socket};
 
 use super::{Connected, EID, LARGEST_DATAGRAM, canonical, lock, udp_address, with_eid};
 use crate::{
-    sys::{namespace::NetworkNamespace, option::network_namespace, socket},
+    sys::{namespace::NetworkNamespace, option, socket},
     transport::errno::is_transient,
     transport::{HandOver, Handed, Mobility, Path, PathOffload, ReceiveBatch, SendBatch, Stray},
     tun::offload::Ecn,
@@ -65,7 +65,7 @@ fn address_is_lost(socket: &Socket, namespace: Option<&NetworkNamespace>) -> boo
         let mut address = super::local_address(socket)?;
         address.set_port(0);
         let any = super::bind(super::anywhere(address.is_ipv6()), false)?;
-        if network_namespace(&any) != network_namespace(socket) {
+        if option::network_namespace(&any) != option::network_namespace(socket) {
             return Ok(false);
         }
         match super::bind(address, false) {
@@ -461,6 +461,10 @@ impl Path for ConnectedPath {
 
     fn buffers(&self) -> (usize, usize) {
         socket::buffers(&self.socket).unwrap_or_default()
+    }
+
+    fn dropped(&self) -> u64 {
+        option::drops(&self.socket).unwrap_or_default().into()
     }
 
     fn waited(&self) -> Option<Duration> {
