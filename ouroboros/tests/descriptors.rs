@@ -13,7 +13,7 @@ fn a_server_that_runs_out_of_descriptors_goes_on_accepting_when_there_are_some()
         setrlimit(Resource::Nofile, limit).expect("lowered");
         let loopback = Ipv4Addr::LOCALHOST.into();
         let (server, client) = (Irm::new(), Irm::new());
-        let port = 41_935;
+        let port = 20_935;
         let at = Udp::at(loopback).port(port);
         server.bootstrap("my_layer", at).await.expect("a socket").register("x").await.expect("x");
         let to = Udp::connect_only(loopback).server((loopback, port).into());

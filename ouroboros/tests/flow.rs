@@ -2,6 +2,7 @@
 
 use std::{
     future::poll_fn,
+    io,
     net::{IpAddr, UdpSocket},
     pin::pin,
     time::Duration,
@@ -14,7 +15,7 @@ use ouroboros::{
     crypto::{Cipher, Hash, KeyExchange, Suite, SystemEntropy, identity::IdentityKey},
     proto::negotiation::{Profile, ProfilePolicy},
     transport::{Udp, memory::Network},
-    wire::QosSpec,
+    wire::{Name, QosSpec},
 };
 
 async fn pair(server: &Irm, client: &Irm, spec: FlowSpec) -> (Flow, Flow) {
@@ -342,6 +343,39 @@ fn block_on_udp(ip: IpAddr) {
         for (accepted, allocated) in [&first, &second, &third] {
             exchange(accepted, allocated).await;
         }
+    });
+}
+
+#[test]
+fn a_given_resolver_says_where_names_are_and_an_address_that_never_answers_holds_nobody_up() {
+    let loopback = IpAddr::from([127, 0, 0, 1]);
+    let silent = UdpSocket::bind((loopback, 0)).expect("loopback");
+    let first = silent.local_addr().expect("bound");
+    let port = UdpSocket::bind((loopback, 0)).and_then(|s| s.local_addr()).expect("bound").port();
+    let resolver = move |name: &Name| match name.to_string().as_str() {
+        // One that this layer does not reach, one that is silent, and the server.
+        "my_vpn" => Ok(vec![([0; 16], port).into(), first, (loopback, port).into()]),
+        "unknown" => Ok(Vec::new()),
+        _ => Err(io::Error::other("the directory is closed")),
+    };
+    future::block_on(async {
+        let (server, client) = (Irm::new(), Irm::new());
+        let layer = server.bootstrap("layer", Udp::at(loopback).port(port)).await.expect("bound");
+        layer.register("my_vpn").await.expect("registered");
+        let there = Udp::connect_only(loopback).resolver(resolver);
+        client.bootstrap("layer", there).await.expect("an address");
+        // All of the time is the first address's as well: were it waited for until
+        // it is over, nothing would be left for the server.
+        let spec = || FlowSpec::raw().encrypted().timeout(Duration::from_secs(10));
+        let (accepted, allocated) = pair(&server, &client, spec()).await;
+        exchange(&accepted, &allocated).await;
+        assert!(silent.recv(&mut [0; 2048]).is_ok_and(|size| size > 0), "the first was asked");
+
+        let unknown = client.allocate("unknown", spec()).await;
+        assert!(matches!(unknown, Err(AllocateError::NotResolved { .. })), "{unknown:?}");
+        let failed = client.allocate("other", spec()).await.map(drop);
+        let failed = failed.expect_err("an error of the resolver").to_string();
+        assert!(failed.contains("the directory is closed"), "{failed}");
     });
 }
 

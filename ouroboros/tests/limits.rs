@@ -40,7 +40,7 @@ fn a_server_has_no_more_flows_than_its_manager_allows() {
 fn what_a_socket_drops_since_nobody_reads_is_counted() {
     future::block_on(async {
         let loopback = Ipv4Addr::LOCALHOST.into();
-        let (server, client, port) = (Irm::new(), Irm::new(), 41_936);
+        let (server, client, port) = (Irm::new(), Irm::new(), 20_936);
         let layer = server.bootstrap("my_layer", Udp::at(loopback).port(port)).await;
         layer.expect("a socket").register("greeter").await.expect("registered");
         let to = Udp::connect_only(loopback).server((loopback, port).into());

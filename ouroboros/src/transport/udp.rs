@@ -17,7 +17,7 @@ use std::{
 };
 
 use path::ConnectedPath;
-use resolver::in_zone_of;
+use resolver::{Resolver, in_zone_of};
 use rustix::{
     io::Errno,
     net::{RecvFlags, SendFlags},
@@ -54,7 +54,7 @@ pub struct Udp {
     zone: Option<String>,
     port: Option<u16>,
     remote_port: Option<u16>,
-    server: Option<SocketAddr>,
+    resolver: Resolver,
 }
 
 impl Udp {
@@ -67,7 +67,13 @@ impl Udp {
     /// needs its [`zone`](Self::zone).
     #[must_use]
     pub fn at(address: IpAddr) -> Self {
-        Self { address, zone: None, port: Some(Self::PORT), remote_port: None, server: None }
+        Self {
+            address,
+            zone: None,
+            port: Some(Self::PORT),
+            remote_port: None,
+            resolver: Resolver::System,
+        }
     }
 
     /// Only connects, from `address` (which may be unspecified, and `::` for servers
@@ -75,7 +81,7 @@ impl Udp {
     /// can allocate a flow to here.
     #[must_use]
     pub fn connect_only(address: IpAddr) -> Self {
-        Self { address, zone: None, port: None, remote_port: None, server: None }
+        Self { address, zone: None, port: None, remote_port: None, resolver: Resolver::System }
     }
 
     /// The interface of a link-local address, by its name or its index in decimal
@@ -106,10 +112,41 @@ impl Udp {
     }
 
     /// Looks for every name at `server`, and asks no resolver: for a program
-    /// that knows its server's address.
+    /// that knows its server's address. Takes the place of a
+    /// [`resolver`](Self::resolver).
     #[must_use]
     pub fn server(mut self, server: SocketAddr) -> Self {
-        self.server = Some(server);
+        self.resolver = Resolver::Server(server);
+        self
+    }
+
+    /// Asks `resolver` instead of the system's where the machines that may serve a
+    /// name are: for a program that has a directory of its own. It is asked anew for
+    /// each flow, on a thread where it may block, and returns addresses with ports in
+    /// the order in which they are to be tried. No address means that there is no such
+    /// name here; those that this layer cannot reach (of another family) are skipped. An
+    /// error ends the attempt with [`AllocateError::Transport`](crate::AllocateError).
+    /// Takes the place of a [`server`](Self::server). A host that is said with
+    /// [`FlowSpec::at_server`](crate::FlowSpec::at_server) is the system resolver's
+    /// nevertheless.
+    ///
+    /// ```
+    /// use std::net::{IpAddr, Ipv4Addr};
+    ///
+    /// use ouroboros::transport::Udp;
+    ///
+    /// let layer = Udp::connect_only(IpAddr::from(Ipv4Addr::UNSPECIFIED))
+    ///     .resolver(|name| match name.to_string().as_str() {
+    ///         "office" => Ok(vec![([192, 0, 2, 1], 3435).into(), ([192, 0, 2, 2], 3435).into()]),
+    ///         _ => Ok(Vec::new()),
+    ///     });
+    /// ```
+    #[must_use]
+    pub fn resolver(
+        mut self,
+        resolver: impl Fn(&Name) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
+    ) -> Self {
+        self.resolver = Resolver::Given(Arc::new(resolver));
         self
     }
 }
@@ -126,9 +163,12 @@ impl IntoTransport for Udp {
             (_, false) => 0,
         };
         let own = with_scope(address, self.port.unwrap_or(0), scope);
-        let server = self.server.map(|server| in_zone_of(own, server));
-        if let Some(server) = server.filter(|server| lacks_zone(*server)) {
-            return Err(OpenError::ZoneRequired(server.ip()));
+        let mut resolver = self.resolver;
+        if let Resolver::Server(server) = &mut resolver {
+            *server = in_zone_of(own, *server);
+            if lacks_zone(*server) {
+                return Err(OpenError::ZoneRequired(server.ip()));
+            }
         }
         let listener = match self.port {
             Some(_) => Some(Arc::new(listen(own)?)),
@@ -150,7 +190,7 @@ impl IntoTransport for Udp {
             connected: Arc::default(),
             oversized: Oversized::default(),
         });
-        Ok(Arc::new(Attachment { shared, remote_port, server }))
+        Ok(Arc::new(Attachment { shared, remote_port, resolver }))
     }
 }
 
@@ -349,7 +389,7 @@ impl Shared {
 struct Attachment {
     shared: Arc<Shared>,
     remote_port: u16,
-    server: Option<SocketAddr>,
+    resolver: Resolver,
 }
 
 impl Transport for Attachment {
@@ -375,19 +415,15 @@ impl Transport for Attachment {
     }
 
     fn resolve(&self, name: &Name) -> Option<io::Result<Vec<PeerAddress>>> {
-        if let Some(server) = self.server {
-            return Some(Ok(vec![PeerAddress::Udp(server)]));
-        }
-        let host = DirectoryHash::Md5.of(name).to_string();
         let Shared { own, namespace, .. } = &*self.shared;
-        let found = resolver::resolve(&host, self.remote_port, *own, namespace);
+        let found = self.resolver.resolve(name, self.remote_port, *own, namespace);
         Some(found.map(|found| found.into_iter().map(PeerAddress::Udp).collect()))
     }
 
     fn resolve_server(&self, server: &ServerHost) -> Option<io::Result<Vec<PeerAddress>>> {
         let Shared { own, namespace, .. } = &*self.shared;
         let port = server.port().unwrap_or(self.remote_port);
-        let found = resolver::resolve(server.host(), port, *own, namespace);
+        let found = resolver::resolve_host(server.host(), port, *own, namespace);
         Some(found.map(|found| found.into_iter().map(PeerAddress::Udp).collect()))
     }
 

@@ -1,8 +1,8 @@
-//! Where the machines that may serve a name are: what the system's resolver says,
-//! and lines of the hosts file whose addresses have zones, which the resolver of
-//! glibc skips. **Blocks.** The attachment asks.
+//! Where the machines that may serve a name are: what the program's own resolver
+//! says, or the system's and lines of the hosts file whose addresses have zones,
+//! which the resolver of glibc skips. **Blocks.** The attachment asks.
 
-use std::{fs, io, net::SocketAddr};
+use std::{fmt, fs, io, net::SocketAddr, sync::Arc};
 
 use dns_lookup::{AddrInfoHints, LookupErrorKind, SockType, getaddrinfo};
 
@@ -12,9 +12,52 @@ use crate::{
         OpenError,
         scoped::{ScopedAddress, canonical, lacks_zone, scope, with_scope},
     },
+    wire::{DirectoryHash, Name},
 };
 
 const HOSTS: &str = "/etc/hosts";
+
+/// Says where names are.
+#[derive(Clone)]
+pub(super) enum Resolver {
+    /// The system's, which knows a name by its MD5 (TUTORIAL, "hosts file").
+    System,
+    /// Every name is here.
+    Server(SocketAddr),
+    /// The program's own.
+    Given(Arc<Resolve>),
+}
+
+type Resolve = dyn Fn(&Name) -> io::Result<Vec<SocketAddr>> + Send + Sync;
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System => f.write_str("System"),
+            Self::Server(server) => f.debug_tuple("Server").field(server).finish(),
+            Self::Given(_) => f.write_str("Given(..)"),
+        }
+    }
+}
+
+impl Resolver {
+    /// The addresses of `name`; see [`resolve_host`].
+    pub(super) fn resolve(
+        &self,
+        name: &Name,
+        port: u16,
+        own: SocketAddr,
+        namespace: &NetworkNamespace,
+    ) -> io::Result<Vec<SocketAddr>> {
+        match self {
+            Self::System => {
+                resolve_host(&DirectoryHash::Md5.of(name).to_string(), port, own, namespace)
+            }
+            Self::Server(server) => Ok(vec![*server]),
+            Self::Given(resolve) => usable(own, resolve(name)?),
+        }
+    }
+}
 
 /// The addresses of `host` that a socket at `own` reaches, those with a zone first;
 /// none if there is no such host.
@@ -23,7 +66,7 @@ const HOSTS: &str = "/etc/hosts";
 ///
 /// The resolver cannot be asked now, or has failed; link-local addresses without
 /// zones are all that there is.
-pub(super) fn resolve(
+pub(super) fn resolve_host(
     host: &str,
     port: u16,
     own: SocketAddr,
@@ -37,12 +80,16 @@ pub(super) fn resolve(
         })
         .collect();
     match look_up(host, port) {
-        Ok(addresses) => {
-            found.extend(addresses.into_iter().map(|address| in_zone_of(own, address)));
-        }
+        Ok(addresses) => found.extend(addresses),
         Err(error) if found.is_empty() => return Err(error),
         Err(_) => {}
     }
+    usable(own, found)
+}
+
+/// Those of `found` that a socket at `own` reaches, each once.
+fn usable(own: SocketAddr, found: Vec<SocketAddr>) -> io::Result<Vec<SocketAddr>> {
+    let mut found: Vec<_> = found.into_iter().map(|at| in_zone_of(own, at)).collect();
     found.retain(|address| is_reached(own, *address));
     let (useless, mut useful): (Vec<_>, Vec<_>) = found.into_iter().partition(|at| lacks_zone(*at));
     if let (Some(address), true) = (useless.first(), useful.is_empty()) {
