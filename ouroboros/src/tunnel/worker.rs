@@ -95,10 +95,6 @@ fn turns(
 fn until_idle(lane: &Lane, inbound: &mut Inbound) -> Result<(), TunnelError> {
     let timeout = Timespec { tv_sec: 0, tv_nsec: IDLE };
     loop {
-        // Whoever is busy finds the next packets without asking for them.
-        if inbound.turn(lane)? > 0 {
-            continue;
-        }
         let receiver = inbound.receiver();
         let mut ready = [
             PollFd::from_borrowed_fd(receiver.readiness(), PollFlags::IN),
@@ -107,5 +103,6 @@ fn until_idle(lane: &Lane, inbound: &mut Inbound) -> Result<(), TunnelError> {
         if socket::wait(&mut ready, Some(&timeout))? == 0 {
             return Ok(());
         }
+        inbound.turn(lane)?;
     }
 }

@@ -41,6 +41,7 @@ use crate::{
 
 /// Descriptors that are served in one turn, at most.
 const EVENTS: usize = 64;
+const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// Turns after which all descriptors are looked at, though one flow alone keeps a
 /// worker busy.
 const LOOK: u32 = 16;
@@ -118,11 +119,13 @@ impl Inbound {
         self.epoll.as_fd()
     }
 
-    /// Moves what is there, at most a batch of each flow, after having waited
-    /// for it; how many packets that was, and whether there was anything.
-    pub(super) fn turn(&mut self, wait: &Timespec) -> Result<(usize, bool), TunnelError> {
-        if let Some(token) = self.alone.filter(|_| self.turns < LOOK) {
-            // Whoever is busy finds the next packets without asking for them.
+    /// Moves what is there, at most a batch of each flow, after having waited for it if
+    /// `wait` says so; how many packets that was, and whether there was anything.
+    pub(super) fn turn(&mut self, wait: Option<&Timespec>) -> Result<(usize, bool), TunnelError> {
+        if wait.is_none()
+            && let Some(token) = self.alone.filter(|_| self.turns < LOOK)
+        {
+            // There is something: most likely this flow's. Who waits has larger batches.
             self.turns += 1;
             let packets = self.serve(token, false);
             if packets > 0 {
@@ -133,7 +136,7 @@ impl Inbound {
         self.turns = 0;
         self.ready.clear();
         let mut events = [const { MaybeUninit::uninit() }; EVENTS];
-        match epoll::wait(&self.epoll, &mut events, Some(wait)) {
+        match epoll::wait(&self.epoll, &mut events, Some(wait.unwrap_or(&NOW))) {
             Ok((events, _)) => self.ready.extend(events.iter().map(|event| event.data.u64())),
             Err(rustix::io::Errno::INTR) => return Ok((0, true)),
             Err(error) => return Err(io::Error::from(error).into()),

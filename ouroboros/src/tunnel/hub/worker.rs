@@ -20,14 +20,13 @@ use crate::{
 const FULL: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 /// How often to see whether something has to be said again.
 const REPEAT: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
-const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// Moves packets until the hub ends.
 pub(super) fn run(core: &Arc<Core>, queue: usize) -> Result<(), TunnelError> {
     let ending = core.clone();
     let second = Second::start(move |inbound: &mut Inbound| {
         let idle = Timespec { tv_sec: 0, tv_nsec: IDLE };
-        while !ending.has_ended() && inbound.turn(&idle)?.1 {}
+        while !ending.has_ended() && inbound.turn(Some(&idle))?.1 {}
         Ok(())
     })?;
     let result = turns(core, queue, &second);
@@ -75,7 +74,7 @@ fn turns(core: &Arc<Core>, queue: usize, second: &Second<Inbound>) -> Result<(),
             inbound = Some(second.take()?);
         }
         let arrived = match &mut inbound {
-            Some(inbound) if !arrivals.is_empty() => inbound.turn(&NOW)?.0,
+            Some(inbound) if !arrivals.is_empty() => inbound.turn(None)?.0,
             _ => 0,
         };
         // What has arrived may have been answered already: look at once.
