@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket},
     process::ExitCode,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use ouroboros::{
@@ -315,6 +316,20 @@ fn udp_drops_what_is_too_large_for_management() {
     });
 }
 
+/// Listens where a listener was closed: a process that another test is just starting may
+/// have a copy of its socket for a moment.
+fn listen_again(ip: IpAddr) -> Arc<dyn Transport> {
+    let begin = Instant::now();
+    loop {
+        match Udp::at(ip).open() {
+            Err(OpenError::AddressInUse(_)) if begin.elapsed() < Duration::from_secs(5) => {
+                std::thread::yield_now();
+            }
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
 fn udp_flow_survives_an_unreachable_port_and_a_new_listener() {
     isolated(|| {
         let (server, client, listens) = udp_pair("127.0.0.1");
@@ -330,11 +345,11 @@ fn udp_flow_survives_an_unreachable_port_and_a_new_listener() {
         for _ in 0..5 {
             send(&*asks, &[vec![0; 10], vec![0; 10]]);
         }
-        let server = Udp::at(listens.ip()).open().unwrap();
+        let server = listen_again(listens.ip());
         let answers = server.open_responder(Eid(9), Eid(7), from).unwrap();
         drop(server);
         // Only the flow holds the port now: that is no listener.
-        let _server = Udp::at(listens.ip()).open().unwrap();
+        let _server = listen_again(listens.ip());
         let client_frames = [b"one".to_vec()];
         send(&*asks, &client_frames);
         assert_eq!(receive(&*client, &*answers, 1), client_frames);
