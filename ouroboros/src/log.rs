@@ -2,12 +2,9 @@
 //! each is written once in a while, with how often it happened. Not here: what is
 //! written (`tracing`).
 
-use std::{
-    sync::Mutex,
-    time::{Duration, Instant},
-};
+use std::{sync::Mutex, time::Duration};
 
-use crate::sync::lock;
+use crate::{driver, sync::lock};
 
 /// At most one line in this time.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -26,7 +23,7 @@ pub struct Limited(Mutex<Counted>);
 
 #[derive(Debug, Default)]
 struct Counted {
-    reported: Option<Instant>,
+    reported: Option<Duration>,
     times: u64,
 }
 
@@ -40,13 +37,14 @@ impl Limited {
     /// Counts that it has happened. Returns how often it has since the last line if
     /// another is due.
     pub fn report(&self) -> Option<u64> {
-        self.report_at(Instant::now())
+        self.report_at(driver::monotonic())
     }
 
-    fn report_at(&self, now: Instant) -> Option<u64> {
+    /// The same at the monotonic time `now`.
+    pub(crate) fn report_at(&self, now: Duration) -> Option<u64> {
         let mut counted = lock(&self.0);
         counted.times += 1;
-        if counted.reported.is_some_and(|at| now.saturating_duration_since(at) < INTERVAL) {
+        if counted.reported.is_some_and(|at| now.saturating_sub(at) < INTERVAL) {
             return None;
         }
         counted.reported = Some(now);
@@ -60,9 +58,9 @@ mod tests {
 
     #[test]
     fn a_line_is_due_once_in_a_while_and_says_how_often() {
-        let (limited, begin) = (Limited::new(), Instant::now());
+        let limited = Limited::new();
         let lines: Vec<_> = (0..3_000u32)
-            .filter_map(|tick| limited.report_at(begin + tick * Duration::from_millis(10)))
+            .filter_map(|tick| limited.report_at(tick * Duration::from_millis(10)))
             .collect();
         assert_eq!(lines, [1, 1000, 1000]);
     }

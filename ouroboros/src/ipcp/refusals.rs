@@ -6,22 +6,16 @@ use std::{
     time::Duration,
 };
 
-use crate::proto::{endpoint::RefusalReason, negotiation::NegotiationError};
-
-/// Least time between two lines for one reason.
-const INTERVAL: Duration = Duration::from_secs(10);
+use crate::{
+    log::Limited,
+    proto::{endpoint::RefusalReason, negotiation::NegotiationError},
+};
 
 type Kind = (Discriminant<RefusalReason>, Option<Discriminant<NegotiationError>>);
 
 /// The reasons that had a line of late. There are no more than kinds of reasons.
 #[derive(Default)]
-pub(super) struct Refusals(Vec<(Kind, Last)>);
-
-struct Last {
-    line: Duration,
-    /// Refusals without a line since then.
-    silent: u64,
-}
+pub(super) struct Refusals(Vec<(Kind, Limited)>);
 
 impl Refusals {
     /// Counts a refusal. Returns `None` if there is to be no line, otherwise how
@@ -32,16 +26,12 @@ impl Refusals {
             _ => None,
         };
         let kind = (discriminant(reason), negotiation);
-        let Some((_, last)) = self.0.iter_mut().find(|(known, _)| *known == kind) else {
-            self.0.push((kind, Last { line: now, silent: 0 }));
-            return Some(0);
-        };
-        if now.saturating_sub(last.line) < INTERVAL {
-            last.silent += 1;
-            return None;
-        }
-        last.line = now;
-        Some(std::mem::take(&mut last.silent))
+        let known = self.0.iter().position(|(known, _)| *known == kind);
+        let at = known.unwrap_or_else(|| {
+            self.0.push((kind, Limited::new()));
+            self.0.len() - 1
+        });
+        self.0[at].1.report_at(now).map(|times| times - 1)
     }
 }
 
@@ -49,6 +39,8 @@ impl Refusals {
 mod tests {
     use super::*;
     use crate::proto::endpoint::ClockDifference;
+
+    const INTERVAL: Duration = Duration::from_secs(10);
 
     #[test]
     fn each_reason_has_a_line_in_a_while_and_what_had_none_is_counted() {
