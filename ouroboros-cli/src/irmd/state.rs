@@ -292,7 +292,8 @@ impl State {
                 state.stamps = if Policy::are_fresh(&stamps) { Vec::new() } else { stamps };
             } else if state.demands.len() == had {
                 // Certificates age, though no file changes.
-                if let Some(own) = &state.own {
+                let own = state.own.as_ref();
+                if let Some(own) = own.filter(|own| matches!(own.clients, Trust::Authorities(_))) {
                     self.flows.revoke_unless(name, own);
                 }
                 continue;
