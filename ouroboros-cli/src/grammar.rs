@@ -167,12 +167,11 @@ fn bootstrap(words: Words<'_>) -> Result<Command, UsageError> {
 
 fn ip(text: &str) -> Result<IpAddr, UsageError> {
     text.parse().map_err(|_| {
-        let reason = if text.contains('/') {
-            "an address alone, without a prefix length"
-        } else {
-            "not an IP address"
+        let error = match text.contains('/') {
+            true => InvalidScopedAddress::Prefix,
+            false => InvalidScopedAddress::Address,
         };
-        UsageError::Value { keyword: "ip", value: text.to_owned(), reason }
+        UsageError::Value { keyword: "ip", value: text.to_owned(), reason: error.reason() }
     })
 }
 
