@@ -8,7 +8,7 @@ use std::{
 };
 
 use ouroboros::{
-    crypto::{AeadBackend, Cipher, Entropy, FlowKey, Suite},
+    crypto::{AeadBackend, Cipher, FlowKey, Suite},
     proto::{
         Now,
         connection::{Connection, ConnectionConfig, ConnectionEvent, PathState},
@@ -17,6 +17,7 @@ use ouroboros::{
     },
     wire::{Eid, PeerAddress},
 };
+use ouroboros_testing::Random;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -29,31 +30,6 @@ enum Kind {
 const KINDS: [Kind; 4] = [Kind::Plain, Kind::Wire023, Kind::Native, Kind::Hybrid];
 const TIMEOUT: Duration = Duration::from_secs(120);
 const ENDS: [Eid; 2] = [Eid(300), Eid(70_000)];
-
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
-
-impl Entropy for Random {
-    fn fill(&mut self, bytes: &mut [u8]) {
-        bytes.fill_with(|| self.next() as u8);
-    }
-}
 
 fn at(monotonic: Duration) -> Now {
     Now { monotonic, utc: 0 }

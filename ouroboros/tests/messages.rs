@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use ouroboros::{
-    crypto::{AeadBackend, Entropy, FlowKey, Suite},
+    crypto::{AeadBackend, FlowKey, Suite},
     proto::{
         Now,
         connection::{Connection, ConnectionConfig, ConnectionEvent, PathState},
@@ -17,6 +17,7 @@ use ouroboros::{
     transport::SendBatch,
     wire::Eid,
 };
+use ouroboros_testing::Random;
 
 const ENDS: [Eid; 2] = [Eid(300), Eid(70_000)];
 const FRAME: usize = 1400;
@@ -25,35 +26,6 @@ const LARGEST: usize = 100_000;
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// What could not be sealed is tried again after this time.
 const AGAIN: Duration = Duration::from_millis(1);
-
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
-    }
-
-    fn permille(&mut self, chances: u64) -> bool {
-        self.below(1000) < chances
-    }
-}
-
-impl Entropy for Random {
-    fn fill(&mut self, bytes: &mut [u8]) {
-        bytes.fill_with(|| self.next() as u8);
-    }
-}
 
 fn at(monotonic: Duration) -> Now {
     Now { monotonic, utc: 0 }

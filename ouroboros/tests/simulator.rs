@@ -16,27 +16,7 @@ use ouroboros::{
     transport::Destination,
     wire::{Dialect, DirectoryHash, Eid, PeerAddress, QosSpec, management::LARGEST_MESSAGE},
 };
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn one_in(&mut self, chances: u64) -> bool {
-        self.next().is_multiple_of(chances)
-    }
-}
-
-impl Entropy for Random {
-    fn fill(&mut self, bytes: &mut [u8]) {
-        bytes.fill_with(|| self.next() as u8);
-    }
-}
+use ouroboros_testing::Random;
 
 const UTC: u64 = 1_800_000_000_000_000_000;
 
@@ -53,14 +33,14 @@ const GUARDED: usize = 43;
 
 /// An identity that is always the same.
 fn identity(seed: u64, name: &str) -> Identity {
-    let key = IdentityKey::generate(&mut Random(seed));
+    let key = IdentityKey::generate(&mut Random::from_state(seed));
     Identity::self_signed(key, &name.parse().expect("a name"))
 }
 
 /// One run; panics where a property does not hold. In a `signed` one both sides
 /// know each other by their keys.
 fn run(seed: u64, dialect: Dialect, signed: bool) {
-    let random = &mut Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let random = &mut Random::new(seed);
     let hash = match dialect {
         Dialect::EthDix => DirectoryHash::Sha3_256,
         Dialect::Udp => DirectoryHash::Md5,
@@ -124,29 +104,29 @@ fn run(seed: u64, dialect: Dialect, signed: bool) {
                     Destination::Broadcast => other,
                     Destination::Peer(peer) => peer,
                 };
-                let copies = if quiet { 1 } else { [0, 1, 1, 2][random.next() as usize % 4] };
+                let copies = if quiet { 1 } else { [0, 1, 1, 2][random.next_u64() as usize % 4] };
                 for _ in 0..copies {
-                    let delay = Duration::from_millis(random.next() % 300);
+                    let delay = Duration::from_millis(random.next_u64() % 300);
                     let mut message = transmit.message.clone();
                     // Of what can be altered, the 0.23 format notices this: the
                     // header of a request, by its hash in the reply. Without a
                     // certificate nothing guards the reply itself.
                     let guarded = (signed || own == CLIENT) && message.len() > GUARDED;
                     if !unaltered && guarded && random.one_in(5) {
-                        let at = GUARDED + random.next() as usize % (message.len() - GUARDED);
-                        message[at] ^= 1 << (random.next() % 8);
+                        let at = GUARDED + random.next_u64() as usize % (message.len() - GUARDED);
+                        message[at] ^= 1 << (random.next_u64() % 8);
                     }
                     wire.push((time + delay, to, own, message));
                 }
                 if !quiet && random.one_in(5) {
                     // A stranger repeats what it saw.
-                    let delay = Duration::from_millis(random.next() % 1000);
+                    let delay = Duration::from_millis(random.next_u64() % 1000);
                     wire.push((time + delay, to, STRANGER, transmit.message));
                 }
             }
         }
         if !quiet && random.one_in(3) {
-            let mut garbage = vec![0; random.next() as usize % 120];
+            let mut garbage = vec![0; random.next_u64() as usize % 120];
             random.fill(&mut garbage);
             let to = if random.one_in(2) { SERVER } else { CLIENT };
             wire.push((time, to, STRANGER, garbage));
@@ -177,7 +157,7 @@ fn run(seed: u64, dialect: Dialect, signed: bool) {
                 Event::Requested { request, remote, from, .. } => {
                     // The application may come too late.
                     let limit = if quiet { 3_000 } else { 6_000 };
-                    let when = time + Duration::from_millis(random.next() % limit);
+                    let when = time + Duration::from_millis(random.next_u64() % limit);
                     waiting.push((when, request, remote, from));
                 }
                 Event::Withdrawn { request } => waiting.retain(|(_, r, ..)| *r != request),
@@ -250,7 +230,7 @@ fn signed_allocations_end_with_the_right_peer_whatever_the_network_does() {
 
 #[test]
 fn a_flood_of_requests_leaves_a_bounded_state() {
-    let random = &mut Random(7);
+    let random = &mut Random::from_state(7);
     let limits = Limits::default();
     let mut server = Endpoint::new(Dialect::Udp, DirectoryHash::Md5, limits);
     let name = "my_vpn".parse().expect("a name");
@@ -284,7 +264,7 @@ fn a_flood_of_requests_leaves_a_bounded_state() {
 
 #[test]
 fn a_request_for_another_process_on_the_interface_is_left_to_it() {
-    let random = &mut Random(11);
+    let random = &mut Random::from_state(11);
     for (dialect, hash, answers) in [
         (Dialect::EthDix, DirectoryHash::Sha3_256, false),
         (Dialect::Udp, DirectoryHash::Md5, true),

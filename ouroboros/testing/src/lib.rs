@@ -1,14 +1,16 @@
 //! What the integration tests of this workspace share: a harness for tests that
 //! need more than an ordinary process, network namespaces, folders, the corpora
-//! of the fuzz targets. Not here: anything of the library; the tools and their
+//! of the fuzz targets, seeded random numbers. Not here: anything of the library; the tools and their
 //! hosts (`ouroboros-cli/tests`).
 
 mod corpus;
 mod folder;
 mod harness;
 mod namespace;
+mod random;
 
 pub use corpus::replay;
 pub use folder::Folder;
 pub use harness::{Needs, Tests};
 pub use namespace::{Namespace, isolated};
+pub use random::Random;

@@ -10,13 +10,13 @@ use ouroboros::{
             RequestId,
         },
         native::KeyLimits,
-        protection::{Content, FlowKeys, protection},
+        protection::{FlowKeys, protection},
     },
     wire::{Dialect, Eid, PeerAddress, QosSpec},
 };
 
 use crate::harness::{
-    CLIENT, Counting, LOCAL, Pair, REMOTE, SERVER, STRANGER, asked, at, hash_of, name,
+    CLIENT, Counting, LOCAL, Pair, REMOTE, SERVER, STRANGER, asked, at, first_frame, hash_of, name,
 };
 
 const UDP: Dialect = Dialect::Udp;
@@ -51,16 +51,6 @@ fn half_open(
     (server, request, keys)
 }
 
-/// What the client seals first.
-fn first_frame(keys: Option<FlowKeys>) -> Vec<u8> {
-    let (backend, limits) = (AeadBackend::default(), KeyLimits::default());
-    let mut ends = protection(keys, (LOCAL, REMOTE), false, backend, limits, &mut Counting(5));
-    let (head, tail) = (ends.sealer.headroom(), ends.sealer.tailroom());
-    let mut frame = vec![7; head + 5 + tail];
-    ends.sealer.seal(&mut frame, Content::Packet).expect("sealed");
-    frame
-}
-
 fn confirmed(server: &mut Endpoint) -> Option<(RequestId, Accepted, Vec<u8>)> {
     match server.poll()? {
         Event::Confirmed { request, accepted, frame } => Some((request, accepted, frame)),
@@ -73,7 +63,7 @@ fn a_flow_is_one_when_its_peer_has_proved_that_it_has_the_reply() {
     for security in [native(), old(), None] {
         let plain = security.is_none();
         let (mut server, request, keys) = half_open(Limits::default(), asked(security));
-        let frame = first_frame(keys);
+        let frame = first_frame(keys, REMOTE);
         let mut forged = frame.clone();
         *forged.last_mut().expect("bytes") ^= 1;
         let of_others = [
@@ -126,7 +116,7 @@ fn what_is_not_confirmed_is_gone_within_seconds_whatever_timeout_was_asked_for()
         let told = server.poll();
         assert!(matches!(told, Some(Event::Expired { request: r }) if r == request), "{told:?}");
         assert_eq!((server.half_open(), server.held().0), (0, 0));
-        assert!(!server.handle_frame(at(end), CLIENT, REMOTE, &first_frame(keys)));
+        assert!(!server.handle_frame(at(end), CLIENT, REMOTE, &first_frame(keys, REMOTE)));
     }
 }
 
@@ -144,7 +134,7 @@ fn a_flow_has_a_timeout_within_the_bounds_of_its_server() {
         let qos = QosSpec { timeout: asked_for, ..QosSpec::RAW };
         let asked = AllocationRequest { qos, ..asked(native()) };
         let (mut server, _, keys) = half_open(limits, asked);
-        assert!(server.handle_frame(at(1), CLIENT, REMOTE, &first_frame(keys)));
+        assert!(server.handle_frame(at(1), CLIENT, REMOTE, &first_frame(keys, REMOTE)));
         let (_, accepted, _) = confirmed(&mut server).expect("confirmed");
         assert_eq!(Duration::from_millis(accepted.qos.timeout.into()), given);
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ouroboros::{
     crypto::{
-        Entropy, Suite,
+        AeadBackend, Entropy, Suite,
         identity::{CaStore, IdentityKey},
     },
     proto::{
@@ -13,7 +13,8 @@ use ouroboros::{
             AcceptError, Accepted, AllocationId, AllocationRequest, ClientSecurity, Endpoint,
             Event, Identity, Limits, ProfilePolicy, RequestId, ServerSecurity, Transmit, Trust,
         },
-        native::Capabilities,
+        native::{Capabilities, KeyLimits},
+        protection::{Content, FlowKeys, protection},
     },
     transport::Destination,
     wire::{
@@ -296,4 +297,29 @@ fn altered(dialect: Dialect, message: &[u8], alter: Alter<'_>) -> Vec<u8> {
         }
         other => panic!("no header in {other:?}"),
     }
+}
+
+/// The request over UDP of a client that asks for `security`.
+pub(crate) fn template(security: Option<ClientSecurity>) -> Vec<u8> {
+    let mut endpoint = Endpoint::new(Dialect::Udp, hash_of(Dialect::Udp), Limits::default());
+    endpoint.allocate(at(0), &mut Counting(77), asked(security)).expect("within limits");
+    endpoint.poll_transmit().expect("a request").message
+}
+
+/// A request like `template`, and of its own, whichever number.
+pub(crate) fn request_like(number: u32, now: Now, template: &[u8]) -> Vec<u8> {
+    let mut header = Allocation::parse(header_of(Dialect::Udp, template), 0).expect("a header");
+    header.id[..4].copy_from_slice(&number.to_be_bytes());
+    header.timestamp = now.utc;
+    request_with(Dialect::Udp, &header)
+}
+
+/// What a client seals first, to the endpoint `remote`.
+pub(crate) fn first_frame(keys: Option<FlowKeys>, remote: Eid) -> Vec<u8> {
+    let (backend, limits) = (AeadBackend::default(), KeyLimits::default());
+    let mut ends = protection(keys, (LOCAL, remote), false, backend, limits, &mut Counting(5));
+    let (head, tail) = (ends.sealer.headroom(), ends.sealer.tailroom());
+    let mut frame = vec![7; head + 5 + tail];
+    ends.sealer.seal(&mut frame, Content::Packet).expect("sealed");
+    frame
 }

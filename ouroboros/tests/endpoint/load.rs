@@ -19,7 +19,7 @@ use ouroboros::{
 
 use crate::harness::{
     Counting, LOCAL, REMOTE, SERVER, asked, at, authority, certified, hash_of, header_of, name,
-    own, request_with,
+    own, request_like, request_with, template,
 };
 
 const UDP: Dialect = Dialect::Udp;
@@ -95,25 +95,13 @@ fn native() -> Option<ClientSecurity> {
     Some(ClientSecurity::default())
 }
 
-/// A native request of its own, whichever number.
-fn flood(number: u32, now: Now, template: &[u8]) -> Vec<u8> {
-    let mut header = Allocation::parse(header_of(UDP, template), 0).expect("a header");
-    header.id[..4].copy_from_slice(&number.to_be_bytes());
-    header.timestamp = now.utc;
-    request_with(UDP, &header)
-}
-
-fn template(security: Option<ClientSecurity>) -> Vec<u8> {
-    Client::new(77, at(0), security).sent().expect("a request")
-}
-
 /// A server that demands cookies: as many requests wait as may without.
 fn busy() -> Server {
     let mut server = Server::new(Limits::default(), ServerSecurity::default());
     let template = template(native());
     let limit = Limits::default().unproved_requests as u32;
     for number in 0..limit {
-        assert!(server.takes(at(0), anywhere(number), &flood(number, at(0), &template)));
+        assert!(server.takes(at(0), anywhere(number), &request_like(number, at(0), &template)));
     }
     server
 }
@@ -126,7 +114,7 @@ fn cookie_of(message: &[u8]) -> Option<Vec<u8>> {
 /// A native request with a cookie.
 fn with_cookie(number: u32, now: Now, cookie: &[u8]) -> Vec<u8> {
     let template = template(native());
-    let template = flood(number, now, &template);
+    let template = request_like(number, now, &template);
     let header = Allocation::parse(header_of(UDP, &template), 0).expect("a header");
     let mut extensions = Extensions::parse(header.data).expect("extensions");
     extensions.cookie = Some(cookie);
@@ -241,7 +229,7 @@ fn a_cookie_is_for_one_address_and_for_a_while() {
     let mut server = busy();
     let (from, other_port) = (address("192.0.2.1", 5_000), address("192.0.2.1", 5_001));
     let (elsewhere, v6) = (address("192.0.2.2", 5_000), address("2001:db8::1", 5_000));
-    let plain = flood(1_000, at(0), &template(native()));
+    let plain = request_like(1_000, at(0), &template(native()));
     assert!(!server.takes(at(0), from, &plain));
     let cookie = cookie_of(&server.sent().expect("a refusal")).expect("a cookie");
     let mut number = 2_000;
@@ -250,7 +238,7 @@ fn a_cookie_is_for_one_address_and_for_a_while() {
         let template = template(native());
         for filler in 0..Limits::default().unproved_requests as u32 {
             number += 1;
-            server.takes(at(time), anywhere(filler), &flood(number, at(time), &template));
+            server.takes(at(time), anywhere(filler), &request_like(number, at(time), &template));
         }
         while server.sent().is_some() {}
         number += 1;
@@ -283,10 +271,10 @@ fn native_floods_leave_0_23_peers_their_share_and_the_other_way_round() {
     let old = template(None);
     let limit = Limits::default().unproved_requests as u32;
     for number in 0..limit {
-        assert!(server.takes(at(1), anywhere(500 + number), &flood(number, at(1), &old)));
+        assert!(server.takes(at(1), anywhere(500 + number), &request_like(number, at(1), &old)));
     }
     // Beyond it they are refused.
-    assert!(!server.takes(at(1), anywhere(900), &flood(900, at(1), &old)));
+    assert!(!server.takes(at(1), anywhere(900), &request_like(900, at(1), &old)));
     let refusal = server.sent().expect("a refusal");
     assert!(matches!(
         Message::parse(UDP, hash_of(UDP), &refusal),
@@ -294,15 +282,15 @@ fn native_floods_leave_0_23_peers_their_share_and_the_other_way_round() {
     ));
     // With both shares gone, who proves its address is heard.
     let from = address("192.0.2.1", 5_000);
-    assert!(!server.takes(at(1), from, &flood(901, at(1), &template(native()))));
+    assert!(!server.takes(at(1), from, &request_like(901, at(1), &template(native()))));
     let cookie = cookie_of(&server.sent().expect("a refusal")).expect("a cookie");
     assert!(server.takes(at(1), from, &with_cookie(902, at(1), &cookie)));
     // And without the native ones there is room for the others.
     let mut server = Server::new(Limits::default(), ServerSecurity::default());
     for number in 0..limit {
-        assert!(server.takes(at(1), anywhere(500 + number), &flood(number, at(1), &old)));
+        assert!(server.takes(at(1), anywhere(500 + number), &request_like(number, at(1), &old)));
     }
-    assert!(server.takes(at(1), from, &flood(903, at(1), &template(native()))));
+    assert!(server.takes(at(1), from, &request_like(903, at(1), &template(native()))));
 }
 
 #[test]
@@ -328,21 +316,21 @@ fn no_source_and_no_prefix_takes_what_is_others() {
         let mut server = Server::new(limits, ServerSecurity::default());
         let taken = (0..2_000)
             .filter(|&number| {
-                server.takes(at(1), flooder(number), &flood(number.into(), at(1), &old))
+                server.takes(at(1), flooder(number), &request_like(number.into(), at(1), &old))
             })
             .count();
         assert_eq!(taken, room);
         while server.sent().is_some() {}
-        assert!(server.takes(at(1), address(neighbour, 1), &flood(9_000, at(1), &old)));
+        assert!(server.takes(at(1), address(neighbour, 1), &request_like(9_000, at(1), &old)));
         assert!(server.takes(
             at(1),
             address(neighbour, 1),
-            &flood(9_001, at(1), &template(native()))
+            &request_like(9_001, at(1), &template(native()))
         ));
         // It gives back what it does not use any more.
         server.endpoint.handle_timeout(at(6_000), &mut server.entropy);
         while server.endpoint.poll().is_some() {}
-        assert!(server.takes(at(6_000), flooder(0), &flood(9_002, at(6_000), &old)));
+        assert!(server.takes(at(6_000), flooder(0), &request_like(9_002, at(6_000), &old)));
     }
 }
 
@@ -352,11 +340,15 @@ fn who_sends_in_anothers_name_does_not_lock_it_out() {
     let victim = address("192.0.2.7", 5_000);
     let template = template(native());
     for number in 0..5_000 {
-        server.takes(at(1), victim, &flood(number, at(1), &template));
+        server.takes(at(1), victim, &request_like(number, at(1), &template));
         while server.sent().is_some() {}
     }
     // Nor does it lock out others.
-    assert!(server.takes(at(1), address("198.51.100.1", 1), &flood(6_000, at(1), &template)));
+    assert!(server.takes(
+        at(1),
+        address("198.51.100.1", 1),
+        &request_like(6_000, at(1), &template)
+    ));
     let mut client = Client::new(9, at(1), native());
     let first = client.sent().expect("a request");
     assert!(!server.takes(at(1), victim, &first));
@@ -377,7 +369,7 @@ fn what_a_flood_leaves_is_bounded_whoever_sends_it() {
             &mut server.entropy,
             anywhere(number % 5_000),
             None,
-            &flood(number, now, template),
+            &request_like(number, now, template),
         );
         while server.sent().is_some() {}
         while let Some(event) = server.endpoint.poll() {
@@ -396,7 +388,13 @@ fn what_a_flood_leaves_is_bounded_whoever_sends_it() {
     for number in 0..60_000 {
         let now = at(u64::from(number) / 4);
         let from = address("192.0.2.1", 1);
-        server.endpoint.handle(now, &mut server.entropy, from, None, &flood(number, now, &old));
+        server.endpoint.handle(
+            now,
+            &mut server.entropy,
+            from,
+            None,
+            &request_like(number, now, &old),
+        );
         while let Some(event) = server.endpoint.poll() {
             if let Event::Requested { request, .. } = event {
                 server.endpoint.refuse(now, request, Refusal::NotAvailable);
@@ -405,7 +403,11 @@ fn what_a_flood_leaves_is_bounded_whoever_sends_it() {
         while server.sent().is_some() {}
     }
     assert_eq!(server.endpoint.held().1, limits.remembered_of.host);
-    assert!(server.takes(at(15_000), address("192.0.3.1", 1), &flood(70_000, at(15_000), &old)));
+    assert!(server.takes(
+        at(15_000),
+        address("192.0.3.1", 1),
+        &request_like(70_000, at(15_000), &old)
+    ));
 }
 
 /// What went out to an address that nobody has proved to be at, in bytes, and

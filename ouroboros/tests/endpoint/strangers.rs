@@ -8,19 +8,16 @@ use std::{
 };
 
 use ouroboros::{
-    crypto::{AeadBackend, Entropy, Suite},
-    proto::{
-        Now,
-        endpoint::{
-            AllocationId, ClientSecurity, Endpoint, Event, Limits, ProfilePolicy, RequestId,
-        },
-        native::KeyLimits,
-        protection::{Content, FlowKeys, protection},
+    crypto::Suite,
+    proto::endpoint::{
+        AllocationId, ClientSecurity, Endpoint, Event, Limits, ProfilePolicy, RequestId,
     },
-    wire::{Dialect, Eid, PeerAddress, management::Message, oap::Allocation},
+    transport::Destination,
+    wire::{Dialect, Eid, PeerAddress, management::Message},
 };
+use ouroboros_testing::Random;
 
-use crate::harness::{LOCAL, SERVER, asked, at, hash_of, header_of, name, request_with};
+use crate::harness::{SERVER, asked, at, first_frame, hash_of, name, request_like, template};
 
 const UDP: Dialect = Dialect::Udp;
 const SEEDS: u64 = 1_000;
@@ -35,27 +32,6 @@ const DELAY: u64 = 10;
 /// How long an honest client may take at most, in milliseconds: a cookie, and a
 /// few requests that were not looked at.
 const PATIENCE: u64 = 5_000;
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
-
-impl Entropy for Random {
-    fn fill(&mut self, bytes: &mut [u8]) {
-        bytes.fill_with(|| self.next() as u8);
-    }
-}
 
 fn address(ip: u32, port: u16) -> PeerAddress {
     PeerAddress::Udp(SocketAddr::new(IpAddr::V4(Ipv4Addr::from_bits(ip)), port))
@@ -127,7 +103,7 @@ impl Run {
         };
         let mut server = Endpoint::new(UDP, hash_of(UDP), limits);
         server.register(&name());
-        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut random = Random::new(seed);
         let clients = (0..CLIENTS).map(|n| Client::new(n, 500 + random.below(3_000))).collect();
         let (wire, half_open) = (BTreeMap::new(), HashSet::new());
         let (most, next_endpoint) = (0, 1_000);
@@ -159,7 +135,7 @@ impl Run {
             }
         }
         while let Some(sent) = self.server.poll_transmit() {
-            let ouroboros::transport::Destination::Peer(peer) = sent.to else { continue };
+            let Destination::Peer(peer) = sent.to else { continue };
             // What goes to strangers nobody reads.
             let to = self.clients.iter().position(|client| client.from == peer);
             if to.is_some() {
@@ -225,30 +201,6 @@ impl Run {
     }
 }
 
-/// What a client seals first.
-fn first_frame(keys: Option<FlowKeys>, remote: Eid) -> Vec<u8> {
-    let (backend, limits) = (AeadBackend::default(), KeyLimits::default());
-    let mut ends = protection(keys, (LOCAL, remote), false, backend, limits, &mut Random(5));
-    let (head, tail) = (ends.sealer.headroom(), ends.sealer.tailroom());
-    let mut frame = vec![7; head + 5 + tail];
-    ends.sealer.seal(&mut frame, Content::Packet).expect("sealed");
-    frame
-}
-
-/// A request of its own, whichever number.
-fn request(number: u32, now: Now, template: &[u8]) -> Vec<u8> {
-    let mut header = Allocation::parse(header_of(UDP, template), 0).expect("a header");
-    header.id[..4].copy_from_slice(&number.to_be_bytes());
-    header.timestamp = now.utc;
-    request_with(UDP, &header)
-}
-
-fn template(security: Option<ClientSecurity>) -> Vec<u8> {
-    let mut endpoint = Endpoint::new(UDP, hash_of(UDP), Limits::default());
-    endpoint.allocate(at(0), &mut Random(77), asked(security)).expect("within limits");
-    endpoint.poll_transmit().expect("a request").message
-}
-
 /// One run; panics where a property does not hold. The most that was half-open at a
 /// time, and the requests that were asked for a cookie.
 fn run(seed: u64, templates: &[Vec<u8>]) -> (usize, u64) {
@@ -265,7 +217,7 @@ fn run(seed: u64, templates: &[Vec<u8>]) -> (usize, u64) {
         let due =
             if number < 600 { (rate * (time + 1)) / 1_000 - (rate * time) / 1_000 } else { 0 };
         for _ in 0..due {
-            let (host, port) = (run.random.next() as u32, run.random.below(60_000) as u16 + 1);
+            let (host, port) = (run.random.next_u64() as u32, run.random.below(60_000) as u16 + 1);
             let from = match strangers {
                 Strangers::OneAddress => address(0x0a00_0001, port),
                 Strangers::OnePrefix => address(0x0a00_0000 | (host & 0xff), port),
@@ -276,7 +228,7 @@ fn run(seed: u64, templates: &[Vec<u8>]) -> (usize, u64) {
                 Strangers::AsClients => address(host, port),
             };
             let template = &templates[run.random.below(templates.len() as u64) as usize];
-            let message = request(number, at(time), template);
+            let message = request_like(number, at(time), template);
             number += 1;
             run.server.handle(at(time), &mut run.random, from, None, &message);
         }
@@ -324,7 +276,7 @@ fn strangers_who_never_finish_leave_nothing_and_keep_nobody_waiting() {
 
 #[test]
 fn a_strangers_request_is_one() {
-    let message = request(7, at(3), &template(Some(native())));
+    let message = request_like(7, at(3), &template(Some(native())));
     let parsed = Message::parse(UDP, hash_of(UDP), &message);
     assert!(matches!(parsed, Ok(Message::FlowRequest { .. })), "{parsed:?}");
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ouroboros::{
-    crypto::{AeadBackend, Entropy, KeyExchange, Suite},
+    crypto::{AeadBackend, KeyExchange, Suite},
     proto::{
         Now,
         endpoint::{
@@ -21,36 +21,7 @@ use ouroboros::{
         oap::Allocation,
     },
 };
-
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    /// Less than `bound`.
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    pub(crate) fn one_in(&mut self, chances: u64) -> bool {
-        self.below(chances) == 0
-    }
-}
-
-impl Entropy for Random {
-    fn fill(&mut self, bytes: &mut [u8]) {
-        bytes.fill_with(|| self.next() as u8);
-    }
-}
+pub(crate) use ouroboros_testing::Random;
 
 pub(crate) fn at(monotonic: Duration) -> Now {
     Now { monotonic, utc: 1_800_000_000_000_000_000 + monotonic.as_nanos() as u64 }
