@@ -3,6 +3,8 @@
 //! lies can do. The daemons run in this process, behind real sockets; a peer
 //! that does what ours does not is a plain UDP socket.
 
+mod daemon;
+
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, UdpSocket},
@@ -14,19 +16,17 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use async_std::task::{self, JoinHandle, block_on};
+use async_std::task::{self, block_on};
+use daemon::Host;
 use futures_lite::future;
 use ouroboros::{
-    Flow, FlowSpec, Irm, ServerSecurity,
+    Flow, FlowSpec, ServerSecurity,
     crypto::{KeyExchange, SystemEntropy},
-    daemon::protocol::Request,
     proto::negotiation::{Client, Terms, answer},
     transport::{Udp, memory::Network},
-    trust::TrustFolder,
     wire::{Dialect, DirectoryHash, Eid, QosSpec, management::Message, oap::Allocation},
 };
-use ouroboros_cli::irmd::{DaemonSocket, Flows, State, serve};
-use ouroboros_testing::Folder;
+use ouroboros_cli::irmd::{Flows, State};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Only ends a test that has failed.
@@ -37,53 +37,6 @@ fn address() -> Ipv4Addr {
     static COUNT: AtomicU32 = AtomicU32::new(1);
     let [_, _, high, low] = process::id().to_be_bytes();
     Ipv4Addr::new(127, high | 0x80, low, COUNT.fetch_add(1, Relaxed) as u8)
-}
-
-struct Host {
-    state: Arc<State>,
-    application: Irm,
-    folder: Folder,
-    serving: Option<JoinHandle<()>>,
-}
-
-impl Host {
-    fn new(mut state: State) -> Self {
-        let folder = Folder::new();
-        state.trust = Some(TrustFolder::at(folder.path().join("trust")));
-        let path = folder.path().join("irmd.sock");
-        let place = DaemonSocket::take(&path).expect("a place");
-        let state = Arc::new(state);
-        let served = state.clone();
-        let serving = Some(task::spawn(async move { serve(served, &place.listener).await }));
-        Self { state, application: Irm::connect_to(path), folder, serving }
-    }
-
-    async fn udp(layer: Udp) -> Self {
-        let host = Self::new(State::default());
-        host.state.irm.bootstrap("my_layer", layer).await.expect("a layer");
-        host
-    }
-
-    async fn serves(&self) {
-        let (name, layer) = ("my_vpn".to_owned(), "my_layer".to_owned());
-        let register = Request::Register { name: name.clone(), layer };
-        self.state.handle(register).await.expect("registered");
-        let bind = Request::Process { pid: process::id(), name, bind: true };
-        self.state.handle(bind).await.expect("bound");
-    }
-
-    /// Whether each of the flows that applications have is relayed.
-    fn relayed(&self) -> Vec<bool> {
-        self.state.flows.list().iter().map(|flow| flow.relayed).collect()
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        if let Some(serving) = self.serving.take() {
-            block_on(serving.cancel());
-        }
-    }
 }
 
 async fn eventually(what: &str, done: impl Fn() -> bool) {
@@ -186,8 +139,8 @@ fn with_eid(eid: Eid, payload: &[u8]) -> Vec<u8> {
 
 async fn server_and_peer() -> (Host, Peer) {
     let own = address();
-    let server = Host::udp(Udp::at(own.into())).await;
-    server.serves().await;
+    let server = Host::new(Udp::at(own.into())).await;
+    server.register_and_bind("my_vpn").await;
     (server, Peer::of((own, 3435).into()))
 }
 
@@ -195,9 +148,9 @@ async fn server_and_peer() -> (Host, Peer) {
 fn packets_of_udp_flows_do_not_pass_the_daemons() {
     block_on(async {
         let (one, two) = (address(), address());
-        let server = Host::udp(Udp::at(one.into())).await;
-        let client = Host::udp(Udp::at(two.into()).server((one, 3435).into())).await;
-        server.serves().await;
+        let server = Host::new(Udp::at(one.into())).await;
+        let client = Host::new(Udp::at(two.into()).server((one, 3435).into())).await;
+        server.register_and_bind("my_vpn").await;
         let mut open = Vec::new();
         for spec in [FlowSpec::raw(), FlowSpec::raw().encrypted()] {
             let encrypted = spec.is_encrypted();
@@ -259,7 +212,7 @@ fn packets_ahead_of_the_reply_reach_the_application() {
         let peer = UdpSocket::bind((address(), 3435)).expect("a socket");
         peer.set_read_timeout(Some(PATIENCE)).expect("set");
         let at = peer.local_addr().expect("bound");
-        let client = Host::udp(Udp::at(address().into()).server(at)).await;
+        let client = Host::new(Udp::at(address().into()).server(at)).await;
         let application = client.application.clone();
         let flow =
             task::spawn(async move { application.allocate("my_vpn", FlowSpec::raw()).await });
@@ -416,13 +369,13 @@ fn as_many_flows_are_relayed_as_may_be_and_one_more_is_refused() {
         let limited = || {
             let mut state = State::default();
             state.flows = Flows::limited(2, 0);
-            Host::new(state)
+            Host::start(state)
         };
-        let (server, client) = (Host::new(State::default()), limited());
+        let (server, client) = (Host::start(State::default()), limited());
         for host in [&server, &client] {
             host.state.irm.bootstrap("my_layer", network.station()).await.expect("a layer");
         }
-        server.serves().await;
+        server.register_and_bind("my_vpn").await;
         let pair = || {
             let (server, client) = (&server.application, &client.application);
             future::zip(server.accept_any(), client.allocate("my_vpn", FlowSpec::raw()))
@@ -470,10 +423,10 @@ fn who_waits_for_a_flow_goes_on_waiting_when_one_is_too_many() {
         let (one, two) = (address(), address());
         let mut state = State::default();
         state.flows = Flows::limited(0, 1);
-        let server = Host::new(state);
+        let server = Host::start(state);
         server.state.irm.bootstrap("my_layer", Udp::at(one.into())).await.expect("a layer");
-        server.serves().await;
-        let client = Host::udp(Udp::at(two.into()).server((one, 3435).into())).await;
+        server.register_and_bind("my_vpn").await;
+        let client = Host::new(Udp::at(two.into()).server((one, 3435).into())).await;
         let allocate = || client.application.allocate("my_vpn", FlowSpec::raw());
         let (first, held) = future::zip(server.application.accept_any(), allocate()).await;
         let waiting = server.application.clone();

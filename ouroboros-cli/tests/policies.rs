@@ -1,9 +1,12 @@
 //! Policies of names through a daemon: what a program demands, what files say now, and
 //! what becomes of flows that they no longer allow.
 
-use std::{os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
+mod daemon;
 
-use async_std::task::{self, JoinHandle, block_on};
+use std::{os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
+
+use async_std::task::{self, block_on};
+use daemon::{Host, hosts};
 use futures_lite::future;
 use ouroboros::{
     AllocateError, Destruction, Flow, FlowSpec, Identity, Irm, LayerError, PolicyError,
@@ -13,37 +16,14 @@ use ouroboros::{
         protocol::{AlgorithmNames, Request, Response, Security},
         security::Authentication,
     },
-    transport::memory::{Memory, Network},
-    trust::TrustFolder,
+    transport::memory::Network,
     wire::Name,
 };
-use ouroboros_cli::irmd::{DaemonSocket, State, serve};
-use ouroboros_testing::Folder;
 
 /// Only ends a test that has failed.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-struct Host {
-    state: Arc<State>,
-    application: Irm,
-    folder: Folder,
-    serving: Option<JoinHandle<()>>,
-}
-
 impl Host {
-    async fn new(station: Memory) -> Self {
-        let folder = Folder::new();
-        let path = folder.path().join("irmd.sock");
-        let place = DaemonSocket::take(&path).expect("a place");
-        let mut state = State::default();
-        state.trust = Some(TrustFolder::at(folder.path().join("trust")));
-        let state = Arc::new(state);
-        state.irm.bootstrap("my_layer", station).await.expect("a layer");
-        let served = state.clone();
-        let serving = Some(task::spawn(async move { serve(served, &place.listener).await }));
-        Self { state, application: Irm::connect_to(path), folder, serving }
-    }
-
     async fn ask(&self, request: Request) -> Response {
         self.state.handle(request).await.expect("done")
     }
@@ -72,19 +52,6 @@ impl Host {
         }
         path
     }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        if let Some(serving) = self.serving.take() {
-            block_on(serving.cancel());
-        }
-    }
-}
-
-async fn hosts() -> (Host, Host) {
-    let network = Network::new();
-    (Host::new(network.station()).await, Host::new(network.station()).await)
 }
 
 fn policy(authentication: Authentication, client: Option<Security>) -> Request {

@@ -1,69 +1,25 @@
 //! Reliable flows of applications that two daemons serve: with the flow's own socket
 //! handed over, and relayed. The daemons run in this process, behind real sockets.
 
-use std::{net::Ipv4Addr, process, sync::Arc, time::Duration};
+mod daemon;
 
-use async_std::task::{self, JoinHandle, block_on};
+use std::{net::Ipv4Addr, process, time::Duration};
+
+use async_std::task::{self, block_on};
+use daemon::Host;
 use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
 use ouroboros::{
-    Flow, FlowError, FlowSpec, Irm,
-    daemon::protocol::Request,
+    Flow, FlowError, FlowSpec,
     transport::{
-        IntoTransport, Udp,
+        Udp,
         fault::{Faults, Faulty},
         memory::Network,
     },
-    trust::TrustFolder,
 };
-use ouroboros_cli::irmd::{DaemonSocket, State, serve};
-use ouroboros_testing::Folder;
 
 /// Only ends a test that has failed.
 const PATIENCE: Duration = Duration::from_secs(120);
 const BAD: Faults = Faults { lost: 30, duplicated: 20, reordered: 30, corrupted: 10 };
-
-struct Host {
-    state: Arc<State>,
-    application: Irm,
-    _folder: Folder,
-    serving: Option<JoinHandle<()>>,
-}
-
-impl Host {
-    async fn new(transport: impl IntoTransport) -> Self {
-        let folder = Folder::new();
-        let path = folder.path().join("irmd.sock");
-        let place = DaemonSocket::take(&path).expect("a place");
-        let mut state = State::default();
-        state.trust = Some(TrustFolder::at(folder.path().join("trust")));
-        let state = Arc::new(state);
-        state.irm.bootstrap("my_layer", transport).await.expect("a layer");
-        let served = state.clone();
-        let serving = Some(task::spawn(async move { serve(served, &place.listener).await }));
-        Self { state, application: Irm::connect_to(path), _folder: folder, serving }
-    }
-
-    async fn serves(&self) {
-        let (name, layer) = ("files".to_owned(), "my_layer".to_owned());
-        let register = Request::Register { name: name.clone(), layer };
-        self.state.handle(register).await.expect("registered");
-        let bind = Request::Process { pid: process::id(), name, bind: true };
-        self.state.handle(bind).await.expect("bound");
-    }
-
-    /// Whether each of the flows that applications have is relayed.
-    fn relayed(&self) -> Vec<bool> {
-        self.state.flows.list().iter().map(|flow| flow.relayed).collect()
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        if let Some(serving) = self.serving.take() {
-            block_on(serving.cancel());
-        }
-    }
-}
 
 async fn within<T>(event: impl Future<Output = T>) -> T {
     let late = async {
@@ -74,7 +30,7 @@ async fn within<T>(event: impl Future<Output = T>) -> T {
 }
 
 async fn flow(server: &Host, client: &Host) -> (Flow, Flow) {
-    server.serves().await;
+    server.register_and_bind("files").await;
     let spec = FlowSpec::reliable().encrypted();
     let allocate = async {
         loop {

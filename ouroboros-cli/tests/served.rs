@@ -1,46 +1,24 @@
 //! Flows between applications that two daemons serve, over an in-memory
 //! network: the daemons run in this process, behind real sockets.
 
-use std::{process, sync::Arc};
+mod daemon;
 
-use async_std::task::{self, JoinHandle, block_on};
+use std::process;
+
+use async_std::task::{self, block_on};
+use daemon::{Host, hosts};
 use futures_lite::future;
 use ouroboros::{
-    AllocateError, Flow, FlowSpec, Irm, Trust,
+    AllocateError, Flow, FlowSpec, Trust,
     crypto::{Cipher, Suite, SystemEntropy, identity::IdentityKey},
     daemon::{
         Client,
         protocol::{Request, Response, Security},
         security::Authentication,
     },
-    transport::memory::{Memory, Network},
-    trust::TrustFolder,
 };
-use ouroboros_cli::irmd::{DaemonSocket, State, serve};
-use ouroboros_testing::Folder;
-
-/// A daemon and an application's view of it.
-struct Host {
-    state: Arc<State>,
-    application: Irm,
-    _folder: Folder,
-    serving: Option<JoinHandle<()>>,
-}
 
 impl Host {
-    async fn new(station: Memory) -> Self {
-        let folder = Folder::new();
-        let path = folder.path().join("irmd.sock");
-        let place = DaemonSocket::take(&path).expect("a place");
-        let mut state = State::default();
-        state.trust = Some(TrustFolder::at(folder.path().join("trust")));
-        let state = Arc::new(state);
-        state.irm.bootstrap("my_layer", station).await.expect("a layer");
-        let served = state.clone();
-        let serving = Some(task::spawn(async move { serve(served, &place.listener).await }));
-        Self { state, application: Irm::connect_to(path), _folder: folder, serving }
-    }
-
     async fn ask(&self, request: Request) {
         self.state.handle(request).await.expect("done");
     }
@@ -63,24 +41,6 @@ impl Host {
             Request::CreateName { name, server, client, authentication, native, key, certificate };
         self.ask(request).await;
     }
-
-    /// The daemon ends.
-    async fn end(&mut self) {
-        if let Some(serving) = self.serving.take() {
-            serving.cancel().await;
-        }
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        block_on(self.end());
-    }
-}
-
-async fn hosts() -> (Host, Host) {
-    let network = Network::new();
-    (Host::new(network.station()).await, Host::new(network.station()).await)
 }
 
 async fn pair(server: &Host, client: &Host, spec: FlowSpec) -> (Flow, Flow) {
@@ -305,7 +265,7 @@ fn what_the_first_program_does_not_take_the_next_one_gets() {
         server.register().await;
         server.bind().await;
         // A program that waits, is offered the flow, and dies.
-        let path = server._folder.path().join("irmd.sock");
+        let path = server.folder.path().join("irmd.sock");
         let connection = ouroboros::daemon::Connection::open(&path).await.expect("connected");
         let request = Request::Accept { name: None, program: None, demands: Vec::new() };
         connection.send(&request, None).await.expect("asked");
@@ -352,7 +312,7 @@ fn long_lists_arrive_whole() {
             let name = format!("{number}-{}", "n".repeat(200));
             server.ask(Request::Program { path: "/bin/false".into(), name, bind: true }).await;
         }
-        let path = server._folder.path().join("irmd.sock");
+        let path = server.folder.path().join("irmd.sock");
         let listed = Client::at(path).ask(&Request::ListNames).await.expect("a list");
         let Response::Names(names) = listed else { panic!("{listed:?}") };
         assert_eq!(names.len(), 2000);
@@ -363,7 +323,7 @@ fn long_lists_arrive_whole() {
 fn a_thousand_programs_that_ask_at_once_are_served() {
     block_on(async {
         let (server, _client) = hosts().await;
-        let path = server._folder.path().join("irmd.sock");
+        let path = server.folder.path().join("irmd.sock");
         let asking: Vec<_> = (0..1000)
             .map(|_| {
                 let path = path.clone();
