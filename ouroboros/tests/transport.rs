@@ -21,7 +21,7 @@ use socket2::{SockFilter, Socket};
 
 fn main() -> ExitCode {
     let tests = ouroboros_testing::tests![
-           Needs::Namespaces: udp_over_ipv4, udp_over_ipv6, udp_at_the_unspecified_ipv6_address_serves_both_families, udp_at_the_unspecified_ipv6_address_leaves_ipv4_to_who_serves_it, udp_serves_link_local_addresses_in_their_zones, udp_flows_from_one_port_do_not_mix, udp_drops_what_is_too_large_for_management, udp_flow_survives_an_unreachable_port_and_a_new_listener, eth_dix_on_loopback,
+           Needs::Namespaces: udp_over_ipv4, udp_over_ipv6, udp_at_the_unspecified_ipv6_address_serves_both_families, udp_at_the_unspecified_ipv6_address_leaves_ipv4_to_who_serves_it, udp_serves_link_local_addresses_in_their_zones, a_udp_client_whose_address_is_gone_asks_from_another_or_says_at_once_that_it_is, a_udp_client_asks_where_only_its_address_has_a_route, udp_flows_from_one_port_do_not_mix, udp_drops_what_is_too_large_for_management, udp_flow_survives_an_unreachable_port_and_a_new_listener, eth_dix_on_loopback,
     a_udp_path_that_was_handed_over_carries_on, an_eth_dix_path_that_was_handed_over_carries_on_and_nobody_can_widen_its_filter, eth_dix_says_what_is_missing
        ];
     #[cfg(feature = "pcap")]
@@ -261,6 +261,38 @@ fn udp_serves_link_local_addresses_in_their_zones() {
         })
         .to_vec();
     assert_ne!(from[0], from[1]);
+}
+
+fn a_udp_client_whose_address_is_gone_asks_from_another_or_says_at_once_that_it_is() {
+    let (one, two) = (Namespace::new(), Namespace::new());
+    one.connect(&two);
+    one.shell("ip link set eth0 up && ip address add 10.66.0.1/24 dev eth0");
+    two.shell("ip link set eth0 up && ip address add 10.66.0.2/24 dev eth0");
+    two.shell("timeout 10 sh -c 'until ip link show eth0 | grep LOWER_UP; do sleep 0.02; done'");
+    let listens: SocketAddr = "10.66.0.1:3435".parse().unwrap();
+    let server = one.inside(|| Udp::at(listens.ip()).open().unwrap());
+    let client = two.inside(|| Udp::at("10.66.0.2".parse().unwrap()).open().unwrap());
+    two.shell("ip address flush dev eth0");
+    let asked = two.inside(|| client.open_requester(Eid(7), Some(PeerAddress::Udp(listens))));
+    let error = asked.err().expect("there is no way").to_string();
+    assert!(error.contains("10.66.0.2 is no address of this machine any more"), "{error}");
+    two.shell("ip address add 10.66.0.3/24 dev eth0");
+    let from = two.inside(|| carry(&one, &*server, &*client, listens));
+    assert_eq!(from.host(), PeerAddress::Udp("10.66.0.3:0".parse().unwrap()));
+}
+
+fn a_udp_client_asks_where_only_its_address_has_a_route() {
+    let (one, two) = (Namespace::new(), Namespace::new());
+    one.connect(&two);
+    one.shell("ip link set eth0 up && ip address add 10.66.0.1/24 dev eth0");
+    one.shell("ip address add 10.70.0.1/32 dev lo");
+    two.shell("ip link set eth0 up && ip address add 10.66.0.2/24 dev eth0");
+    two.shell("ip rule add from 10.66.0.2 table 22 && ip route add default via 10.66.0.1 table 22");
+    two.shell("timeout 10 sh -c 'until ip link show eth0 | grep LOWER_UP; do sleep 0.02; done'");
+    let listens: SocketAddr = "10.70.0.1:3435".parse().unwrap();
+    let server = one.inside(|| Udp::at(listens.ip()).open().unwrap());
+    let client = two.inside(|| Udp::at("10.66.0.2".parse().unwrap()).open().unwrap());
+    two.inside(|| carry(&one, &*server, &*client, listens));
 }
 
 fn udp_flows_from_one_port_do_not_mix() {

@@ -289,14 +289,25 @@ fn anywhere(v6: bool) -> SocketAddr {
 /// another one, so that it can leave an address that is lost.
 fn requesting(own: SocketAddr, peer: SocketAddr) -> io::Result<Socket> {
     let chosen = bind(anywhere(peer.is_ipv6()), false)?;
-    chosen.connect(&SockAddr::from(peer))?;
-    if own.ip().is_unspecified() || local_address(&chosen)?.ip() == own.ip() {
-        return Ok(chosen);
+    let way = chosen.connect(&SockAddr::from(peer));
+    if own.ip().is_unspecified() || (way.is_ok() && local_address(&chosen)?.ip() == own.ip()) {
+        return way.map(|()| chosen);
     }
+    // A rule of routing may know a way from there only.
     match bind(with_scope(own.ip(), 0, scope(own)), false) {
-        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Ok(chosen),
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            way.map(|()| chosen).map_err(|error| no_way(own, peer, &error))
+        }
         bound => bound,
     }
+}
+
+/// Why `peer` cannot be asked: the layer's address is gone, and no other leads there.
+fn no_way(own: SocketAddr, peer: SocketAddr, error: &io::Error) -> io::Error {
+    let (own, peer) = (own.ip(), peer.ip());
+    let text =
+        format!("{own} is no address of this machine any more, and none leads to {peer}: {error}");
+    io::Error::new(error.kind(), text)
 }
 
 /// Where a socket for one `peer` of a layer at `own` is bound: for the peer's family,
