@@ -43,14 +43,14 @@ pub(crate) fn a_client_waits_for_its_daemon_a_layer_and_the_server_s_address() {
     let words = "-n my_vpn -i 10.9.0.2/24 --crypt";
     let client = pair.two.start("ovpn", words, "irmd is not running");
     let _daemon = pair.two.irmd();
-    eventually("it waits for a layer", || client.lines_with("No flow yet: there is no layer") > 0);
+    client.must_say("No flow yet: there is no layer");
     pair.two.must("irm", UDP4.second);
     // The resolver says that there is no such host, or cannot be asked.
     let hash = "2694581a473adbf3d988f56c79953cae";
-    eventually("it waits for an address", || client.lines_with(hash) > 0);
+    client.must_say(hash);
     let line = pair.one.must("irm", "name dns my_vpn");
     hosts(line.lines().find(|line| line.ends_with(hash)).expect("a line for the hosts file"));
-    eventually("it goes on", || client.lines_with("is up") > 0);
+    client.must_say("is up");
     ping(&pair.two, INSIDE);
     assert_eq!(client.lines_with("No flow yet: there is no layer"), 1);
 }
@@ -68,7 +68,7 @@ pub(crate) fn a_client_that_is_told_its_server_s_host_needs_no_line_in_the_hosts
     let words = "-n my_vpn --server elsewhere.example -i 10.9.0.2/24 --crypt";
     let client = pair.two.start("ovpn", words, "elsewhere.example");
     hosts("10.66.0.1 elsewhere.example\n");
-    eventually("it goes on", || client.lines_with("is up") > 0);
+    client.must_say("is up");
     // Once the server has it in the place of the first one.
     ping_until_answered(&pair.two, INSIDE);
 }

@@ -127,6 +127,12 @@ impl Running {
         self.child.id()
     }
 
+    /// Waits until it has written a line with `sign` in it since it was ready:
+    /// what a line tells of may be seen elsewhere first.
+    pub(crate) fn must_say(&self, sign: &str) {
+        eventually(sign, || self.lines_with(sign) > 0);
+    }
+
     /// How many lines with `sign` in them it has written since it was ready.
     pub(crate) fn lines_with(&self, sign: &str) -> usize {
         self.log.lock().expect("whole lines").lines().filter(|line| line.contains(sign)).count()

@@ -11,7 +11,7 @@ use ouroboros::crypto::identity::IdentityKey;
 use rustix::process::Signal;
 
 use crate::{
-    host::{ETH, Host, Pair, UDP4, eventually},
+    host::{ETH, Host, Pair, UDP4},
     probe::{INSIDE, ping, ping_until_answered, transfer, watch},
 };
 
@@ -147,7 +147,7 @@ pub(crate) fn a_client_that_comes_back_takes_no_other_server() {
     pair.one.must("irm", "key generate force");
     let before = client.lines_with("is up");
     let _server = pair.one.start("ovpn", words, "Waiting");
-    eventually("it is refused", || client.lines_with("No flow yet: the server's key is") > 0);
+    client.must_say("No flow yet: the server's key is");
     assert_eq!(client.lines_with("is up"), before);
     write(&identity, &key);
     ping(&pair.two, INSIDE);
@@ -182,7 +182,7 @@ pub(crate) fn a_name_for_some_clients_is_silent_to_all_others() {
     let client = pair.client("--identify");
     assert!(client.said.contains(&format!("This machine's key is {key}.")), "{}", client.said);
     transfer(&pair.two, &pair.one, "10.9.0.1:4242", 1 << 20);
-    assert_eq!(server.lines_with(&format!("The peer's key is {key}.")), 1);
+    server.must_say(&format!("The peer's key is {key}."));
     // Whatever its address, it takes its former flow's place.
     drop(client);
     pair.two.ip("addr add 10.66.0.7/24 dev eth0");

@@ -60,13 +60,15 @@ pub(crate) fn a_client_that_was_told_its_address_goes_on_from_another_when_it_is
         let (server, client) = pair.tunnel("--identify");
         ping(&pair.two, INSIDE);
         let from_own = own.split('/').next().expect("an address");
-        assert!(server.lines_with(from_own) > 0, "asked for from the layer's address");
+        // Asked for from the layer's address.
+        server.must_say(from_own);
         let cable = watch(&pair.one);
         readdress(&pair.two, 8);
         let since = Instant::now();
         comes_back(&pair.two, first, since);
         assert!(!readable(&cable).1, "nothing readable on the cable");
-        assert_eq!(client.lines_with(IS_UP), 1, "by another flow");
+        // By another flow.
+        client.must_say(IS_UP);
     }
 }
 
@@ -124,12 +126,13 @@ pub(crate) fn a_client_s_tunnel_comes_back_after_a_sleep() {
         for asleep in [&client, daemon] {
             asleep.signal(Signal::STOP);
         }
-        eventually("the server has given it up", || server.lines_with("has ended") > 0);
+        server.must_say("has ended");
         for awake in [daemon, &client] {
             awake.signal(Signal::CONT);
         }
         let since = Instant::now();
         comes_back(&pair.two, first, since);
-        assert_eq!(client.lines_with("Encrypted"), 1, "another flow");
+        // Another flow.
+        client.must_say("Encrypted");
     }
 }

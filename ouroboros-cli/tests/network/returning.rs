@@ -49,7 +49,7 @@ pub(crate) fn a_client_s_tunnel_comes_back_after_its_server_and_leaks_nothing_me
         let _second = server(&pair.one);
         comes_back(&pair.two, since);
         assert!(!readable(&cable).1, "nothing readable on the cable");
-        assert!(client.lines_with("Encrypted") > 0);
+        client.must_say("Encrypted");
         assert_eq!(client.end(Signal::TERM), Some(0));
         assert!(!pair.two.has_device("tun0"));
     }

@@ -60,7 +60,7 @@ pub(crate) fn a_tunnel_over_several_flows_outlives_the_daemons_that_granted_them
         let mut pair = Pair::new(layer);
         let server = pair.one.start("ovpn", "--ip 10.9.0.1 --mask 255.255.255.0", "Waiting");
         let client = pair.client("--crypt --queues 3");
-        eventually("the server's end is up", || server.lines_with("is up") > 0);
+        server.must_say("is up");
         assert_eq!((relayed(&pair.one), relayed(&pair.two)), (vec![false; 3], vec![false; 3]));
         transfer(&pair.two, &pair.one, "10.9.0.1:1", 1 << 20);
         pair.kill();
