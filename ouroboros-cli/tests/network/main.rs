@@ -79,6 +79,7 @@ fn main() -> ExitCode {
             a_device_that_is_renamed_is_followed,
             a_device_in_another_network_namespace_goes_on,
             a_device_that_is_deleted_ends_its_tunnel_and_is_named,
+            ipv6_passes_inside_over_the_smallest_links,
             garbage_under_every_eid_does_not_disturb_a_live_flow;
         Needs::Namespaces:
             a_layer_on_an_address_that_is_not_there_yet_waits_for_it,

@@ -23,7 +23,10 @@ use super::{
 };
 use crate::{
     error::FlowError,
-    proto::protection::{Content, Opened, Sealer},
+    proto::{
+        native::{FRAGMENT_HEAD, fragments},
+        protection::{Content, Opened, Sealer},
+    },
     sync::lock,
     sys::socket,
     transport::{ReceiveBatch, SendBatch},
@@ -130,6 +133,42 @@ impl FlowSender {
         self.bytes += size as u64;
         let last = batch.len() - 1;
         batch.frame_mut(last).get_mut(head..head + size)
+    }
+
+    /// Returns `true` if packets that do not fit a frame may leave in fragments.
+    pub(crate) fn takes_fragments(&self) -> bool {
+        self.shared.fragments
+    }
+
+    /// Puts a packet into the batch in fragments, each of which fits where a packet of
+    /// `largest` bytes does; flushes if that does not fit the batch. `false`: it cannot be
+    /// sent so, and is not.
+    ///
+    /// # Errors
+    ///
+    /// As [`flush`](Self::flush).
+    pub(crate) fn push_fragments(
+        &mut self,
+        packet: &[u8],
+        content: Content,
+        ecn: Ecn,
+        largest: usize,
+    ) -> Result<bool, FlowError> {
+        if !self.shared.fragments {
+            return Ok(false);
+        }
+        let id = self.shared.fragmented.fetch_add(1, Relaxed);
+        let Some(fragments) = fragments(id, content, packet, largest) else { return Ok(false) };
+        for fragment in fragments {
+            let size = FRAGMENT_HEAD + fragment.bytes.len();
+            if !self.fits(size) {
+                self.flush()?;
+            }
+            if let Some(room) = self.push_content(size, Content::Fragment, ecn) {
+                fragment.write(room);
+            }
+        }
+        Ok(true)
     }
 
     /// Takes back the packet pushed last, if it has not been sealed yet.

@@ -7,7 +7,7 @@ use std::{
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{
-            AtomicBool, AtomicU8, AtomicU64, AtomicUsize,
+            AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
             Ordering::{Relaxed, SeqCst},
         },
     },
@@ -28,6 +28,7 @@ use crate::{
     proto::{
         connection::Connection,
         frct::Failure,
+        native::Reassembly,
         protection::{Content, Opened, Opener},
     },
     transport::{OffPathHandler, Path, Stray},
@@ -62,6 +63,11 @@ pub(super) struct Shared {
     is_in_messages: bool,
     /// There is a session, with control packets of its own.
     pub(super) native: bool,
+    /// Packets may come, and leave, in fragments.
+    pub(super) fragments: bool,
+    pub(super) reassembly: Mutex<Reassembly>,
+    /// The id of the next packet that leaves in fragments.
+    pub(super) fragmented: AtomicU32,
     pub(super) inbox: Mutex<Inbox>,
     pub(super) strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
     pub(super) counters: Arc<Counters>,
@@ -129,11 +135,13 @@ pub(super) struct Parts {
     pub(super) strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
     pub(super) release: Option<Box<dyn Send + Sync>>,
     pub(super) native: bool,
+    pub(super) fragments: bool,
 }
 
 impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { path, info, connection, order, opener, early, strays, release, native } = parts;
+        let Parts { path, info, connection, order, opener, early, .. } = parts;
+        let Parts { strays, release, native, fragments, .. } = parts;
         let now = milliseconds();
         Self {
             path,
@@ -141,8 +149,12 @@ impl Shared {
             ready: AtomicBool::new(connection.is_ready()),
             connection: Mutex::new(connection),
             is_in_messages: order.as_ref().is_some_and(|o| o.message_limit().is_some()),
+            // What keeps an order has its own way to be smaller.
+            fragments: fragments && order.is_none(),
             order: order.map(Mutex::new),
             native,
+            reassembly: Mutex::default(),
+            fragmented: AtomicU32::new(0),
             inbox: Mutex::new(Inbox { opener, early, packets: Packets::new(), opened: Vec::new() }),
             strays,
             counters: Arc::default(),

@@ -24,6 +24,7 @@ use crate::{
     flow::{FlowReceiver, Received},
     proto::{
         hub::{Router, Telling},
+        native::LARGEST_FRAGMENTED,
         protection::Content,
     },
     sync::lock,
@@ -340,27 +341,37 @@ impl Admission<'_> {
     }
 
     fn forward(&mut self, to: &Shared, packet: &mut [u8], received: &Received) {
-        if packet.len() > to.mtu().into() {
+        let mtu = usize::from(to.mtu());
+        let mut sender = to.sender(self.queue);
+        let in_fragments = packet.len() > mtu && sender.takes_fragments();
+        let largest = if in_fragments { mtu.max(LARGEST_FRAGMENTED) } else { mtu };
+        if packet.len() > largest {
+            drop(sender);
             let mut answer = [0; 1280];
-            if let Some(size) = packet_too_big(packet, to.mtu().into(), &mut answer) {
+            if let Some(size) = packet_too_big(packet, largest, &mut answer) {
                 let mut sender = self.client.sender(self.queue);
-                let _ = push(&mut sender, &answer[..size]);
+                let _ = push(&mut sender, &answer[..size], self.client.mtu());
                 let _ = sender.try_flush();
             }
             return;
         }
-        let mut sender = to.sender(self.queue);
         let mut content = received.content;
         if content == Content::PartialChecksum && sender.checksums() == Checksums::Full {
             complete_for(packet, DeviceOffload::NONE);
             content = Content::Packet;
         }
-        if !sender.fits(packet.len()) && !matches!(sender.try_flush(), Ok(true)) {
+        // With as much again for what fragments take around them.
+        if !sender.fits(2 * packet.len()) && !matches!(sender.try_flush(), Ok(true)) {
             sender.discard();
         }
         let ecn = Ecn::of(packet).unwrap_or(Ecn::NotEct);
-        if let Some(room) = sender.push_content(packet.len(), content, ecn) {
-            room.copy_from_slice(packet);
+        let pushed = if in_fragments {
+            matches!(sender.push_fragments(packet, content, ecn, mtu), Ok(true))
+        } else {
+            let room = sender.push_content(packet.len(), content, ecn);
+            room.map(|room| room.copy_from_slice(packet)).is_some()
+        };
+        if pushed {
             drop(sender);
             self.client.counters.forwarded_packets.fetch_add(1, Relaxed);
             if !self.touched.iter().rev().any(|known| known == to) {
