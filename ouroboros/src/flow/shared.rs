@@ -89,9 +89,11 @@ pub(super) struct Shared {
     pub(super) state: AtomicU8,
     /// The flow has ended, is ready, or has something that no socket tells.
     changed: Event,
-    /// Readable once the flow has ended; wakes blocked threads. Made when the
-    /// first of them is about to block.
+    /// Readable once the flow has ended; wakes blocked threads, and owners that poll the
+    /// path by themselves. Made when the first of them is about to block.
     wake: OnceLock<OwnedFd>,
+    /// The same has been made readable: to be taken back by who reads.
+    woken: AtomicBool,
     /// How many wait in calls, and of them, in blocked threads.
     pub(super) waiting: AtomicUsize,
     pub(super) blocked: AtomicUsize,
@@ -168,6 +170,7 @@ impl Shared {
             state: AtomicU8::new(OPEN),
             changed: Event::new(),
             wake: OnceLock::new(),
+            woken: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             blocked: AtomicUsize::new(0),
             polled: AtomicBool::new(false),
@@ -227,11 +230,14 @@ impl Shared {
         if ended {
             self.counters.ended.notify(usize::MAX);
         }
-        if (ended || self.blocked.load(SeqCst) > 0)
+        let polls = self.watched_by_owner.load(SeqCst) || self.blocked.load(SeqCst) > 0;
+        if (ended || polls)
             && let Some(wake) = self.wake.get()
         {
             // An eventfd takes 2^64 - 2 writes of 1: this one cannot fail.
             let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
+            // Behind the write, so that what is taken back is there.
+            self.woken.store(true, SeqCst);
         }
     }
 
@@ -244,16 +250,19 @@ impl Shared {
         use std::os::fd::AsFd;
         if self.wake.get().is_none() {
             let _ = self.wake.set(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
-            if self.check().is_err() {
-                self.signal();
-            }
+            // What has happened before there was anything to tell it.
+            self.signal();
         }
         self.wake.get().map(AsFd::as_fd).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// Takes back what [`signal`](Self::signal) did, unless that was the end.
+    /// Takes back what [`signal`](Self::signal) did, unless that was the end. Before
+    /// what it tells of is looked at.
     pub(super) fn clear_wake(&self) {
-        if let Some(wake) = self.wake.get()
+        // A look first: this is asked for each batch.
+        if self.woken.load(SeqCst)
+            && self.woken.swap(false, SeqCst)
+            && let Some(wake) = self.wake.get()
             && self.check().is_ok()
         {
             let _ = rustix::io::read(wake, &mut [0u8; 8]);

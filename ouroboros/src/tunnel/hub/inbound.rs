@@ -143,7 +143,7 @@ impl Inbound {
             _ => self.turns >= LOOK,
         };
         // Most likely there is something of this flow.
-        let packets = self.serve(token, false);
+        let packets = self.serve(token);
         self.turns += 1;
         if looks || packets == 0 {
             let (more, any) = self.turn_of_many(&NOW)?;
@@ -169,7 +169,7 @@ impl Inbound {
             if token == MAILBOX {
                 self.collect();
             } else {
-                packets += self.serve(token / 2, token % 2 == 1);
+                packets += self.serve(token / 2);
             }
         }
         self.flush_forwarded();
@@ -233,13 +233,13 @@ impl Inbound {
                 self.finish(token, &FlowError::Transport(error.into()));
             } else {
                 // What came before it was watched.
-                self.serve(token, false);
+                self.serve(token);
             }
         }
     }
 
     /// Moves a batch of one flow; how many packets it was.
-    fn serve(&mut self, token: u64, ended: bool) -> usize {
+    fn serve(&mut self, token: u64) -> usize {
         let Self { core, queue, flows, joiner, touched, .. } = self;
         let Some(Arriving { client, receiver, delay }) = flows.get_mut(&token) else { return 0 };
         let router = core.router();
@@ -256,9 +256,6 @@ impl Inbound {
             Ok(count) => {
                 client.counters.received_packets.fetch_add(count as u64, Relaxed);
                 client.counters.received_bytes.fetch_add(bytes, Relaxed);
-                if ended {
-                    receiver.clear_end();
-                }
                 let alone = flows.len() == 1;
                 if let Some(flow) = flows.get_mut(&token).filter(|_| count == 0 || !alone) {
                     flow.receiver.release();
