@@ -24,7 +24,7 @@ use crate::{
     proto::{
         frct::{Config, Event, Failure, Frct, RETRANSMISSION_LIMIT, Service, Transmit, inactivity},
         protection::{Content, Sealer},
-        reliable::{Front, SendState},
+        reliable::{Front, SendState, Statistics},
     },
     sync::lock,
     transport::{Path, ReceiveBatch, SendBatch},
@@ -180,7 +180,10 @@ impl Order {
         let Protocol::Reliable(reliable) = &mut self.protocol else { return None };
         match reliable.front() {
             Front::Message(_) | Front::Blocked => None,
-            Front::End => Some(FlowError::EndOfStream),
+            Front::End => Some(match reliable.stream().close_reason() {
+                Some(reason) => FlowError::ClosedWith(reason.clone()),
+                None => FlowError::EndOfStream,
+            }),
             Front::Aborted(code) => Some(FlowError::Aborted(code)),
             Front::Malformed => Some(FlowError::Malformed),
         }
@@ -285,6 +288,10 @@ impl Order {
                 let after = reliable.state();
                 news.signal = before.is_some_and(|before| after.is_news_after(before));
                 news.drained = news.signal && after.drained;
+                if let Some(reason) = reliable.stream().close_reason() {
+                    let _ = shared.close_reason.set(reason.clone());
+                }
+                reliable.trace(now, &shared.info);
             }
         }
         (done, news)
@@ -473,6 +480,35 @@ impl Shared {
             order.is_finished()
         })
         .unwrap_or(Ok(true))
+    }
+
+    /// Finishes, and tells the peer why; whether the peer has all of it.
+    pub(super) fn finish_order_with(&self, code: u32, reason: &[u8]) -> Result<bool, FlowError> {
+        self.with_order(|order, _| {
+            match &mut order.protocol {
+                Protocol::Reliable(reliable) => reliable.stream_mut().finish_with(code, reason),
+                Protocol::Frct(_) => order.finish(),
+            }
+            order.is_finished()
+        })
+        .unwrap_or(Ok(true))
+    }
+
+    /// Says that nothing more is read, with an application's code.
+    pub(super) fn stop_order(&self, code: u32) {
+        self.with_order(|order, _| {
+            if let Protocol::Reliable(reliable) = &mut order.protocol {
+                reliable.stream_mut().stop(code);
+            }
+        });
+    }
+
+    /// Figures of the reliable profile, if the flow has it.
+    pub(super) fn order_statistics(&self) -> Option<Statistics> {
+        match &lock(self.order.as_ref()?).protocol {
+            Protocol::Reliable(reliable) => Some(reliable.stream().statistics()),
+            Protocol::Frct(_) => None,
+        }
     }
 
     /// Ends the direction of this end at once, with an application's code.

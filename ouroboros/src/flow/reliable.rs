@@ -4,7 +4,10 @@
 
 use std::{io, time::Duration};
 
-use super::pool::{self, Pooled};
+use super::{
+    info::FlowInfo,
+    pool::{self, Pooled},
+};
 use crate::{
     proto::{
         negotiation::ReliableTerms,
@@ -23,6 +26,8 @@ const AGAIN: Duration = Duration::from_millis(1);
 /// Timers are due at multiples of this: the background thread is told of one once, not
 /// with each packet.
 const TICK: Duration = Duration::from_millis(1);
+/// How often the figures of a flow are told, at most.
+const TRACED: Duration = Duration::from_secs(1);
 /// For how long the path's largest frame is believed.
 const BELIEVED: Duration = Duration::from_millis(200);
 /// How far the credit of a direction grows, in bytes.
@@ -39,6 +44,8 @@ pub(super) struct Reliable {
     /// Largest frame that the path carries, in bytes, and until when that is believed:
     /// to ask it is a system call.
     largest: (usize, Duration),
+    /// When the figures are told next.
+    traced: Duration,
 }
 
 /// What has come to be since it was looked last.
@@ -79,6 +86,7 @@ impl Reliable {
             unsent: None,
             paused: None,
             largest: (0, Duration::ZERO),
+            traced: now + TRACED,
         }
     }
 
@@ -126,6 +134,29 @@ impl Reliable {
         let bytes = &batch.frame(opened.index)[opened.body.clone()];
         // What is malformed is dropped: the peer's fault, and nobody else's.
         let _ = self.messages.handle(now, Packet { number: opened.number, marked, body, bytes });
+    }
+
+    /// Tells the figures of the flow now and then, to who traces.
+    pub(super) fn trace(&mut self, now: Duration, info: &FlowInfo) {
+        if !tracing::enabled!(tracing::Level::TRACE) || now < self.traced {
+            return;
+        }
+        self.traced = now + TRACED;
+        let figures = self.stream().statistics();
+        tracing::trace!(
+            name = %info.name,
+            local = info.local.0,
+            rtt = ?figures.rtt,
+            min_rtt = ?figures.min_rtt,
+            congestion_window = figures.congestion_window,
+            rate = figures.rate,
+            in_flight = figures.in_flight,
+            lost = figures.lost,
+            spurious = figures.spurious,
+            credit = figures.credit,
+            mtu = figures.mtu,
+            "reliable flow"
+        );
     }
 
     pub(super) fn handle_timeout(&mut self, now: Duration) {

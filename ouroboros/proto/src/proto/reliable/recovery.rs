@@ -28,6 +28,7 @@ pub(super) struct Payload {
     pub(super) abort: bool,
     pub(super) stop: bool,
     pub(super) last: bool,
+    pub(super) close: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +88,8 @@ pub(super) struct Recovery {
     refilled: Duration,
     pub(super) lost_packets: u64,
     pub(super) spurious: u64,
+    /// How often the window was reduced.
+    pub(super) congestion_events: u64,
 }
 
 #[derive(Debug)]
@@ -131,6 +134,7 @@ impl Recovery {
             refilled: Duration::ZERO,
             lost_packets: 0,
             spurious: 0,
+            congestion_events: 0,
         }
     }
 
@@ -149,6 +153,11 @@ impl Recovery {
 
     pub(super) fn window(&self) -> u64 {
         self.controller.window()
+    }
+
+    /// Packets that the peer got marked with congestion experienced.
+    pub(super) fn marked(&self) -> u32 {
+        self.ce
     }
 
     /// Packets that are kept account of.
@@ -184,7 +193,8 @@ impl Recovery {
         }
     }
 
-    fn rate(&self) -> f64 {
+    /// What leaves in a second at most, in bytes.
+    pub(super) fn rate(&self) -> f64 {
         1.25 * self.controller.window() as f64 / self.smoothed.as_secs_f64().max(1e-6)
     }
 
@@ -382,6 +392,7 @@ impl Recovery {
             return;
         }
         self.controller.on_congestion(now);
+        self.congestion_events += 1;
         self.doubtful = 0;
         let in_flight = self.in_flight + self.segment;
         let since = self.last_sent.max(at);
