@@ -97,7 +97,7 @@ impl Order {
         let protocol = match (Service::of(&info.qos), &info.reliable) {
             (None, _) => return Err(sealer),
             (Some(_), Some(terms)) if native => {
-                Protocol::Reliable(Box::new(Reliable::new(now, terms)))
+                Protocol::Reliable(Box::new(Reliable::new(now, terms, info.allocation_rtt)))
             }
             (Some(service), _) => {
                 let config = Config { service, packet_lifetime: packet_lifetime(&info.peer) };

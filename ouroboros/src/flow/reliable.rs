@@ -30,6 +30,8 @@ const TICK: Duration = Duration::from_millis(1);
 const TRACED: Duration = Duration::from_secs(1);
 /// For how long the path's largest frame is believed.
 const BELIEVED: Duration = Duration::from_millis(200);
+/// Longest round trip that is believed before one was measured (RFC 9002, section 6.2.2).
+const MAX_INITIAL_RTT: Duration = Duration::from_millis(333);
 /// How far the credit of a direction grows, in bytes.
 const MAX_WINDOW: u64 = 64 << 20;
 
@@ -68,16 +70,21 @@ impl State {
 }
 
 impl Reliable {
-    pub(super) fn new(now: Duration, terms: &ReliableTerms) -> Self {
+    /// `rtt`: the round trip of the allocation, if it is known.
+    pub(super) fn new(now: Duration, terms: &ReliableTerms, rtt: Option<Duration>) -> Self {
         let ReliableTerms { local, remote } = terms;
         let max_ack_delay =
             Duration::from_millis(local.max_ack_delay.max(remote.max_ack_delay).into());
+        let default = Config::default();
+        // Somebody may have taken a while to accept it.
+        let initial_rtt = rtt.map_or(default.initial_rtt, |rtt| rtt.min(MAX_INITIAL_RTT));
         let config = Config {
+            initial_rtt,
             max_ack_delay,
             window: local.window.into(),
             max_window: MAX_WINDOW.max(local.window.into()),
             peer_window: remote.window.into(),
-            ..Config::default()
+            ..default
         };
         let limits = (remote.message_limit as usize, local.message_limit as usize);
         Self {
@@ -235,6 +242,9 @@ impl Reliable {
             let size = transmit.size;
             let Some(frame) = batch.push(head + size + tail) else { break };
             stream.write_body(&transmit, &mut frame[head..head + size]);
+            if transmit.ect {
+                batch.mark(Ecn::Ect0);
+            }
             contents.push(match transmit.body {
                 Body::Data => Content::Data,
                 Body::Frames => Content::Frames,

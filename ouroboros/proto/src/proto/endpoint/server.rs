@@ -393,6 +393,7 @@ impl Endpoint {
                 suite: Some(agreed.suite),
                 lane: agreed.lane,
                 reliable: agreed.reliable,
+                rtt: None,
                 identity: agreed.identity,
             },
             None => Accepted {
@@ -401,6 +402,7 @@ impl Endpoint {
                 suite: None,
                 lane: None,
                 reliable: None,
+                rtt: None,
                 identity: None,
             },
         };

@@ -99,6 +99,8 @@ pub struct Transmit {
     pub body: Body,
     /// Its size in bytes.
     pub size: usize,
+    /// It is to leave as ECN-capable, ECT(0).
+    pub ect: bool,
     data: std::ops::Range<u64>,
 }
 
@@ -640,7 +642,7 @@ impl Stream {
             (size as u64, payload)
         });
         self.unnumbered.push_back(eliciting);
-        Some(Transmit { body, size, data })
+        Some(Transmit { body, size, ect: self.recovery.ect(), data })
     }
 
     /// Gives the peer new credit, and more of it if it has used half of the
@@ -692,7 +694,7 @@ impl Stream {
             self.fin.sent();
             payload.fin = true;
         }
-        if self.closing_due() && !self.send.wants() {
+        if self.closing.is_due() && self.send.sent() == self.send.end() && !self.send.wants() {
             let code = self.closing.code().unwrap_or(0);
             Frame::Close { code, reason: &self.reason }.encode(scratch);
             self.closing.sent();
