@@ -621,7 +621,8 @@ impl Flow {
         self.shared.end(CLOSED);
     }
 
-    /// Waits until the flow has ended; why it did. What the peer sent before can
+    /// Waits until the flow has ended, or the peer has said why it closes it and has sent
+    /// everything; why it did. What the peer sent before can
     /// still be received.
     ///
     /// Cancel safe.
@@ -629,6 +630,9 @@ impl Flow {
         loop {
             let changed = self.shared.changes();
             if let Err(error) = self.shared.check() {
+                return error;
+            }
+            if let Some(error) = self.shared.closed_with() {
                 return error;
             }
             changed.await;

@@ -126,7 +126,11 @@ impl Order {
         match &mut self.protocol {
             Protocol::Frct(order) => Ok(order.frct.write(now, packet).is_ok()),
             Protocol::Reliable(reliable) => match reliable.stream().send_state() {
-                SendState::Open => Ok(reliable.write(packet)?),
+                SendState::Open => match reliable.stream().close_reason() {
+                    // The peer receives no more.
+                    Some(reason) => Err(FlowError::ClosedWith(reason.clone())),
+                    None => Ok(reliable.write(packet)?),
+                },
                 SendState::Stopped(code) => Err(FlowError::Stopped(code)),
                 SendState::Finishing | SendState::Finished | SendState::Aborted(_) => {
                     Err(FlowError::Finished)
@@ -170,7 +174,9 @@ impl Order {
             // Also to find that nothing is to be written any more.
             Protocol::Reliable(reliable) => {
                 let stream = reliable.stream();
-                stream.writable() > 0 || stream.send_state() != SendState::Open
+                stream.writable() > 0
+                    || stream.send_state() != SendState::Open
+                    || stream.close_reason().is_some()
             }
         }
     }
@@ -471,6 +477,15 @@ impl Shared {
     pub(super) fn check_end_of_reading(&self) -> Result<(), FlowError> {
         let end = self.order.as_ref().and_then(|order| lock(order).end_of_reading());
         end.map_or(Ok(()), Err)
+    }
+
+    /// Why the peer has closed the flow, if it said so and all that it sent is here.
+    pub(super) fn closed_with(&self) -> Option<FlowError> {
+        let Protocol::Reliable(reliable) = &lock(self.order.as_ref()?).protocol else {
+            return None;
+        };
+        let reason = reliable.stream().close_reason().filter(|_| reliable.stream().is_complete());
+        reason.cloned().map(FlowError::ClosedWith)
     }
 
     /// Says that nothing more is written, and whether the peer has all that was.

@@ -57,6 +57,8 @@ pub(super) struct State {
     pub(super) writable: bool,
     pub(super) send: SendState,
     pub(super) drained: bool,
+    /// The peer closes the flow, and has sent everything.
+    pub(super) closed: bool,
 }
 
 impl State {
@@ -65,6 +67,7 @@ impl State {
         (self.readable && !before.readable)
             || (self.writable && !before.writable)
             || (self.drained && !before.drained)
+            || (self.closed && !before.closed)
             || self.send != before.send
     }
 }
@@ -127,6 +130,7 @@ impl Reliable {
             writable: self.messages.is_writable(),
             send: self.messages.send_state(),
             drained: self.stream().is_drained(),
+            closed: self.stream().close_reason().is_some() && self.stream().is_complete(),
         }
     }
 
