@@ -433,6 +433,12 @@ impl Shared {
         }
         if !only_polled && self.is_waited_for() {
             self.watch.store(LEFT, SeqCst);
+            if self.watched_by_owner.load(SeqCst)
+                && let Some(registration) = self.registration.get()
+            {
+                // For good: epoll's lock would be taken for each packet that arrives.
+                registration.disarm(self.path.readiness());
+            }
             if !self.is_waited_for() {
                 self.stopped_waiting();
             }

@@ -35,7 +35,7 @@ pub use super::negotiation::{
 };
 use super::{
     Now,
-    negotiation::{ReliableTerms, Terms},
+    negotiation::{Joining, ReliableTerms, Terms},
     protection::FlowKeys,
 };
 use crate::{
@@ -209,6 +209,9 @@ pub enum Event {
         qos: QosSpec,
         /// Whether it should be encrypted.
         encrypted: bool,
+        /// Its sender is no client yet, but invited: its key has to be in the policy of
+        /// the name before it is accepted.
+        joining: Option<Joining>,
     },
     /// A request was not accepted in time.
     Withdrawn {
