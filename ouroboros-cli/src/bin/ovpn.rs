@@ -21,11 +21,11 @@ use ouroboros::{
 use ouroboros_cli::{
     confine::confine,
     eprintln, output,
-    ovpn::{Accepted, Outcome, Settings, Told, client, server},
+    ovpn::{Accepted, Clients, Outcome, Settings, Told, client, server},
     println, service, termination,
 };
 use rustix::thread::CapabilitySet;
-use structopt::StructOpt;
+use structopt::{StructOpt, clap::AppSettings};
 
 /// Queues of a server's device that nobody asked for, at most.
 const MOST_QUEUES: usize = 8;
@@ -37,7 +37,15 @@ const MOST_SECONDS: u32 = 86_400;
 ///
 /// Without a name, waits for flows to the names that this program is bound to.
 #[derive(StructOpt)]
-#[structopt(name = "ovpn")]
+#[structopt(
+    name = "ovpn",
+    settings = &[
+        AppSettings::SubcommandsNegateReqs,
+        AppSettings::ArgsNegateSubcommands,
+        AppSettings::DisableHelpSubcommand,
+        AppSettings::VersionlessSubcommands,
+    ]
+)]
 struct Arguments {
     /// Allocates a flow to this name
     #[structopt(short, long)]
@@ -126,11 +134,26 @@ struct Arguments {
     /// Does without offloads: a list of tcp, udp, checksums, segments, coalesces, or all
     #[structopt(long, value_name = "LIST")]
     no_offload: Option<String>,
+    #[structopt(subcommand)]
+    command: Option<Command>,
+}
+
+/// What is asked of others than a tunnel of this process.
+#[derive(StructOpt)]
+enum Command {
+    /// Lists, renames and revokes the clients of this machine's servers
+    Clients(Clients),
 }
 
 fn main() -> ExitCode {
     let arguments = ouroboros_cli::arguments::<Arguments>();
     ouroboros_cli::log(false);
+    if let Some(command) = &arguments.command {
+        let done = match command {
+            Command::Clients(command) => task::block_on(command.run()),
+        };
+        return finished(done);
+    }
     let settings = match settings(&arguments) {
         Ok(settings) => settings,
         Err(error) => {
@@ -146,7 +169,11 @@ fn main() -> ExitCode {
     if let Err(error) = output::start() {
         return ouroboros_cli::failed("ovpn", &error);
     }
-    match task::block_on(run(&arguments, &settings)) {
+    finished(task::block_on(run(&arguments, &settings)))
+}
+
+fn finished(outcome: Outcome) -> ExitCode {
+    match outcome {
         Ok(()) => {
             // What cannot be written is no failure of the tunnel.
             let _ = output::finish();

@@ -372,6 +372,10 @@ impl Shared {
             // What came before the peer closed the flow is had.
             if self.fill(&mut inbox, usize::MAX)?.is_none() {
                 self.check_end_of_reading()?;
+                if let Err(FlowError::ClosedWith(_)) = ended {
+                    // Not all of what it sent has come.
+                    return Err(FlowError::ClosedByPeer);
+                }
                 ended?;
                 return Ok(Taken::Nothing);
             }

@@ -1,9 +1,12 @@
 //! What was agreed for a flow, what went over it, and what a flow is made of. Not
 //! here: any decision (`proto::connection`).
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use event_listener::Event;
@@ -48,6 +51,9 @@ pub struct FlowInfo {
     /// What was agreed if the flow is reliable and both ends have this library's own
     /// protocol for that; `None`: FRCT, or not reliable.
     pub reliable: Option<ReliableTerms>,
+    /// The round trip of the allocation, the server's thinking included; `None`: it was
+    /// not measured.
+    pub allocation_rtt: Option<Duration>,
     /// Whether the peer's key is that of a first use, and known to `irmd` from
     /// this flow on: nobody has compared it yet.
     pub first_use: bool,
@@ -62,7 +68,7 @@ impl FlowInfo {
     #[must_use]
     pub fn new(name: Name, peer: PeerAddress, (local, remote): (Eid, Eid), qos: QosSpec) -> Self {
         let (suite, profile, identity, lane, reliable) = (None, None, None, None, None);
-        let (first_use, remembered) = (false, true);
+        let (allocation_rtt, first_use, remembered) = (None, false, true);
         Self {
             name,
             peer,
@@ -74,6 +80,7 @@ impl FlowInfo {
             identity,
             lane,
             reliable,
+            allocation_rtt,
             first_use,
             remembered,
         }

@@ -29,6 +29,7 @@ use crate::{
         connection::Connection,
         frct::Failure,
         protection::{Content, Opened, Opener},
+        reliable::CloseReason,
     },
     transport::{OffPathHandler, Path, Stray},
 };
@@ -81,6 +82,8 @@ pub(super) struct Shared {
     /// Here so that it lives as long as the flow.
     pub(super) off_path_handler: OnceLock<OffPathHandler>,
     pub(super) state: AtomicU8,
+    /// Why the peer has closed the flow, if it said so.
+    pub(super) close_reason: OnceLock<CloseReason>,
     /// The flow has ended, is ready, or has something that no socket tells.
     changed: Event,
     /// Readable once the flow has ended; wakes blocked threads. Made when the
@@ -154,6 +157,7 @@ impl Shared {
             off_path_any: AtomicBool::new(false),
             off_path_handler: OnceLock::new(),
             state: AtomicU8::new(OPEN),
+            close_reason: OnceLock::new(),
             changed: Event::new(),
             wake: OnceLock::new(),
             waiting: AtomicUsize::new(0),
@@ -176,7 +180,10 @@ impl Shared {
         match self.state.load(Relaxed) {
             OPEN => Ok(()),
             DOWN => Err(FlowError::Down),
-            CLOSED_BY_PEER => Err(FlowError::ClosedByPeer),
+            CLOSED_BY_PEER => Err(match self.close_reason.get() {
+                Some(reason) => FlowError::ClosedWith(reason.clone()),
+                None => FlowError::ClosedByPeer,
+            }),
             UNACKNOWLEDGED => Err(Failure::Unacknowledged.into()),
             IRRECOVERABLE => Err(Failure::Irrecoverable.into()),
             _ => Err(FlowError::Closed),
