@@ -341,11 +341,13 @@ impl Core {
                 suite,
                 lane,
                 reliable,
+                rtt,
                 identity,
             } => {
                 let allocating = lock(&self.allocating).remove(&allocation);
                 if let Some(allocating) = allocating {
-                    let agreed = Agreed { peer, remote, keys, suite, lane, reliable, identity };
+                    let agreed =
+                        Agreed { peer, remote, keys, suite, lane, reliable, rtt, identity };
                     allocating.agreed(agreed);
                 }
             }

@@ -163,6 +163,8 @@ pub struct Accepted {
     pub lane: Option<Lane>,
     /// The reliable profile, if it was agreed.
     pub reliable: Option<ReliableTerms>,
+    /// From the reply to the client's proof that it has it, once that is there.
+    pub rtt: Option<Duration>,
     /// Who the client is; `None`: it has not said.
     pub identity: Option<PeerIdentity>,
 }
@@ -267,6 +269,8 @@ pub enum Event {
         lane: Option<Lane>,
         /// The reliable profile, if it was agreed.
         reliable: Option<ReliableTerms>,
+        /// From the request to the reply, unless the request was repeated.
+        rtt: Option<Duration>,
         /// Who the server is; `None`: it has not said.
         identity: Option<PeerIdentity>,
     },

@@ -407,6 +407,7 @@ impl Endpoint {
                 suite: Some(agreed.suite),
                 lane: agreed.lane,
                 reliable: agreed.reliable,
+                rtt: None,
                 identity: agreed.identity,
             },
             None => Accepted {
@@ -415,6 +416,7 @@ impl Endpoint {
                 suite: None,
                 lane: None,
                 reliable: None,
+                rtt: None,
                 identity: None,
             },
         };
