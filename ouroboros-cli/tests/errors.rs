@@ -47,7 +47,10 @@ fn errors_of_layers_are_the_same_with_a_daemon() {
     block_on(async {
         for Managers { server, .. } in &both_ways().await {
             let error = server.register("my_vpn", "nowhere").await;
-            assert!(matches!(&error, Err(LayerError::NoSuchLayer(l)) if l == "nowhere"), "{error:?}");
+            assert!(
+                matches!(&error, Err(LayerError::NoSuchLayer(l)) if l == "nowhere"),
+                "{error:?}"
+            );
             server.register("my_vpn", "my_layer").await.expect("registered");
             let error = server.register("my_vpn", "my_layer").await;
             assert!(

@@ -272,7 +272,8 @@ impl State {
     }
 
     async fn register(&self, name: &str, layer: &str) -> Outcome {
-        let known = self.irm.layer(layer).ok_or_else(|| LayerError::NoSuchLayer(layer.to_owned()))?;
+        let known =
+            self.irm.layer(layer).ok_or_else(|| LayerError::NoSuchLayer(layer.to_owned()))?;
         let parsed: Name = name.parse()?;
         self.tables().names.entry(parsed).or_default();
         // Its key, before anybody can ask for it.

@@ -121,8 +121,12 @@ async fn own_key() -> Result<String, LayerError> {
         attempts.pause().await;
         match Client::new().ask(&Request::ShowKey).await {
             Ok(Response::Key(key)) => return Ok(key.fingerprint),
-            Ok(_) => return Err(DaemonError::Refused("irmd does not tell its key".to_owned()).into()),
-            Err(LayerError::Daemon(error)) if daemon_may_come(&error) => attempts.say(&format!("Not yet: {error}.")),
+            Ok(_) => {
+                return Err(DaemonError::Refused("irmd does not tell its key".to_owned()).into());
+            }
+            Err(LayerError::Daemon(error)) if daemon_may_come(&error) => {
+                attempts.say(&format!("Not yet: {error}."))
+            }
             Err(error) => return Err(error),
         }
     }
