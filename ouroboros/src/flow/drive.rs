@@ -157,6 +157,9 @@ impl Shared {
                 let takes = capabilities.contains(Capabilities::PARTIAL_CHECKSUMS);
                 self.partial_checksums.store(takes, Relaxed);
             }
+            ConnectionEvent::Delivery { undelivered } => {
+                self.counters.undelivered.store(undelivered, Relaxed);
+            }
             ConnectionEvent::LargestFrame(size) => self.largest.store(size, Relaxed),
             ConnectionEvent::RevalidatePath => {
                 if let Some(path) = self.path.mobility() {

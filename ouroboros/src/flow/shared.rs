@@ -212,6 +212,9 @@ impl Shared {
     }
 
     pub(super) fn statistics(&self) -> FlowStatistics {
+        if self.native && self.check().is_ok() {
+            self.with_connection(|connection| connection.ask_delivery(driver::now()));
+        }
         FlowStatistics { socket_drops: self.path.dropped(), ..self.counters.statistics() }
     }
 
