@@ -1,11 +1,7 @@
 //! Tells `irmd` what to do.
 
 use std::{
-    env,
-    error::Error,
-    io,
-    net::IpAddr,
-    path::{Path, PathBuf},
+    env, error::Error, ffi::OsStr, io, net::IpAddr, os::unix::ffi::OsStrExt, path::PathBuf,
     process::ExitCode,
 };
 
@@ -14,7 +10,7 @@ use ouroboros::{
     crypto::identity::IdentityKey,
     daemon::{
         Client, DaemonError,
-        protocol::{Request, Response},
+        protocol::{Request, Response, path_from_text, text_of_path},
     },
     trust::{KeyFile, TrustError, TrustFolder},
 };
@@ -56,15 +52,23 @@ struct Arguments {
     #[structopt(long)]
     json: bool,
     /// A command, such as: ipcp bootstrap type eth-dix name dix layer my_layer dev lo
+    #[structopt(parse(from_os_str = text_of_path))]
     words: Vec<String>,
 }
 
+/// Text with paths in it, as people read it.
+fn shown(text: &str) -> String {
+    path_from_text(text).to_string_lossy().into_owned()
+}
+
 fn main() -> ExitCode {
-    let arguments = ouroboros_cli::arguments::<Arguments>();
+    // Options are text; words are what the grammar takes.
+    let is_word = |argument: &OsStr| !argument.as_bytes().starts_with(b"-");
+    let arguments = ouroboros_cli::arguments_where::<Arguments>(is_word);
     let command = match grammar::parse(&arguments.words) {
         Ok(command) => command,
         Err(error) => {
-            eprintln!("irm: {error}");
+            eprintln!("irm: {}", shown(&error.to_string()));
             return ExitCode::from(2);
         }
     };
@@ -105,7 +109,7 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
         }
         Command::SignCertificate { key, name, days, folder } => {
             let key = match key {
-                Some(file) => authority::public_key(file.as_ref())?,
+                Some(file) => authority::public_key(&path_from_text(&file))?,
                 None => own_key()?.public_key().clone(),
             };
             let days = days.unwrap_or(authority::CERTIFICATE_DAYS);
@@ -113,8 +117,9 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
             return Ok(());
         }
         Command::CheckConfiguration { file } => {
-            let configuration = Configuration::read(Path::new(&file))?;
-            println!("{file} makes sense: {configuration}");
+            let file = path_from_text(&file);
+            let configuration = Configuration::read(&file)?;
+            println!("{} makes sense: {configuration}", file.display());
             return Ok(());
         }
         Command::CreateName { name, security } => {
@@ -141,7 +146,7 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
         Response::Ipcps(ipcps) if json => println!("{}", serde_json::to_string_pretty(&ipcps)?),
         Response::Names(names) if json => println!("{}", serde_json::to_string_pretty(&names)?),
         Response::Flows(flows) if json => println!("{}", serde_json::to_string_pretty(&flows)?),
-        Response::Key(key) => println!("{} {}", key.fingerprint, key.path),
+        Response::Key(key) => println!("{} {}", key.fingerprint, shown(&key.path)),
         Response::Ipcps(ipcps) => {
             let row = |ipcp: ouroboros::daemon::protocol::IpcpEntry| {
                 vec![ipcp.name, ipcp.layer, ipcp.attachment]
@@ -153,7 +158,7 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
             let row = |name: ouroboros::daemon::protocol::NameEntry| {
                 let processes: Vec<_> = name.processes.iter().map(u32::to_string).collect();
                 let bound = [name.programs, processes].concat().join(", ");
-                vec![name.name, name.layers.join(", "), bound, name.encryption]
+                vec![name.name, name.layers.join(", "), shown(&bound), name.encryption]
             };
             let rows: Vec<_> = names.into_iter().map(row).collect();
             print!("{}", table(&["NAME", "LAYERS", "BOUND TO", "ENCRYPTION"], &rows));
@@ -175,7 +180,7 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
 /// Where the authority is: beside this user's key, unless another folder is given.
 fn authority_folder(given: Option<String>) -> Result<PathBuf, TrustError> {
     let own = || TrustFolder::of_user().map(|folder| folder.path().join("authority"));
-    given.map_or_else(own, |folder| Ok(folder.into()))
+    given.map_or_else(own, |folder| Ok(path_from_text(&folder)))
 }
 
 /// This machine's key, which only who may read its file has.
@@ -183,8 +188,9 @@ fn own_key() -> Result<IdentityKey, Box<dyn Error>> {
     let Response::Key(entry) = async_std::task::block_on(ask(Request::ShowKey))? else {
         return Err("irmd does not tell its key".into());
     };
-    let key = KeyFile::at(&entry.path).load()?;
-    Ok(key.ok_or_else(|| format!("{}: there is no such file", entry.path))?)
+    let file = path_from_text(&entry.path);
+    let key = KeyFile::at(&file).load()?;
+    Ok(key.ok_or_else(|| format!("{}: there is no such file", file.display()))?)
 }
 
 /// Prints where clients are to find the server of `name`. Without addresses these are the
