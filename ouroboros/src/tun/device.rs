@@ -186,6 +186,15 @@ impl Device {
         }
     }
 
+    /// The MTU, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not tell: the device is gone.
+    pub fn mtu(&self) -> Result<u16, DeviceError> {
+        lock(&self.control).mtu().map_err(|error| failed("MTU", error.into()))
+    }
+
     /// Changes the MTU, in bytes. The kernel takes IPv6 away from a device whose
     /// MTU is less than 1280; its addresses of the beginning are given back when
     /// it is not any more.

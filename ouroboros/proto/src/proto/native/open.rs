@@ -82,6 +82,11 @@ impl Receiving {
         keys.iter().any(|key| key.failures.load(Relaxed) >= self.limits.failures / 2)
     }
 
+    /// How many of the peer's packets were lost, or are late.
+    pub(super) fn missed(&self) -> u64 {
+        lock(&self.window).missed()
+    }
+
     /// How many keys open packets.
     pub(super) fn held(&self) -> usize {
         lock(&self.keys).len()

@@ -7,17 +7,24 @@ const BITS: u64 = u64::BITS as u64;
 /// words (the way of RFC 6479).
 pub(super) struct ReplayWindow {
     newest: u64,
+    taken: u64,
     seen: Box<[u64; WORDS]>,
 }
 
 impl ReplayWindow {
     pub(super) fn new() -> Self {
-        Self { newest: 0, seen: Box::new([0; WORDS]) }
+        Self { newest: 0, taken: 0, seen: Box::new([0; WORDS]) }
     }
 
     /// The highest number taken; 0 before the first.
     pub(super) fn newest(&self) -> u64 {
         self.newest
+    }
+
+    /// How many numbers up to the newest, from 0, were not taken: of packets that were lost
+    /// or are late.
+    pub(super) fn missed(&self) -> u64 {
+        if self.taken == 0 { 0 } else { self.newest - (self.taken - 1).min(self.newest) }
     }
 
     /// Whether a packet's number is neither one that was taken nor too old to
@@ -40,6 +47,7 @@ impl ReplayWindow {
             self.newest = number;
         }
         if new {
+            self.taken += 1;
             self.seen[word as usize % WORDS] |= 1 << (number % BITS);
         }
         new
@@ -76,6 +84,18 @@ mod tests {
             } else {
                 assert!(!new || taken.insert(number), "{number} below {newest}");
             }
+        }
+    }
+
+    #[test]
+    fn what_was_not_taken_is_missed_until_it_comes() {
+        let mut window = ReplayWindow::new();
+        assert_eq!(window.missed(), 0);
+        for (number, missed) in
+            [(0, 0), (1, 0), (4, 2), (4, 2), (3, 1), (100_000, 99_996), (2, 99_996)]
+        {
+            window.take(number);
+            assert_eq!(window.missed(), missed, "after {number}");
         }
     }
 

@@ -65,6 +65,9 @@ pub struct Session {
     heard: Duration,
     confirmed: bool,
     probe: Option<Probe>,
+    /// When the latest ping left, until it is answered.
+    pinged: Option<Duration>,
+    round_trip: Option<Duration>,
     announcement: Option<Announcement>,
     search: Option<Search>,
     told_largest: Option<usize>,
@@ -100,6 +103,8 @@ impl Session {
             heard: now,
             confirmed: false,
             probe: None,
+            pinged: None,
+            round_trip: None,
             announcement: None,
             search: None,
             told_largest: None,
@@ -461,6 +466,11 @@ impl Session {
     /// messages that wait to be sent.
     pub fn held(&self) -> (usize, usize) {
         (self.channel.receiving.held(), self.queue.len())
+    }
+
+    /// How many of the peer's packets were lost, or are late.
+    pub fn missed(&self) -> u64 {
+        self.channel.receiving.missed()
     }
 
     /// The epoch that this end seals in, from 0.
