@@ -8,6 +8,7 @@ mod configured;
 mod leases;
 mod network;
 mod server;
+pub mod status;
 
 use std::{net::IpAddr, path::PathBuf};
 
@@ -24,6 +25,7 @@ use ouroboros::{
 use attempts::Attempts;
 pub use client::client;
 pub use server::server;
+use status::Observed;
 
 /// What a tunnel's end came to.
 pub type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
@@ -52,6 +54,8 @@ pub struct Settings {
     pub told: Told,
     /// What a client takes of it.
     pub accepted: Accepted,
+    /// Who can be asked how the tunnel is.
+    pub observed: Observed,
 }
 
 /// What a server tells its clients, beside their addresses.

@@ -12,6 +12,7 @@ mod known;
 mod moving;
 mod probe;
 mod returning;
+mod status;
 mod survival;
 mod tools;
 mod tutorial;
@@ -28,6 +29,7 @@ use known::*;
 use moving::*;
 use ouroboros_testing::Needs;
 use returning::*;
+use status::*;
 use survival::*;
 use tools::*;
 use tutorial::*;
@@ -73,14 +75,16 @@ fn main() -> ExitCode {
             a_server_gives_its_clients_addresses_and_has_one_device,
             a_server_s_own_demands_refuse_who_does_not_meet_them,
             clients_with_addresses_of_their_own_share_the_server,
-            garbage_under_every_eid_does_not_disturb_a_live_flow;
+            garbage_under_every_eid_does_not_disturb_a_live_flow,
+            a_server_and_its_clients_tell_how_their_tunnels_are;
         Needs::Namespaces:
             a_layer_on_an_address_that_is_not_there_yet_waits_for_it,
             pings_of_each_quality_are_answered_plain_and_encrypted,
             a_ping_of_nobody_says_so_and_succeeds,
             an_echo_is_returned,
             a_rate_is_measured_one_way_and_both,
-            a_constant_bit_rate_is_counted;
+            a_constant_bit_rate_is_counted,
+            a_tunnel_that_waits_tells_what_it_waits_for;
         Needs::Root: an_application_without_privilege_has_its_ethernet_flows_relayed_and_its_udp_flows_not
     ]
     .run()
