@@ -12,7 +12,7 @@ use ouroboros::{
     },
     wire::{
         Dialect, DirectoryHash, Eid, MacAddress, Name, PeerAddress, QosSpec,
-        extension::{Extensions, Lane, ReliableParameters},
+        extension::{Extensions, InvitationProof, Lane, ReliableParameters},
         management::Message,
         oap::Allocation,
     },
@@ -59,6 +59,7 @@ fn headers() -> Vec<(&'static str, Vec<u8>, usize)> {
         cookie: Some(b"a cookie"),
         lane: Some(lane),
         reliable: Some(ReliableParameters::default()),
+        invitation: Some(InvitationProof { key: [8; 32], signature: [9; 64] }),
     };
     let (all, accepted) =
         (all.encode(), Extensions { profile: Some(3), ..Extensions::default() }.encode());

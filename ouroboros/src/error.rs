@@ -9,7 +9,7 @@ use crate::{
         endpoint::{AllocationFailure, Refusal},
         frct::Failure,
         negotiation::NegotiationError,
-        reliable::TooLarge,
+        reliable::{CloseReason, TooLarge},
     },
     transport::OpenError,
     wire::InvalidName,
@@ -278,6 +278,10 @@ pub enum FlowError {
     /// The peer closed the flow.
     #[error("the peer has closed the flow")]
     ClosedByPeer,
+    /// The peer closed the flow and said why
+    /// ([`Flow::close_with`](crate::Flow::close_with)); all that it sent was received.
+    #[error("the peer has closed the flow, {0}")]
+    ClosedWith(CloseReason),
     /// Nothing was heard from the peer for the flow's timeout.
     #[error("the flow is down: the peer has been silent for too long")]
     Down,
@@ -337,7 +341,9 @@ impl From<FlowError> for io::Error {
             FlowError::Transport(_) => ErrorKind::Other,
             FlowError::EndOfStream => ErrorKind::UnexpectedEof,
             FlowError::Aborted(_) => ErrorKind::ConnectionReset,
-            FlowError::ClosedByPeer | FlowError::Order(_) => ErrorKind::ConnectionAborted,
+            FlowError::ClosedByPeer | FlowError::ClosedWith(_) | FlowError::Order(_) => {
+                ErrorKind::ConnectionAborted
+            }
             FlowError::Down => ErrorKind::TimedOut,
             FlowError::Closed | FlowError::Stopped(_) | FlowError::Finished => {
                 ErrorKind::BrokenPipe

@@ -32,7 +32,7 @@ use crate::{
         AllocationId, Counters, Endpoint, Event, Limits, PeerIdentity, Refusal, RefusalReason,
         RequestId, ServerSecurity,
     },
-    proto::protection::FlowKeys,
+    proto::{negotiation::Joining, protection::FlowKeys},
     sync::lock,
     sys::namespace::NetworkNamespace,
     transport::{Management, Path, ReceiveBatch, Stray, Transport},
@@ -55,6 +55,8 @@ pub(crate) struct Requested {
     pub(crate) name: Name,
     pub(crate) from: PeerAddress,
     remote: Eid,
+    /// Its sender has to become a client first.
+    pub(crate) joining: Option<Joining>,
 }
 
 /// What an IPCP tells those above it.
@@ -215,6 +217,11 @@ impl Core {
         Ok(batch.strays().collect())
     }
 
+    /// Refuses a request whose sender has not become a client: it hears nothing.
+    pub(crate) fn refuse_joining(&self, requested: &Requested) {
+        self.refuse(requested.request, Refusal::Security);
+    }
+
     fn refuse(&self, request: RequestId, refusal: Refusal) {
         self.endpoint().refuse(driver::now(), request, refusal);
         self.wake.notify(1);
@@ -306,10 +313,10 @@ impl Core {
 
     fn handle_event(self: &Arc<Self>, event: Event) {
         match event {
-            Event::Requested { request, name, from, remote, qos, .. } => {
+            Event::Requested { request, name, from, remote, qos, joining, .. } => {
                 if qos.is_supported() {
                     let ipcp = Arc::downgrade(self);
-                    let requested = Requested { ipcp, request, name, from, remote };
+                    let requested = Requested { ipcp, request, name, from, remote, joining };
                     (self.notices)(Notice::Requested(requested));
                 } else {
                     self.refuse(request, Refusal::Quality);
@@ -334,11 +341,13 @@ impl Core {
                 suite,
                 lane,
                 reliable,
+                rtt,
                 identity,
             } => {
                 let allocating = lock(&self.allocating).remove(&allocation);
                 if let Some(allocating) = allocating {
-                    let agreed = Agreed { peer, remote, keys, suite, lane, reliable, identity };
+                    let agreed =
+                        Agreed { peer, remote, keys, suite, lane, reliable, rtt, identity };
                     allocating.agreed(agreed);
                 }
             }

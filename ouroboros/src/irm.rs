@@ -29,7 +29,7 @@ use crate::{
     layer::{Layer, LayerState},
     proto::{
         endpoint::Limits,
-        negotiation::{Identity, ServerSecurity},
+        negotiation::{Identity, Joining, ServerSecurity},
     },
     sync::lock,
     transport::IntoTransport,
@@ -371,6 +371,25 @@ impl Irm {
         }
         self.0.accepted.end_unless(&name, &security);
         lock(&self.0.policies).insert(name, security);
+        Ok(())
+    }
+
+    /// Has `admit` make clients of those who prove an invitation
+    /// ([`ServerSecurity::invited`](crate::ServerSecurity)). It is called before a flow to
+    /// the name is accepted, on the thread that accepts, and returns `true` when the
+    /// client's key is among the name's clients ([`set_policy`](Self::set_policy)) and the
+    /// invitation is not open any more, both durably. Who is not admitted hears nothing.
+    /// Without it nobody is.
+    ///
+    /// # Errors
+    ///
+    /// On a handle of a daemon, which does that itself.
+    pub fn set_admission(
+        &self,
+        admit: impl Fn(&Name, Joining) -> bool + Send + Sync + 'static,
+    ) -> Result<(), NotEmbedded> {
+        self.embedded("set_admission", "invite clients with `ovpn invite`")?;
+        self.0.accepting.set_admission(Arc::new(admit));
         Ok(())
     }
 

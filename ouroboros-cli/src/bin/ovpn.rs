@@ -24,7 +24,7 @@ use ouroboros_cli::{
     http::Place,
     output,
     ovpn::{
-        Accepted, Outcome, Settings, Told, client, server,
+        Accepted, Clients, Outcome, Settings, Told, client, server,
         status::{self, Observed},
     },
     println, service, termination,
@@ -54,7 +54,7 @@ METRICS:
     (the fingerprint of its key, or its address): ovpn_peer_age_seconds,
     ovpn_peer_silence_seconds, ovpn_peer_round_trip_seconds, ovpn_peer_sent_packets_total,
     ovpn_peer_sent_bytes_total, ovpn_peer_received_packets_total,
-    ovpn_peer_received_bytes_total, ovpn_peer_missed_packets,
+    ovpn_peer_received_bytes_total, ovpn_peer_missed_packets, ovpn_peer_undelivered_packets,
     ovpn_peer_dropped_packets_total, ovpn_peer_mtu_bytes.
 
 FILES:
@@ -185,6 +185,8 @@ struct Arguments {
 enum Command {
     /// Shows the tunnels that run on this machine, and who is connected
     Status(status::Options),
+    /// Lists, renames and revokes the clients of this machine's servers
+    Clients(Clients),
 }
 
 fn main() -> ExitCode {
@@ -193,6 +195,7 @@ fn main() -> ExitCode {
     if let Some(command) = &arguments.command {
         let done = match command {
             Command::Status(options) => task::block_on(status::status(options)),
+            Command::Clients(command) => task::block_on(command.run()),
         };
         return finished(done);
     }

@@ -4,10 +4,10 @@ use std::{io, path::PathBuf};
 
 use ouroboros::{
     AllocateError, LayerError,
-    crypto::UnknownAlgorithm,
+    crypto::{UnknownAlgorithm, identity::InvalidFingerprint},
     daemon::{Failure, security::BadSecurity},
     proto::negotiation::IdentityError,
-    trust::TrustError,
+    trust::{ClientsError, InvalidClientName, TrustError},
     wire::InvalidName,
 };
 
@@ -56,6 +56,24 @@ pub enum Error {
     /// Misuse: what is asked of a flow's security makes no sense.
     #[error(transparent)]
     Security(#[from] BadSecurity),
+    /// A clients' file cannot be edited as asked.
+    #[error(transparent)]
+    Clients(#[from] ClientsError),
+    /// Misuse: the text is no name of a client.
+    #[error("{0}: {1}")]
+    ClientName(String, #[source] InvalidClientName),
+    /// Misuse: the text is no key's.
+    #[error(transparent)]
+    Fingerprint(#[from] InvalidFingerprint),
+    /// Misuse: the name's clients are not in a file.
+    #[error("{0}: its clients are in no file: irm name change {0} clients FILE has them in one")]
+    NoClientsFile(String),
+    /// Misuse: no name's clients are in a file.
+    #[error("no name here has its clients in a file: irm name create NAME clients FILE makes one")]
+    NoClientsFiles,
+    /// Misuse: several names have.
+    #[error("several names have their clients in a file: say which (--service): {0}")]
+    SeveralClientsFiles(String),
     /// Misuse: the application asks for less than the name's policy names.
     #[error(
         "the application asks for {asked}, and the policy of {name} (cencpath) for {named}, which \

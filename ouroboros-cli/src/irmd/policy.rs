@@ -78,6 +78,9 @@ impl Policy {
             }
             _ => security.identity(self.identity(name, folder, keys)?),
         };
+        if let Authentication::Keys(path) = &self.authentication {
+            security.invited = trust::invitations(path.as_ref());
+        }
         security.clients = match &self.authentication {
             Authentication::Keys(path) => Trust::Keys(match last.map(|last| &last.clients) {
                 Some(Trust::Keys(last)) => {

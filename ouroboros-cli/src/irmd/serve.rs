@@ -45,6 +45,7 @@ const EXHAUSTED: Duration = Duration::from_millis(100);
 
 /// Serves whoever connects, for ever.
 pub async fn serve(state: Arc<State>, listener: &Listener) {
+    State::admit_invited(&state);
     let watch = async {
         loop {
             async_io::Timer::after(REFRESH).await;

@@ -1,6 +1,8 @@
 //! Names, bindings and IPCPs of the daemon, and what each request does to them.
 //! No sockets.
 
+mod clients;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -114,6 +116,14 @@ impl State {
             }
             Request::ListFlows => Ok(Response::Flows(self.flows.list())),
             Request::ListIpcps => Ok(Response::Ipcps(self.ipcps())),
+            Request::ListClients { name } => self.list_clients(name.as_deref()),
+            Request::RenameClient { name, client, to } => {
+                self.rename_client(name.as_deref(), &client, &to)
+            }
+            Request::RevokeClient { name, client } => self.revoke_client(name.as_deref(), &client),
+            Request::InviteClient { name, client, key, until } => {
+                self.invite_client(name.as_deref(), &client, &key, until)
+            }
             Request::ChangeName { policy } => {
                 let (name, policy) = named_policy(*policy)?;
                 if !self.tables().names.contains_key(&name) {

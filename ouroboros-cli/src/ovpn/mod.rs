@@ -4,6 +4,7 @@
 mod attempts;
 mod backoff;
 mod client;
+mod clients;
 mod configured;
 mod leases;
 mod network;
@@ -24,6 +25,7 @@ use ouroboros::{
 
 use attempts::Attempts;
 pub use client::client;
+pub use clients::Clients;
 pub use server::server;
 use status::Observed;
 

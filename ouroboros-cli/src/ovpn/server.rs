@@ -138,7 +138,12 @@ impl Server<'_> {
             };
             match future::or(event, tick).await {
                 Some(Some(event)) => self.handle(event),
-                Some(None) => return Err("the tunnel device has failed".into()),
+                Some(None) => {
+                    return Err(match self.hub.take_error() {
+                        Some(error) => error.into(),
+                        None => "the tunnel device has failed".into(),
+                    });
+                }
                 None => {
                     for client in self.hub.clients() {
                         if client.statistics.received_packets > 0 {
@@ -146,7 +151,7 @@ impl Server<'_> {
                         }
                     }
                     if self.settings.statistics {
-                        println!("{}: {}", self.hub.interface_name(), self.hub.statistics());
+                        println!("{}: {}", self.hub.interface_name_now(), self.hub.statistics());
                     }
                 }
             }
@@ -158,7 +163,7 @@ impl Server<'_> {
         match event {
             ClientEvent::Joined { client, info } => {
                 self.network.joined(client, &info);
-                println!("{} is up.", self.settings.describe(self.hub.interface_name()));
+                println!("{} is up.", self.settings.describe(&self.hub.interface_name_now()));
             }
             ClientEvent::Left { client, reason } => {
                 println!("The flow has ended: {reason}.");

@@ -3,6 +3,7 @@
 
 mod addresses;
 mod confined;
+mod devices;
 mod eavesdropper;
 mod host;
 mod hostile;
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 
 use addresses::*;
 use confined::*;
+use devices::*;
 use eavesdropper::*;
 use hostile::*;
 use hub::*;
@@ -75,6 +77,10 @@ fn main() -> ExitCode {
             a_server_gives_its_clients_addresses_and_has_one_device,
             a_server_s_own_demands_refuse_who_does_not_meet_them,
             clients_with_addresses_of_their_own_share_the_server,
+            a_device_that_was_down_gets_its_ipv6_addresses_and_routes_back,
+            a_device_that_is_renamed_is_followed,
+            a_device_in_another_network_namespace_goes_on,
+            a_device_that_is_deleted_ends_its_tunnel_and_is_named,
             garbage_under_every_eid_does_not_disturb_a_live_flow,
             a_server_and_its_clients_tell_how_their_tunnels_are;
         Needs::Namespaces:

@@ -58,7 +58,7 @@ struct Policies {
 }
 
 enum Policy {
-    Set(ServerSecurity, NameDemands),
+    Set(Box<ServerSecurity>, NameDemands),
     /// It cannot be had through a daemon, and so nothing is accepted.
     Failed(PolicyError),
 }
@@ -97,7 +97,7 @@ impl Acceptor {
         let demands = NameDemands::new(&name, &security);
         let outcome = demands.as_ref().map(drop).map_err(Clone::clone);
         let policy = match demands {
-            Ok(demands) => Policy::Set(security, demands),
+            Ok(demands) => Policy::Set(Box::new(security), demands),
             Err(error) => Policy::Failed(error),
         };
         {

@@ -74,6 +74,23 @@ pub struct NameEntry {
     pub encryption: String,
 }
 
+/// One client of a name in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientRow {
+    /// The name that it is a client of.
+    pub service: String,
+    /// What it is called; `None`: nothing.
+    pub name: Option<String>,
+    /// Its key, or that of its invitation.
+    pub key: String,
+    /// The addresses and networks that its line names.
+    pub prefixes: Vec<String>,
+    /// Seconds since 1970 until which it is invited; `None`: it is a client.
+    pub invited_until: Option<u64>,
+    /// The peer addresses of its flows.
+    pub peers: Vec<String>,
+}
+
 /// One flow in a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowEntry {

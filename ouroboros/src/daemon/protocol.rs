@@ -12,7 +12,7 @@ use super::{
 };
 pub use super::{
     algorithms::{AlgorithmNames, SuiteNames},
-    entries::{FlowEntry, IpcpEntry, KeyEntry, NameEntry, TransportSpec},
+    entries::{ClientRow, FlowEntry, IpcpEntry, KeyEntry, NameEntry, TransportSpec},
     grant::{BadGrant, DataPath, FlowGrant},
 };
 use crate::{transport::ServerHost, wire::QosSpec};
@@ -118,6 +118,40 @@ pub enum Request {
     ListNames,
     /// Lists the flows that applications have.
     ListFlows,
+    /// Lists the clients of a name whose clients are in a file; of all such names without
+    /// one.
+    ListClients {
+        /// The name.
+        name: Option<String>,
+    },
+    /// Gives a client another name in that file. The name may be left out, here and below,
+    /// if there is one such only.
+    RenameClient {
+        /// The name that it is a client of.
+        name: Option<String>,
+        /// The client's name or key.
+        client: String,
+        /// Its name from now on.
+        to: String,
+    },
+    /// Removes a client or an invitation from that file: its flows end.
+    RevokeClient {
+        /// The name that it is a client of.
+        name: Option<String>,
+        /// The client's name or key.
+        client: String,
+    },
+    /// Adds an invitation to that file.
+    InviteClient {
+        /// The name that it is to be a client of.
+        name: Option<String>,
+        /// The client's name.
+        client: String,
+        /// The fingerprint of the invitation's key.
+        key: String,
+        /// Until when, in seconds since 1970.
+        until: u64,
+    },
     /// Binds a program, or takes the binding back.
     Program {
         /// The executable, as an absolute path.
@@ -181,6 +215,15 @@ pub enum Response {
     Names(Vec<NameEntry>),
     /// The flows.
     Flows(Vec<FlowEntry>),
+    /// The clients.
+    Clients(Vec<ClientRow>),
+    /// A client is invited.
+    Invited {
+        /// The name that it is to be a client of.
+        name: String,
+        /// The fingerprint of the server's key.
+        server_key: String,
+    },
     /// The daemon's key.
     Key(KeyEntry),
     /// A flow; its data path's descriptor comes with the datagram.
@@ -199,6 +242,7 @@ impl Response {
             Self::Ipcps(list) => cut(list).into_iter().map(Self::Ipcps).collect(),
             Self::Names(list) => cut(list).into_iter().map(Self::Names).collect(),
             Self::Flows(list) => cut(list).into_iter().map(Self::Flows).collect(),
+            Self::Clients(list) => cut(list).into_iter().map(Self::Clients).collect(),
             other => vec![other],
         }
     }
@@ -215,6 +259,7 @@ impl Response {
             (Self::Ipcps(list), Self::Ipcps(part)) => append(list, part),
             (Self::Names(list), Self::Names(part)) => append(list, part),
             (Self::Flows(list), Self::Flows(part)) => append(list, part),
+            (Self::Clients(list), Self::Clients(part)) => append(list, part),
             _ => None,
         }
     }
@@ -225,6 +270,7 @@ impl Response {
             Self::Ipcps(list) => !list.is_empty(),
             Self::Names(list) => !list.is_empty(),
             Self::Flows(list) => !list.is_empty(),
+            Self::Clients(list) => !list.is_empty(),
             _ => false,
         }
     }

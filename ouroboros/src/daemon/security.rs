@@ -2,6 +2,7 @@
 //! identities by name. No key leaves the process that holds it.
 
 use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::algorithms::SuiteNames;
 use crate::{
@@ -12,7 +13,9 @@ use crate::{
     error::PolicyError,
     proto::{
         native::Capabilities,
-        negotiation::{ClientSecurity, PeerIdentity, ProfilePolicy, ServerSecurity, Trust},
+        negotiation::{
+            ClientSecurity, InvitationSecret, PeerIdentity, ProfilePolicy, ServerSecurity, Trust,
+        },
     },
     wire::{
         Name,
@@ -47,6 +50,33 @@ pub struct FlowSecurity {
     /// The digest that the request names.
     #[serde(default)]
     pub digest: Option<String>,
+    /// What proves that the daemon's identity is invited.
+    #[serde(default)]
+    pub invitation: Option<SecretData>,
+}
+
+/// The secret of an invitation, in hexadecimal digits. It has a use once, and goes no
+/// further than the daemon.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+pub struct SecretData(String);
+
+impl std::fmt::Debug for SecretData {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SecretData(..)")
+    }
+}
+
+impl SecretData {
+    fn new(secret: &InvitationSecret) -> Self {
+        Self(hexadecimal(secret.as_bytes()))
+    }
+
+    fn open(&self) -> Result<InvitationSecret, BadSecurity> {
+        let bytes = bytes(&self.0).map(Zeroizing::new);
+        let secret = bytes.and_then(|bytes| bytes.as_slice().try_into().ok());
+        let secret = secret.map(InvitationSecret::new);
+        secret.ok_or_else(|| BadSecurity("not the secret of an invitation".to_owned()))
+    }
 }
 
 /// Whether a flow is to have the native profile.
@@ -121,7 +151,8 @@ impl FlowSecurity {
         let (suite, capabilities) = (security.suite.into(), security.capabilities.bits());
         let digest = Some(security.digest.to_string());
         let (lane, reliable) = (security.lane, security.reliable);
-        Self { suite, profile, capabilities, trust, identified, lane, reliable, digest }
+        let invitation = security.invitation.as_ref().map(SecretData::new);
+        Self { suite, profile, capabilities, trust, identified, lane, reliable, digest, invitation }
     }
 
     /// What the daemon has to ask; the identity, if there is to be one, is its
@@ -145,6 +176,7 @@ impl FlowSecurity {
             capabilities,
             lane: self.lane,
             reliable: self.reliable,
+            invitation: self.invitation.as_ref().map(SecretData::open).transpose()?,
             trust,
             ..Default::default()
         };

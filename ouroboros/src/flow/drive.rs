@@ -160,6 +160,9 @@ impl Shared {
                 let takes = capabilities.contains(Capabilities::PARTIAL_CHECKSUMS);
                 self.partial_checksums.store(takes, Relaxed);
             }
+            ConnectionEvent::Delivery { undelivered } => {
+                self.counters.undelivered.store(undelivered, Relaxed);
+            }
             ConnectionEvent::LargestFrame(size) => self.largest.store(size, Relaxed),
             ConnectionEvent::RevalidatePath => {
                 if let Some(path) = self.path.mobility() {
@@ -372,6 +375,10 @@ impl Shared {
             // What came before the peer closed the flow is had.
             if self.fill(&mut inbox, usize::MAX)?.is_none() {
                 self.check_end_of_reading()?;
+                if let Err(FlowError::ClosedWith(_)) = ended {
+                    // Not all of what it sent has come.
+                    return Err(FlowError::ClosedByPeer);
+                }
                 ended?;
                 return Ok(Taken::Nothing);
             }
@@ -432,6 +439,12 @@ impl Shared {
         }
         if !only_polled && self.is_waited_for() {
             self.watch.store(LEFT, SeqCst);
+            if self.watched_by_owner.load(SeqCst)
+                && let Some(registration) = self.registration.get()
+            {
+                // For good: epoll's lock would be taken for each packet that arrives.
+                registration.disarm(self.path.readiness());
+            }
             if !self.is_waited_for() {
                 self.stopped_waiting();
             }

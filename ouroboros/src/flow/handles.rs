@@ -9,7 +9,7 @@ use super::{
     info::{Counters, FlowState, FlowStatistics},
     shared::{CLOSED, Shared},
 };
-use crate::{driver, transport::PathOffload};
+use crate::{driver, proto::reliable::Statistics as ReliableStatistics, transport::PathOffload};
 
 /// Closes a flow from another thread or task: both directions then say
 /// [`FlowError::Closed`](crate::FlowError::Closed).
@@ -70,6 +70,13 @@ impl FlowWatcher {
         if let Some(flow) = self.flow.upgrade() {
             flow.with_connection(|connection| connection.measure_round_trip(driver::now()));
         }
+    }
+
+    /// Figures of a flow in the reliable profile now; `None` of any other, and once
+    /// nobody has the flow any more.
+    #[must_use]
+    pub fn reliable_statistics(&self) -> Option<ReliableStatistics> {
+        self.flow.upgrade()?.order_statistics()
     }
 
     /// Asks the peer whether it is there, and ends the flow with

@@ -29,6 +29,7 @@ use crate::{
         connection::Connection,
         frct::Failure,
         protection::{Content, Opened, Opener},
+        reliable::CloseReason,
     },
     sync::lock,
     transport::{OffPathHandler, Path, Stray},
@@ -86,6 +87,8 @@ pub(super) struct Shared {
     /// Here so that it lives as long as the flow.
     pub(super) off_path_handler: OnceLock<OffPathHandler>,
     pub(super) state: AtomicU8,
+    /// Why the peer has closed the flow, if it said so.
+    pub(super) close_reason: OnceLock<CloseReason>,
     /// The flow has ended, is ready, or has something that no socket tells.
     changed: Event,
     /// Readable once the flow has ended; wakes blocked threads. Made when the
@@ -161,6 +164,7 @@ impl Shared {
             off_path_any: AtomicBool::new(false),
             off_path_handler: OnceLock::new(),
             state: AtomicU8::new(OPEN),
+            close_reason: OnceLock::new(),
             changed: Event::new(),
             wake: OnceLock::new(),
             waiting: AtomicUsize::new(0),
@@ -183,7 +187,10 @@ impl Shared {
         match self.state.load(Relaxed) {
             OPEN => Ok(()),
             DOWN => Err(FlowError::Down),
-            CLOSED_BY_PEER => Err(FlowError::ClosedByPeer),
+            CLOSED_BY_PEER => Err(match self.close_reason.get() {
+                Some(reason) => FlowError::ClosedWith(reason.clone()),
+                None => FlowError::ClosedByPeer,
+            }),
             UNACKNOWLEDGED => Err(Failure::Unacknowledged.into()),
             IRRECOVERABLE => Err(Failure::Irrecoverable.into()),
             _ => Err(FlowError::Closed),
@@ -212,6 +219,9 @@ impl Shared {
     }
 
     pub(super) fn statistics(&self) -> FlowStatistics {
+        if self.native && self.check().is_ok() {
+            self.with_connection(|connection| connection.ask_delivery(driver::now()));
+        }
         FlowStatistics { socket_drops: self.path.dropped(), ..self.counters.statistics() }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     crypto::Suite,
-    proto::negotiation::{ClientSecurity, Identity, ProfilePolicy, Trust},
+    proto::negotiation::{ClientSecurity, Identity, InvitationSecret, ProfilePolicy, Trust},
     transport::ServerHost,
     wire::{QosSpec, extension::Lane},
 };
@@ -106,6 +106,17 @@ impl FlowSpec {
     pub fn with_identity(mut self, identity: Identity) -> Self {
         self.encryption().identity = Some(identity);
         self
+    }
+
+    /// Encrypted in the native profile, and with the proof that this side is invited: if
+    /// the server does not know its identity yet, it does from then on. Goes with
+    /// [`with_identity`](Self::with_identity) or
+    /// [`with_manager_identity`](Self::with_manager_identity), and with
+    /// [`trust`](Self::trust) in the server's key.
+    #[must_use]
+    pub fn with_invitation(mut self, secret: InvitationSecret) -> Self {
+        self.encryption().invitation = Some(secret);
+        self.require_native()
     }
 
     /// Encrypted, and with the identity of the resource manager that allocates

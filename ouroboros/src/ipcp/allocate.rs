@@ -197,6 +197,7 @@ pub(super) struct Agreed {
     pub(super) suite: Option<Suite>,
     pub(super) lane: Option<Lane>,
     pub(super) reliable: Option<ReliableTerms>,
+    pub(super) rtt: Option<Duration>,
     pub(super) identity: Option<PeerIdentity>,
 }
 
@@ -313,11 +314,11 @@ impl Pending {
 
     fn flow(self, agreed: Agreed) -> RawFlow {
         let Self { core, path, early, reserved, name, qos, .. } = self;
-        let Agreed { peer, remote, mut keys, suite, lane, reliable, identity } = agreed;
+        let Agreed { peer, remote, mut keys, suite, lane, reliable, rtt, identity } = agreed;
         let ends = (reserved.eid, remote);
         let mut info =
             with_encryption(FlowInfo::new(name, peer, ends, qos), &keys, suite, identity);
-        (info.lane, info.reliable) = (lane, reliable);
+        (info.lane, info.reliable, info.allocation_rtt) = (lane, reliable, rtt);
         let greeting = keys.as_mut().map_or_else(Vec::new, |keys| keys.greeting(ends));
         // A native flow's session goes on by itself, if this one is lost.
         let times = if greeting.is_empty() { GREETINGS } else { 1 };

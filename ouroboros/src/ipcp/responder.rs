@@ -171,10 +171,10 @@ impl Core {
                 }
             }
         }
-        let Accepted { qos, keys, suite, lane, reliable, identity } = accepted;
+        let Accepted { qos, keys, suite, lane, reliable, rtt, identity } = accepted;
         let info = FlowInfo::new(name, from, (local, remote), qos);
         let mut info = with_encryption(info, &keys, suite, identity);
-        (info.lane, info.reliable) = (lane, reliable);
+        (info.lane, info.reliable, info.allocation_rtt) = (lane, reliable, rtt);
         let mut flow = self.raw_flow(path, info, keys, early, reserved);
         match frames {
             Frames::Shared(take) => {

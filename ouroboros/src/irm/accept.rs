@@ -23,6 +23,7 @@ use crate::{
     flow::{Flow, RawFlow},
     ipcp::{Notice, Requested},
     log::Limited,
+    proto::negotiation::Joining,
     sync::lock,
     wire::{Name, PeerAddress},
 };
@@ -45,7 +46,12 @@ pub(crate) struct AcceptQueue {
     /// Flows that agree keys before data.
     beginning: AtomicUsize,
     changed: Event,
+    /// Takes up clients that are invited.
+    admission: Mutex<Option<Arc<Admission>>>,
 }
+
+/// Makes a client of an invited one, and returns `true` if it is one now.
+pub(super) type Admission = dyn Fn(&Name, Joining) -> bool + Send + Sync;
 
 /// What flows can come for.
 #[derive(Default)]
@@ -166,10 +172,23 @@ impl AcceptQueue {
                 })
             };
             let Some(requested) = requested else { return };
-            if let Some(ipcp) = requested.ipcp.upgrade() {
+            let Some(ipcp) = requested.ipcp.upgrade() else { continue };
+            if requested.joining.is_none_or(|joining| self.admit(&requested.name, joining)) {
                 ipcp.begin(requested);
+            } else {
+                ipcp.refuse_joining(&requested);
             }
         }
+    }
+
+    fn admit(&self, name: &Name, joining: Joining) -> bool {
+        let admission = lock(&self.admission).clone();
+        admission.is_some_and(|admit| admit(name, joining))
+    }
+
+    /// Has `admission` take up clients that are invited.
+    pub(super) fn set_admission(&self, admission: Arc<Admission>) {
+        *lock(&self.admission) = Some(admission);
     }
 
     /// A flow to a name that is `wanted`, whose peer is proved to be there.

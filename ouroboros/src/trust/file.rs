@@ -3,7 +3,7 @@
 use std::{
     fs::{self, DirBuilder, File, Metadata, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -147,28 +147,89 @@ pub(super) fn make_folder(path: &Path) -> Result<(), TrustError> {
 /// if something is.
 pub(super) fn create(path: &Path, contents: &[u8], replace: bool) -> Result<bool, TrustError> {
     make_folder(path)?;
+    let write = |draft: &Path| {
+        let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+        renameat_with(CWD, draft, CWD, path, flags)?;
+        Ok(true)
+    };
+    match with_draft(path, contents, 0o600, write) {
+        Err(error) if !replace && error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        outcome => outcome.map_err(|error| TrustError::Io(path.to_owned(), error)),
+    }
+}
+
+/// Tells a file from what it is when it has been changed or replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    real: PathBuf,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+    mode: u32,
+}
+
+/// The stamp of the file at `path`, at the end of symbolic links.
+pub(super) fn stamp(path: &Path) -> Result<Stamp, TrustError> {
+    let stamp = || {
+        let real = fs::canonicalize(path)?;
+        let metadata = fs::metadata(&real)?;
+        Ok(Stamp {
+            real,
+            inode: metadata.ino(),
+            size: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            mode: metadata.mode() & 0o777,
+        })
+    };
+    stamp().map_err(|error| TrustError::Io(path.to_owned(), error))
+}
+
+/// Puts `contents` in the place of the file at `path`, with its mode, whole or not at
+/// all, if its stamp is still `before`; whether it was. Then it is on the disk.
+pub(super) fn replace(path: &Path, contents: &[u8], before: &Stamp) -> Result<bool, TrustError> {
+    let write = |draft: &Path| {
+        if stamp(path).ok().as_ref() != Some(before) {
+            fs::remove_file(draft)?;
+            return Ok(false);
+        }
+        fs::rename(draft, &before.real)?;
+        Ok(true)
+    };
+    let outcome = with_draft(&before.real, contents, before.mode, write);
+    outcome.map_err(|error| TrustError::Io(path.to_owned(), error))
+}
+
+/// Writes `contents` to a file beside `path` that is to take its place, and has `place`
+/// do so.
+fn with_draft(
+    path: &Path,
+    contents: &[u8],
+    mode: u32,
+    place: impl FnOnce(&Path) -> io::Result<bool>,
+) -> io::Result<bool> {
     let folder = folder_of(path);
-    let failed = |error: io::Error| TrustError::Io(path.to_owned(), error);
     let mut random = [0; 8];
     SystemEntropy.fill(&mut random);
     let draft = folder.join(format!(".draft-{:016x}", u64::from_be_bytes(random)));
     let write = || {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
         file.write_all(contents)?;
-        file.sync_all()?;
-        let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
-        renameat_with(CWD, &draft, CWD, path, flags)?;
-        File::open(&folder)?.sync_all()
-    };
-    match write() {
-        Ok(()) => Ok(true),
-        Err(error) => {
-            // It is not there if it could not be made.
-            let _ = fs::remove_file(&draft);
-            let exists = !replace && error.kind() == io::ErrorKind::AlreadyExists;
-            if exists { Ok(false) } else { Err(failed(error)) }
+        if mode != 0o600 {
+            file.set_permissions(fs::Permissions::from_mode(mode))?;
         }
+        file.sync_all()?;
+        let placed = place(&draft)?;
+        File::open(&folder)?.sync_all()?;
+        Ok(placed)
+    };
+    let outcome = write();
+    if outcome.is_err() {
+        // It is not there if it could not be made.
+        let _ = fs::remove_file(&draft);
     }
+    outcome
 }
 
 #[cfg(test)]

@@ -7,21 +7,22 @@ use zeroize::Zeroizing;
 
 use super::{
     TrustError,
+    clients::{ClientLine, LARGEST},
     file::{self, Guard},
 };
-use crate::crypto::identity::{CaStore, Fingerprint};
+use crate::{
+    crypto::identity::{CaStore, Fingerprint},
+    proto::negotiation::Invited,
+};
 
-/// Some twenty thousand keys, or hundreds of certificates.
-const LARGEST: u64 = 1 << 20;
 /// Files that a folder of authorities has, at most.
 const FILES: usize = 1024;
 /// Bad lines of a file that are told, at most.
 const FLAWS: usize = 16;
 
-/// The keys in the file at `path`: a fingerprint a line, what follows it on the
-/// line for people to read. Lines that begin with `#` are comments. A file that
-/// is not there authorizes nobody, and is an error: most likely its name is
-/// wrong.
+/// The keys of the clients in the file at `path`, whose lines are those of
+/// [`ClientsFile`](super::ClientsFile). A file that is not there authorizes nobody, and is
+/// an error: most likely its name is wrong.
 ///
 /// # Errors
 ///
@@ -59,6 +60,18 @@ pub fn reread_authorized_keys(
     }
 }
 
+/// The open and past invitations in the file at `path`; none if it cannot be read or
+/// others can change it.
+#[must_use]
+pub fn invitations(path: &Path) -> Vec<Invited> {
+    let Ok(text) = read_list(path) else { return Vec::new() };
+    let invited = |line| {
+        let client = ClientLine::parse(line).ok()??;
+        Some(Invited { key: client.key, until: client.invited_until? })
+    };
+    text.split(|byte| *byte == b'\n').filter_map(invited).collect()
+}
+
 fn read_list(path: &Path) -> Result<Zeroizing<Vec<u8>>, TrustError> {
     let missing = || TrustError::Io(path.to_owned(), std::io::ErrorKind::NotFound.into());
     file::read(path, Guard::Public, LARGEST)?.ok_or_else(missing)
@@ -68,20 +81,14 @@ fn read_list(path: &Path) -> Result<Zeroizing<Vec<u8>>, TrustError> {
 fn parse(text: &[u8], path: &Path) -> (Vec<Fingerprint>, Vec<TrustError>) {
     let (mut keys, mut bad) = (Vec::new(), Vec::new());
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
-        let line = line.trim_ascii();
-        if line.is_empty() || line.starts_with(b"#") {
-            continue;
-        }
-        let first = line.split(u8::is_ascii_whitespace).next().unwrap_or_default();
-        match str::from_utf8(first).ok().and_then(|text| text.parse().ok()) {
-            Some(key) => keys.push(key),
+        match ClientLine::parse(line) {
+            Ok(Some(client)) if client.invited_until.is_none() => keys.push(client.key),
+            Ok(_) => {}
             // A file that is no list at all need not be said to be so a line at a time.
-            None if bad.len() == FLAWS => {}
-            None => bad.push(TrustError::Line {
-                path: path.to_owned(),
-                line: index + 1,
-                reason: "it does not begin with a fingerprint",
-            }),
+            Err(_) if bad.len() == FLAWS => {}
+            Err(reason) => {
+                bad.push(TrustError::Line { path: path.to_owned(), line: index + 1, reason });
+            }
         }
     }
     (keys, bad)

@@ -7,6 +7,7 @@
 //! to believe (`proto::negotiation`), and keys themselves
 //! ([`crypto::identity`](crate::crypto::identity)).
 
+mod clients;
 mod file;
 mod key;
 mod known;
@@ -17,10 +18,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use clients::{ClientEntry, ClientName, ClientsError, ClientsFile, InvalidClientName};
 pub use file::Flaw;
 pub use key::KeyFile;
 pub use known::{ChangedKey, KnownKey, KnownNames, Pin};
-pub use list::{authorities, authorized_keys, certificate, reread_authorized_keys};
+pub use list::{authorities, authorized_keys, certificate, invitations, reread_authorized_keys};
 
 /// A file of trust cannot be used. Says what to do about it.
 #[derive(Debug, thiserror::Error)]

@@ -191,10 +191,16 @@ impl Tunnel {
         TunnelBuilder::default()
     }
 
-    /// The device's name, such as `tun0`.
+    /// The device's name when it was made, such as `tun0`.
     #[must_use]
     pub fn interface_name(&self) -> &str {
         self.device.name()
+    }
+
+    /// The device's name now: it may have been renamed.
+    #[must_use]
+    pub fn interface_name_now(&self) -> String {
+        self.device.name_now()
     }
 
     /// How many queues the device has: over as many flows it runs.

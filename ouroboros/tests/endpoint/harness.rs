@@ -51,6 +51,7 @@ pub(crate) const PLAIN: ServerSecurity = ServerSecurity {
     identity: None,
     identify_to_old: true,
     clients: Trust::Anyone,
+    invited: Vec::new(),
 };
 
 pub(crate) fn at(milliseconds: u64) -> Now {

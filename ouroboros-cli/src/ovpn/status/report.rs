@@ -89,6 +89,8 @@ pub struct Peer {
     pub traffic: Traffic,
     /// Packets of the peer that were lost on the way, or are late; `None`: unknown.
     pub missed: Option<u64>,
+    /// Packets to the peer that it had not got when it was asked last, if it tells.
+    pub undelivered: u64,
     /// Packets of it, and for it, that were dropped at this end.
     pub dropped: u64,
     /// Largest packet to it, in bytes.
@@ -153,6 +155,7 @@ impl Report {
         let peer = Peer::of(&flows).map(|peer| Peer {
             traffic: of_flows(&counted.flow),
             dropped: dropped(&counted.flow),
+            undelivered: counted.flow.undelivered,
             epoch: counted.flow.epoch,
             mtu,
             ..peer
@@ -160,7 +163,7 @@ impl Report {
         Self {
             addresses: addresses.to_vec(),
             peers: peer.into_iter().collect(),
-            ..Self::new(Role::Client).with_device(tunnel.interface_name(), mtu, &counted)
+            ..Self::new(Role::Client).with_device(&tunnel.interface_name_now(), mtu, &counted)
         }
     }
 
@@ -172,6 +175,7 @@ impl Report {
                 inner: client.prefixes,
                 traffic: of_flows(&counted.flows),
                 dropped: dropped(&counted.flows) + counted.foreign_source,
+                undelivered: counted.flows.undelivered,
                 epoch: counted.flows.epoch,
                 mtu: Some(client.mtu),
                 ..peer
@@ -181,7 +185,7 @@ impl Report {
             addresses: addresses.to_vec(),
             peers: hub.clients().into_iter().filter_map(peer).collect(),
             ..Self::new(Role::Server).with_device(
-                hub.interface_name(),
+                &hub.interface_name_now(),
                 hub.mtu().ok(),
                 &hub.statistics(),
             )
@@ -262,6 +266,8 @@ impl Report {
         // Late packets are counted until they come.
         let help = "Packets from the peer that were lost on the way.";
         family("ovpn_peer_missed_packets", gauge, help, &|peer| peer.missed.map(|n| n as f64));
+        let help = "Packets to the peer that it has not got, if it tells.";
+        family("ovpn_peer_undelivered_packets", gauge, help, &|peer| Some(peer.undelivered as f64));
         let help = "Packets from and for the peer that were dropped here.";
         family("ovpn_peer_dropped_packets_total", counter, help, &|peer| Some(peer.dropped as f64));
         let help = "Largest packet to the peer.";
@@ -293,6 +299,7 @@ impl Peer {
             round_trip: seconds(flows.iter().filter_map(|flow| flow.round_trip).min()),
             traffic: Traffic::default(),
             missed: missed.map(|missed| missed.into_iter().sum()),
+            undelivered: 0,
             dropped: 0,
             mtu: None,
             epoch: 0,

@@ -12,6 +12,7 @@ const PADDING: u16 = 2;
 const COOKIE: u16 = 3;
 const LANE: u16 = 4;
 const RELIABLE: u16 = 5;
+const INVITATION: u16 = 6;
 /// The one version of the native profile.
 const VERSION: u8 = 1;
 /// The one version of the reliable profile, and its one mode: messages.
@@ -79,6 +80,28 @@ impl Default for ReliableParameters {
     }
 }
 
+/// What proves that a request's sender is invited (PROTOCOL.md, "Invitations").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvitationProof {
+    /// The invitation's Ed25519 key.
+    pub key: [u8; 32],
+    /// Its signature.
+    pub signature: [u8; 64],
+}
+
+impl InvitationProof {
+    /// `None`: another version.
+    fn parse(value: &[u8]) -> Result<Option<Self>, Malformed> {
+        let (&version, fields) = value.split_first().ok_or(Malformed)?;
+        if version != VERSION {
+            return Ok(None);
+        }
+        let (key, signature) = fields.split_first_chunk().ok_or(Malformed)?;
+        let signature = signature.try_into().map_err(|_| Malformed)?;
+        Ok(Some(Self { key: *key, signature }))
+    }
+}
+
 /// What `data` says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extensions<'a> {
@@ -95,6 +118,8 @@ pub struct Extensions<'a> {
     /// The reliable profile: offered in a request, accepted in a reply, with what
     /// its sender takes.
     pub reliable: Option<ReliableParameters>,
+    /// That the sender of a request is invited.
+    pub invitation: Option<InvitationProof>,
 }
 
 impl<'a> Extensions<'a> {
@@ -140,6 +165,7 @@ impl<'a> Extensions<'a> {
                     _ => return Err(Malformed),
                 },
                 RELIABLE => extensions.reliable = ReliableParameters::parse(value)?,
+                INVITATION => extensions.invitation = InvitationProof::parse(value)?,
                 _ => {}
             }
         }
@@ -176,6 +202,9 @@ impl<'a> Extensions<'a> {
         if let Some(reliable) = &self.reliable {
             push(RELIABLE, [&reliable.encode(), &[]]);
         }
+        if let Some(InvitationProof { key, signature }) = &self.invitation {
+            push(INVITATION, [&[&[VERSION], &key[..]].concat(), signature]);
+        }
         data
     }
 
@@ -200,6 +229,7 @@ mod tests {
                 cookie: Some(b"cookie"),
                 lane: Some(lane),
                 reliable: Some(ReliableParameters::default()),
+                invitation: Some(InvitationProof { key: [8; 32], signature: [9; 64] }),
             },
         ] {
             assert_eq!(Extensions::parse(&extensions.encode()), Ok(extensions));
@@ -236,6 +266,8 @@ mod tests {
             &[0, 1, 0, 3, 1, 5, 5],
             &[0, 3, 0, 0],
             &[0, 4, 0, 2, 0, 1],
+            &[0, 6, 0, 0],
+            &[0, 6, 0, 2, 1, 1],
         ] {
             assert_eq!(parsed(malformed), Err(Malformed), "{malformed:?}");
         }

@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, atomic::Ordering::Relaxed},
 };
 
-use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd};
 
 use super::{
     ClientEvent, Core,
@@ -27,6 +27,7 @@ use crate::{
         protection::Content,
     },
     sync::lock,
+    sys::socket,
     tun::{
         DeviceOffload,
         offload::{Checksums, Ecn, packet_too_big},
@@ -86,7 +87,8 @@ pub(super) struct Inbound {
     flows: HashMap<u64, Arriving>,
     next: u64,
     joiner: Joiner,
-    /// The only flow, and in how many turns nothing else was looked at.
+    /// The only flow, whose path epoll does not watch, and in how many turns nothing
+    /// else was looked at.
     alone: Option<u64>,
     turns: u32,
     /// Descriptors that something has come on.
@@ -114,29 +116,48 @@ impl Inbound {
         })
     }
 
-    /// Readable when there is something for [`turn`](Self::turn).
-    pub(super) fn readiness(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
+    /// What to poll for reading: when one of the two is readable, there is something
+    /// for [`turn`](Self::turn). The second is there while there is one flow only.
+    pub(super) fn readiness(&self) -> (BorrowedFd<'_>, Option<BorrowedFd<'_>>) {
+        (self.epoll.as_fd(), self.alone.and_then(|token| self.path(token)))
+    }
+
+    fn path(&self, token: u64) -> Option<BorrowedFd<'_>> {
+        self.flows.get(&token).map(|flow| flow.receiver.readiness())
     }
 
     /// Moves what is there, at most a batch of each flow, after having waited for it if
     /// `wait` says so; how many packets that was, and whether there was anything.
     pub(super) fn turn(&mut self, wait: Option<&Timespec>) -> Result<(usize, bool), TunnelError> {
-        if wait.is_none()
-            && let Some(token) = self.alone.filter(|_| self.turns < LOOK)
-        {
-            // There is something: most likely this flow's. Who waits has larger batches.
-            self.turns += 1;
-            let packets = self.serve(token, false);
-            if packets > 0 {
-                self.flush_forwarded();
-                return Ok((packets, true));
+        let Some(token) = self.alone else { return self.turn_of_many(wait.unwrap_or(&NOW)) };
+        let looks = match (wait, self.readiness()) {
+            (Some(wait), (others, Some(path))) => {
+                let mut ready = [others, path]
+                    .map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN));
+                if socket::wait(&mut ready, Some(wait))? == 0 {
+                    return Ok((0, false));
+                }
+                !ready[0].revents().is_empty()
             }
+            _ => self.turns >= LOOK,
+        };
+        // Most likely there is something of this flow.
+        let packets = self.serve(token, false);
+        self.turns += 1;
+        if looks || packets == 0 {
+            let (more, any) = self.turn_of_many(&NOW)?;
+            return Ok((packets + more, packets > 0 || any || wait.is_some()));
         }
+        self.flush_forwarded();
+        Ok((packets, true))
+    }
+
+    /// Moves a batch of each flow that epoll tells of.
+    fn turn_of_many(&mut self, wait: &Timespec) -> Result<(usize, bool), TunnelError> {
         self.turns = 0;
         self.ready.clear();
         let mut events = [const { MaybeUninit::uninit() }; EVENTS];
-        match epoll::wait(&self.epoll, &mut events, Some(wait.unwrap_or(&NOW))) {
+        match epoll::wait(&self.epoll, &mut events, Some(wait)) {
             Ok((events, _)) => self.ready.extend(events.iter().map(|event| event.data.u64())),
             Err(rustix::io::Errno::INTR) => return Ok((0, true)),
             Err(error) => return Err(io::Error::from(error).into()),
@@ -169,9 +190,27 @@ impl Inbound {
         }
     }
 
-    /// Finds out whether there is one flow only.
-    fn count(&mut self) {
-        self.alone = self.flows.keys().next().copied().filter(|_| self.flows.len() == 1);
+    /// Finds out whether there is one flow only. Its path is polled by itself: one that
+    /// epoll watches has its lock taken for each packet that arrives, though nobody
+    /// waits.
+    fn count(&mut self) -> rustix::io::Result<()> {
+        let alone = self.flows.keys().next().copied().filter(|_| self.flows.len() == 1);
+        let before = std::mem::replace(&mut self.alone, alone);
+        if before == alone {
+            return Ok(());
+        }
+        if let Some(path) = alone.and_then(|token| self.path(token)) {
+            // A new one is not watched yet.
+            let _ = epoll::delete(&self.epoll, path);
+        }
+        before.map_or(Ok(()), |token| self.watch(token))
+    }
+
+    /// Has epoll tell of a flow's path.
+    fn watch(&self, token: u64) -> rustix::io::Result<()> {
+        let data = epoll::EventData::new_u64(token * 2);
+        self.path(token)
+            .map_or(Ok(()), |path| epoll::add(&self.epoll, path, data, epoll::EventFlags::IN))
     }
 
     /// Takes flows up.
@@ -183,13 +222,12 @@ impl Inbound {
         for (client, receiver) in arrived {
             let token = self.next;
             self.next += 1;
-            let watch = |fd: BorrowedFd<'_>, end: u64| {
-                let data = epoll::EventData::new_u64(token * 2 + end);
-                epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN)
-            };
-            let watched = watch(receiver.readiness(), 0).and_then(|()| watch(receiver.end(), 1));
+            let end = epoll::EventData::new_u64(token * 2 + 1);
+            let watched = epoll::add(&self.epoll, receiver.end(), end, epoll::EventFlags::IN);
             self.flows.insert(token, Arriving { client, receiver, delay: Delay::default() });
-            self.count();
+            let watched = watched
+                .and(self.count())
+                .and_then(|()| if self.alone.is_none() { self.watch(token) } else { Ok(()) });
             if let Err(error) = watched {
                 self.finish(token, &FlowError::Transport(error.into()));
             } else {
@@ -236,7 +274,8 @@ impl Inbound {
     /// Lets go of a flow that has ended, and of its client.
     fn finish(&mut self, token: u64, error: &FlowError) {
         let Some(Arriving { client, receiver, .. }) = self.flows.remove(&token) else { return };
-        self.count();
+        // The one that is left was watched, and is not to be.
+        let _ = self.count();
         // Sender and path may outlive the receiver.
         let _ = epoll::delete(&self.epoll, receiver.readiness());
         let _ = epoll::delete(&self.epoll, receiver.end());

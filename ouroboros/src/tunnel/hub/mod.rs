@@ -91,6 +91,7 @@ impl HubBuilder {
             any_untold: AtomicBool::new(false),
             events: tell,
             ended: AtomicBool::new(false),
+            failure: Mutex::default(),
         });
         let mut hub = Hub {
             core: core.clone(),
@@ -104,7 +105,8 @@ impl HubBuilder {
             let builder = thread::Builder::new().name(format!("hub-{queue}"));
             hub.workers.push(builder.spawn(move || {
                 if let Err(error) = worker::run(&core, queue) {
-                    tracing::error!(%error, "the hub has failed");
+                    tracing::debug!(%error, "the hub has failed");
+                    lock(&core.failure).get_or_insert(error);
                     core.end();
                 }
             })?);
@@ -140,10 +142,23 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// The device's name, such as `tun0`.
+    /// The device's name when it was made, such as `tun0`.
     #[must_use]
     pub fn interface_name(&self) -> &str {
         self.core.device.name()
+    }
+
+    /// The device's name now: it may have been renamed.
+    #[must_use]
+    pub fn interface_name_now(&self) -> String {
+        self.core.device.name_now()
+    }
+
+    /// What has made the hub fail, once [`next_event`](Self::next_event) says that it
+    /// has.
+    #[must_use]
+    pub fn take_error(&self) -> Option<TunnelError> {
+        lock(&self.core.failure).take()
     }
 
     /// How many queues the device has.
@@ -276,7 +291,7 @@ impl Hub {
     }
 
     /// The next event. Cancel safe. `None`: the hub has failed, and its device is
-    /// of no more use.
+    /// of no more use; [`take_error`](Self::take_error) says why.
     pub async fn next_event(&self) -> Option<ClientEvent> {
         self.events.recv().await.ok()
     }
@@ -343,6 +358,7 @@ struct Core {
     any_untold: AtomicBool,
     events: async_channel::Sender<ClientEvent>,
     ended: AtomicBool,
+    failure: Mutex<Option<TunnelError>>,
 }
 
 impl Core {

@@ -48,20 +48,22 @@ fn turns(core: &Arc<Core>, queue: usize, second: &Second<Inbound>) -> Result<(),
         };
         let device = &core.device.queues()[queue];
         let reads = if full.is_some() { PollFlags::empty() } else { PollFlags::IN };
-        let (arrivals, looks) = match &inbound {
-            Some(inbound) => (inbound.readiness(), PollFlags::IN),
-            None => (second.gave_back(), PollFlags::empty()),
+        let (arrivals, alone) = inbound.as_ref().map(Inbound::readiness).unzip();
+        let arrival = |descriptor: Option<_>| match descriptor {
+            Some(descriptor) => PollFd::from_borrowed_fd(descriptor, PollFlags::IN),
+            None => PollFd::from_borrowed_fd(second.gave_back(), PollFlags::empty()),
         };
         let mut ready = [
             PollFd::new(device, reads),
-            PollFd::from_borrowed_fd(arrivals, looks),
+            arrival(arrivals),
+            arrival(alone.flatten()),
             PollFd::from_borrowed_fd(second.gave_back(), PollFlags::IN),
             PollFd::from_borrowed_fd(writable, interest),
         ];
         let repeats = queue == 0 && core.has_untold();
         let timeout = if full.is_some() { Some(&FULL) } else { repeats.then_some(&REPEAT) };
         let any = socket::wait(&mut ready, timeout)? > 0;
-        let [device, arrivals, back, _] = ready.map(|fd| fd.revents());
+        let [device, arrivals, alone, back, _] = ready.map(|fd| fd.revents());
         drop(sender);
         if full.is_some() && !any {
             outbound.give_up();
@@ -74,7 +76,7 @@ fn turns(core: &Arc<Core>, queue: usize, second: &Second<Inbound>) -> Result<(),
             inbound = Some(second.take()?);
         }
         let arrived = match &mut inbound {
-            Some(inbound) if !arrivals.is_empty() => inbound.turn(None)?.0,
+            Some(inbound) if !(arrivals | alone).is_empty() => inbound.turn(None)?.0,
             _ => 0,
         };
         // What has arrived may have been answered already: look at once.

@@ -42,6 +42,12 @@ impl IdentityKey {
         Self::new(SigningKey::Ed25519(ed25519_dalek::SigningKey::from_bytes(&seed)))
     }
 
+    /// The Ed25519 key pair of a seed (RFC 8032, section 5.1.5: the private key).
+    #[must_use]
+    pub fn from_ed25519_seed(seed: &[u8; 32]) -> Self {
+        Self::new(SigningKey::Ed25519(ed25519_dalek::SigningKey::from_bytes(seed)))
+    }
+
     /// A key pair from a PKCS#8 `PRIVATE KEY` in PEM form.
     ///
     /// # Errors
@@ -159,6 +165,16 @@ impl PublicKey {
             })
             .map(Self::new)
             .map_err(|_| UnusableKey)
+    }
+
+    /// An Ed25519 key from its 32 bytes (RFC 8032, section 5.1.5).
+    ///
+    /// # Errors
+    ///
+    /// The bytes are no point of the curve.
+    pub fn from_ed25519(bytes: &[u8; 32]) -> Result<Self, UnusableKey> {
+        let key = ed25519_dalek::VerifyingKey::from_bytes(bytes).map_err(|_| UnusableKey)?;
+        Ok(Self::new(VerifyingKey::Ed25519(key)))
     }
 
     fn new(verifying: VerifyingKey) -> Self {

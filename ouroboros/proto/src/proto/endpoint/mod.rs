@@ -35,7 +35,7 @@ pub use super::negotiation::{
 };
 use super::{
     Now,
-    negotiation::{ReliableTerms, Terms},
+    negotiation::{Joining, ReliableTerms, Terms},
     protection::FlowKeys,
 };
 use crate::{
@@ -163,6 +163,8 @@ pub struct Accepted {
     pub lane: Option<Lane>,
     /// The reliable profile, if it was agreed.
     pub reliable: Option<ReliableTerms>,
+    /// From the reply to the client's proof that it has it, once that is there.
+    pub rtt: Option<Duration>,
     /// Who the client is; `None`: it has not said.
     pub identity: Option<PeerIdentity>,
 }
@@ -207,6 +209,9 @@ pub enum Event {
         qos: QosSpec,
         /// Whether it should be encrypted.
         encrypted: bool,
+        /// Its sender is no client yet, but invited: its key has to be in the policy of
+        /// the name before it is accepted.
+        joining: Option<Joining>,
     },
     /// A request was not accepted in time.
     Withdrawn {
@@ -264,6 +269,8 @@ pub enum Event {
         lane: Option<Lane>,
         /// The reliable profile, if it was agreed.
         reliable: Option<ReliableTerms>,
+        /// From the request to the reply, unless the request was repeated.
+        rtt: Option<Duration>,
         /// Who the server is; `None`: it has not said.
         identity: Option<PeerIdentity>,
     },

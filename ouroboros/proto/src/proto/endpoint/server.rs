@@ -17,7 +17,7 @@ use crate::{
     proto::{
         Now,
         negotiation::{
-            Client, NegotiationError, RequestSummary, ServerSecurity, Terms, answer,
+            Client, NegotiationError, RequestSummary, ServerSecurity, Standing, Terms, answer,
             identify_client, largest_answer, screen,
         },
     },
@@ -122,7 +122,7 @@ impl Endpoint {
                     // Who they are is looked at so often, since nothing else
                     // bounds it for a request that is repeated.
                     let known = |served: &Served| {
-                        identify_client(header, now.utc, &served.security).is_ok()
+                        identify_client(header, now.utc, &terms, &served.security).is_ok()
                     };
                     if has_restricted_name
                         && !(self.answers.take(now, self.limits.answers_per_second)
@@ -211,9 +211,15 @@ impl Endpoint {
         let Some(Served { name, security }) = served else {
             return refuse(self, Refusal::NotAvailable);
         };
+        let mut joining = None;
         let client = if security.clients.demands_identity() {
-            match identify_client(header, now.utc, &security) {
-                Ok(identity) => Client::Checked(identity),
+            match identify_client(header, now.utc, &terms, &security) {
+                Ok(Standing::Client(identity)) => Client::Checked(identity),
+                // It is looked at again when it is accepted: by then it has to be a client.
+                Ok(Standing::Invited(invited)) => {
+                    joining = Some(invited);
+                    Client::Unchecked
+                }
                 Err(error) => {
                     self.counters.unauthorized += 1;
                     self.events.push_back(Event::Unauthorized { name, from, reason: error });
@@ -231,7 +237,15 @@ impl Endpoint {
         let pending =
             Pending { from, remote, header, terms, key, size, validation, security, client, until };
         self.pending.insert(request, pending);
-        self.events.push_back(Event::Requested { request, name, from, remote, qos, encrypted });
+        self.events.push_back(Event::Requested {
+            request,
+            name,
+            from,
+            remote,
+            qos,
+            encrypted,
+            joining,
+        });
     }
 
     fn validation(
@@ -393,6 +407,7 @@ impl Endpoint {
                 suite: Some(agreed.suite),
                 lane: agreed.lane,
                 reliable: agreed.reliable,
+                rtt: None,
                 identity: agreed.identity,
             },
             None => Accepted {
@@ -401,6 +416,7 @@ impl Endpoint {
                 suite: None,
                 lane: None,
                 reliable: None,
+                rtt: None,
                 identity: None,
             },
         };

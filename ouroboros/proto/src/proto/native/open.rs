@@ -82,9 +82,10 @@ impl Receiving {
         keys.iter().any(|key| key.failures.load(Relaxed) >= self.limits.failures / 2)
     }
 
-    /// How many of the peer's packets were lost, or are late.
-    pub(super) fn missed(&self) -> u64 {
-        lock(&self.window).missed()
+    /// The newest packet's number, and how many packets were opened.
+    pub(super) fn count(&self) -> (u64, u64) {
+        let window = lock(&self.window);
+        (window.newest(), window.taken())
     }
 
     /// How many keys open packets.

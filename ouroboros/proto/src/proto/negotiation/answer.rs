@@ -1,8 +1,10 @@
 //! The server's side: what a request asks, and the reply to it.
 
 use super::{
-    Agreed, Agreement, NegotiationError, PeerIdentity, ProfilePolicy, ReliableTerms,
-    ServerSecurity, Terms, extensions, request_digest, strength, suite, transcript,
+    Agreed, Agreement, Joining, NegotiationError, PeerIdentity, ProfilePolicy, ReliableTerms,
+    ServerSecurity, Terms, Trust, extensions,
+    invitation::check,
+    request_digest, strength, suite, transcript,
     trust::{LARGEST_SIGNATURE, Signer, identify},
 };
 use crate::{
@@ -74,10 +76,29 @@ pub enum Client {
 pub(in crate::proto) fn identify_client(
     request: &[u8],
     utc: u64,
+    terms: &Terms,
     security: &ServerSecurity,
-) -> Result<Option<PeerIdentity>, NegotiationError> {
+) -> Result<Standing, NegotiationError> {
     let header = Allocation::parse(request, 0).map_err(|_| NegotiationError::Malformed)?;
-    identify(&header, request, &security.clients, Signer::Client, utc)
+    let identified = identify(&header, request, &security.clients, Signer::Client, utc);
+    let Err(NegotiationError::NotAuthorized(client)) = identified else {
+        return identified.map(Standing::Client);
+    };
+    let refused = NegotiationError::NotAuthorized(client);
+    let proof = extensions(&header)?.invitation.ok_or(refused)?;
+    let joining = check(&proof, &header, terms, client, (&security.invited, utc))?;
+    // That it is the client's own request is checked last: both are to be right.
+    identify(&header, request, &Trust::Keys(vec![client]), Signer::Client, utc)?;
+    Ok(Standing::Invited(joining))
+}
+
+/// What a client that has proved who it is may do.
+#[derive(Debug)]
+pub(in crate::proto) enum Standing {
+    /// Have a flow.
+    Client(Option<PeerIdentity>),
+    /// Become a client, and nothing else.
+    Invited(Joining),
 }
 
 /// A server's reply header to `client`'s request with the bytes `request`, at UTC time
@@ -125,7 +146,13 @@ pub fn answer(
     }
     let identity = match client {
         Client::Checked(identity) => identity,
-        Client::Unchecked => identify_client(request, timestamp, security)?,
+        Client::Unchecked => match identify_client(request, timestamp, terms, security)? {
+            Standing::Client(identity) => identity,
+            // Nobody has taken it up.
+            Standing::Invited(Joining { client, .. }) => {
+                return Err(NegotiationError::NotAuthorized(client));
+            }
+        },
     };
     let (kdf, cipher) = (asked.kdf.max(own.kdf), asked.cipher.max(own.cipher));
     let suite = Suite { kex, kdf, cipher };

@@ -3,14 +3,16 @@
 //! functions over headers; when they are sent is `endpoint`'s.
 
 mod answer;
+mod invitation;
 mod offer;
 mod trust;
 
 use sha2::{Digest, Sha256};
 
-pub(super) use self::answer::identify_client;
+pub(super) use self::answer::{Standing, identify_client};
 pub use self::{
     answer::{Client, RequestSummary, answer, largest_answer, screen},
+    invitation::{InvitationSecret, Invited, Joining},
     offer::{Offer, Refused, Shape},
     trust::{Identity, IdentityError, PeerIdentity, Trust},
 };
@@ -64,6 +66,9 @@ pub struct ClientSecurity {
     pub reliable: Option<ReliableParameters>,
     /// Who asks; `None`: a stranger.
     pub identity: Option<Identity>,
+    /// What proves to the server that this side is invited, if its identity is no client
+    /// of the server's yet. In native requests with an identity only.
+    pub invitation: Option<InvitationSecret>,
     /// Whom to believe to be the server.
     pub trust: Trust,
 }
@@ -80,6 +85,7 @@ impl Default for ClientSecurity {
             lane: None,
             reliable: Some(ReliableParameters::default()),
             identity: None,
+            invitation: None,
             trust: Trust::Anyone,
         }
     }
@@ -159,6 +165,10 @@ pub struct ServerSecurity {
     /// Who gets a flow. If not anyone: encrypted flows only, and whoever else
     /// asks hears nothing.
     pub clients: Trust,
+    /// Who else can become one of [`Trust::Keys`]: the first who proves an invitation that
+    /// is open. A request by one is told as [`Joining`], and gets a flow if the client's
+    /// key is in [`clients`](Self::clients) when it is accepted.
+    pub invited: Vec<Invited>,
 }
 
 impl Default for ServerSecurity {
@@ -172,6 +182,7 @@ impl Default for ServerSecurity {
             identity: None,
             identify_to_old: true,
             clients: Trust::Anyone,
+            invited: Vec::new(),
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use super::{
     Agreed, Agreement, ClientSecurity, NegotiationError, ProfilePolicy, ReliableTerms, Terms,
-    Trust, algorithms, extensions, request_digest, strength, transcript,
+    Trust, algorithms, extensions,
+    invitation::prove,
+    request_digest, strength, transcript,
     trust::{Identity, Signer, USUAL_SIGNATURE, identify},
 };
 use crate::{
@@ -74,7 +76,7 @@ impl Offer {
         let plain = Allocation::plain(id, timestamp);
         let offer = |kex, asked: ClientSecurity, entropy: &mut dyn Entropy| {
             let secret = EphemeralSecret::generate(kex, entropy);
-            let (header, digest) = encrypted(plain, &secret, kex, &asked, shape);
+            let (header, digest) = encrypted(plain, &secret, kex, &asked, (shape, &terms));
             Self { header, id, terms, digest, exchange: Some(Exchange { secret, kex, asked }) }
         };
         let Some(mut asked) = security else {
@@ -185,7 +187,7 @@ fn encrypted(
     secret: &EphemeralSecret,
     kex: KeyExchange,
     security: &ClientSecurity,
-    shape: Shape<'_>,
+    (shape, terms): (Shape<'_>, &Terms),
 ) -> (Vec<u8>, Hash) {
     let identity = security.identity.as_ref();
     let mut header = Allocation {
@@ -200,7 +202,7 @@ fn encrypted(
     let digest = request_digest(header.md).expect("a digest of ours");
     let data;
     if security.offers_native() {
-        data = offered(&header, digest, security, shape).encode();
+        data = offered(&header, digest, security, (shape, terms)).encode();
         header.data = &data;
     }
     let header = match identity {
@@ -215,7 +217,7 @@ fn offered<'a>(
     header: &Allocation<'_>,
     digest: Hash,
     security: &ClientSecurity,
-    shape: Shape<'a>,
+    (shape, terms): (Shape<'a>, &Terms),
 ) -> Extensions<'a> {
     let mut extensions = Extensions {
         profile: Some(security.capabilities.bits()),
@@ -223,6 +225,7 @@ fn offered<'a>(
         cookie: shape.cookie,
         lane: security.lane,
         reliable: security.reliable,
+        invitation: security.invitation.as_ref().map(|secret| prove(secret, header, terms)),
     };
     // As long as the reply, which has the request's hash: who sends requests in
     // another's name gets no more out than in. The hybrid's key is longer than

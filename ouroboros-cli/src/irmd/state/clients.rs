@@ -1,0 +1,154 @@
+//! The clients of names that have them in a file: listed, renamed, revoked, invited, and
+//! taken up when they prove an invitation. The file is the only place that says who is a
+//! client; what is done here is in force when it is answered.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use ouroboros::{
+    crypto::identity::Fingerprint,
+    daemon::{
+        protocol::{ClientRow, Response},
+        security::Authentication,
+    },
+    proto::negotiation::{Invited, Joining},
+    trust::{ClientName, ClientsFile},
+    wire::Name,
+};
+
+use super::{Error, Outcome, State, Tables, policy::Policy};
+
+impl State {
+    /// Has clients that prove an invitation become clients, for as long as `state` is
+    /// there.
+    pub(in crate::irmd) fn admit_invited(state: &Arc<Self>) {
+        let weak: Weak<Self> = Arc::downgrade(state);
+        let admit = move |name: &Name, joining: Joining| {
+            weak.upgrade().is_some_and(|state| state.admit(name, joining))
+        };
+        // It hosts the layers itself, so that this cannot fail.
+        let _ = state.irm.set_admission(admit);
+    }
+
+    pub(super) fn list_clients(&self, name: Option<&str>) -> Outcome {
+        let files = match name {
+            Some(_) => vec![self.clients_file(name)?],
+            None => files(&self.tables()),
+        };
+        let flows = self.flows.list();
+        let mut rows = Vec::new();
+        for (service, file) in files {
+            for entry in file.entries()? {
+                let (key, service) = (entry.key.to_string(), service.to_string());
+                let of_client = flows.iter().filter(|flow| {
+                    let peer = flow.identity.as_ref();
+                    flow.name == service && peer.is_some_and(|peer| peer.fingerprint == key)
+                });
+                let peers = of_client.map(|flow| flow.peer.clone()).collect();
+                let prefixes = entry.prefixes.iter().map(ToString::to_string).collect();
+                let (name, invited_until) = (entry.name, entry.invited_until);
+                rows.push(ClientRow { service, name, key, prefixes, invited_until, peers });
+            }
+        }
+        Ok(Response::Clients(rows))
+    }
+
+    pub(super) fn rename_client(&self, name: Option<&str>, client: &str, to: &str) -> Outcome {
+        let (_, file) = self.clients_file(name)?;
+        file.rename(client, &client_name(to)?)?;
+        Ok(Response::Done)
+    }
+
+    pub(super) fn revoke_client(&self, name: Option<&str>, client: &str) -> Outcome {
+        let (service, file) = self.clients_file(name)?;
+        file.revoke(client)?;
+        self.read_clients_again(&service);
+        tracing::info!(name = %service, client, "a client is revoked");
+        Ok(Response::Done)
+    }
+
+    pub(super) fn invite_client(
+        &self,
+        name: Option<&str>,
+        client: &str,
+        key: &str,
+        until: u64,
+    ) -> Outcome {
+        let (service, file) = self.clients_file(name)?;
+        let key: Fingerprint = key.parse()?;
+        file.invite(&client_name(client)?, Invited { key, until }, now())?;
+        self.read_clients_again(&service);
+        let server_key = self.server_key(&service)?;
+        tracing::info!(name = %service, client, "a client is invited");
+        Ok(Response::Invited { name: service.to_string(), server_key })
+    }
+
+    /// Makes a client of an invited one; whether it is one.
+    fn admit(&self, name: &Name, joining: Joining) -> bool {
+        let Joining { invitation, client } = joining;
+        let file = files(&self.tables()).into_iter().find(|(known, _)| known == name);
+        let Some((_, file)) = file else { return false };
+        if let Err(reason) = file.join(invitation, client, now()) {
+            tracing::warn!(%name, %client, %reason, "a client cannot join");
+            return false;
+        }
+        self.read_clients_again(name);
+        tracing::info!(%name, %client, "a client has joined by its invitation");
+        true
+    }
+
+    /// Has what is in the clients' file now be in force.
+    fn read_clients_again(&self, name: &Name) {
+        if let Some(state) = self.tables().names.get_mut(name) {
+            state.stamps.clear();
+        }
+        self.refresh();
+    }
+
+    /// The fingerprint of the key that the server of `name` shows.
+    fn server_key(&self, name: &Name) -> Result<String, Error> {
+        let tables = self.tables();
+        let own = tables.names.get(name).and_then(|state| state.own.as_ref());
+        let identity = own.and_then(|own| own.identity.as_ref());
+        let key = identity.map(|identity| identity.fingerprint().to_string());
+        key.ok_or_else(|| Error::NoName(name.to_string()))
+    }
+
+    /// The clients' file of `name`; of the only name that has one, if there is no name.
+    fn clients_file(&self, name: Option<&str>) -> Result<(Name, ClientsFile), Error> {
+        let mut files = files(&self.tables());
+        match name {
+            Some(name) => {
+                let parsed: Name = name.parse()?;
+                let found = files.into_iter().find(|(known, _)| *known == parsed);
+                found.ok_or_else(|| Error::NoClientsFile(name.to_owned()))
+            }
+            None if files.len() > 1 => {
+                let names: Vec<_> = files.iter().map(|(name, _)| name.to_string()).collect();
+                Err(Error::SeveralClientsFiles(names.join(", ")))
+            }
+            None => files.pop().ok_or(Error::NoClientsFiles),
+        }
+    }
+}
+
+/// The names that have their clients in a file.
+fn files(tables: &Tables) -> Vec<(Name, ClientsFile)> {
+    let file = |policy: &Policy| match &policy.authentication {
+        Authentication::Keys(path) => Some(ClientsFile::at(PathBuf::from(path))),
+        _ => None,
+    };
+    let names = tables.names.iter();
+    names.filter_map(|(name, state)| Some((name.clone(), file(&state.policy)?))).collect()
+}
+
+fn client_name(text: &str) -> Result<ClientName, Error> {
+    text.parse().map_err(|error| Error::ClientName(text.escape_debug().to_string(), error))
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
