@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{
-    AllocationFailure, AllocationId, AllocationRequest, Endpoint, Event, Refusal,
+    AllocationFailure, AllocationId, AllocationRequest, Allocator, Event, Refusal,
     TooManyAllocations, Transmit,
 };
 use crate::{
@@ -91,7 +91,7 @@ impl Allocating {
     }
 }
 
-impl Endpoint {
+impl Allocator {
     /// Begins an allocation.
     ///
     /// # Errors
