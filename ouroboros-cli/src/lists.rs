@@ -2,9 +2,12 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ouroboros::daemon::{
-    Client, DaemonError,
-    protocol::{FlowEntry, IpcpEntry, NameEntry, Request, Response},
+use ouroboros::{
+    LayerError,
+    daemon::{
+        Client, DaemonError,
+        protocol::{FlowEntry, IpcpEntry, NameEntry, Request, Response},
+    },
 };
 use serde::Serialize;
 
@@ -27,8 +30,8 @@ impl Overview {
     /// # Errors
     ///
     /// As [`Client::ask`].
-    pub async fn ask(client: &Client) -> Result<Self, DaemonError> {
-        let other = || DaemonError::Refused("irmd answers something else".to_owned());
+    pub async fn ask(client: &Client) -> Result<Self, LayerError> {
+        let other = || DaemonError::Refused("irmd answers something else".to_owned()).into();
         let Response::Ipcps(ipcps) = client.ask(&Request::ListIpcps).await? else {
             return Err(other());
         };
