@@ -47,6 +47,7 @@ fn main() -> ExitCode {
             a_process_is_bound_by_its_id,
             an_eavesdropper_reads_pings_of_a_plain_tunnel_only,
             ipv6_passes_inside_the_tunnel,
+            a_server_and_its_clients_tell_how_their_tunnels_are,
             the_server_outlives_a_client_that_was_killed,
             a_client_outlives_a_server_that_was_killed,
             a_client_s_tunnel_comes_back_after_its_server_and_leaks_nothing_meanwhile,
@@ -81,8 +82,8 @@ fn main() -> ExitCode {
             a_device_that_is_renamed_is_followed,
             a_device_in_another_network_namespace_goes_on,
             a_device_that_is_deleted_ends_its_tunnel_and_is_named,
-            garbage_under_every_eid_does_not_disturb_a_live_flow,
-            a_server_and_its_clients_tell_how_their_tunnels_are;
+            ipv6_passes_inside_over_the_smallest_links,
+            garbage_under_every_eid_does_not_disturb_a_live_flow;
         Needs::Namespaces:
             a_layer_on_an_address_that_is_not_there_yet_waits_for_it,
             pings_of_each_quality_are_answered_plain_and_encrypted,

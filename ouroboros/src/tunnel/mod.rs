@@ -309,13 +309,13 @@ impl Tunnel {
             flow.take_partial_checksums();
             largest = largest.min(flow.largest_packet());
         }
-        let following = Following::new(Instant::now(), self.mtu, clamp(largest));
+        let fragments = flows.iter().all(Flow::takes_fragments);
+        let following = Following::new(Instant::now(), self.mtu, clamp(largest), fragments);
         let mtus = following.mtus();
         let mut following = Some(following);
         self.device.set_mtu_or_warn(mtus.device);
-        if mtus.packets < LEAST_IPV6 {
-            let mtu = mtus.packets;
-            tracing::warn!(mtu, "the flow's packets are too small for IPv6 in the tunnel");
+        if mtus.packets < LEAST_IPV6 && !fragments {
+            mtu::warn_of(mtus.packets);
         }
         let mtu = Arc::new(AtomicU16::new(mtus.packets));
         let native = flows.iter().all(|flow| flow.info().profile == Some(Profile::Native));

@@ -31,7 +31,7 @@ use self::{
 use super::{Counters, Tunnel, TunnelBuilder, TunnelError, TunnelStatistics, clamp};
 use crate::{
     error::FlowError,
-    flow::{Flow, FlowCloser, FlowInfo},
+    flow::{Flow, FlowCloser, FlowInfo, FlowSender},
     log::Limited,
     proto::hub::{Configuration, IpNet, Router},
     sync::lock,
@@ -40,6 +40,7 @@ use crate::{
 };
 
 static MTU_REFUSED: Limited = Limited::new();
+static TOO_SMALL: Limited = Limited::new();
 
 /// Events that nobody has taken yet, at most; the oldest are dropped.
 const EVENTS: usize = 4096;
@@ -201,6 +202,14 @@ impl Hub {
         let (senders, receivers): (Vec<_>, Vec<_>) =
             flows.into_iter().map(Flow::split_for_many).unzip();
         let mtu = clamp(largest);
+        if mtu < LEAST_IPV6
+            && !senders.iter().all(FlowSender::takes_fragments)
+            && let Some(times) = TOO_SMALL.report()
+        {
+            let peer = info.peer;
+            tracing::warn!(%peer, times, "a client's path is too small for IPv6");
+            super::mtu::warn_of(mtu);
+        }
         let client = Arc::new(Client::new(id, senders, watchers, mtu));
         self.core.set_prefixes(&client, prefixes)?;
         lock(&self.core.clients).insert(id, client.clone());
