@@ -9,6 +9,7 @@ mod configured;
 mod leases;
 mod network;
 mod server;
+pub mod status;
 
 use std::{net::IpAddr, path::PathBuf};
 
@@ -26,6 +27,7 @@ use attempts::Attempts;
 pub use client::client;
 pub use clients::Clients;
 pub use server::server;
+use status::Observed;
 
 /// What a tunnel's end came to.
 pub type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
@@ -54,6 +56,8 @@ pub struct Settings {
     pub told: Told,
     /// What a client takes of it.
     pub accepted: Accepted,
+    /// Who can be asked how the tunnel is.
+    pub observed: Observed,
 }
 
 /// What a server tells its clients, beside their addresses.
