@@ -6,7 +6,9 @@ mod backoff;
 mod client;
 mod clients;
 mod configured;
+mod full_tunnel;
 mod leases;
+mod masquerade;
 mod network;
 mod server;
 
@@ -54,6 +56,12 @@ pub struct Settings {
     pub told: Told,
     /// What a client takes of it.
     pub accepted: Accepted,
+    /// A client leads everything through its tunnel.
+    pub full_tunnel: bool,
+    /// With a full tunnel: nothing leaves another way, be there a tunnel or not.
+    pub kill_switch: bool,
+    /// What a server's clients send beyond it has the server's own address.
+    pub masquerade: bool,
 }
 
 /// What a server tells its clients, beside their addresses.

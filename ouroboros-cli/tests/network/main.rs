@@ -5,6 +5,7 @@ mod addresses;
 mod confined;
 mod devices;
 mod eavesdropper;
+mod full_tunnel;
 mod host;
 mod hostile;
 mod hub;
@@ -23,6 +24,7 @@ use addresses::*;
 use confined::*;
 use devices::*;
 use eavesdropper::*;
+use full_tunnel::*;
 use hostile::*;
 use hub::*;
 use killed::*;
@@ -75,6 +77,8 @@ fn main() -> ExitCode {
             a_server_gives_its_clients_addresses_and_has_one_device,
             a_server_s_own_demands_refuse_who_does_not_meet_them,
             clients_with_addresses_of_their_own_share_the_server,
+            a_full_tunnel_takes_everything_but_its_own_packets_and_is_undone,
+            a_kill_switch_lets_nothing_out_before_and_after_the_tunnel,
             a_device_that_was_down_gets_its_ipv6_addresses_and_routes_back,
             a_device_that_is_renamed_is_followed,
             a_device_in_another_network_namespace_goes_on,
