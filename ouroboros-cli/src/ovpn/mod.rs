@@ -11,11 +11,12 @@ mod leases;
 mod masquerade;
 mod network;
 mod server;
+pub mod status;
 
 use std::{net::IpAddr, path::PathBuf};
 
 use ouroboros::{
-    FlowInfo, Offload, PeerIdentity, ServerSecurity, Tunnel, TunnelBuilder,
+    FlowInfo, LayerError, Offload, PeerIdentity, ServerSecurity, Tunnel, TunnelBuilder,
     daemon::{
         Client, DaemonError,
         protocol::{Request, Response},
@@ -28,6 +29,7 @@ use attempts::Attempts;
 pub use client::client;
 pub use clients::Clients;
 pub use server::server;
+use status::Observed;
 
 /// What a tunnel's end came to.
 pub type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
@@ -62,6 +64,8 @@ pub struct Settings {
     pub kill_switch: bool,
     /// What a server's clients send beyond it has the server's own address.
     pub masquerade: bool,
+    /// Who can be asked how the tunnel is.
+    pub observed: Observed,
 }
 
 /// What a server tells its clients, beside their addresses.
@@ -123,14 +127,18 @@ fn announce(info: &FlowInfo) {
 }
 
 /// This machine's key, which the daemon has. Waits for the daemon.
-async fn own_key() -> Result<String, DaemonError> {
+async fn own_key() -> Result<String, LayerError> {
     let mut attempts = Attempts::default();
     loop {
         attempts.pause().await;
         match Client::new().ask(&Request::ShowKey).await {
             Ok(Response::Key(key)) => return Ok(key.fingerprint),
-            Ok(_) => return Err(DaemonError::Refused("irmd does not tell its key".to_owned())),
-            Err(error) if daemon_may_come(&error) => attempts.say(&format!("Not yet: {error}.")),
+            Ok(_) => {
+                return Err(DaemonError::Refused("irmd does not tell its key".to_owned()).into());
+            }
+            Err(LayerError::Daemon(error)) if daemon_may_come(&error) => {
+                attempts.say(&format!("Not yet: {error}."))
+            }
             Err(error) => return Err(error),
         }
     }

@@ -12,7 +12,8 @@ use std::{
 use async_std::task;
 use futures_lite::future;
 use ouroboros::{
-    AllocateError, ClientEvent, ClientId, Flow, Hub, HubBuilder, Irm, LaneAcceptor, ServerSecurity,
+    AllocateError, ClientEvent, ClientId, Flow, Hub, HubBuilder, Irm, LaneAcceptor, LayerError,
+    ServerSecurity,
     daemon::DaemonError,
     proto::hub::{Configuration, IpNet},
 };
@@ -44,7 +45,9 @@ pub async fn server(irm: &Irm, settings: &Settings) -> Outcome {
     // daemon is waited for.
     match own_key().await {
         Ok(key) => println!("This machine's key is {key}."),
-        Err(DaemonError::Refused(reason)) => println!("Warning: no client can know it: {reason}."),
+        Err(LayerError::Daemon(DaemonError::Refused(reason))) => {
+            println!("Warning: no client can know it: {reason}.");
+        }
         Err(error) => return Err(error.into()),
     }
     let device = settings.tunnel().queues(settings.lanes);
@@ -61,10 +64,12 @@ pub async fn server(irm: &Irm, settings: &Settings) -> Outcome {
             println!("Warning: {missing}.");
         }
     }
+    let hub = Arc::new(hub);
+    let _observing = settings.observed.server(&hub, &settings.addresses);
     let mut server = Server {
         network: Network::new(&settings.addresses),
         settings,
-        hub: Arc::new(hub),
+        hub,
         prefixes: HashMap::new(),
         present: Arc::default(),
         leases: settings.leases.as_deref().map(Leases::at),

@@ -253,13 +253,13 @@ impl Attempt {
             timeout: spec.timeout,
             largest_message: path.largest_frame(),
         };
-        let mut endpoint = core.endpoint();
-        let allocation = endpoint
+        let mut allocator = core.allocator();
+        let allocation = allocator
             .allocate(driver::now(), &mut SystemEntropy, request)
             .map_err(|_| AllocateError::TooManyAllocations)?;
         let allocating = Allocating { path: path.clone(), outcome: sender };
         lock(&core.allocating).insert(allocation, allocating);
-        drop(endpoint);
+        drop(allocator);
         core.wake.notify(1);
         let (core, name, early) = (core.clone(), name.clone(), Vec::new());
         let qos = spec.qos;
@@ -278,7 +278,7 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         let Some(mut pending) = self.0.take() else { return };
-        if !pending.core.endpoint().abandon(driver::now(), pending.allocation) {
+        if !pending.core.allocator().abandon(driver::now(), pending.allocation) {
             return pending.cancel();
         }
         let abandoned = async move {
@@ -308,7 +308,7 @@ impl Pending {
 
     /// Nothing more is heard of the request.
     fn cancel(&self) {
-        self.core.endpoint().cancel(self.allocation);
+        self.core.allocator().cancel(self.allocation);
         lock(&self.core.allocating).remove(&self.allocation);
     }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{
-    AllocationFailure, AllocationId, AllocationRequest, Endpoint, Event, Refusal,
+    AllocationFailure, AllocationId, AllocationRequest, Allocator, Event, Refusal,
     TooManyAllocations, Transmit,
 };
 use crate::{
@@ -91,7 +91,7 @@ impl Allocating {
     }
 }
 
-impl Endpoint {
+impl Allocator {
     /// Begins an allocation.
     ///
     /// # Errors
@@ -174,11 +174,11 @@ impl Endpoint {
             Message::FlowRequest { source, qos, name, allocation }.encode(self.dialect)
         };
         let around = message(&[]).len();
+        let largest = request.largest_message.saturating_sub(around);
         let least = match self.dialect {
-            Dialect::Udp => LEAST_UDP_REQUEST.saturating_sub(around),
+            Dialect::Udp => LEAST_UDP_REQUEST.saturating_sub(around).min(largest),
             Dialect::EthDix => 0,
         };
-        let largest = request.largest_message.saturating_sub(around);
         let shape = Shape { least, largest, cookie };
         let offer = Offer::new(now.utc, terms, request.security.clone(), shape, entropy);
         allocating.message = message(&offer.header);

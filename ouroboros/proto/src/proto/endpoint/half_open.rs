@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    Accepted, Endpoint, Event, Limits, RequestId,
+    Accepted, Allocator, Event, Limits, RequestId,
     server::AddressValidation,
     sources::{Shares, Source},
 };
@@ -130,7 +130,7 @@ impl Established {
     }
 }
 
-impl Endpoint {
+impl Allocator {
     pub(super) fn hold_half_open(&mut self, now: Now, request: RequestId, mut flow: HalfOpen) {
         let life = match flow.validation {
             AddressValidation::Legacy => self.limits.half_open_for_silent,

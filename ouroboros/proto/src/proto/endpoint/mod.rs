@@ -323,8 +323,12 @@ pub struct Counters {
     pub expired: u64,
 }
 
+/// As [`Allocator`] was called.
+#[doc(hidden)]
+pub use Allocator as Endpoint;
+
 /// The allocation core of one IPCP.
-pub struct Endpoint {
+pub struct Allocator {
     dialect: Dialect,
     hash: DirectoryHash,
     limits: Limits,
@@ -357,7 +361,7 @@ pub struct Endpoint {
     counters: Counters,
 }
 
-impl Endpoint {
+impl Allocator {
     /// A core that speaks `dialect` and knows names by `hash`.
     pub fn new(dialect: Dialect, hash: DirectoryHash, limits: Limits) -> Self {
         Self {
@@ -518,8 +522,8 @@ impl Endpoint {
     }
 }
 
-impl std::fmt::Debug for Endpoint {
+impl std::fmt::Debug for Allocator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Endpoint").field("dialect", &self.dialect).finish_non_exhaustive()
+        f.debug_struct("Allocator").field("dialect", &self.dialect).finish_non_exhaustive()
     }
 }
