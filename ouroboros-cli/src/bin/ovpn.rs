@@ -21,7 +21,10 @@ use ouroboros::{
 use ouroboros_cli::{
     confine::confine,
     eprintln, output,
-    ovpn::{Accepted, Clients, Outcome, Settings, Told, client, server},
+    ovpn::{
+        Accepted, Clients, Invite, Join, Outcome, Settings, Told, client, keep_serving, serve_name,
+        server,
+    },
     println, service, termination,
 };
 use rustix::thread::CapabilitySet;
@@ -50,6 +53,10 @@ struct Arguments {
     /// Allocates a flow to this name
     #[structopt(short, long)]
     name: Option<Name>,
+    /// Serves this name to the clients that `ovpn invite` lets in; irmd has the name, and a
+    /// layer over UDP, from then on
+    #[structopt(long, value_name = "NAME", conflicts_with = "name")]
+    serve: Option<Name>,
     /// Name of the tunnel's device; tun0, tun1, ... otherwise
     #[structopt(long, value_name = "DEVICE")]
     dev: Option<String>,
@@ -104,6 +111,9 @@ struct Arguments {
     /// Server: remembers in this file which addresses clients with an identity have
     #[structopt(long, parse(from_os_str), value_name = "FILE", conflicts_with = "name")]
     leases: Option<PathBuf>,
+    /// Client: has irmd make a layer over UDP, at every address, if it has none
+    #[structopt(long, requires = "name")]
+    ensure_layer: bool,
     /// Client: routes the networks that the server tells of through the tunnel
     #[structopt(long, requires = "name")]
     accept_routes: bool,
@@ -143,6 +153,10 @@ struct Arguments {
 enum Command {
     /// Lists, renames and revokes the clients of this machine's servers
     Clients(Clients),
+    /// Invites a client: prints a line that it joins with, once
+    Invite(Invite),
+    /// Joins a server by an invitation, and has the tunnel run
+    Join(Join),
 }
 
 fn main() -> ExitCode {
@@ -151,6 +165,8 @@ fn main() -> ExitCode {
     if let Some(command) = &arguments.command {
         let done = match command {
             Command::Clients(command) => task::block_on(command.run()),
+            Command::Invite(command) => task::block_on(command.run()),
+            Command::Join(command) => task::block_on(command.run()),
         };
         return finished(done);
     }
@@ -218,6 +234,7 @@ fn settings(arguments: &Arguments) -> Result<Settings, String> {
             search_domains: arguments.search.clone(),
         },
         accepted: Accepted { routes: arguments.accept_routes, dns: arguments.accept_dns },
+        ensure_layer: arguments.ensure_layer,
     })
 }
 
@@ -305,7 +322,13 @@ async fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
     let tunnels = async {
         match &arguments.name {
             Some(name) => client(&irm, name, spec(arguments)?, settings).await,
-            None => server(&irm, settings).await,
+            None => match &arguments.serve {
+                Some(name) => {
+                    serve_name(name).await?;
+                    future::or(server(&irm, settings), keep_serving(name)).await
+                }
+                None => server(&irm, settings).await,
+            },
         }
     };
     let watched = service::watchdog(|| ());

@@ -20,7 +20,9 @@ use super::{
     Outcome, Settings, announce,
     attempts::Attempts,
     configured::{self, InForce},
-    daemon_may_come, own_key,
+    daemon_may_come,
+    layer::ensure_layer,
+    own_key,
 };
 use crate::service;
 
@@ -44,6 +46,9 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
     let lanes = u8::try_from(settings.lanes).unwrap_or(u8::MAX);
     if spec.has_manager_identity() {
         println!("This machine's key is {}.", own_key().await?);
+    }
+    if settings.ensure_layer {
+        ensure_layer().await?;
     }
     println!("Allocating a flow to {name}.");
     let mut flows = first(irm, name, &spec, lanes).await?;

@@ -6,6 +6,9 @@ mod backoff;
 mod client;
 mod clients;
 mod configured;
+mod invite;
+mod join;
+mod layer;
 mod leases;
 mod network;
 mod server;
@@ -25,6 +28,9 @@ use ouroboros::{
 use attempts::Attempts;
 pub use client::client;
 pub use clients::Clients;
+pub use invite::Invite;
+pub use join::Join;
+pub use layer::{keep_serving, serve_name};
 pub use server::server;
 
 /// What a tunnel's end came to.
@@ -54,6 +60,8 @@ pub struct Settings {
     pub told: Told,
     /// What a client takes of it.
     pub accepted: Accepted,
+    /// A client has irmd make a layer over UDP if it has none.
+    pub ensure_layer: bool,
 }
 
 /// What a server tells its clients, beside their addresses.

@@ -7,6 +7,7 @@ mod eavesdropper;
 mod host;
 mod hostile;
 mod hub;
+mod joining;
 mod killed;
 mod known;
 mod moving;
@@ -23,6 +24,7 @@ use confined::*;
 use eavesdropper::*;
 use hostile::*;
 use hub::*;
+use joining::*;
 use killed::*;
 use known::*;
 use moving::*;
@@ -73,6 +75,8 @@ fn main() -> ExitCode {
             a_server_gives_its_clients_addresses_and_has_one_device,
             a_server_s_own_demands_refuse_who_does_not_meet_them,
             clients_with_addresses_of_their_own_share_the_server,
+            clients_join_by_a_line_and_are_listed_renamed_and_revoked,
+            a_server_and_its_client_are_back_when_all_was_started_anew,
             garbage_under_every_eid_does_not_disturb_a_live_flow;
         Needs::Namespaces:
             a_layer_on_an_address_that_is_not_there_yet_waits_for_it,
