@@ -330,7 +330,7 @@ mod tests {
             &|bytes| bytes[47] = 255,
             &|bytes| bytes[48] = b' ',
             &|bytes| bytes.push(0),
-            &|bytes| drop(bytes.pop()),
+            &|bytes| bytes.truncate(bytes.len() - 1),
         ] {
             assert_eq!(with_sum(change), Err(InvalidInvitation::Malformed));
         }
