@@ -8,7 +8,7 @@ use ouroboros::{
     crypto::{Cipher, Hash, KeyExchange, Suite, identity::IdentityKey},
     proto::{
         endpoint::{
-            AllocationId, AllocationRequest, ClientSecurity, Endpoint, Event, Identity, Limits,
+            AllocationId, AllocationRequest, Allocator, ClientSecurity, Event, Identity, Limits,
             ProfilePolicy, ServerSecurity, Trust,
         },
         native::Capabilities,
@@ -31,8 +31,8 @@ const LOCAL: Eid = Eid(300);
 const REMOTE: Eid = Eid(400);
 
 struct Client {
-    endpoint: Endpoint,
-    server: Endpoint,
+    allocator: Allocator,
+    server: Allocator,
     allocation: AllocationId,
     dialect: Dialect,
     now: Duration,
@@ -61,7 +61,7 @@ pub(crate) fn body(data: &[u8]) {
     // Whatever came, it ends.
     for _ in 0..MOST_STEPS {
         if client.over {
-            assert_eq!(client.endpoint.poll_timeout(), None);
+            assert_eq!(client.allocator.poll_timeout(), None);
             return;
         }
         client.advance(Duration::from_secs(2));
@@ -96,7 +96,7 @@ impl Client {
             ClientSecurity { profile, capabilities, trust, ..ClientSecurity::from(suite) };
         let asked = (choice & 1 != 0).then_some(security);
         let mut entropy = Counting(1);
-        let mut endpoint = Endpoint::new(dialect, hash(dialect), Limits::default());
+        let mut allocator = Allocator::new(dialect, hash(dialect), Limits::default());
         let request = AllocationRequest {
             name: name(),
             qos: QosSpec::RAW,
@@ -106,12 +106,12 @@ impl Client {
             timeout: Duration::from_secs(10),
             largest_message: if choice & 0x80 == 0 { LARGEST_MESSAGE } else { 1000 },
         };
-        let mut server = Endpoint::new(dialect, hash(dialect), Limits::default());
+        let mut server = Allocator::new(dialect, hash(dialect), Limits::default());
         server.register(&name());
         let now = Duration::ZERO;
-        let allocation = endpoint.allocate(at(now), &mut entropy, request).expect("within limits");
+        let allocation = allocator.allocate(at(now), &mut entropy, request).expect("within limits");
         let mut client = Self {
-            endpoint,
+            allocator,
             server,
             allocation,
             dialect,
@@ -256,8 +256,8 @@ impl Client {
 
     fn deliver(&mut self, from: PeerAddress, via: bool, message: &[u8]) {
         let path = via.then_some(self.allocation);
-        self.endpoint.handle(at(self.now), &mut self.entropy, from, path, message);
-        while let Some(event) = self.endpoint.poll() {
+        self.allocator.handle(at(self.now), &mut self.entropy, from, path, message);
+        while let Some(event) = self.allocator.poll() {
             assert!(!self.over, "{event:?} after the end");
             self.over = true;
             match event {
@@ -312,8 +312,8 @@ impl Client {
 
     fn advance(&mut self, by: Duration) {
         self.now += by;
-        self.endpoint.handle_timeout(at(self.now), &mut self.entropy);
-        while let Some(event) = self.endpoint.poll() {
+        self.allocator.handle_timeout(at(self.now), &mut self.entropy);
+        while let Some(event) = self.allocator.poll() {
             assert!(matches!(event, Event::Failed { .. }) && !self.over, "{event:?}");
             self.over = true;
         }
@@ -323,7 +323,7 @@ impl Client {
     /// Takes what was sent.
     fn sent(&mut self) {
         let mut count = 0;
-        while let Some(transmit) = self.endpoint.poll_transmit() {
+        while let Some(transmit) = self.allocator.poll_transmit() {
             count += 1;
             let hash = hash(self.dialect);
             let message = Message::parse(self.dialect, hash, &transmit.message);

@@ -265,6 +265,90 @@ fn an_abort_is_no_end() {
 }
 
 #[test]
+fn a_close_says_why_once_everything_was_received() {
+    future::block_on(in_time(async {
+        let (accepted, allocated) = pair(BAD).await;
+        let closing = async {
+            for number in 0..200 {
+                allocated.send(&message(number)).await.expect("sent");
+            }
+            allocated.close_with(42, "a reason").await.expect("the peer has all of it");
+            assert!(matches!(allocated.closed().await, FlowError::Closed));
+        };
+        let receiving = async {
+            for number in 0..200 {
+                assert_eq!(accepted.recv_vec().await.expect("received"), message(number));
+            }
+            for _ in 0..2 {
+                let Err(FlowError::ClosedWith(why)) = accepted.recv_vec().await else {
+                    panic!("the peer has closed the flow with a reason");
+                };
+                assert_eq!((why.code, &why.reason[..]), (42, &b"a reason"[..]));
+            }
+        };
+        future::zip(closing, receiving).await;
+        let FlowError::ClosedWith(why) = accepted.closed().await else { panic!("no reason") };
+        assert_eq!(why.code, 42);
+        assert!(matches!(accepted.send(b"more").await, Err(FlowError::ClosedWith(_))));
+    }));
+}
+
+#[test]
+fn a_stream_that_is_closed_with_a_reason_is_read_to_its_end() {
+    future::block_on(in_time(async {
+        let (accepted, allocated) = pair(BAD).await;
+        let (mut stream, mut writer) = (accepted.into_stream(), allocated.into_stream());
+        let writing = async {
+            writer.write_all(&bytes(100_000)).await.expect("written");
+            writer.close_with(0, b"").await.expect("the peer has all of it");
+        };
+        let mut read = Vec::new();
+        let (_, outcome) = future::zip(writing, stream.read_to_end(&mut read)).await;
+        outcome.expect("an end and no error");
+        assert!(read == bytes(100_000));
+        assert!(matches!(stream.flow().closed().await, FlowError::ClosedWith(_)));
+    }));
+}
+
+#[test]
+fn a_reader_that_stops_is_told_to_the_writer() {
+    future::block_on(in_time(async {
+        let (accepted, allocated) = pair(NONE).await;
+        allocated.send(b"one").await.expect("sent");
+        assert_eq!(accepted.recv_vec().await.expect("received"), b"one");
+        accepted.stop(9);
+        let stopped = loop {
+            if let Err(error) = allocated.send(&[0; 1000]).await {
+                break error;
+            }
+        };
+        assert!(matches!(stopped, FlowError::Stopped(9)), "{stopped:?}");
+        // The other direction goes on.
+        accepted.send(b"two").await.expect("sent");
+        assert_eq!(allocated.recv_vec().await.expect("received"), b"two");
+    }));
+}
+
+#[test]
+fn figures_are_had_of_reliable_flows_only() {
+    future::block_on(in_time(async {
+        let (accepted, allocated) = pair(BAD).await;
+        future::zip(send(&allocated, 2_000), receive(&accepted, 2_000)).await;
+        let figures = allocated.reliable_statistics().expect("reliable");
+        assert!(figures.lost > 0 && figures.congestion_events > 0, "{figures:?}");
+        assert!(figures.rtt >= figures.min_rtt && figures.min_rtt > Duration::ZERO);
+        assert!(figures.congestion_window > 0 && figures.rate > 0 && figures.mtu >= 512);
+        assert_eq!(figures.unacknowledged, 0, "the peer has all of it");
+        assert_eq!(allocated.watcher().reliable_statistics().map(|f| f.lost), Some(figures.lost));
+        let network = Network::new();
+        let ends = (network.station(), network.station());
+        let spec = FlowSpec::raw().encrypted();
+        let (_accepted, raw) = pair_over(ends, ServerSecurity::default(), spec).await;
+        assert!(raw.reliable_statistics().is_none());
+    }));
+}
+
+#[test]
 fn a_peer_that_vanishes_is_no_end_either() {
     future::block_on(in_time(async {
         let network = Network::new();

@@ -10,6 +10,7 @@ use std::{
 };
 
 use ouroboros::{
+    LayerError,
     crypto::identity::IdentityKey,
     daemon::{
         Client, DaemonError,
@@ -202,7 +203,7 @@ fn name_dns(name: &str, addresses: Vec<IpAddr>, json: bool) -> Result<(), Box<dy
 fn layer_addresses(name: &str) -> Result<Vec<IpAddr>, Box<dyn Error>> {
     let asked = async {
         let ipcps = Client::new().ask(&Request::ListIpcps).await?;
-        Ok::<_, DaemonError>((ipcps, Client::new().ask(&Request::ListNames).await?))
+        Ok::<_, LayerError>((ipcps, Client::new().ask(&Request::ListNames).await?))
     };
     let (Response::Ipcps(ipcps), Response::Names(names)) = async_std::task::block_on(asked)? else {
         return Err("irmd does not tell its layers".into());
@@ -218,7 +219,7 @@ fn layer_addresses(name: &str) -> Result<Vec<IpAddr>, Box<dyn Error>> {
 /// Asks the daemon; without one, keys are those of the user.
 async fn ask(request: Request) -> Result<Response, Box<dyn Error>> {
     match Client::new().ask(&request).await {
-        Err(DaemonError::NotRunning(_) | DaemonError::NotPermitted(_))
+        Err(LayerError::Daemon(DaemonError::NotRunning(_) | DaemonError::NotPermitted(_)))
             if matches!(request, Request::ShowKey | Request::GenerateKey { .. }) =>
         {
             Ok(State::default().handle(request).await?)

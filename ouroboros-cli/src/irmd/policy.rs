@@ -10,7 +10,7 @@ use std::{
 };
 
 use ouroboros::{
-    FlowSpec, Identity, ServerSecurity, Trust,
+    FlowSpec, Identity, PolicyError, ServerSecurity, Trust,
     crypto::{Algorithms, Suite, identity::CaStore},
     daemon::security::{Authentication, FlowSecurity},
     proto::{
@@ -206,8 +206,8 @@ impl Policy {
             || named.kdf.is_some_and(|kdf| suite.kdf < kdf)
             || named.cipher.is_some_and(|cipher| suite.cipher < cipher);
         if weaker {
-            let (asked, named) = (suite.to_string(), ClientSecurity::from(named).suite.to_string());
-            return Err(Error::Weaker { name: name.to_string(), asked, named });
+            let (name, named) = (name.to_string(), ClientSecurity::from(named).suite);
+            return Err(PolicyError::WeakerAlgorithms { name, asked: suite, named }.into());
         }
         Ok(asked)
     }
@@ -312,7 +312,7 @@ pub(super) fn both(
         (Trust::Keys(own), Trust::Keys(demanded)) => {
             Trust::Keys(own.iter().filter(|key| demanded.contains(key)).copied().collect())
         }
-        _ => return Err(Error::Contradiction(name.to_string())),
+        _ => return Err(PolicyError::Contradiction(name.to_string()).into()),
     };
     Ok(both)
 }

@@ -9,7 +9,7 @@ use futures_lite::future;
 use ouroboros::{
     FlowSpec, RawFlow,
     daemon::{
-        Connection, Failure, Listener, attend, hand_over,
+        Connection, DaemonError, Failure, Listener, attend, hand_over,
         protocol::{FlowEntry, FlowGrant, Request, Response},
         relay, revoke,
         security::{FlowSecurity, PeerData},
@@ -70,9 +70,8 @@ async fn connections(state: Arc<State>, listener: &Listener) {
             if let Some(times) = turned_away.report() {
                 tracing::warn!(user, times, "too many connections: turned away");
             }
-            let busy = Failure::Other("irmd serves too many connections: try again".to_owned());
             // If there is no room for it, the end of the connection says enough.
-            drop(future::poll_once(refuse(&connection, busy)).await);
+            drop(future::poll_once(refuse(&connection, DaemonError::Busy.into())).await);
             continue;
         };
         let state = state.clone();
@@ -97,7 +96,7 @@ async fn answer(state: &State, connection: &Connection, slot: ConnectionSlot) ->
     let request = match asked.await {
         Ok((request, _)) => request,
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            return refuse(connection, Failure::Other("not a request".to_owned())).await;
+            return refuse(connection, Failure::other("not a request")).await;
         }
         Err(error) => return Err(error),
     };

@@ -18,7 +18,7 @@ use super::{
 };
 use event_listener::{Event, EventListener};
 use ouroboros::{
-    Destruction, FlowSpec, Irm, RawFlow, ServerSecurity, Trust,
+    Destruction, FlowSpec, Irm, LayerError, RawFlow, ServerSecurity, Trust,
     crypto::{Algorithms, SystemEntropy},
     daemon::{
         protocol::{IpcpEntry, KeyEntry, NameEntry, Request, Response, Security, TransportSpec},
@@ -111,7 +111,7 @@ impl State {
                 if created || self.irm.destroy(&name) == Destruction::Destroyed {
                     Ok(Response::Done)
                 } else {
-                    Err(Error::NoIpcp(name))
+                    Err(LayerError::NoSuchIpcp(name).into())
                 }
             }
             Request::ListFlows => Ok(Response::Flows(self.flows.list())),
@@ -128,7 +128,7 @@ impl State {
             Request::ChangeName { policy } => {
                 let (name, policy) = named_policy(*policy)?;
                 if !self.tables().names.contains_key(&name) {
-                    return Err(Error::NoName(name.to_string()));
+                    return Err(LayerError::NoSuchName(name.to_string()).into());
                 }
                 self.put_policy(name, policy)
             }
@@ -156,7 +156,7 @@ impl State {
             Request::Register { name, layer } => self.register(&name, &layer).await,
             Request::Unregister { name, layer } => {
                 let known =
-                    self.irm.layer(&layer).ok_or_else(|| Error::NoLayer(layer.to_string()))?;
+                    self.irm.layer(&layer).ok_or_else(|| LayerError::NoSuchLayer(layer.clone()))?;
                 known.unregister(&name).await?;
                 Ok(Response::Done)
             }
@@ -182,7 +182,7 @@ impl State {
 
     fn create_ipcp(&self, name: String, kind: String) -> Outcome {
         if self.ipcps().iter().any(|ipcp| ipcp.name == name) {
-            return Err(Error::IpcpExists(name));
+            return Err(LayerError::IpcpExists(name).into());
         }
         self.tables().created.insert(name, kind);
         Ok(Response::Done)
@@ -273,7 +273,8 @@ impl State {
     }
 
     async fn register(&self, name: &str, layer: &str) -> Outcome {
-        let known = self.irm.layer(layer).ok_or_else(|| Error::NoLayer(layer.to_string()))?;
+        let known =
+            self.irm.layer(layer).ok_or_else(|| LayerError::NoSuchLayer(layer.to_owned()))?;
         let parsed: Name = name.parse()?;
         self.tables().names.entry(parsed).or_default();
         // Its key, before anybody can ask for it.
@@ -425,7 +426,7 @@ impl State {
     async fn destroy_name(&self, name: &str) -> Outcome {
         let parsed: Name = name.parse()?;
         if self.tables().names.remove(&parsed).is_none() {
-            return Err(Error::NoName(name.to_owned()));
+            return Err(LayerError::NoSuchName(name.to_owned()).into());
         }
         for layer in self.irm.layers() {
             // It may be registered in some layers only.
@@ -469,7 +470,7 @@ impl State {
         let parsed: Name = name.parse()?;
         let found = self.tables().names.get_mut(&parsed).is_some_and(unbind);
         self.accepting_changed.notify(usize::MAX);
-        if found { Ok(Response::Done) } else { Err(Error::NoBinding(name.to_owned())) }
+        if found { Ok(Response::Done) } else { Err(LayerError::NotBound(name.to_owned()).into()) }
     }
 
     /// The names bound to process `pid` or to its program, `executable`.

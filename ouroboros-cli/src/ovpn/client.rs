@@ -65,7 +65,7 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
     loop {
         let since = Instant::now();
         flows.iter().for_each(|flow| flow.expect_answers_within(PROBE_TIMEOUT));
-        let up = format!("{} is up.", settings.describe(tunnel.interface_name()));
+        let up = format!("{} is up.", settings.describe(&tunnel.interface_name_now()));
         println!("{up}");
         service::status(&up);
         let wanted = settings.addresses.iter().filter(|_| chosen);
@@ -138,7 +138,7 @@ async fn watch(tunnel: &Tunnel, wanted: bool) -> Ended {
     }
     loop {
         task::sleep(Duration::from_secs(1)).await;
-        println!("{}: {}", tunnel.interface_name(), tunnel.statistics());
+        println!("{}: {}", tunnel.interface_name_now(), tunnel.statistics());
     }
 }
 

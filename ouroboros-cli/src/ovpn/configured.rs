@@ -87,7 +87,7 @@ impl InForce {
     /// Takes a configuration, as far as it is accepted.
     pub(super) fn apply(&mut self, tunnel: &Tunnel, settings: &Settings, told: &Configuration) {
         let Accepted { routes, dns } = settings.accepted;
-        let device = tunnel.interface_name();
+        let device = &tunnel.interface_name_now();
         if routes {
             for route in self.routes.iter().filter(|route| !told.routes.contains(route)) {
                 let _ = tunnel.remove_route(*route);

@@ -16,7 +16,7 @@ mod server;
 use std::{net::IpAddr, path::PathBuf};
 
 use ouroboros::{
-    FlowInfo, Offload, PeerIdentity, ServerSecurity, Tunnel, TunnelBuilder,
+    FlowInfo, LayerError, Offload, PeerIdentity, ServerSecurity, Tunnel, TunnelBuilder,
     daemon::{
         Client, DaemonError,
         protocol::{Request, Response},
@@ -123,14 +123,18 @@ fn announce(info: &FlowInfo) {
 }
 
 /// This machine's key, which the daemon has. Waits for the daemon.
-async fn own_key() -> Result<String, DaemonError> {
+async fn own_key() -> Result<String, LayerError> {
     let mut attempts = Attempts::default();
     loop {
         attempts.pause().await;
         match Client::new().ask(&Request::ShowKey).await {
             Ok(Response::Key(key)) => return Ok(key.fingerprint),
-            Ok(_) => return Err(DaemonError::Refused("irmd does not tell its key".to_owned())),
-            Err(error) if daemon_may_come(&error) => attempts.say(&format!("Not yet: {error}.")),
+            Ok(_) => {
+                return Err(DaemonError::Refused("irmd does not tell its key".to_owned()).into());
+            }
+            Err(LayerError::Daemon(error)) if daemon_may_come(&error) => {
+                attempts.say(&format!("Not yet: {error}."))
+            }
             Err(error) => return Err(error),
         }
     }

@@ -12,7 +12,8 @@ use std::{
 use async_std::task;
 use futures_lite::future;
 use ouroboros::{
-    AllocateError, ClientEvent, ClientId, Flow, Hub, HubBuilder, Irm, LaneAcceptor, ServerSecurity,
+    AllocateError, ClientEvent, ClientId, Flow, Hub, HubBuilder, Irm, LaneAcceptor, LayerError,
+    ServerSecurity,
     daemon::DaemonError,
     proto::hub::{Configuration, IpNet},
 };
@@ -43,7 +44,9 @@ pub async fn server(irm: &Irm, settings: &Settings) -> Outcome {
     // daemon is waited for.
     match own_key().await {
         Ok(key) => println!("This machine's key is {key}."),
-        Err(DaemonError::Refused(reason)) => println!("Warning: no client can know it: {reason}."),
+        Err(LayerError::Daemon(DaemonError::Refused(reason))) => {
+            println!("Warning: no client can know it: {reason}.");
+        }
         Err(error) => return Err(error.into()),
     }
     let device = settings.tunnel().queues(settings.lanes);
@@ -136,7 +139,12 @@ impl Server<'_> {
             };
             match future::or(event, tick).await {
                 Some(Some(event)) => self.handle(event),
-                Some(None) => return Err("the tunnel device has failed".into()),
+                Some(None) => {
+                    return Err(match self.hub.take_error() {
+                        Some(error) => error.into(),
+                        None => "the tunnel device has failed".into(),
+                    });
+                }
                 None => {
                     for client in self.hub.clients() {
                         if client.statistics.received_packets > 0 {
@@ -144,7 +152,7 @@ impl Server<'_> {
                         }
                     }
                     if self.settings.statistics {
-                        println!("{}: {}", self.hub.interface_name(), self.hub.statistics());
+                        println!("{}: {}", self.hub.interface_name_now(), self.hub.statistics());
                     }
                 }
             }
@@ -156,7 +164,7 @@ impl Server<'_> {
         match event {
             ClientEvent::Joined { client, info } => {
                 self.network.joined(client, &info);
-                println!("{} is up.", self.settings.describe(self.hub.interface_name()));
+                println!("{} is up.", self.settings.describe(&self.hub.interface_name_now()));
             }
             ClientEvent::Left { client, reason } => {
                 println!("The flow has ended: {reason}.");

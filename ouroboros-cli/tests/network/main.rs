@@ -3,6 +3,7 @@
 
 mod addresses;
 mod confined;
+mod devices;
 mod eavesdropper;
 mod host;
 mod hostile;
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 
 use addresses::*;
 use confined::*;
+use devices::*;
 use eavesdropper::*;
 use hostile::*;
 use hub::*;
@@ -77,6 +79,11 @@ fn main() -> ExitCode {
             clients_with_addresses_of_their_own_share_the_server,
             clients_join_by_a_line_and_are_listed_renamed_and_revoked,
             a_server_and_its_client_are_back_when_all_was_started_anew,
+            a_device_that_was_down_gets_its_ipv6_addresses_and_routes_back,
+            a_device_that_is_renamed_is_followed,
+            a_device_in_another_network_namespace_goes_on,
+            a_device_that_is_deleted_ends_its_tunnel_and_is_named,
+            ipv6_passes_inside_over_the_smallest_links,
             garbage_under_every_eid_does_not_disturb_a_live_flow;
         Needs::Namespaces:
             a_layer_on_an_address_that_is_not_there_yet_waits_for_it,

@@ -1,6 +1,8 @@
 //! A flow on its way from the daemon to an application: what it is like, its
 //! keys, and how its frames arrive. Not here: the descriptor (`handed`, `relay`).
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -63,6 +65,8 @@ pub struct FlowGrant {
     lane: Option<Lane>,
     #[serde(default)]
     reliable: Option<ReliableTerms>,
+    #[serde(default)]
+    allocation_rtt: Option<Duration>,
     first_use: bool,
     remembered: bool,
     keys: Option<GrantedKeys>,
@@ -93,6 +97,7 @@ impl FlowGrant {
             identity: info.identity.as_ref().map(Into::into),
             lane: info.lane,
             reliable: info.reliable,
+            allocation_rtt: info.allocation_rtt,
             first_use: info.first_use,
             remembered: info.remembered,
             keys,
@@ -116,6 +121,7 @@ impl FlowGrant {
         info.first_use = self.first_use;
         info.remembered = self.remembered;
         (info.lane, info.reliable) = (self.lane, self.reliable);
+        info.allocation_rtt = self.allocation_rtt;
         match (suite, &self.keys) {
             (None, None) => Ok((info, None)),
             (Some(suite), Some(keys)) => {

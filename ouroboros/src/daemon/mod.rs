@@ -21,6 +21,7 @@ mod socket;
 pub use crate::error::DaemonError;
 pub use client::Client;
 pub use failure::Failure;
+pub(crate) use failure::io_error;
 pub use handed::{attend, hand_over, revoke};
 pub use relay::{RelayCloser, relay};
 pub use socket::{Connection, Listener, socket_path};

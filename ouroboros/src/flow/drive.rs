@@ -157,6 +157,9 @@ impl Shared {
                 let takes = capabilities.contains(Capabilities::PARTIAL_CHECKSUMS);
                 self.partial_checksums.store(takes, Relaxed);
             }
+            ConnectionEvent::Delivery { undelivered } => {
+                self.counters.undelivered.store(undelivered, Relaxed);
+            }
             ConnectionEvent::LargestFrame(size) => self.largest.store(size, Relaxed),
             ConnectionEvent::RevalidatePath => {
                 if let Some(path) = self.path.mobility() {
@@ -275,7 +278,7 @@ impl Shared {
         let tally = opener.open_batch(batch, opened);
         let heard = tally.keepalives > 0 || !opened.is_empty();
         let (mut bytes, mut unawaited, mut controlled) = (0, 0, false);
-        opened.retain(|packet| match packet.content {
+        opened.retain_mut(|packet| match packet.content {
             Content::Control => {
                 let body = &batch.frame(packet.index)[packet.body.clone()];
                 self.with_connection(|connection| {
@@ -288,6 +291,16 @@ impl Shared {
                 bytes += packet.body.len() as u64;
                 !packet.body.is_empty()
             }
+            Content::Fragment if self.fragments => match self.reassemble(batch, packet) {
+                Ok(whole) => {
+                    bytes += if whole { packet.body.len() as u64 } else { 0 };
+                    whole
+                }
+                Err(()) => {
+                    unawaited += 1;
+                    false
+                }
+            },
             _ => {
                 unawaited += 1;
                 false
@@ -315,6 +328,39 @@ impl Shared {
         if controlled || opener.wants_attention() {
             self.call_driver();
         }
+    }
+
+    /// Takes a fragment, and turns it into its packet once that is whole. `false`: it is
+    /// not, yet. `Err`: what came is of no use.
+    fn reassemble(&self, batch: &mut ReceiveBatch, fragment: &mut Opened) -> Result<bool, ()> {
+        let now = driver::monotonic();
+        let body = &batch.frame(fragment.index)[fragment.body.clone()];
+        let mut reassembly = lock(&self.reassembly);
+        let was_empty = reassembly.poll_timeout().is_none();
+        let whole = reassembly.handle(now, batch.ecn(fragment.index), body).map_err(|_| ())?;
+        let due = reassembly.poll_timeout().filter(|_| was_empty);
+        drop(reassembly);
+        if let Some(due) = due {
+            self.call_driver_by(due);
+        }
+        let Some(whole) = whole else { return Ok(false) };
+        if !self.awaits(whole.content) {
+            return Err(());
+        }
+        fragment.index = batch.push_joined(&whole.bytes, whole.ecn).ok_or(())?;
+        fragment.content = whole.content;
+        fragment.body = 0..whole.bytes.len();
+        Ok(true)
+    }
+
+    /// Drops fragments whose packets are not waited for any more; when to look again.
+    fn forget_fragments(&self) -> Option<Duration> {
+        if !self.fragments {
+            return None;
+        }
+        let mut reassembly = lock(&self.reassembly);
+        reassembly.handle_timeout(driver::monotonic());
+        reassembly.poll_timeout()
     }
 
     /// Receives what is there now into the inbox, at most `room` bytes of data; how
@@ -369,6 +415,10 @@ impl Shared {
             // What came before the peer closed the flow is had.
             if self.fill(&mut inbox, usize::MAX)?.is_none() {
                 self.check_end_of_reading()?;
+                if let Err(FlowError::ClosedWith(_)) = ended {
+                    // Not all of what it sent has come.
+                    return Err(FlowError::ClosedByPeer);
+                }
                 ended?;
                 return Ok(Taken::Nothing);
             }
@@ -486,7 +536,8 @@ impl Shared {
             }
             connection.poll_timeout()
         });
-        let due = due.into_iter().chain(in_order).min();
+        let fragments = self.forget_fragments().filter(|_| self.check().is_ok());
+        let due = due.into_iter().chain(in_order).chain(fragments).min();
         let mut held = lock(&self.farewell);
         let ended = self.check().is_err();
         if ended && due.is_some() {

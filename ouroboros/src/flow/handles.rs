@@ -9,7 +9,7 @@ use super::{
     info::{Counters, FlowStatistics},
     shared::{CLOSED, Shared},
 };
-use crate::{driver, transport::PathOffload};
+use crate::{driver, proto::reliable::Statistics as ReliableStatistics, transport::PathOffload};
 
 /// Closes a flow from another thread or task: both directions then say
 /// [`FlowError::Closed`](crate::FlowError::Closed).
@@ -56,6 +56,13 @@ impl FlowWatcher {
     #[must_use]
     pub fn statistics(&self) -> FlowStatistics {
         self.flow.upgrade().map_or_else(|| self.counters.statistics(), |flow| flow.statistics())
+    }
+
+    /// Figures of a flow in the reliable profile now; `None` of any other, and once
+    /// nobody has the flow any more.
+    #[must_use]
+    pub fn reliable_statistics(&self) -> Option<ReliableStatistics> {
+        self.flow.upgrade()?.order_statistics()
     }
 
     /// Asks the peer whether it is there, and ends the flow with

@@ -1,9 +1,12 @@
 //! What was agreed for a flow, what went over it, and what a flow is made of. Not
 //! here: any decision (`proto::connection`).
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use event_listener::Event;
@@ -48,6 +51,9 @@ pub struct FlowInfo {
     /// What was agreed if the flow is reliable and both ends have this library's own
     /// protocol for that; `None`: FRCT, or not reliable.
     pub reliable: Option<ReliableTerms>,
+    /// The round trip of the allocation, the server's thinking included; `None`: it was
+    /// not measured.
+    pub allocation_rtt: Option<Duration>,
     /// Whether the peer's key is that of a first use, and known to `irmd` from
     /// this flow on: nobody has compared it yet.
     pub first_use: bool,
@@ -62,7 +68,7 @@ impl FlowInfo {
     #[must_use]
     pub fn new(name: Name, peer: PeerAddress, (local, remote): (Eid, Eid), qos: QosSpec) -> Self {
         let (suite, profile, identity, lane, reliable) = (None, None, None, None, None);
-        let (first_use, remembered) = (false, true);
+        let (allocation_rtt, first_use, remembered) = (None, false, true);
         Self {
             name,
             peer,
@@ -74,6 +80,7 @@ impl FlowInfo {
             identity,
             lane,
             reliable,
+            allocation_rtt,
             first_use,
             remembered,
         }
@@ -122,7 +129,7 @@ impl FlowInfo {
 ///
 /// A raw flow loses packets in the network, and in the queue of this machine's own
 /// device, without anybody being told; what is lost at an end of it is counted here.
-/// What the peer has not got is what was sent and is not in its statistics.
+/// A native peer tells how many packets it has got ([`undelivered`](Self::undelivered)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FlowStatistics {
@@ -147,6 +154,12 @@ pub struct FlowStatistics {
     /// Frames that the flow's socket has dropped because nobody read it in time. The kernel
     /// counts them, from 0 to 2^32 - 1, for as long as the flow has that socket.
     pub socket_drops: u64,
+    /// Packets of this end that its peer had not got when it last told of it, control
+    /// packets included; 0 in the 0.23 format, which cannot tell. It is asked at most once a
+    /// second, while much is sent and when statistics are read: what is read then tells of
+    /// the time before. Packets that a queue on the way dropped are among these, be it this
+    /// host's own.
+    pub undelivered: u64,
     /// Packets sent again, on a reliable flow.
     pub retransmitted: u64,
     /// System calls that sent.
@@ -170,6 +183,7 @@ impl std::iter::Sum for FlowStatistics {
             unsealed: sum.unsealed + flow.unsealed,
             dropped_unread: sum.dropped_unread + flow.dropped_unread,
             socket_drops: sum.socket_drops + flow.socket_drops,
+            undelivered: sum.undelivered + flow.undelivered,
             retransmitted: sum.retransmitted + flow.retransmitted,
             send_calls: sum.send_calls + flow.send_calls,
             receive_calls: sum.receive_calls + flow.receive_calls,
@@ -219,6 +233,7 @@ pub(super) struct Counters {
     pub(super) oversize: AtomicU64,
     pub(super) unsealed: AtomicU64,
     pub(super) dropped_unread: AtomicU64,
+    pub(super) undelivered: AtomicU64,
     pub(super) retransmitted: AtomicU64,
     pub(super) send_calls: AtomicU64,
     pub(super) receive_calls: AtomicU64,
@@ -240,6 +255,7 @@ impl Counters {
             unsealed: of(&self.unsealed),
             dropped_unread: of(&self.dropped_unread),
             socket_drops: 0,
+            undelivered: of(&self.undelivered),
             retransmitted: of(&self.retransmitted),
             send_calls: of(&self.send_calls),
             receive_calls: of(&self.receive_calls),

@@ -57,8 +57,9 @@ use crate::{
     error::{AllocateError, FlowError},
     proto::{
         connection::{Connection, ConnectionConfig},
-        native::KeyLimits,
+        native::{Capabilities, KeyLimits},
         protection::{Protection, protection},
+        reliable::Statistics as ReliableStatistics,
     },
     sync::lock,
     transport::PathOffload,
@@ -127,6 +128,8 @@ impl Flow {
         let Protection { sealer, opener, channel } =
             protection(keys, ends, checks_errors, backend, limits, &mut SystemEntropy);
         let native = channel.is_some();
+        let fragments =
+            channel.as_ref().is_some_and(|it| it.capabilities().contains(Capabilities::FRAGMENTS));
         let config = ConnectionConfig {
             timeout: Duration::from_millis(info.qos.timeout.into()),
             largest_frame: path.largest_frame(),
@@ -144,7 +147,18 @@ impl Flow {
                 (Some(order), sends)
             }
         };
-        let parts = Parts { path, info, connection, order, opener, early, strays, release, native };
+        let parts = Parts {
+            path,
+            info,
+            connection,
+            order,
+            opener,
+            early,
+            strays,
+            release,
+            native,
+            fragments,
+        };
         let shared = Arc::new(Shared::new(parts));
         shared.start(off_path);
         if let Some(take) = closer {
@@ -171,6 +185,12 @@ impl Flow {
         };
         future::or(ready, late).await?;
         Ok(flow)
+    }
+
+    /// Returns `true` if packets that do not fit a frame may travel in fragments, in a
+    /// tunnel.
+    pub(crate) fn takes_fragments(&self) -> bool {
+        self.shared.fragments
     }
 
     /// Sends one packet. Returns when the transport has taken it; the network
@@ -434,6 +454,53 @@ impl Flow {
         self.shared.end(CLOSED);
     }
 
+    /// Says that nothing more will be sent, waits until the peer's end of the flow has
+    /// everything, and closes the flow. The peer receives everything, and then
+    /// [`FlowError::ClosedWith`] `code` and `reason` (of which the first 128 bytes are
+    /// sent). A 0.23 peer, and that of a plain flow, gets neither code nor reason.
+    ///
+    /// Cancel safe: what was said stays said, and the flow is open still.
+    ///
+    /// ```
+    /// # use ouroboros::{FlowError, FlowSpec, Irm, transport::memory::Network};
+    /// # futures_lite::future::block_on(async {
+    /// # let network = Network::new();
+    /// # let (server, client) = (Irm::new(), Irm::new());
+    /// # server.bootstrap("l", network.station()).await?.register("echo").await?;
+    /// # client.bootstrap("l", network.station()).await?;
+    /// # let spec = FlowSpec::reliable().encrypted();
+    /// # let both = futures_lite::future::zip(server.accept("echo"), client.allocate("echo", spec));
+    /// # let (accepted, flow) = both.await;
+    /// # let (accepted, flow) = (accepted?, flow?);
+    /// flow.send(b"the last message").await?;
+    /// flow.close_with(7, "done").await?;
+    /// assert_eq!(accepted.recv_vec().await?, b"the last message");
+    /// let Err(FlowError::ClosedWith(why)) = accepted.recv_vec().await else { panic!() };
+    /// assert_eq!((why.code, &why.reason[..]), (7, &b"done"[..]));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`finish`](Self::finish): the peer may not have all that was sent. The flow is
+    /// closed all the same.
+    pub async fn close_with(&self, code: u32, reason: impl AsRef<[u8]>) -> Result<(), FlowError> {
+        let finished = match self.shared.finish_order_with(code, reason.as_ref()) {
+            Ok(_) => self.finish().await,
+            Err(error) => Err(error),
+        };
+        self.close();
+        finished
+    }
+
+    /// Says that nothing more will be received, for the reason `code`: what has not been
+    /// received is dropped, and sending fails at the peer with [`FlowError::Stopped`].
+    /// Of no effect on a flow that is not in the reliable profile.
+    pub fn stop(&self, code: u32) {
+        self.shared.stop_order(code);
+    }
+
     /// Gives `take` an inbox with a packet in it, when there is one: for one task at a
     /// time.
     fn poll_receive<T>(
@@ -546,6 +613,15 @@ impl Flow {
         self.shared.statistics()
     }
 
+    /// Figures of a flow in the reliable profile now: round trip, congestion window,
+    /// losses, credit. `None` of any other flow.
+    ///
+    /// They are told as an event of the level TRACE, too, once a second while the flow is in use.
+    #[must_use]
+    pub fn reliable_statistics(&self) -> Option<ReliableStatistics> {
+        self.shared.order_statistics()
+    }
+
     /// A handle that watches the flow from elsewhere.
     #[must_use]
     pub fn watcher(&self) -> FlowWatcher {
@@ -564,7 +640,8 @@ impl Flow {
         self.shared.end(CLOSED);
     }
 
-    /// Waits until the flow has ended; why it did. What the peer sent before can
+    /// Waits until the flow has ended, or the peer has said why it closes it and has sent
+    /// everything; why it did. What the peer sent before can
     /// still be received.
     ///
     /// Cancel safe.
@@ -572,6 +649,9 @@ impl Flow {
         loop {
             let changed = self.shared.changes();
             if let Err(error) = self.shared.check() {
+                return error;
+            }
+            if let Some(error) = self.shared.closed_with() {
                 return error;
             }
             changed.await;

@@ -24,7 +24,7 @@ use crate::{
     proto::{
         frct::{Config, Event, Failure, Frct, RETRANSMISSION_LIMIT, Service, Transmit, inactivity},
         protection::{Content, Sealer},
-        reliable::{Front, SendState},
+        reliable::{Front, SendState, Statistics},
     },
     sync::lock,
     transport::{Path, ReceiveBatch, SendBatch},
@@ -97,7 +97,7 @@ impl Order {
         let protocol = match (Service::of(&info.qos), &info.reliable) {
             (None, _) => return Err(sealer),
             (Some(_), Some(terms)) if native => {
-                Protocol::Reliable(Box::new(Reliable::new(now, terms)))
+                Protocol::Reliable(Box::new(Reliable::new(now, terms, info.allocation_rtt)))
             }
             (Some(service), _) => {
                 let config = Config { service, packet_lifetime: packet_lifetime(&info.peer) };
@@ -126,7 +126,11 @@ impl Order {
         match &mut self.protocol {
             Protocol::Frct(order) => Ok(order.frct.write(now, packet).is_ok()),
             Protocol::Reliable(reliable) => match reliable.stream().send_state() {
-                SendState::Open => Ok(reliable.write(packet)?),
+                SendState::Open => match reliable.stream().close_reason() {
+                    // The peer receives no more.
+                    Some(reason) => Err(FlowError::ClosedWith(reason.clone())),
+                    None => Ok(reliable.write(packet)?),
+                },
                 SendState::Stopped(code) => Err(FlowError::Stopped(code)),
                 SendState::Finishing | SendState::Finished | SendState::Aborted(_) => {
                     Err(FlowError::Finished)
@@ -170,7 +174,9 @@ impl Order {
             // Also to find that nothing is to be written any more.
             Protocol::Reliable(reliable) => {
                 let stream = reliable.stream();
-                stream.writable() > 0 || stream.send_state() != SendState::Open
+                stream.writable() > 0
+                    || stream.send_state() != SendState::Open
+                    || stream.close_reason().is_some()
             }
         }
     }
@@ -180,7 +186,10 @@ impl Order {
         let Protocol::Reliable(reliable) = &mut self.protocol else { return None };
         match reliable.front() {
             Front::Message(_) | Front::Blocked => None,
-            Front::End => Some(FlowError::EndOfStream),
+            Front::End => Some(match reliable.stream().close_reason() {
+                Some(reason) => FlowError::ClosedWith(reason.clone()),
+                None => FlowError::EndOfStream,
+            }),
             Front::Aborted(code) => Some(FlowError::Aborted(code)),
             Front::Malformed => Some(FlowError::Malformed),
         }
@@ -285,6 +294,10 @@ impl Order {
                 let after = reliable.state();
                 news.signal = before.is_some_and(|before| after.is_news_after(before));
                 news.drained = news.signal && after.drained;
+                if let Some(reason) = reliable.stream().close_reason() {
+                    let _ = shared.close_reason.set(reason.clone());
+                }
+                reliable.trace(now, &shared.info);
             }
         }
         (done, news)
@@ -466,6 +479,15 @@ impl Shared {
         end.map_or(Ok(()), Err)
     }
 
+    /// Why the peer has closed the flow, if it said so and all that it sent is here.
+    pub(super) fn closed_with(&self) -> Option<FlowError> {
+        let Protocol::Reliable(reliable) = &lock(self.order.as_ref()?).protocol else {
+            return None;
+        };
+        let reason = reliable.stream().close_reason().filter(|_| reliable.stream().is_complete());
+        reason.cloned().map(FlowError::ClosedWith)
+    }
+
     /// Says that nothing more is written, and whether the peer has all that was.
     pub(super) fn finish_order(&self) -> Result<bool, FlowError> {
         self.with_order(|order, _| {
@@ -473,6 +495,35 @@ impl Shared {
             order.is_finished()
         })
         .unwrap_or(Ok(true))
+    }
+
+    /// Finishes, and tells the peer why; whether the peer has all of it.
+    pub(super) fn finish_order_with(&self, code: u32, reason: &[u8]) -> Result<bool, FlowError> {
+        self.with_order(|order, _| {
+            match &mut order.protocol {
+                Protocol::Reliable(reliable) => reliable.stream_mut().finish_with(code, reason),
+                Protocol::Frct(_) => order.finish(),
+            }
+            order.is_finished()
+        })
+        .unwrap_or(Ok(true))
+    }
+
+    /// Says that nothing more is read, with an application's code.
+    pub(super) fn stop_order(&self, code: u32) {
+        self.with_order(|order, _| {
+            if let Protocol::Reliable(reliable) = &mut order.protocol {
+                reliable.stream_mut().stop(code);
+            }
+        });
+    }
+
+    /// Figures of the reliable profile, if the flow has it.
+    pub(super) fn order_statistics(&self) -> Option<Statistics> {
+        match &lock(self.order.as_ref()?).protocol {
+            Protocol::Reliable(reliable) => Some(reliable.stream().statistics()),
+            Protocol::Frct(_) => None,
+        }
     }
 
     /// Ends the direction of this end at once, with an application's code.

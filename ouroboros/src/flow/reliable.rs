@@ -4,7 +4,10 @@
 
 use std::{io, time::Duration};
 
-use super::pool::{self, Pooled};
+use super::{
+    info::FlowInfo,
+    pool::{self, Pooled},
+};
 use crate::{
     proto::{
         negotiation::ReliableTerms,
@@ -23,8 +26,12 @@ const AGAIN: Duration = Duration::from_millis(1);
 /// Timers are due at multiples of this: the background thread is told of one once, not
 /// with each packet.
 const TICK: Duration = Duration::from_millis(1);
+/// How often the figures of a flow are told, at most.
+const TRACED: Duration = Duration::from_secs(1);
 /// For how long the path's largest frame is believed.
 const BELIEVED: Duration = Duration::from_millis(200);
+/// Longest round trip that is believed before one was measured (RFC 9002, section 6.2.2).
+const MAX_INITIAL_RTT: Duration = Duration::from_millis(333);
 /// How far the credit of a direction grows, in bytes.
 const MAX_WINDOW: u64 = 64 << 20;
 
@@ -39,6 +46,8 @@ pub(super) struct Reliable {
     /// Largest frame that the path carries, in bytes, and until when that is believed:
     /// to ask it is a system call.
     largest: (usize, Duration),
+    /// When the figures are told next.
+    traced: Duration,
 }
 
 /// What has come to be since it was looked last.
@@ -48,6 +57,8 @@ pub(super) struct State {
     pub(super) writable: bool,
     pub(super) send: SendState,
     pub(super) drained: bool,
+    /// The peer closes the flow, and has sent everything.
+    pub(super) closed: bool,
 }
 
 impl State {
@@ -56,21 +67,27 @@ impl State {
         (self.readable && !before.readable)
             || (self.writable && !before.writable)
             || (self.drained && !before.drained)
+            || (self.closed && !before.closed)
             || self.send != before.send
     }
 }
 
 impl Reliable {
-    pub(super) fn new(now: Duration, terms: &ReliableTerms) -> Self {
+    /// `rtt`: the round trip of the allocation, if it is known.
+    pub(super) fn new(now: Duration, terms: &ReliableTerms, rtt: Option<Duration>) -> Self {
         let ReliableTerms { local, remote } = terms;
         let max_ack_delay =
             Duration::from_millis(local.max_ack_delay.max(remote.max_ack_delay).into());
+        let default = Config::default();
+        // Somebody may have taken a while to accept it.
+        let initial_rtt = rtt.map_or(default.initial_rtt, |rtt| rtt.min(MAX_INITIAL_RTT));
         let config = Config {
+            initial_rtt,
             max_ack_delay,
             window: local.window.into(),
             max_window: MAX_WINDOW.max(local.window.into()),
             peer_window: remote.window.into(),
-            ..Config::default()
+            ..default
         };
         let limits = (remote.message_limit as usize, local.message_limit as usize);
         Self {
@@ -79,6 +96,7 @@ impl Reliable {
             unsent: None,
             paused: None,
             largest: (0, Duration::ZERO),
+            traced: now + TRACED,
         }
     }
 
@@ -112,6 +130,7 @@ impl Reliable {
             writable: self.messages.is_writable(),
             send: self.messages.send_state(),
             drained: self.stream().is_drained(),
+            closed: self.stream().close_reason().is_some() && self.stream().is_complete(),
         }
     }
 
@@ -126,6 +145,29 @@ impl Reliable {
         let bytes = &batch.frame(opened.index)[opened.body.clone()];
         // What is malformed is dropped: the peer's fault, and nobody else's.
         let _ = self.messages.handle(now, Packet { number: opened.number, marked, body, bytes });
+    }
+
+    /// Tells the figures of the flow now and then, to who traces.
+    pub(super) fn trace(&mut self, now: Duration, info: &FlowInfo) {
+        if !tracing::enabled!(tracing::Level::TRACE) || now < self.traced {
+            return;
+        }
+        self.traced = now + TRACED;
+        let figures = self.stream().statistics();
+        tracing::trace!(
+            name = %info.name,
+            local = info.local.0,
+            rtt = ?figures.rtt,
+            min_rtt = ?figures.min_rtt,
+            congestion_window = figures.congestion_window,
+            rate = figures.rate,
+            in_flight = figures.in_flight,
+            lost = figures.lost,
+            spurious = figures.spurious,
+            credit = figures.credit,
+            mtu = figures.mtu,
+            "reliable flow"
+        );
     }
 
     pub(super) fn handle_timeout(&mut self, now: Duration) {
@@ -204,6 +246,9 @@ impl Reliable {
             let size = transmit.size;
             let Some(frame) = batch.push(head + size + tail) else { break };
             stream.write_body(&transmit, &mut frame[head..head + size]);
+            if transmit.ect {
+                batch.mark(Ecn::Ect0);
+            }
             contents.push(match transmit.body {
                 Body::Data => Content::Data,
                 Body::Frames => Content::Frames,

@@ -113,7 +113,7 @@ impl Flow {
         }
         Poll::Ready(match ready!(self.poll_read(context, buffer)) {
             Ok(count) => Ok(count),
-            Err(FlowError::EndOfStream) => Ok(0),
+            Err(FlowError::EndOfStream | FlowError::ClosedWith(_)) => Ok(0),
             Err(error) => Err(error.into()),
         })
     }
@@ -159,6 +159,17 @@ impl FlowStream {
         finished
     }
 
+    /// As [`close`](Self::close), and tells the peer why: see [`Flow::close_with`]. The peer
+    /// reads to the end as if the stream had been finished, and finds the reason in
+    /// [`Flow::closed`].
+    ///
+    /// # Errors
+    ///
+    /// As [`finish`](Self::finish): the peer may not have all that was written.
+    pub async fn close_with(self, code: u32, reason: impl AsRef<[u8]>) -> Result<(), FlowError> {
+        self.flow.close_with(code, reason).await
+    }
+
     /// Ends the flow at once, and tells the peer `code`: what it has not received yet
     /// is dropped, and reading fails there with [`FlowError::Aborted`].
     pub fn abort(self, code: u32) {
@@ -183,6 +194,11 @@ impl FlowStream {
 }
 
 impl FlowReadHalf {
+    /// Says that nothing more will be read: see [`Flow::stop`].
+    pub fn stop(&self, code: u32) {
+        self.flow.stop(code);
+    }
+
     /// The flow below.
     pub fn flow(&self) -> &Flow {
         &self.flow

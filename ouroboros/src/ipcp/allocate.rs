@@ -197,6 +197,7 @@ pub(super) struct Agreed {
     pub(super) suite: Option<Suite>,
     pub(super) lane: Option<Lane>,
     pub(super) reliable: Option<ReliableTerms>,
+    pub(super) rtt: Option<Duration>,
     pub(super) identity: Option<PeerIdentity>,
 }
 
@@ -252,13 +253,13 @@ impl Attempt {
             timeout: spec.timeout,
             largest_message: path.largest_frame(),
         };
-        let mut endpoint = core.endpoint();
-        let allocation = endpoint
+        let mut allocator = core.allocator();
+        let allocation = allocator
             .allocate(driver::now(), &mut SystemEntropy, request)
             .map_err(|_| AllocateError::TooManyAllocations)?;
         let allocating = Allocating { path: path.clone(), outcome: sender };
         lock(&core.allocating).insert(allocation, allocating);
-        drop(endpoint);
+        drop(allocator);
         core.wake.notify(1);
         let (core, name, early) = (core.clone(), name.clone(), Vec::new());
         let qos = spec.qos;
@@ -277,7 +278,7 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         let Some(mut pending) = self.0.take() else { return };
-        if !pending.core.endpoint().abandon(driver::now(), pending.allocation) {
+        if !pending.core.allocator().abandon(driver::now(), pending.allocation) {
             return pending.cancel();
         }
         let abandoned = async move {
@@ -307,17 +308,17 @@ impl Pending {
 
     /// Nothing more is heard of the request.
     fn cancel(&self) {
-        self.core.endpoint().cancel(self.allocation);
+        self.core.allocator().cancel(self.allocation);
         lock(&self.core.allocating).remove(&self.allocation);
     }
 
     fn flow(self, agreed: Agreed) -> RawFlow {
         let Self { core, path, early, reserved, name, qos, .. } = self;
-        let Agreed { peer, remote, mut keys, suite, lane, reliable, identity } = agreed;
+        let Agreed { peer, remote, mut keys, suite, lane, reliable, rtt, identity } = agreed;
         let ends = (reserved.eid, remote);
         let mut info =
             with_encryption(FlowInfo::new(name, peer, ends, qos), &keys, suite, identity);
-        (info.lane, info.reliable) = (lane, reliable);
+        (info.lane, info.reliable, info.allocation_rtt) = (lane, reliable, rtt);
         let greeting = keys.as_mut().map_or_else(Vec::new, |keys| keys.greeting(ends));
         // A native flow's session goes on by itself, if this one is lost.
         let times = if greeting.is_empty() { GREETINGS } else { 1 };

@@ -64,14 +64,14 @@ impl Core {
     pub(crate) fn begin(self: &Arc<Self>, requested: Requested) {
         let Requested { request, name, from, remote, .. } = requested;
         let Some((reserved, frames)) = self.prepare(request, remote, from) else {
-            self.endpoint().refuse(driver::now(), request, Refusal::Busy);
+            self.allocator().refuse(driver::now(), request, Refusal::Busy);
             self.flush();
             return;
         };
         let local = reserved.eid;
         let half_open = HalfOpen { name, from, remote, reserved, frames };
         lock(&self.responding).half_open.insert(request, half_open);
-        let accepted = self.endpoint().accept(driver::now(), &mut SystemEntropy, request, local);
+        let accepted = self.allocator().accept(driver::now(), &mut SystemEntropy, request, local);
         if let Err(error) = accepted {
             tracing::debug!(ipcp = self.name, %from, %error, "request not accepted");
             self.forget_half_open(request);
@@ -129,7 +129,7 @@ impl Core {
     /// Takes a frame for an endpoint that has no path, or has one that is read
     /// here.
     fn take_frame(self: &Arc<Self>, from: PeerAddress, local: Eid, frame: &[u8]) {
-        if self.endpoint().handle_frame(driver::now(), from, local, frame) {
+        if self.allocator().handle_frame(driver::now(), from, local, frame) {
             self.flush();
         } else if let Some(flow) = lock(&self.responding).settling.get_mut(&local)
             && flow.info.peer == from
@@ -171,10 +171,10 @@ impl Core {
                 }
             }
         }
-        let Accepted { qos, keys, suite, lane, reliable, identity } = accepted;
+        let Accepted { qos, keys, suite, lane, reliable, rtt, identity } = accepted;
         let info = FlowInfo::new(name, from, (local, remote), qos);
         let mut info = with_encryption(info, &keys, suite, identity);
-        (info.lane, info.reliable) = (lane, reliable);
+        (info.lane, info.reliable, info.allocation_rtt) = (lane, reliable, rtt);
         let mut flow = self.raw_flow(path, info, keys, early, reserved);
         match frames {
             Frames::Shared(take) => {

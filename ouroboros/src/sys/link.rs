@@ -3,9 +3,10 @@
 
 use std::{
     io, mem,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, netlink::SocketAddrNetlink};
 use socket2::{Domain, Socket, Type};
 
 use super::option;
@@ -135,5 +136,67 @@ pub(crate) fn set_largest_run(index: i32, segments: u32) -> io::Result<()> {
     let message: Vec<u8> = message.iter().flat_map(|word| word.to_ne_bytes()).collect();
     let netlink = Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, None)?;
     netlink.send(&message)?;
+    Ok(())
+}
+
+/// What has become of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LinkChange {
+    /// It is up, whatever else has changed.
+    Up,
+    /// It is down.
+    Down,
+    /// It was deleted, or is in another network namespace.
+    Gone,
+}
+
+/// A socket that tells what becomes of the interfaces of this thread's network
+/// namespace: `RTMGRP_LINK` of rtnetlink(7).
+pub(crate) fn changes() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    // The protocol 0 is NETLINK_ROUTE.
+    let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+    let group = libc::RTMGRP_LINK.cast_unsigned();
+    rustix::net::bind(&socket, &SocketAddrNetlink::new(0, group))?;
+    Ok(socket)
+}
+
+/// Calls `handle` with what a read from [`changes`] tells, of each interface by its
+/// index.
+///
+/// # Errors
+///
+/// Those of recv(2): `WouldBlock` if there is nothing, `ENOBUFS` if something was
+/// lost.
+pub(crate) fn read_changes(
+    socket: &OwnedFd,
+    mut handle: impl FnMut(i32, LinkChange),
+) -> io::Result<()> {
+    const HEADER: usize = 16;
+    let mut buffer = [0; 16 * 1024];
+    let (size, _) = rustix::net::recv(socket, &mut buffer[..], RecvFlags::empty())?;
+    let mut rest = &buffer[..size];
+    while let Some(header) = rest.first_chunk::<HEADER>() {
+        let word = |bytes: &[u8], at: usize| {
+            bytes.get(at..at + 4).and_then(|word| word.try_into().ok()).map(u32::from_ne_bytes)
+        };
+        let length = word(header, 0).and_then(|length| usize::try_from(length).ok());
+        let Some(length) = length.filter(|length| (HEADER..=rest.len()).contains(length)) else {
+            break;
+        };
+        let (message, kind) = (&rest[..length], u16::from_ne_bytes([header[4], header[5]]));
+        // `struct ifinfomsg`: family and type, index, flags.
+        let fields = (word(message, HEADER + 4), word(message, HEADER + 8));
+        if let (Some(index), Some(flags)) = fields {
+            let change = match kind {
+                libc::RTM_NEWLINK if flags & libc::IFF_UP.cast_unsigned() != 0 => LinkChange::Up,
+                libc::RTM_NEWLINK => LinkChange::Down,
+                libc::RTM_DELLINK => LinkChange::Gone,
+                _ => break,
+            };
+            handle(index.cast_signed(), change);
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
     Ok(())
 }

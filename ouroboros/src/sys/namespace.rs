@@ -1,8 +1,14 @@
 //! Network namespaces: a socket belongs to that of the thread which opens it. The
 //! background thread opens sockets for IPCPs that were bootstrapped by threads in
-//! others; `ipcp` asks. No `unsafe` is needed here.
+//! others; a TUN device may be moved to another. `ipcp` and `tun` ask. No `unsafe` is
+//! needed here.
 
-use std::{fs::File, os::fd::AsFd, thread};
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    thread,
+};
 
 use rustix::{
     fs::fstat,
@@ -26,21 +32,42 @@ impl NetworkNamespace {
         Self(File::open(OWN).ok())
     }
 
+    /// That of the descriptor.
+    pub(crate) fn of(namespace: OwnedFd) -> Self {
+        Self(Some(File::from(namespace)))
+    }
+
     /// Does `work` in the namespace: in this thread if it is in it, else in a thread
-    /// of its own, which leaves this one where it is.
+    /// of its own, which leaves this one where it is. Where the namespace cannot be
+    /// entered, in this one's.
     pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.enter(|entered| {
+            if let Err(error) = entered
+                && let Some(times) = NOT_ENTERED.report()
+            {
+                tracing::warn!(%error, times, "an IPCP's network namespace cannot be entered");
+            }
+            work()
+        })
+    }
+
+    /// The same, but nothing is done elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// The namespace cannot be entered.
+    pub(crate) fn run_inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        self.enter(|entered| entered.map(|()| work()))
+    }
+
+    fn enter<T: Send>(&self, work: impl FnOnce(io::Result<()>) -> T + Send) -> T {
         let Some(namespace) = self.0.as_ref().filter(|namespace| !is_current(namespace)) else {
-            return work();
+            return work(Ok(()));
         };
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
-                if let Err(error) =
-                    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
-                    && let Some(times) = NOT_ENTERED.report()
-                {
-                    tracing::warn!(%error, times, "an IPCP's network namespace cannot be entered");
-                }
-                work()
+                let kind = Some(LinkNameSpaceType::Network);
+                work(move_into_link_name_space(namespace.as_fd(), kind).map_err(io::Error::from))
             });
             inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
@@ -49,5 +76,6 @@ impl NetworkNamespace {
 
 fn is_current(namespace: &File) -> bool {
     let identity = |file: &File| fstat(file).ok().map(|status| (status.st_dev, status.st_ino));
-    File::open(OWN).is_ok_and(|own| identity(&own) == identity(namespace))
+    // Where /proc is hidden there is nothing to compare.
+    File::open(OWN).map_or(true, |own| identity(&own) == identity(namespace))
 }

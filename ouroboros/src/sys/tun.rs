@@ -1,11 +1,11 @@
 //! What the `tun` crate leaves out: a device with a vnet header, several
-//! queues and offloads, IPv6 addresses, the length of its queue. `tun::device`
-//! drives it.
+//! queues and offloads, what it is called and where it is now, IPv6 addresses, the
+//! length of its queue. `tun::device` drives it.
 
 use std::{
     io,
     net::Ipv6Addr,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
 };
 
 use rustix::fs::{Mode, OFlags};
@@ -27,6 +27,13 @@ const fn write_code(number: libc::c_ulong, size: usize) -> libc::c_ulong {
     1 << 30 | (size as libc::c_ulong) << 16 | (b'T' as libc::c_ulong) << 8 | number
 }
 
+const fn read_code(number: libc::c_ulong, size: usize) -> libc::c_ulong {
+    2 << 30 | (size as libc::c_ulong) << 16 | (b'T' as libc::c_ulong) << 8 | number
+}
+
+const TUNGETIFF: libc::c_ulong = read_code(210, size_of::<libc::c_uint>());
+/// Without an argument.
+const TUNGETDEVNETNS: libc::c_ulong = (b'T' as libc::c_ulong) << 8 | 227;
 const TUNSETIFF: libc::c_ulong = write_code(202, size_of::<libc::c_int>());
 const TUNSETOFFLOAD: libc::c_ulong = write_code(208, size_of::<libc::c_uint>());
 const TUNSETVNETLE: libc::c_ulong = write_code(220, size_of::<libc::c_int>());
@@ -68,9 +75,36 @@ pub(crate) fn open(name: &str, shape: Shape) -> io::Result<(OwnedFd, String)> {
             return Err(io::Error::last_os_error());
         }
     }
+    Ok((queue, name_in(&request)))
+}
+
+fn name_in(request: &libc::ifreq) -> String {
     let name = request.ifr_name.iter().take_while(|byte| **byte != 0);
-    let name = name.map(|byte| char::from(byte.cast_unsigned())).collect();
-    Ok((queue, name))
+    name.map(|byte| char::from(byte.cast_unsigned())).collect()
+}
+
+/// What the device of a queue is called now; `EBADFD` if it was deleted.
+pub(crate) fn name(queue: impl AsFd) -> io::Result<String> {
+    // SAFETY: ifreq is plain integers and arrays; zero is a valid value of each.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: TUNGETIFF writes one ifreq, which lives on for the call; the
+    // descriptor is open as long as it is borrowed.
+    let result =
+        unsafe { libc::ioctl(queue.as_fd().as_raw_fd(), TUNGETIFF as _, &raw mut request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(name_in(&request)) }
+}
+
+/// The network namespace that the device of a queue is in now. Kernels before 4.20
+/// do not tell.
+pub(crate) fn namespace(queue: impl AsFd) -> io::Result<OwnedFd> {
+    // SAFETY: TUNGETDEVNETNS takes no argument; the descriptor is open as long as it
+    // is borrowed.
+    let result = unsafe { libc::ioctl(queue.as_fd().as_raw_fd(), TUNGETDEVNETNS as _) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has made this descriptor, for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(result) })
 }
 
 /// Says what super-packets and partial checksums the device may hand over.

@@ -1,6 +1,8 @@
 //! Opens and configures a TUN device, through the `tun` crate and what `sys`
-//! adds to it: queues, the vnet header, offloads. Not here: what packets look
-//! like (`offload`), threads (`tunnel`).
+//! adds to it: queues, the vnet header, offloads. A device may be renamed or moved to
+//! another network namespace at any time: its descriptor is asked each time. Not here:
+//! what packets look like (`offload`), what becomes of a device that was down (`link`),
+//! threads (`tunnel`).
 
 use std::{
     fmt,
@@ -8,7 +10,7 @@ use std::{
     net::{IpAddr, UdpSocket},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
@@ -18,12 +20,14 @@ use tun::AbstractDevice;
 
 use super::{
     InterfaceAddress,
+    link::Link,
     offload::{GsoKind, VnetHeader},
 };
 use crate::{
     sync::lock,
     sys::{
         link,
+        namespace::NetworkNamespace,
         route::{self, Change},
         tun::{self as kernel, Shape},
     },
@@ -90,10 +94,10 @@ impl DeviceOffload {
 
 /// A TUN device that is up. It goes away when dropped.
 pub struct Device {
-    control: Mutex<tun::Device>,
     queues: Vec<Queue>,
-    name: String,
-    ipv6: Option<Ipv6>,
+    control: Arc<Control>,
+    /// Follows what happens to it; `None`: the kernel does not say.
+    link: Option<Arc<Link>>,
 }
 
 /// What a device will be.
@@ -125,42 +129,47 @@ impl Device {
         let shape = Shape { vnet, several: settings.queues > 1 };
         let (packets, name) =
             kernel::open(wanted, shape).map_err(|error| opening(error, settings.name))?;
+        let control = Control {
+            descriptor: Mutex::new(Some(packets.try_clone().map_err(|e| failed("queue", e))?)),
+            name,
+            addresses: settings.addresses.to_vec(),
+            routes: Mutex::default(),
+        };
         let mut queues = vec![Queue::new(packets, settings.offload, vnet)];
         while queues.len() < settings.queues {
             let (packets, _) =
-                kernel::open(&name, shape).map_err(|error| failed("queue", error))?;
+                kernel::open(&control.name, shape).map_err(|error| failed("queue", error))?;
             queues.push(Queue::new(packets, settings.offload, vnet));
         }
-        let mut configuration = tun::Configuration::default();
-        configuration.tun_name(&name);
-        configuration.raw_fd(queues[0].packets.as_raw_fd()).close_fd_on_drop(false);
-        // Configured below, step by step, so that an error names its step.
-        configuration.platform_config(|platform| {
-            platform.ensure_root_privileges(false);
-        });
-        let mut control =
-            tun::create(&configuration).map_err(|error| opening(error.into(), settings.name))?;
-        control.set_mtu(settings.mtu).map_err(|error| failed("MTU", error.into()))?;
-        limit_runs(&control, settings.mtu);
-        for address in settings.addresses.iter().filter(|address| address.address().is_ipv4()) {
-            control.set_address(address.address()).map_err(|e| failed("address", e.into()))?;
-            control.set_netmask(address.mask().into()).map_err(|e| failed("mask", e.into()))?;
-        }
-        let socket = UdpSocket::bind("0.0.0.0:0").map_err(|error| failed("socket", error))?;
-        // A longer queue is slower under load, no more: nothing to report.
-        let _ = kernel::set_queue_length(&socket, &name, settings.queue_length.into());
-        control.enabled(true).map_err(|error| failed("up", error.into()))?;
-        let ipv6 = Ipv6::of(settings.addresses).map_err(|error| failed("socket", error))?;
-        if let Some(ipv6) = &ipv6 {
-            ipv6.add(&control).map_err(|error| failed("IPv6 address", error))?;
-        }
-        Ok(Self { control: Mutex::new(control), queues, name, ipv6 })
+        control.with(|device| {
+            device.set_mtu(settings.mtu).map_err(|error| failed("MTU", error.into()))?;
+            limit_runs(device, settings.mtu);
+            for address in settings.addresses.iter().filter(|address| address.address().is_ipv4()) {
+                device.set_address(address.address()).map_err(|e| failed("address", e.into()))?;
+                device.set_netmask(address.mask().into()).map_err(|e| failed("mask", e.into()))?;
+            }
+            let socket = UdpSocket::bind("0.0.0.0:0").map_err(|error| failed("socket", error))?;
+            let name = device.tun_name().map_err(|error| failed("name", error.into()))?;
+            // A longer queue is slower under load, no more: nothing to report.
+            let _ = kernel::set_queue_length(&socket, &name, settings.queue_length.into());
+            device.enabled(true).map_err(|error| failed("up", error.into()))?;
+            add_ipv6(device, settings.addresses).map_err(|error| failed("IPv6 address", error))
+        })?;
+        let control = Arc::new(control);
+        let link = Link::follow(&control);
+        Ok(Self { queues, control, link })
     }
 
-    /// The device's name, such as `tun0`.
+    /// The device's name when it was made, such as `tun0`.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.control.name
+    }
+
+    /// The device's name now: it may have been renamed.
+    #[must_use]
+    pub fn name_now(&self) -> String {
+        self.control.name_now().unwrap_or_else(|_| self.name().to_owned())
     }
 
     /// The queues, at least one.
@@ -171,17 +180,14 @@ impl Device {
 
     /// What an error of reading says of the device.
     pub(crate) fn read_failed(&self, error: io::Error) -> DeviceError {
-        if error.raw_os_error() == Some(Errno::BADFD.raw_os_error()) {
-            return DeviceError::Deleted(self.name().to_owned());
-        }
-        failed("read", error)
+        self.control.error("read", error)
     }
 
     /// Changes the MTU as [`set_mtu`](Self::set_mtu) does. Packets go on at the old
     /// one where that fails, and those that are too large are answered with ICMP.
     pub(crate) fn set_mtu_or_warn(&self, mtu: u16) {
         if let Err(error) = self.set_mtu(mtu) {
-            let device = self.name();
+            let device = self.name_now();
             tracing::warn!(device, mtu, %error, "the device's MTU stays as it is");
         }
     }
@@ -192,83 +198,159 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// The kernel does not take it.
+    /// The kernel does not take it; the device was deleted, or is in a network
+    /// namespace that this process may not enter.
     pub fn set_mtu(&self, mtu: u16) -> Result<(), DeviceError> {
-        let mut control = lock(&self.control);
-        let before = control.mtu().map_err(|error| failed("MTU", error.into()))?;
-        control.set_mtu(mtu).map_err(|error| failed("MTU", error.into()))?;
-        limit_runs(&control, mtu);
-        if before < LEAST_IPV6
-            && mtu >= LEAST_IPV6
-            && let Some(Err(error)) = self.ipv6.as_ref().map(|ipv6| ipv6.add(&control))
-        {
-            tracing::warn!(%error, "IPv6 has not come back to the device");
-        }
-        Ok(())
+        self.control.with(|device| {
+            let before = device.mtu().map_err(|error| failed("MTU", error.into()))?;
+            device.set_mtu(mtu).map_err(|error| failed("MTU", error.into()))?;
+            limit_runs(device, mtu);
+            if before < LEAST_IPV6
+                && mtu >= LEAST_IPV6
+                && let Err(error) = add_ipv6(device, &self.control.addresses)
+            {
+                tracing::warn!(%error, "IPv6 has not come back to the device");
+            }
+            Ok(())
+        })
     }
-}
 
-impl Device {
-    /// Routes a network through the device; the route goes with it.
+    /// Routes a network through the device; the route goes with it, and comes back
+    /// when it was down and is up again.
     ///
     /// # Errors
     ///
-    /// The kernel does not take it.
+    /// As for [`set_mtu`](Self::set_mtu).
     pub fn add_route(&self, network: IpAddr, prefix: u8) -> Result<(), DeviceError> {
-        self.change_route(Change::Add, network, prefix)
+        self.control.change_route(Change::Add, (network, prefix))?;
+        lock(&self.control.routes).push((network, prefix));
+        Ok(())
     }
 
     /// Takes such a route away.
     ///
     /// # Errors
     ///
-    /// The kernel does not.
+    /// As for [`set_mtu`](Self::set_mtu).
     pub fn remove_route(&self, network: IpAddr, prefix: u8) -> Result<(), DeviceError> {
-        self.change_route(Change::Remove, network, prefix)
-    }
-
-    fn change_route(&self, change: Change, network: IpAddr, prefix: u8) -> Result<(), DeviceError> {
-        let index = lock(&self.control).tun_index().map_err(|e| failed("index", e.into()))?;
-        route::change(change, (&self.name, index), (network, prefix))
-            .map_err(|error| failed("route", error))
+        lock(&self.control.routes).retain(|route| *route != (network, prefix));
+        self.control.change_route(Change::Remove, (network, prefix))
     }
 }
 
-/// The IPv6 addresses of a device.
-struct Ipv6 {
+impl Drop for Device {
+    fn drop(&mut self) {
+        drop(self.link.take());
+        // Waits for who has it open behind our back: it goes away now.
+        *lock(&self.control.descriptor) = None;
+    }
+}
+
+/// What asks and changes a device, whatever it is called and wherever it is.
+pub(super) struct Control {
+    /// That of a queue, beside the queue's own; `None`: the device has been dropped.
+    descriptor: Mutex<Option<OwnedFd>>,
+    /// When it was made.
+    name: String,
     addresses: Vec<InterfaceAddress>,
-    /// Of the network namespace that the device is in.
-    socket: UdpSocket,
+    /// Through it, as they were asked for.
+    routes: Mutex<Vec<(IpAddr, u8)>>,
 }
 
-impl Ipv6 {
-    /// `None` if there are none.
-    fn of(addresses: &[InterfaceAddress]) -> io::Result<Option<Self>> {
-        let is_ipv6 = |address: &&InterfaceAddress| address.address().is_ipv6();
-        let addresses: Vec<_> = addresses.iter().filter(is_ipv6).copied().collect();
-        if addresses.is_empty() {
-            return Ok(None);
+impl Control {
+    fn error(&self, step: &'static str, error: io::Error) -> DeviceError {
+        if error.raw_os_error() == Some(Errno::BADFD.raw_os_error()) {
+            return DeviceError::Deleted(self.name.clone());
         }
-        Ok(Some(Self { addresses, socket: UdpSocket::bind("[::]:0")? }))
+        failed(step, error)
     }
 
-    fn add(&self, control: &tun::Device) -> io::Result<()> {
-        let index = control.tun_index()?.cast_unsigned();
-        for address in &self.addresses {
-            if let IpAddr::V6(v6) = address.address() {
-                match kernel::add_ipv6(&self.socket, index, v6, address.prefix()) {
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                    result => result?,
-                }
-            }
-        }
-        Ok(())
+    fn name_now(&self) -> Result<String, DeviceError> {
+        let descriptor = lock(&self.descriptor);
+        let descriptor = descriptor.as_ref().ok_or_else(|| self.gone())?;
+        kernel::name(descriptor).map_err(|error| self.error("name", error))
     }
+
+    fn gone(&self) -> DeviceError {
+        DeviceError::Deleted(self.name.clone())
+    }
+
+    /// Does `work` with the device where it is.
+    pub(super) fn with<T: Send>(
+        &self,
+        work: impl FnOnce(&mut tun::Device) -> Result<T, DeviceError> + Send,
+    ) -> Result<T, DeviceError> {
+        let descriptor = lock(&self.descriptor);
+        let descriptor = descriptor.as_ref().ok_or_else(|| self.gone())?;
+        let name = kernel::name(descriptor).map_err(|error| self.error("name", error))?;
+        let mut configuration = tun::Configuration::default();
+        configuration.tun_name(&name);
+        configuration.raw_fd(descriptor.as_raw_fd()).close_fd_on_drop(false);
+        // Configured step by step, so that an error names its step.
+        configuration.platform_config(|platform| {
+            platform.ensure_root_privileges(false);
+        });
+        let work = || {
+            let mut device = tun::create(&configuration).map_err(|e| failed("open", e.into()))?;
+            work(&mut device)
+        };
+        match kernel::namespace(descriptor).map(NetworkNamespace::of) {
+            Ok(namespace) => namespace
+                .run_inside(work)
+                .map_err(|error| failed("its network namespace", error))?,
+            // An older kernel: it is where it was made, most likely.
+            Err(_) => work(),
+        }
+    }
+
+    fn change_route(&self, change: Change, route: (IpAddr, u8)) -> Result<(), DeviceError> {
+        self.with(|device| change_route(device, change, route))
+    }
+
+    /// Gives the device what the kernel took away when it went down.
+    pub(super) fn restore(&self) -> Result<(), DeviceError> {
+        let routes = lock(&self.routes).clone();
+        self.with(|device| {
+            add_ipv6(device, &self.addresses).map_err(|error| failed("IPv6 address", error))?;
+            routes.into_iter().try_for_each(|route| change_route(device, Change::Add, route))
+        })
+    }
+}
+
+fn change_route(
+    device: &tun::Device,
+    change: Change,
+    route: (IpAddr, u8),
+) -> Result<(), DeviceError> {
+    let name = device.tun_name().map_err(|e| failed("name", e.into()))?;
+    let index = device.tun_index().map_err(|e| failed("index", e.into()))?;
+    route::change(change, (&name, index), route).map_err(|error| failed("route", error))
+}
+
+/// Gives a device its IPv6 addresses. What it has already is no error.
+fn add_ipv6(device: &tun::Device, addresses: &[InterfaceAddress]) -> io::Result<()> {
+    let v6 = addresses.iter().filter_map(|address| match address.address() {
+        IpAddr::V6(v6) => Some((v6, address.prefix())),
+        IpAddr::V4(_) => None,
+    });
+    let mut v6 = v6.peekable();
+    if v6.peek().is_none() {
+        return Ok(());
+    }
+    let socket = UdpSocket::bind("[::]:0")?;
+    let index = device.tun_index()?.cast_unsigned();
+    for (address, prefix) in v6 {
+        match kernel::add_ipv6(&socket, index, address, prefix) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            result => result?,
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Device({})", self.name)
+        write!(f, "Device({})", self.name())
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod address;
 mod device;
+mod link;
 pub mod offload;
 
 pub use address::{InterfaceAddress, InvalidAddress};

@@ -191,10 +191,16 @@ impl Tunnel {
         TunnelBuilder::default()
     }
 
-    /// The device's name, such as `tun0`.
+    /// The device's name when it was made, such as `tun0`.
     #[must_use]
     pub fn interface_name(&self) -> &str {
         self.device.name()
+    }
+
+    /// The device's name now: it may have been renamed.
+    #[must_use]
+    pub fn interface_name_now(&self) -> String {
+        self.device.name_now()
     }
 
     /// How many queues the device has: over as many flows it runs.
@@ -282,13 +288,13 @@ impl Tunnel {
             flow.take_partial_checksums();
             largest = largest.min(flow.largest_packet());
         }
-        let following = Following::new(Instant::now(), self.mtu, clamp(largest));
+        let fragments = flows.iter().all(Flow::takes_fragments);
+        let following = Following::new(Instant::now(), self.mtu, clamp(largest), fragments);
         let mtus = following.mtus();
         let mut following = Some(following);
         self.device.set_mtu_or_warn(mtus.device);
-        if mtus.packets < LEAST_IPV6 {
-            let mtu = mtus.packets;
-            tracing::warn!(mtu, "the flow's packets are too small for IPv6 in the tunnel");
+        if mtus.packets < LEAST_IPV6 && !fragments {
+            mtu::warn_of(mtus.packets);
         }
         let mtu = Arc::new(AtomicU16::new(mtus.packets));
         let native = flows.iter().all(|flow| flow.info().profile == Some(Profile::Native));

@@ -85,8 +85,13 @@ impl Namespace {
     ///
     /// If either is there already.
     pub fn cable(&self, here: &str, other: &Self, there: &str) {
-        let place = format!("/proc/{}/fd/{}", std::process::id(), other.0.as_raw_fd());
+        let place = other.path();
         self.shell(&format!("ip link add {here} type veth peer name {there} netns {place}"));
+    }
+
+    /// A path that ip(8) takes for this namespace.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 }
 

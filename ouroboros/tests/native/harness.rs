@@ -7,7 +7,8 @@ use ouroboros::{
     proto::{
         Now,
         endpoint::{
-            AcceptError, AllocationRequest, ClientSecurity, Endpoint, Event, Limits, ServerSecurity,
+            AcceptError, AllocationRequest, Allocator, ClientSecurity, Event, Limits,
+            ServerSecurity,
         },
         native::{
             Channel, Content, HEAD, KeyLimits, NativeKeys, Opened, Opener, SealError, Sealer,
@@ -48,8 +49,8 @@ pub(crate) fn allocate(
     on_request: impl Fn(&[u8]) -> Vec<u8>,
     on_reply: impl Fn(&[u8], &[u8]) -> Vec<u8>,
 ) -> Allocated {
-    let endpoint = || Endpoint::new(Dialect::EthDix, DirectoryHash::Sha3_256, Limits::default());
-    let (mut requester, mut responder) = (endpoint(), endpoint());
+    let allocator = || Allocator::new(Dialect::EthDix, DirectoryHash::Sha3_256, Limits::default());
+    let (mut requester, mut responder) = (allocator(), allocator());
     let name = "my_vpn".parse().expect("a name");
     responder.set_policy(&name, server);
     responder.register(&name);

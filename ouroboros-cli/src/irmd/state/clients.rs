@@ -9,6 +9,7 @@ use std::{
 };
 
 use ouroboros::{
+    LayerError,
     crypto::identity::Fingerprint,
     daemon::{
         protocol::{ClientRow, Response},
@@ -134,7 +135,7 @@ impl State {
         let own = tables.names.get(name).and_then(|state| state.own.as_ref());
         let identity = own.and_then(|own| own.identity.as_ref());
         let key = identity.map(|identity| identity.fingerprint().to_string());
-        key.ok_or_else(|| Error::NoName(name.to_string()))
+        key.ok_or_else(|| LayerError::NoSuchName(name.to_string()).into())
     }
 
     /// The clients' file of `name`; of the only name that has one, if there is no name.

@@ -15,9 +15,12 @@ const ABORT: u8 = 5;
 const STOP: u8 = 6;
 const BLOCKED: u8 = 7;
 const PING: u8 = 8;
+const CLOSE: u8 = 9;
 
 /// Largest number of ranges in an acknowledgement behind the first.
 pub const MAX_ACK_RANGES: usize = 63;
+/// Longest reason of a close, in bytes.
+pub const MAX_REASON: usize = 128;
 /// Unit of an acknowledgement's delay, in microseconds.
 pub const DELAY_UNIT: u64 = 8;
 
@@ -45,6 +48,14 @@ pub enum Frame<'a> {
     Blocked(u32),
     /// Asks for an acknowledgement and nothing else.
     Ping,
+    /// The sender of this frame closes the flow when all that it sent has arrived:
+    /// an application's code, and why.
+    Close {
+        /// The code.
+        code: u32,
+        /// Why; at most [`MAX_REASON`] bytes.
+        reason: &'a [u8],
+    },
 }
 
 /// An acknowledgement.
@@ -137,6 +148,8 @@ pub fn complete(low: u32, reference: u64) -> u64 {
 impl<'a> Frame<'a> {
     /// Bytes in front of a data frame's own.
     pub const DATA_HEAD: usize = 7;
+    /// Bytes of a close frame in front of its reason.
+    pub const CLOSE_HEAD: usize = 7;
 
     /// Returns `true` if a packet with this frame is to be acknowledged.
     #[must_use]
@@ -182,6 +195,15 @@ impl<'a> Frame<'a> {
                 }
                 (Self::Data { offset: number, bytes }, rest)
             }
+            CLOSE => {
+                let (size, rest) = rest.split_first_chunk::<2>().ok_or(Malformed)?;
+                let size = usize::from(u16::from_be_bytes(*size));
+                if size > MAX_REASON {
+                    return Err(Malformed);
+                }
+                let (reason, rest) = rest.split_at_checked(size).ok_or(Malformed)?;
+                (Self::Close { code: number, reason }, rest)
+            }
             CREDIT => (Self::Credit(number), rest),
             FIN => (Self::Fin(number), rest),
             ABORT => (Self::Abort(number), rest),
@@ -211,7 +233,8 @@ impl<'a> Frame<'a> {
         }))
     }
 
-    /// Adds the frame to `bytes`. Data is cut to 65,535 bytes.
+    /// Adds the frame to `bytes`. Data is cut to 65,535 bytes, a reason to
+    /// [`MAX_REASON`].
     pub fn encode(&self, bytes: &mut Vec<u8>) {
         let mut head = |kind: u8, number: u32| {
             bytes.push(kind);
@@ -237,6 +260,12 @@ impl<'a> Frame<'a> {
             Self::Stop(code) => head(STOP, code),
             Self::Blocked(offset) => head(BLOCKED, offset),
             Self::Ping => bytes.push(PING),
+            Self::Close { code, reason } => {
+                let reason = &reason[..reason.len().min(MAX_REASON)];
+                head(CLOSE, code);
+                bytes.extend_from_slice(&(reason.len() as u16).to_be_bytes());
+                bytes.extend_from_slice(reason);
+            }
         }
     }
 
@@ -265,6 +294,8 @@ mod tests {
             Frame::Stop(2),
             Frame::Blocked(3),
             Frame::Ping,
+            Frame::Close { code: 4, reason: b"" },
+            Frame::Close { code: 4, reason: &[b'w'; MAX_REASON] },
         ];
         let mut all = Vec::new();
         for frame in &frames {
@@ -281,6 +312,9 @@ mod tests {
         assert!(Frame::parse_all(&all).is_err(), "an unknown frame spoils the packet");
         assert!(Frame::parse_all(&[]).is_err());
         assert!(Frame::parse(&[DATA, 0, 0, 0, 0, 0, 0]).is_err(), "data without bytes");
+        let mut long = vec![CLOSE, 0, 0, 0, 0, 0, MAX_REASON as u8 + 1];
+        long.extend_from_slice(&[b'w'; MAX_REASON + 1]);
+        assert!(Frame::parse(&long).is_err(), "a reason that is too long");
     }
 
     #[test]

@@ -14,8 +14,12 @@ use crate::{
     driver,
     error::FlowError,
     flow::{FlowCloser, FlowInfo, FlowSender, FlowWatcher},
-    proto::hub::{Configuration, IpNet, Telling},
+    proto::{
+        hub::{Configuration, IpNet, Telling},
+        protection::Content,
+    },
     sync::lock,
+    tun::offload::Ecn,
     tunnel::clamp,
 };
 
@@ -136,7 +140,7 @@ impl Client {
         while let Some(packet) = telling.poll_transmit() {
             let mut sender = self.sender(0);
             // Lost like any other: it is said again.
-            if push(&mut sender, &packet).is_err() {
+            if push(&mut sender, &packet, self.mtu()).is_err() {
                 sender.discard();
             }
             let _ = sender.try_flush();
@@ -157,8 +161,14 @@ impl Client {
     }
 }
 
-/// Puts a packet into the batch, after what is there has left if it must.
-pub(super) fn push(sender: &mut FlowSender, packet: &[u8]) -> Result<(), FlowError> {
+/// Puts a packet into the batch, after what is there has left if it must; in fragments
+/// if it is larger than `mtu` and that is possible.
+pub(super) fn push(sender: &mut FlowSender, packet: &[u8], mtu: u16) -> Result<(), FlowError> {
+    if packet.len() > mtu.into()
+        && sender.push_fragments(packet, Content::Packet, Ecn::NotEct, mtu.into())?
+    {
+        return Ok(());
+    }
     if !sender.fits(packet.len()) {
         sender.flush()?;
     }

@@ -31,7 +31,7 @@ use self::{
 use super::{Counters, Tunnel, TunnelBuilder, TunnelError, TunnelStatistics, clamp};
 use crate::{
     error::FlowError,
-    flow::{Flow, FlowCloser, FlowInfo},
+    flow::{Flow, FlowCloser, FlowInfo, FlowSender},
     log::Limited,
     proto::hub::{Configuration, IpNet, Router},
     sync::lock,
@@ -40,6 +40,7 @@ use crate::{
 };
 
 static MTU_REFUSED: Limited = Limited::new();
+static TOO_SMALL: Limited = Limited::new();
 
 /// Events that nobody has taken yet, at most; the oldest are dropped.
 const EVENTS: usize = 4096;
@@ -91,6 +92,7 @@ impl HubBuilder {
             any_untold: AtomicBool::new(false),
             events: tell,
             ended: AtomicBool::new(false),
+            failure: Mutex::default(),
         });
         let mut hub = Hub {
             core: core.clone(),
@@ -104,7 +106,8 @@ impl HubBuilder {
             let builder = thread::Builder::new().name(format!("hub-{queue}"));
             hub.workers.push(builder.spawn(move || {
                 if let Err(error) = worker::run(&core, queue) {
-                    tracing::error!(%error, "the hub has failed");
+                    tracing::debug!(%error, "the hub has failed");
+                    lock(&core.failure).get_or_insert(error);
                     core.end();
                 }
             })?);
@@ -140,10 +143,23 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// The device's name, such as `tun0`.
+    /// The device's name when it was made, such as `tun0`.
     #[must_use]
     pub fn interface_name(&self) -> &str {
         self.core.device.name()
+    }
+
+    /// The device's name now: it may have been renamed.
+    #[must_use]
+    pub fn interface_name_now(&self) -> String {
+        self.core.device.name_now()
+    }
+
+    /// What has made the hub fail, once [`next_event`](Self::next_event) says that it
+    /// has.
+    #[must_use]
+    pub fn take_error(&self) -> Option<TunnelError> {
+        lock(&self.core.failure).take()
     }
 
     /// How many queues the device has.
@@ -186,6 +202,14 @@ impl Hub {
         let (senders, receivers): (Vec<_>, Vec<_>) =
             flows.into_iter().map(Flow::split_for_many).unzip();
         let mtu = clamp(largest);
+        if mtu < LEAST_IPV6
+            && !senders.iter().all(FlowSender::takes_fragments)
+            && let Some(times) = TOO_SMALL.report()
+        {
+            let peer = info.peer;
+            tracing::warn!(%peer, times, "a client's path is too small for IPv6");
+            super::mtu::warn_of(mtu);
+        }
         let client = Arc::new(Client::new(id, senders, watchers, mtu));
         self.core.set_prefixes(&client, prefixes)?;
         lock(&self.core.clients).insert(id, client.clone());
@@ -260,7 +284,7 @@ impl Hub {
     }
 
     /// The next event. Cancel safe. `None`: the hub has failed, and its device is
-    /// of no more use.
+    /// of no more use; [`take_error`](Self::take_error) says why.
     pub async fn next_event(&self) -> Option<ClientEvent> {
         self.events.recv().await.ok()
     }
@@ -327,6 +351,7 @@ struct Core {
     any_untold: AtomicBool,
     events: async_channel::Sender<ClientEvent>,
     ended: AtomicBool,
+    failure: Mutex<Option<TunnelError>>,
 }
 
 impl Core {

@@ -224,6 +224,16 @@ impl Connection {
         }
     }
 
+    /// Asks the peer, at most once a second, how many packets it has got:
+    /// [`ConnectionEvent::Delivery`]. Native flows only.
+    pub fn ask_delivery(&mut self, now: Now) {
+        if let Protocol::Native { session, .. } = &mut self.protocol
+            && !self.ended
+        {
+            session.ask_delivery(now);
+        }
+    }
+
     /// Ends the flow and tells the peer, once, where the format can say it.
     pub fn close(&mut self, now: Now) {
         if std::mem::replace(&mut self.ended, true) {
@@ -334,6 +344,7 @@ impl Connection {
                 }
                 Event::Announced(capabilities) => ConnectionEvent::Announced(capabilities),
                 Event::LargestFrame(size) => ConnectionEvent::LargestFrame(size),
+                Event::Delivery { undelivered } => ConnectionEvent::Delivery { undelivered },
                 Event::Moved(address) => ConnectionEvent::Moved(address),
                 Event::Closed => {
                     self.ended = true;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{
-    AllocationFailure, AllocationId, AllocationRequest, Endpoint, Event, Refusal,
+    AllocationFailure, AllocationId, AllocationRequest, Allocator, Event, Refusal,
     TooManyAllocations, Transmit,
 };
 use crate::{
@@ -60,6 +60,8 @@ enum Stage {
         peer: PeerAddress,
         offer: Box<Offer>,
         sent: u32,
+        /// When it left first.
+        at: Duration,
         /// It echoes a cookie already.
         cookie: bool,
         /// What may turn out to be a stranger's word, or the refusal of a copy.
@@ -89,7 +91,7 @@ impl Allocating {
     }
 }
 
-impl Endpoint {
+impl Allocator {
     /// Begins an allocation.
     ///
     /// # Errors
@@ -172,11 +174,11 @@ impl Endpoint {
             Message::FlowRequest { source, qos, name, allocation }.encode(self.dialect)
         };
         let around = message(&[]).len();
+        let largest = request.largest_message.saturating_sub(around);
         let least = match self.dialect {
-            Dialect::Udp => LEAST_UDP_REQUEST.saturating_sub(around),
+            Dialect::Udp => LEAST_UDP_REQUEST.saturating_sub(around).min(largest),
             Dialect::EthDix => 0,
         };
-        let largest = request.largest_message.saturating_sub(around);
         let shape = Shape { least, largest, cookie };
         let offer = Offer::new(now.utc, terms, request.security.clone(), shape, entropy);
         allocating.message = message(&offer.header);
@@ -184,7 +186,8 @@ impl Endpoint {
         allocating.interval = REQUEST_INTERVAL;
         allocating.retry = now.monotonic + REQUEST_INTERVAL;
         let (offer, cookie, doubted) = (Box::new(offer), cookie.is_some(), None);
-        allocating.stage = Stage::Requesting { peer, offer, sent: 0, cookie, doubted };
+        let at = now.monotonic;
+        allocating.stage = Stage::Requesting { peer, offer, sent: 0, at, cookie, doubted };
         self.transmit_allocation(id);
     }
 
@@ -234,7 +237,8 @@ impl Endpoint {
             self.counters.unexpected += 1;
             return;
         };
-        let Stage::Requesting { peer, offer, sent, cookie, doubted } = &mut allocating.stage else {
+        let Stage::Requesting { peer, offer, sent, at, cookie, doubted } = &mut allocating.stage
+        else {
             self.counters.unexpected += 1;
             return;
         };
@@ -268,7 +272,11 @@ impl Endpoint {
                 Err(NegotiationError::Mismatch)
             };
             match agreed {
-                Ok(agreed) => return self.allocated(id, from, responder, agreed),
+                Ok(agreed) => {
+                    // Of a request that was repeated nobody knows which was answered.
+                    let rtt = (*sent <= 1).then(|| now.monotonic.saturating_sub(*at));
+                    return self.allocated(id, (from, responder), agreed, rtt);
+                }
                 Err(error) => {
                     self.counters.bad_replies += 1;
                     // What does not answer the request anyone can have sent.
@@ -308,9 +316,9 @@ impl Endpoint {
     fn allocated(
         &mut self,
         allocation: AllocationId,
-        peer: PeerAddress,
-        remote: Eid,
+        (peer, remote): (PeerAddress, Eid),
         agreed: Agreement,
+        rtt: Option<Duration>,
     ) {
         self.cancel(allocation);
         let (keys, suite, lane, reliable, identity) = match agreed {
@@ -327,6 +335,7 @@ impl Endpoint {
             suite,
             lane,
             reliable,
+            rtt,
             identity,
         });
     }

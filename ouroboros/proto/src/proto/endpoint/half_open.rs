@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    Accepted, Endpoint, Event, Limits, RequestId,
+    Accepted, Allocator, Event, Limits, RequestId,
     server::AddressValidation,
     sources::{Shares, Source},
 };
@@ -29,6 +29,7 @@ pub(super) struct HalfOpen {
     remote: Eid,
     validation: AddressValidation,
     accepted: Accepted,
+    since: Duration,
     until: Duration,
 }
 
@@ -39,7 +40,8 @@ impl HalfOpen {
         validation: AddressValidation,
         accepted: Accepted,
     ) -> Self {
-        Self { from, local, remote, validation, accepted, until: Duration::ZERO }
+        let (since, until) = (Duration::ZERO, Duration::ZERO);
+        Self { from, local, remote, validation, accepted, since, until }
     }
 
     /// Returns `true` if `frame` proves that the peer has got the reply. The flow's
@@ -128,7 +130,7 @@ impl Established {
     }
 }
 
-impl Endpoint {
+impl Allocator {
     pub(super) fn hold_half_open(&mut self, now: Now, request: RequestId, mut flow: HalfOpen) {
         let life = match flow.validation {
             AddressValidation::Legacy => self.limits.half_open_for_silent,
@@ -138,6 +140,7 @@ impl Endpoint {
             }
             _ => self.limits.half_open_for,
         };
+        flow.since = now.monotonic;
         flow.until = now.monotonic.saturating_add(life);
         if flow.validation == AddressValidation::Legacy {
             while self.half_open.without_cookies.len() >= self.limits.half_open_without_cookies {
@@ -159,7 +162,9 @@ impl Endpoint {
         if flow.from != from || now.monotonic >= flow.until || !flow.is_proved_by(frame) {
             return false;
         }
+        let rtt = now.monotonic.saturating_sub(flow.since);
         let Some(accepted) = self.confirm(request) else { return false };
+        let accepted = Accepted { rtt: Some(rtt), ..accepted };
         self.events.push_back(Event::Confirmed { request, accepted, frame: frame.to_vec() });
         true
     }

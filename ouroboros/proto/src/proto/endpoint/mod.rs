@@ -163,6 +163,8 @@ pub struct Accepted {
     pub lane: Option<Lane>,
     /// The reliable profile, if it was agreed.
     pub reliable: Option<ReliableTerms>,
+    /// From the reply to the client's proof that it has it, once that is there.
+    pub rtt: Option<Duration>,
     /// Who the client is; `None`: it has not said.
     pub identity: Option<PeerIdentity>,
 }
@@ -267,6 +269,8 @@ pub enum Event {
         lane: Option<Lane>,
         /// The reliable profile, if it was agreed.
         reliable: Option<ReliableTerms>,
+        /// From the request to the reply, unless the request was repeated.
+        rtt: Option<Duration>,
         /// Who the server is; `None`: it has not said.
         identity: Option<PeerIdentity>,
     },
@@ -319,8 +323,12 @@ pub struct Counters {
     pub expired: u64,
 }
 
+/// As [`Allocator`] was called.
+#[doc(hidden)]
+pub use Allocator as Endpoint;
+
 /// The allocation core of one IPCP.
-pub struct Endpoint {
+pub struct Allocator {
     dialect: Dialect,
     hash: DirectoryHash,
     limits: Limits,
@@ -353,7 +361,7 @@ pub struct Endpoint {
     counters: Counters,
 }
 
-impl Endpoint {
+impl Allocator {
     /// A core that speaks `dialect` and knows names by `hash`.
     pub fn new(dialect: Dialect, hash: DirectoryHash, limits: Limits) -> Self {
         Self {
@@ -514,8 +522,8 @@ impl Endpoint {
     }
 }
 
-impl std::fmt::Debug for Endpoint {
+impl std::fmt::Debug for Allocator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Endpoint").field("dialect", &self.dialect).finish_non_exhaustive()
+        f.debug_struct("Allocator").field("dialect", &self.dialect).finish_non_exhaustive()
     }
 }

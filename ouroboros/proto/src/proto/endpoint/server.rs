@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    AcceptError, Accepted, Endpoint, Event, Refusal, RefusalReason, RequestId, Transmit,
+    AcceptError, Accepted, Allocator, Event, Refusal, RefusalReason, RequestId, Transmit,
     half_open::HalfOpen,
     memory::{AMPLIFICATION, Answered, Key, Known, clock_difference, shows_freshness},
     sources::Source,
@@ -77,7 +77,7 @@ pub(super) enum AddressValidation {
     Legacy,
 }
 
-impl Endpoint {
+impl Allocator {
     pub(super) fn handle_request(
         &mut self,
         now: Now,
@@ -103,9 +103,9 @@ impl Endpoint {
         let has_restricted_name = served
             .as_ref()
             .map_or(self.has_restricted_name, |s| s.security.clients.demands_identity());
-        let refuse = |endpoint: &mut Self, refusal| {
+        let refuse = |allocator: &mut Self, refusal| {
             if !has_restricted_name {
-                endpoint.answer(now, from, &refused(remote, refusal));
+                allocator.answer(now, from, &refused(remote, refusal));
             }
         };
         let Ok(allocation) = Allocation::parse(header, 0) else {
@@ -407,6 +407,7 @@ impl Endpoint {
                 suite: Some(agreed.suite),
                 lane: agreed.lane,
                 reliable: agreed.reliable,
+                rtt: None,
                 identity: agreed.identity,
             },
             None => Accepted {
@@ -415,6 +416,7 @@ impl Endpoint {
                 suite: None,
                 lane: None,
                 reliable: None,
+                rtt: None,
                 identity: None,
             },
         };

@@ -7,6 +7,7 @@ mod invitation;
 mod offer;
 mod trust;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub(super) use self::answer::{Standing, identify_client};
@@ -31,7 +32,8 @@ use crate::{
 };
 
 /// What this library does in native flows unless it is told otherwise.
-pub const DEFAULT_CAPABILITIES: Capabilities = Capabilities::HYBRID_FIRST;
+pub const DEFAULT_CAPABILITIES: Capabilities =
+    Capabilities::HYBRID_FIRST.union(Capabilities::FRAGMENTS);
 
 /// Whether an encrypted flow is to have the native profile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -224,7 +226,8 @@ impl ServerSecurity {
 }
 
 /// An allocation header does not lead to a flow.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum NegotiationError {
     /// The header is malformed, or its extensions are.
@@ -278,7 +281,8 @@ pub enum NegotiationError {
 
 /// What a header names that is not supported here, by its number (WIRE.md,
 /// "Allocation header").
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum UnsupportedAlgorithm {
     /// A cipher: an unauthenticated one (904 to 906), or an unknown one.
@@ -304,7 +308,7 @@ pub enum UnsupportedAlgorithm {
 }
 
 /// What was agreed for a reliable flow in the native profile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ReliableTerms {
     /// What this end takes.
     pub local: ReliableParameters,

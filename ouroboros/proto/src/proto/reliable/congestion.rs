@@ -24,8 +24,9 @@ pub struct Acked {
 pub trait Controller: Debug + Send {
     /// Packets outside of a recovery were acknowledged.
     fn on_acked(&mut self, acked: Acked);
-    /// Packets were lost or marked, for the first time in a round trip.
-    fn on_congestion(&mut self, now: Duration);
+    /// Packets were lost, or marked with congestion experienced (`marked`), for the
+    /// first time in a round trip.
+    fn on_congestion(&mut self, now: Duration, marked: bool);
     /// All losses of the last [`on_congestion`](Self::on_congestion) were none.
     fn on_spurious(&mut self);
     /// Nothing came through for a long time (RFC 9002, section 7.6).
@@ -39,6 +40,8 @@ pub trait Controller: Debug + Send {
 }
 
 const BETA: f64 = 0.7;
+/// What a mark leaves of the window: queues that mark are short (RFC 8511).
+const BETA_MARKED: f64 = 0.85;
 const C: f64 = 0.4;
 /// HyStart++: samples of a round, bounds of the threshold, and rounds of
 /// conservative slow start.
@@ -158,12 +161,13 @@ impl Controller for Cubic {
         }
     }
 
-    fn on_congestion(&mut self, _now: Duration) {
+    fn on_congestion(&mut self, _now: Duration, marked: bool) {
         self.before = Some(self.state);
         let state = &mut self.state;
         let fast = state.window < state.maximum;
         state.maximum = if fast { state.window * (1.0 + BETA) / 2.0 } else { state.window };
-        state.window = (state.window * BETA).max(2.0 * self.segment);
+        let beta = if marked { BETA_MARKED } else { BETA };
+        state.window = (state.window * beta).max(2.0 * self.segment);
         (state.threshold, state.epoch) = (state.window, None);
     }
 

@@ -26,7 +26,7 @@ use send::SendBuffer;
 
 use crate::wire::{
     extension,
-    frame::{Frame, complete},
+    frame::{Frame, MAX_REASON, complete},
     management::Malformed,
 };
 
@@ -99,6 +99,8 @@ pub struct Transmit {
     pub body: Body,
     /// Its size in bytes.
     pub size: usize,
+    /// It is to leave as ECN-capable, ECT(0).
+    pub ect: bool,
     data: std::ops::Range<u64>,
 }
 
@@ -130,7 +132,26 @@ pub enum SendState {
     Stopped(u32),
 }
 
-/// Figures of a stream.
+/// Why the peer has closed the flow, in its own words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloseReason {
+    /// The code of its application.
+    pub code: u32,
+    /// The reason that it gave: mostly text, maybe none.
+    pub reason: Vec<u8>,
+}
+
+impl std::fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "code {}", self.code)?;
+        if self.reason.is_empty() {
+            return Ok(());
+        }
+        write!(f, ": {}", String::from_utf8_lossy(&self.reason).escape_debug())
+    }
+}
+
+/// Figures of a reliable flow now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Statistics {
@@ -139,13 +160,21 @@ pub struct Statistics {
     /// Least round trip.
     pub min_rtt: Duration,
     /// Congestion window in bytes.
-    pub window: u64,
+    pub congestion_window: u64,
+    /// The pace at which packets leave, in bytes per second.
+    pub rate: u64,
     /// Bytes in flight.
     pub in_flight: u64,
     /// Packets that were taken for lost.
     pub lost: u64,
     /// Of those, packets that had only been late.
     pub spurious: u64,
+    /// How often the congestion window was reduced.
+    pub congestion_events: u64,
+    /// Packets that arrived at the peer marked with congestion experienced.
+    pub marked: u64,
+    /// Largest body of a packet in bytes.
+    pub mtu: usize,
     /// Bytes that the peer would take now beyond what was sent.
     pub credit: u64,
     /// Bytes that were written and are not acknowledged.
@@ -213,6 +242,9 @@ pub struct Stream {
     /// The last packet of a stream that is closed: with it the peer has heard all
     /// that was acknowledged to it.
     last: Notice,
+    /// Why this end closes the flow: told behind all data.
+    closing: Notice,
+    reason: Vec<u8>,
     /// The peer takes bytes up to this offset.
     credit: u64,
     /// When to say again that more would be sent.
@@ -227,6 +259,7 @@ pub struct Stream {
     end: Option<u64>,
     aborted: Option<u32>,
     stopped: Option<u32>,
+    closed: Option<CloseReason>,
     /// Packets that were handed out and have no number yet.
     unnumbered: VecDeque<Option<(u64, Payload)>>,
     scratch: Vec<u8>,
@@ -256,6 +289,8 @@ impl Stream {
             abort: Notice::Unused,
             stop: Notice::Unused,
             last: Notice::Unused,
+            closing: Notice::Unused,
+            reason: Vec::new(),
             credit: config.peer_window,
             blocked: None,
             blocked_due: false,
@@ -267,6 +302,7 @@ impl Stream {
             end: None,
             aborted: None,
             stopped: None,
+            closed: None,
             unnumbered: VecDeque::new(),
             scratch: Vec::new(),
             paced: None,
@@ -307,6 +343,21 @@ impl Stream {
         }
     }
 
+    /// Finishes, and tells the peer why the flow will be closed: `code`, and the
+    /// first [`MAX_REASON`] bytes of `reason`. The first reason counts.
+    pub fn finish_with(&mut self, code: u32, reason: &[u8]) {
+        self.finish();
+        if self.closing == Notice::Unused {
+            self.reason = reason[..reason.len().min(MAX_REASON)].to_vec();
+            self.closing.raise(code);
+        }
+    }
+
+    /// Why the peer closes the flow, if it has said so.
+    pub fn close_reason(&self) -> Option<&CloseReason> {
+        self.closed.as_ref()
+    }
+
     /// Finishes, and sees to it that the peer knows what has come of its own: before
     /// the flow below is closed.
     pub fn close(&mut self) {
@@ -344,7 +395,12 @@ impl Stream {
         }
         match (self.stopped, self.fin) {
             (Some(code), _) => SendState::Stopped(code),
-            (None, Notice::Acked(_)) if self.send.unacknowledged() == 0 => SendState::Finished,
+            (None, Notice::Acked(_))
+                if self.send.unacknowledged() == 0
+                    && matches!(self.closing, Notice::Unused | Notice::Acked(_)) =>
+            {
+                SendState::Finished
+            }
             (None, Notice::Unused) => SendState::Open,
             _ => SendState::Finishing,
         }
@@ -469,6 +525,11 @@ impl Stream {
                         }
                         Frame::Blocked(_) => (self.credit_due, at_once) = (true, true),
                         Frame::Ping => at_once = true,
+                        Frame::Close { code, reason } => {
+                            self.closed
+                                .get_or_insert_with(|| CloseReason { code, reason: reason.into() });
+                            at_once = true;
+                        }
                     }
                 }
             }
@@ -503,6 +564,7 @@ impl Stream {
             payload.abort.then(|| self.abort.acked());
             payload.stop.then(|| self.stop.acked());
             payload.last.then(|| self.last.acked());
+            payload.close.then(|| self.closing.acked());
         }
         for payload in outcome.lost {
             self.lost(payload);
@@ -517,10 +579,15 @@ impl Stream {
         payload.abort.then(|| self.abort.lost());
         payload.stop.then(|| self.stop.lost());
         payload.last.then(|| self.last.lost());
+        payload.close.then(|| self.closing.lost());
     }
 
     fn fin_due(&self) -> bool {
         self.fin.is_due() && self.send.sent() == self.send.end()
+    }
+
+    fn closing_due(&self) -> bool {
+        self.closing.is_due() && self.send.sent() == self.send.end()
     }
 
     /// Returns `true` if there is something that asks for an acknowledgement.
@@ -530,6 +597,7 @@ impl Stream {
             || self.abort.is_due()
             || self.stop.is_due()
             || self.last.is_due()
+            || self.closing_due()
             || self.blocked_due
             || self.recovery.probes() > 0
     }
@@ -574,7 +642,7 @@ impl Stream {
             (size as u64, payload)
         });
         self.unnumbered.push_back(eliciting);
-        Some(Transmit { body, size, data })
+        Some(Transmit { body, size, ect: self.recovery.ect(), data })
     }
 
     /// Gives the peer new credit, and more of it if it has used half of the
@@ -613,8 +681,9 @@ impl Stream {
             Frame::Blocked(self.credit as u32).encode(scratch);
         }
         // A frame of data needs room for its own head and for an end.
-        let plain = scratch.is_empty() && !self.fin.is_due();
-        let head = if plain { OFFSET } else { scratch.len() + Frame::DATA_HEAD + 5 };
+        let plain = scratch.is_empty() && !self.fin.is_due() && !self.closing.is_due();
+        let closing = if self.closing.is_due() { Frame::CLOSE_HEAD + self.reason.len() } else { 0 };
+        let head = if plain { OFFSET } else { scratch.len() + Frame::DATA_HEAD + 5 + closing };
         if let Some(data) =
             largest.checked_sub(head).and_then(|room| self.send.take(room as u64, self.credit))
         {
@@ -625,11 +694,18 @@ impl Stream {
             self.fin.sent();
             payload.fin = true;
         }
+        if self.closing.is_due() && self.send.sent() == self.send.end() && !self.send.wants() {
+            let code = self.closing.code().unwrap_or(0);
+            Frame::Close { code, reason: &self.reason }.encode(scratch);
+            self.closing.sent();
+            payload.close = true;
+        }
         let size = payload.data.end - payload.data.start;
         if size > 0 && !scratch.is_empty() {
             Frame::encode_data_head(payload.data.start as u32, size as u16, scratch);
         }
-        if size == 0 && !(payload.fin || payload.abort || payload.stop || payload.last) {
+        let Payload { fin, abort, stop, last, close, .. } = *payload;
+        if size == 0 && !(fin || abort || stop || last || close) {
             Frame::Ping.encode(scratch);
         }
     }
@@ -700,10 +776,14 @@ impl Stream {
         Statistics {
             rtt,
             min_rtt,
-            window: self.recovery.window(),
+            congestion_window: self.recovery.window(),
+            rate: self.recovery.rate() as u64,
             in_flight: self.recovery.in_flight(),
             lost: self.recovery.lost_packets,
             spurious: self.recovery.spurious,
+            congestion_events: self.recovery.congestion_events,
+            marked: self.recovery.marked().into(),
+            mtu: self.config.largest_body,
             credit: self.credit.saturating_sub(self.send.sent()),
             unacknowledged: self.send.unacknowledged(),
             held: self.receive.held(),

@@ -13,6 +13,9 @@ const GRANULARITY: Duration = Duration::from_millis(1);
 const PACKET_THRESHOLD: u64 = 3;
 const MAX_PACKET_THRESHOLD: u64 = 1024;
 const MAX_BACKOFF: u32 = 10;
+/// Probe timeouts in a row after which a path is taken for one that drops packets with
+/// ECT (RFC 9000, section 13.4.2); two more if anything has come through.
+const ECT_PROBES: u32 = 3;
 /// Longest probe timeout.
 const MAX_PTO: Duration = Duration::from_secs(2);
 /// A round trip below which nothing is paced.
@@ -28,6 +31,7 @@ pub(super) struct Payload {
     pub(super) abort: bool,
     pub(super) stop: bool,
     pub(super) last: bool,
+    pub(super) close: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +81,8 @@ pub(super) struct Recovery {
     probes: u32,
     last_sent: Duration,
     ce: u32,
+    /// Packets leave as ECN-capable.
+    ect: bool,
     /// Since when the window is reduced.
     recovery: Option<Reduction>,
     /// Losses of the present reduction that were not proved spurious.
@@ -87,11 +93,15 @@ pub(super) struct Recovery {
     refilled: Duration,
     pub(super) lost_packets: u64,
     pub(super) spurious: u64,
+    /// How often the window was reduced.
+    pub(super) congestion_events: u64,
 }
 
 #[derive(Debug)]
 struct Reduction {
     since: Duration,
+    /// For a mark, and not for a loss.
+    marked: bool,
     active: bool,
     in_flight: u64,
     delivered: u64,
@@ -124,6 +134,7 @@ impl Recovery {
             probes: 0,
             last_sent: Duration::ZERO,
             ce: 0,
+            ect: true,
             recovery: None,
             doubtful: 0,
             round: 0,
@@ -131,6 +142,7 @@ impl Recovery {
             refilled: Duration::ZERO,
             lost_packets: 0,
             spurious: 0,
+            congestion_events: 0,
         }
     }
 
@@ -149,6 +161,16 @@ impl Recovery {
 
     pub(super) fn window(&self) -> u64 {
         self.controller.window()
+    }
+
+    /// Returns `true` if packets are to leave as ECN-capable.
+    pub(super) fn ect(&self) -> bool {
+        self.ect
+    }
+
+    /// Packets that the peer got marked with congestion experienced.
+    pub(super) fn marked(&self) -> u32 {
+        self.ce
     }
 
     /// Packets that are kept account of.
@@ -184,7 +206,8 @@ impl Recovery {
         }
     }
 
-    fn rate(&self) -> f64 {
+    /// What leaves in a second at most, in bytes.
+    pub(super) fn rate(&self) -> f64 {
         1.25 * self.controller.window() as f64 / self.smoothed.as_secs_f64().max(1e-6)
     }
 
@@ -289,7 +312,8 @@ impl Recovery {
         if spurious {
             let step = (self.minimum / 4).max(GRANULARITY / 4);
             self.reordering = (self.reordering + step).min(self.smoothed);
-            if self.doubtful == 0 && self.recovery.take().is_some() {
+            let unfounded = self.recovery.take_if(|r| self.doubtful == 0 && !r.marked);
+            if unfounded.is_some() {
                 self.controller.on_spurious();
             }
         }
@@ -313,9 +337,9 @@ impl Recovery {
                 limited,
             });
         }
-        if ack.ce != self.ce && newest {
+        if newest && ack.ce.wrapping_sub(self.ce).cast_signed() > 0 {
             self.ce = ack.ce;
-            self.reduce(now, at);
+            self.reduce(now, at, true);
         }
         self.detect(now, &mut outcome);
         self.forget(now);
@@ -366,7 +390,7 @@ impl Recovery {
         }
         self.lost_packets += lost;
         let Some(newest) = newest else { return };
-        self.reduce(now, newest);
+        self.reduce(now, newest, false);
         self.doubtful += lost;
         let persistent =
             3 * (self.smoothed + (4 * self.variation).max(GRANULARITY) + self.max_ack_delay);
@@ -376,16 +400,19 @@ impl Recovery {
         }
     }
 
-    /// Reduces the window for a packet that was sent at `at`, once in a round.
-    fn reduce(&mut self, now: Duration, at: Duration) {
+    /// Reduces the window for a packet that was sent at `at` and lost or marked, once in
+    /// a round.
+    fn reduce(&mut self, now: Duration, at: Duration, marked: bool) {
         if self.recovery.as_ref().is_some_and(|reduction| at <= reduction.since) {
             return;
         }
-        self.controller.on_congestion(now);
+        self.controller.on_congestion(now, marked);
+        self.congestion_events += 1;
         self.doubtful = 0;
         let in_flight = self.in_flight + self.segment;
         let since = self.last_sent.max(at);
-        self.recovery = Some(Reduction { since, active: true, in_flight, delivered: 0, out: 0 });
+        let (active, delivered, out) = (true, 0, 0);
+        self.recovery = Some(Reduction { since, marked, active, in_flight, delivered, out });
     }
 
     /// Lets go of packets whose fate is settled; lost ones are kept for a
@@ -424,6 +451,8 @@ impl Recovery {
         self.detect(now, &mut outcome);
         if outcome.lost.is_empty() {
             self.backoff += 1;
+            let came_through = u32::from(self.largest_acked.is_some());
+            self.ect &= self.backoff < ECT_PROBES + 2 * came_through;
             self.probes = 2;
             self.last_sent = now;
             let oldest = self.sent.iter().filter(|sent| sent.fate == Fate::Outstanding);

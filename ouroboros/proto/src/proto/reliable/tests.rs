@@ -35,6 +35,8 @@ struct Link {
     duplication: u64,
     /// Chances in a thousand that a packet is marked, and that one cannot be sealed.
     marks: u64,
+    /// Packets that are ECN-capable do not pass.
+    drops_ect: bool,
     unsealed: u64,
     /// Bytes a second; 0: no limit.
     rate: u64,
@@ -53,6 +55,7 @@ impl Link {
             loss: [0, 1, 50, 300][random.below(4) as usize],
             duplication: [0, 20, 200][random.below(3) as usize],
             marks: 2,
+            drops_ect: random.permille(100),
             unsealed: 5,
             rate: [0, 200_000, 25_000_000][random.below(3) as usize],
             queue: Duration::from_millis(5 + random.below(50)),
@@ -191,6 +194,9 @@ fn run(
                 // Control takes numbers, too.
                 end.numbers += 1 + u64::from(random.permille(10));
                 end.stream.on_packet_sent(now, end.numbers);
+                if transmit.ect && links[index].drops_ect {
+                    continue;
+                }
                 for at in links[index].carry(now, bytes.len() + 26, random) {
                     order += 1;
                     wire.insert(
@@ -267,6 +273,7 @@ fn plain(delay: Duration, rate: u64, loss: u64) -> Link {
         loss,
         duplication: 0,
         marks: 0,
+        drops_ect: false,
         unsealed: 0,
         rate,
         queue: 2 * delay,
@@ -289,6 +296,39 @@ fn goodput() {
         let figures = ends[0].stream.statistics();
         eprintln!("loss {loss}/1000: {goodput:.1} Mbit/s, {figures:?}");
     }
+}
+
+#[test]
+fn marks_reduce_the_window_and_nothing_is_lost_for_them() {
+    let config = Config { initial_rtt: MILLISECOND, ..Config::default() };
+    let mut ends =
+        [End::new(config, 3_000_000, Duration::ZERO), End::new(config, 0, Duration::ZERO)];
+    let mut links = [plain(10 * MILLISECOND, 0, 0), plain(10 * MILLISECOND, 0, 0)];
+    links[0].marks = 20;
+    run(&mut ends, &mut links, &mut Random(7), Duration::from_secs(600));
+    let figures = ends[0].stream.statistics();
+    assert!(figures.marked > 10 && figures.congestion_events > 1, "{figures:?}");
+    assert_eq!(figures.lost, 0, "{figures:?}");
+    let unmarked = {
+        let mut ends =
+            [End::new(config, 3_000_000, Duration::ZERO), End::new(config, 0, Duration::ZERO)];
+        let mut links = [plain(10 * MILLISECOND, 0, 0), plain(10 * MILLISECOND, 0, 0)];
+        run(&mut ends, &mut links, &mut Random(7), Duration::from_secs(600));
+        ends[0].stream.statistics().congestion_window
+    };
+    assert!(figures.congestion_window < unmarked / 2, "{figures:?}, {unmarked} unmarked");
+}
+
+#[test]
+fn a_path_that_drops_what_is_ecn_capable_is_used_without() {
+    let config = Config { initial_rtt: 20 * MILLISECOND, ..Config::default() };
+    let mut ends =
+        [End::new(config, 300_000, Duration::ZERO), End::new(config, 300_000, Duration::ZERO)];
+    let mut links = [plain(10 * MILLISECOND, 0, 0), plain(10 * MILLISECOND, 0, 0)];
+    links[0].drops_ect = true;
+    links[1].drops_ect = true;
+    run(&mut ends, &mut links, &mut Random(7), Duration::from_secs(60));
+    assert_eq!((ends[0].read, ends[1].read), (300_000, 300_000));
 }
 
 #[test]
@@ -339,6 +379,48 @@ fn an_abort_and_a_stop_are_told_and_are_no_end() {
     carry(&mut other, &mut one);
     assert_eq!(one.send_state(), SendState::Aborted(7));
     assert!(one.is_drained() && other.is_drained());
+}
+
+#[test]
+fn a_close_is_told_behind_all_data_whatever_is_lost() {
+    for lost in 0..12 {
+        let config = Config { initial_rtt: MILLISECOND, ..Config::default() };
+        let (mut one, mut other) =
+            (Stream::new(Duration::ZERO, config), Stream::new(Duration::ZERO, config));
+        one.write(&[7; 5_000]);
+        one.finish_with(42, b"a reason");
+        one.finish_with(43, b"another");
+        let (mut numbers, mut now, mut read) = ([0, 0], Duration::ZERO, 0);
+        let mut count = 0;
+        while one.send_state() != SendState::Finished {
+            now += MILLISECOND;
+            assert!(now < Duration::from_secs(60), "the close arrives");
+            let mut carry = |from: &mut Stream, to: &mut Stream, number: &mut u64| {
+                from.handle_timeout(now);
+                while let Some(transmit) = from.poll_transmit(now) {
+                    let mut bytes = vec![0; transmit.size];
+                    from.write_body(&transmit, &mut bytes);
+                    *number += 1;
+                    from.on_packet_sent(now, *number);
+                    count += 1;
+                    if count == lost + 1 {
+                        continue;
+                    }
+                    let (number, body) = (*number, transmit.body);
+                    to.handle(now, Packet { number, marked: false, body, bytes: &bytes })
+                        .expect("well-formed");
+                }
+            };
+            carry(&mut one, &mut other, &mut numbers[0]);
+            while let Read::Data(count) = other.read(&mut [0; 1000]) {
+                read += count;
+            }
+            carry(&mut other, &mut one, &mut numbers[1]);
+        }
+        assert_eq!((read, other.read(&mut [0; 1])), (5_000, Read::End));
+        let reason = other.close_reason().expect("told");
+        assert_eq!((reason.code, &reason.reason[..]), (42, &b"a reason"[..]));
+    }
 }
 
 #[test]

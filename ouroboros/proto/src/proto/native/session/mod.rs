@@ -7,6 +7,7 @@
 //! does. Not here: data, which passes it by; it is told of it by `traffic`.
 
 mod announcement;
+mod count;
 mod event;
 mod liveness;
 mod repeat;
@@ -16,6 +17,7 @@ use std::{collections::VecDeque, time::Duration};
 pub use self::event::{Event, SessionConfig, Transmit};
 use self::{
     announcement::Announcement,
+    count::Delivery,
     liveness::Probe,
     repeat::{RETRY, Repeat},
 };
@@ -69,6 +71,7 @@ pub struct Session {
     search: Option<Search>,
     told_largest: Option<usize>,
     paths: Paths,
+    delivery: Delivery,
     queue: VecDeque<(Option<PeerAddress>, Vec<u8>)>,
     events: VecDeque<Event>,
     ended: bool,
@@ -104,6 +107,7 @@ impl Session {
             search: None,
             told_largest: None,
             paths: Paths::default(),
+            delivery: Delivery::default(),
             queue: VecDeque::new(),
             events: VecDeque::new(),
             ended: false,
@@ -159,6 +163,8 @@ impl Session {
             Some(Message::Announced(flags)) => {
                 self.announcement.take_if(|announcement| announcement.says(flags));
             }
+            Some(Message::Count) => self.count(now),
+            Some(Message::Counted { newest, packets }) => self.counted(newest, packets),
             Some(Message::Probe(size)) => self.send(now, &Message::Probed(size)),
             Some(Message::Probed(size)) => {
                 if let Some(search) = &mut self.search {
@@ -449,6 +455,7 @@ impl Session {
             self.exchange(now);
         }
         self.probe_timeout(now);
+        self.count_now_and_then(now);
         self.announce_again(now);
         self.search_further(now);
         self.challenge(now);
