@@ -8,9 +8,10 @@ use std::{
 };
 
 use ouroboros::{
+    LayerError,
     crypto::SystemEntropy,
     daemon::{
-        Client, DaemonError,
+        Client,
         protocol::{IpcpEntry, Request, Response, TransportSpec},
     },
     proto::negotiation::InvitationSecret,
@@ -120,13 +121,13 @@ impl Invite {
 
     /// Where the layers over UDP are that have the name; all such layers if it is not
     /// said.
-    async fn own_addresses(&self) -> Result<Vec<ServerHost>, DaemonError> {
+    async fn own_addresses(&self) -> Result<Vec<ServerHost>, LayerError> {
         let client = Client::new();
         let Response::Ipcps(ipcps) = client.ask(&Request::ListIpcps).await? else {
-            return Err(unexpected());
+            return Err(unexpected().into());
         };
         let Response::Names(names) = client.ask(&Request::ListNames).await? else {
-            return Err(unexpected());
+            return Err(unexpected().into());
         };
         let service = self.service.as_ref();
         let known = service.and_then(|name| names.into_iter().find(|known| known.name == *name));

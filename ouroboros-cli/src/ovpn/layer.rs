@@ -5,8 +5,9 @@ use std::{process, time::Duration};
 
 use async_std::task;
 use ouroboros::{
+    LayerError,
     daemon::{
-        Client, DaemonError,
+        Client,
         protocol::{IpcpEntry, Request, Response, TransportSpec},
     },
     wire::Name,
@@ -25,10 +26,10 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// # Errors
 ///
 /// irmd cannot be asked, or another program has the port.
-pub(super) async fn ensure_layer() -> Result<(), DaemonError> {
+pub(super) async fn ensure_layer() -> Result<(), LayerError> {
     let client = Client::new();
     let Response::Ipcps(ipcps) = client.ask(&Request::ListIpcps).await? else {
-        return Err(unexpected());
+        return Err(unexpected().into());
     };
     let is_udp = |ipcp: &IpcpEntry| matches!(ipcp.transport, Some(TransportSpec::Udp { .. }));
     if ipcps.iter().any(is_udp) {
@@ -53,18 +54,20 @@ pub(super) async fn ensure_layer() -> Result<(), DaemonError> {
 /// # Errors
 ///
 /// irmd does not do it.
-pub async fn serve_name(name: &Name) -> Result<(), DaemonError> {
+pub async fn serve_name(name: &Name) -> Result<(), LayerError> {
     let mut attempts = Attempts::default();
     loop {
         attempts.pause().await;
         match ask_to_serve(name).await {
-            Err(error) if daemon_may_come(&error) => attempts.say(&format!("Not yet: {error}.")),
+            Err(LayerError::Daemon(error)) if daemon_may_come(&error) => {
+                attempts.say(&format!("Not yet: {error}."));
+            }
             outcome => return outcome,
         }
     }
 }
 
-async fn ask_to_serve(name: &Name) -> Result<(), DaemonError> {
+async fn ask_to_serve(name: &Name) -> Result<(), LayerError> {
     ensure_layer().await?;
     let client = Client::new();
     client.ask(&Request::ServeClients { name: name.to_string() }).await?;
