@@ -2,7 +2,10 @@
 //! packets wait in the device, and are dropped when it is full: none is ever
 //! sent another way.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_std::task;
 use futures_lite::future;
@@ -59,7 +62,8 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
     if !chosen {
         settings.addresses = configured::addresses(&configured::ask(&flows[0]).await?);
     }
-    let mut tunnel = settings.tunnel().queues(flows.len()).build()?;
+    let mut tunnel = Arc::new(settings.tunnel().queues(flows.len()).build()?);
+    let mut observing = settings.observed.client(&tunnel, &settings.addresses);
     let mut in_force = InForce::default();
     let mut attempts = Attempts::default();
     loop {
@@ -84,9 +88,10 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
             Ended::Moved(addresses) => {
                 println!("The server has given this machine another address.");
                 let lanes = tunnel.queues();
-                drop(tunnel);
+                drop((observing, tunnel));
                 settings.addresses = addresses;
-                tunnel = settings.tunnel().queues(lanes).build()?;
+                tunnel = Arc::new(settings.tunnel().queues(lanes).build()?);
+                observing = settings.observed.client(&tunnel, &settings.addresses);
                 in_force = InForce::default();
                 FlowError::Closed
             }

@@ -12,6 +12,7 @@ mod layer;
 mod leases;
 mod network;
 mod server;
+pub mod status;
 
 use std::{net::IpAddr, path::PathBuf};
 
@@ -32,6 +33,7 @@ pub use invite::Invite;
 pub use join::Join;
 pub use layer::{keep_serving, serve_name};
 pub use server::server;
+use status::Observed;
 
 /// What a tunnel's end came to.
 pub type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
@@ -62,6 +64,8 @@ pub struct Settings {
     pub accepted: Accepted,
     /// A client has irmd make a layer over UDP if it has none.
     pub ensure_layer: bool,
+    /// Who can be asked how the tunnel is.
+    pub observed: Observed,
 }
 
 /// What a server tells its clients, beside their addresses.

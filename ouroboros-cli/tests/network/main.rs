@@ -14,6 +14,7 @@ mod known;
 mod moving;
 mod probe;
 mod returning;
+mod status;
 mod survival;
 mod tools;
 mod tutorial;
@@ -32,6 +33,7 @@ use known::*;
 use moving::*;
 use ouroboros_testing::Needs;
 use returning::*;
+use status::*;
 use survival::*;
 use tools::*;
 use tutorial::*;
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
             a_process_is_bound_by_its_id,
             an_eavesdropper_reads_pings_of_a_plain_tunnel_only,
             ipv6_passes_inside_the_tunnel,
+            a_server_and_its_clients_tell_how_their_tunnels_are,
             the_server_outlives_a_client_that_was_killed,
             a_client_outlives_a_server_that_was_killed,
             a_client_s_tunnel_comes_back_after_its_server_and_leaks_nothing_meanwhile,
@@ -91,7 +94,8 @@ fn main() -> ExitCode {
             a_ping_of_nobody_says_so_and_succeeds,
             an_echo_is_returned,
             a_rate_is_measured_one_way_and_both,
-            a_constant_bit_rate_is_counted;
+            a_constant_bit_rate_is_counted,
+            a_tunnel_that_waits_tells_what_it_waits_for;
         Needs::Root: an_application_without_privilege_has_its_ethernet_flows_relayed_and_its_udp_flows_not
     ]
     .run()

@@ -104,8 +104,11 @@ impl Shared {
                         if let Some(times) = NOT_FOLLOWED.report() {
                             tracing::warn!(%address, %error, times, "a peer cannot be followed");
                         }
-                    } else if let Some(times) = MOVED.report() {
-                        tracing::info!(%address, times, "a peer has moved");
+                    } else {
+                        *lock(&self.peer) = *address;
+                        if let Some(times) = MOVED.report() {
+                            tracing::info!(%address, times, "a peer has moved");
+                        }
                     }
                 }
             }

@@ -46,7 +46,7 @@ use self::{
 pub use self::{
     batched::{FlowReceiver, FlowSender},
     handles::{FlowCloser, FlowWatcher},
-    info::{FlowInfo, FlowStatistics, RawFlow, WatchOffPath},
+    info::{FlowInfo, FlowState, FlowStatistics, RawFlow, WatchOffPath},
     packets::Packets,
     spec::FlowSpec,
     stream::{FlowReadHalf, FlowStream, FlowWriteHalf},

@@ -18,7 +18,7 @@ use event_listener::{Event, EventListener};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::{
-    info::{Counters, FlowInfo, FlowStatistics},
+    info::{Counters, FlowInfo, FlowState, FlowStatistics},
     order::Order,
     packets::Packets,
 };
@@ -32,7 +32,9 @@ use crate::{
         protection::{Content, Opened, Opener},
         reliable::CloseReason,
     },
+    sync::lock,
     transport::{OffPathHandler, Path, Stray},
+    wire::PeerAddress,
 };
 
 const OPEN: u8 = 0;
@@ -57,6 +59,9 @@ const LEFT_FOR_IN_ORDER: Duration = Duration::from_millis(2);
 pub(super) struct Shared {
     pub(super) path: Arc<dyn Path>,
     pub(super) info: FlowInfo,
+    /// Where the peer is now.
+    pub(super) peer: Mutex<PeerAddress>,
+    began: Duration,
     pub(super) connection: Mutex<Connection>,
     /// What keeps the packets' order, if anything does.
     pub(super) order: Option<Mutex<Order>>,
@@ -150,6 +155,8 @@ impl Shared {
         let now = milliseconds();
         Self {
             path,
+            peer: Mutex::new(info.peer),
+            began: driver::monotonic(),
             info,
             ready: AtomicBool::new(connection.is_ready()),
             connection: Mutex::new(connection),
@@ -231,6 +238,25 @@ impl Shared {
             self.with_connection(|connection| connection.ask_delivery(driver::now()));
         }
         FlowStatistics { socket_drops: self.path.dropped(), ..self.counters.statistics() }
+    }
+
+    pub(super) fn snapshot(&self) -> FlowState {
+        let now = driver::monotonic();
+        let (round_trip, measuring, missed) = {
+            let connection = lock(&self.connection);
+            (connection.round_trip(), connection.awaits_pong(), connection.missed())
+        };
+        FlowState {
+            info: self.info.clone(),
+            peer: *lock(&self.peer),
+            age: now.saturating_sub(self.began),
+            silence: now.saturating_sub(self.traffic().1),
+            round_trip,
+            measuring,
+            missed,
+            largest_frame: self.largest_frame(),
+            offload: self.path.offload(),
+        }
     }
 
     /// Wakes who waits in a call.

@@ -33,7 +33,7 @@ use self::{
 };
 use crate::{
     error::FlowError,
-    flow::{Flow, FlowCloser, FlowWatcher},
+    flow::{Flow, FlowCloser, FlowState, FlowWatcher},
     proto::{
         hub::{Configuration, IpNet, Taken},
         negotiation::Profile,
@@ -217,6 +217,27 @@ impl Tunnel {
         let offload = Offload { device: self.device.queues()[0].offload(), path };
         let buffers = flows.first().map_or((0, 0), FlowWatcher::buffers);
         self.counters.statistics(flows.iter().map(FlowWatcher::statistics).sum(), offload, buffers)
+    }
+
+    /// The flows of the tunnel that are there, as they are now.
+    #[must_use]
+    pub fn flows(&self) -> Vec<FlowState> {
+        lock(&self.flows).iter().filter_map(FlowWatcher::state).collect()
+    }
+
+    /// Has the round trips of its flows measured: see
+    /// [`FlowWatcher::measure_round_trip`](crate::FlowWatcher::measure_round_trip).
+    pub fn measure_round_trips(&self) {
+        lock(&self.flows).iter().for_each(FlowWatcher::measure_round_trip);
+    }
+
+    /// The device's MTU, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn mtu(&self) -> Result<u16, TunnelError> {
+        Ok(self.device.mtu()?)
     }
 
     /// Has the other end asked, whenever a native flow begins, for what a client

@@ -13,7 +13,7 @@ use super::{ClientId, ClientStatistics};
 use crate::{
     driver,
     error::FlowError,
-    flow::{FlowCloser, FlowInfo, FlowSender, FlowWatcher},
+    flow::{FlowCloser, FlowInfo, FlowSender, FlowState, FlowWatcher},
     proto::{
         hub::{Configuration, IpNet, Telling},
         protection::Content,
@@ -103,6 +103,15 @@ impl Client {
     /// Ends its flows if the client does not say within `patience` that it is there.
     pub(super) fn probe(&self, patience: Duration) {
         self.watchers.iter().for_each(|watcher| watcher.probe(patience));
+    }
+
+    pub(super) fn measure_round_trips(&self) {
+        self.watchers.iter().for_each(FlowWatcher::measure_round_trip);
+    }
+
+    /// Its flows that are there, as they are now.
+    pub(super) fn flows(&self) -> Vec<FlowState> {
+        self.watchers.iter().filter_map(FlowWatcher::state).collect()
     }
 
     /// Ends its flows; the hub then lets it go.

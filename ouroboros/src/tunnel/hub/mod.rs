@@ -268,6 +268,22 @@ impl Hub {
         fits
     }
 
+    /// Has the round trips of all clients' flows measured: see
+    /// [`FlowWatcher::measure_round_trip`](crate::FlowWatcher::measure_round_trip).
+    pub fn measure_round_trips(&self) {
+        let clients: Vec<_> = lock(&self.core.clients).values().cloned().collect();
+        clients.iter().for_each(|client| client.measure_round_trips());
+    }
+
+    /// The device's MTU, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn mtu(&self) -> Result<u16, TunnelError> {
+        Ok(self.core.device.mtu()?)
+    }
+
     /// The clients that are there, in the order in which they came.
     #[must_use]
     pub fn clients(&self) -> Vec<ClientInfo> {
