@@ -42,8 +42,8 @@ mod tunnel;
 
 pub use error::{AllocateError, FlowError, LayerError, NotEmbedded, PolicyError};
 pub use flow::{
-    Flow, FlowCloser, FlowInfo, FlowReadHalf, FlowReceiver, FlowSender, FlowSpec, FlowStatistics,
-    FlowStream, FlowWatcher, FlowWriteHalf, Packets, RawFlow, WatchOffPath,
+    Flow, FlowCloser, FlowInfo, FlowReadHalf, FlowReceiver, FlowSender, FlowSpec, FlowState,
+    FlowStatistics, FlowStream, FlowWatcher, FlowWriteHalf, Packets, RawFlow, WatchOffPath,
 };
 pub use ipcp::Ipcp;
 pub use irm::{Destruction, Irm, LayerInfo};

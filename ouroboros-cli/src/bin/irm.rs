@@ -7,6 +7,8 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     process::ExitCode,
+    thread,
+    time::Duration,
 };
 
 use ouroboros::{
@@ -24,10 +26,36 @@ use ouroboros_cli::{
     dns, eprintln,
     grammar::{self, Command},
     irmd::State,
+    lists::{self, Overview},
     name_policy, output, print, println,
-    table::table,
 };
 use structopt::StructOpt;
+
+const AFTER_HELP: &str = "\
+EXAMPLES:
+    irm ipcp bootstrap type udp name wan layer internet ip any
+        makes a layer over UDP
+    irm register name my_vpn layer internet
+    irm bind program ovpn name my_vpn
+        has ovpn serve whoever asks for my_vpn
+    irm status --watch
+        shows every second what there is
+    irm --json flow list
+        prints the flows that programs have as JSON
+
+FILES:
+    /etc/ouroboros/irmd.conf  what irmd begins with
+    /run/ouroboros/irmd.sock  where irmd listens
+
+ENVIRONMENT:
+    OUROBOROS_SOCKET  where irmd listens instead
+    OUROBOROS_CONFIG  the folder of keys, where there is no irmd, instead of /etc/ouroboros
+
+EXIT STATUS:
+    0 if it is done; 1 if something failed; 2 if the words make no sense";
+
+/// How often `--watch` shows it again.
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Manages the layers, names and bindings of irmd
 ///
@@ -41,6 +69,7 @@ use structopt::StructOpt;
 /// irm cert sign [key FILE] for N [days D] [in DIR], which prints its certificate for the
 /// owner of a public key (this machine without one) as N: a server's name, or a client,
 /// irm config check FILE, which tells all that is wrong in a file for irmd --config,
+/// irm status, which shows all IPCPs, names and flows,
 /// irm flow list, irm bind|unbind program P name N, irm bind|unbind process PID name N,
 /// irm register|unregister name N layer L, irm completions bash|zsh|fish, which prints what
 /// the shell has to read to complete these words.
@@ -50,11 +79,14 @@ use structopt::StructOpt;
 /// them; key FILE and cert FILE instead of irmd's own key; native, for flows in no
 /// other format; sencpath FILE and cencpath FILE with the algorithms.
 #[derive(StructOpt)]
-#[structopt(name = "irm")]
+#[structopt(name = "irm", after_help = AFTER_HELP)]
 struct Arguments {
     /// Prints lists as JSON
     #[structopt(long)]
     json: bool,
+    /// Shows the status, or a list, again every second
+    #[structopt(short, long)]
+    watch: bool,
     /// A command, such as: ipcp bootstrap type eth-dix name dix layer my_layer dev lo
     words: Vec<String>,
 }
@@ -68,7 +100,18 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run(command, arguments.json) {
+    if arguments.watch && !lists::can_be_watched(&command) {
+        eprintln!("irm: --watch: the status and lists can be watched, nothing else");
+        return ExitCode::from(2);
+    }
+    let mut outcome = run(command.clone(), arguments.json);
+    while arguments.watch && outcome.is_ok() && !output::has_failed() {
+        thread::sleep(INTERVAL);
+        // From the top left on, with what was there cleared.
+        print!("{}", if arguments.json { "" } else { "\x1b[H\x1b[2J" });
+        outcome = run(command.clone(), arguments.json);
+    }
+    match outcome {
         Ok(()) => match output::finish() {
             // Who has read enough is not told that there was more.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -84,6 +127,14 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
     let request = match command {
         Command::Completions(shell) => {
             print!("{}", completions::of_irm(shell));
+            return Ok(());
+        }
+        Command::Status => {
+            let overview = async_std::task::block_on(Overview::ask(&Client::new()))?;
+            match json {
+                true => println!("{}", serde_json::to_string_pretty(&overview)?),
+                false => print!("{}", overview.text()),
+            }
             return Ok(());
         }
         Command::NameDns { name, addresses } => return name_dns(&name, addresses, json),
@@ -142,31 +193,9 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
         Response::Names(names) if json => println!("{}", serde_json::to_string_pretty(&names)?),
         Response::Flows(flows) if json => println!("{}", serde_json::to_string_pretty(&flows)?),
         Response::Key(key) => println!("{} {}", key.fingerprint, key.path),
-        Response::Ipcps(ipcps) => {
-            let row = |ipcp: ouroboros::daemon::protocol::IpcpEntry| {
-                vec![ipcp.name, ipcp.layer, ipcp.attachment]
-            };
-            let rows: Vec<_> = ipcps.into_iter().map(row).collect();
-            print!("{}", table(&["NAME", "LAYER", "ATTACHED TO"], &rows));
-        }
-        Response::Names(names) => {
-            let row = |name: ouroboros::daemon::protocol::NameEntry| {
-                let processes: Vec<_> = name.processes.iter().map(u32::to_string).collect();
-                let bound = [name.programs, processes].concat().join(", ");
-                vec![name.name, name.layers.join(", "), bound, name.encryption]
-            };
-            let rows: Vec<_> = names.into_iter().map(row).collect();
-            print!("{}", table(&["NAME", "LAYERS", "BOUND TO", "ENCRYPTION"], &rows));
-        }
-        Response::Flows(flows) => {
-            let row = |flow: ouroboros::daemon::protocol::FlowEntry| {
-                let way = if flow.relayed { "relayed" } else { "handed over" };
-                let key = flow.identity.map_or_else(|| "-".to_owned(), |peer| peer.fingerprint);
-                vec![flow.name, flow.peer, key, flow.encryption, way.to_owned()]
-            };
-            let rows: Vec<_> = flows.into_iter().map(row).collect();
-            print!("{}", table(&["NAME", "PEER", "KEY", "ENCRYPTION", "PACKETS"], &rows));
-        }
+        Response::Ipcps(ipcps) => print!("{}", lists::ipcps(&ipcps)),
+        Response::Names(names) => print!("{}", lists::names(&names)),
+        Response::Flows(flows) => print!("{}", lists::flows(&flows)),
         _ => {}
     }
     Ok(())

@@ -102,6 +102,8 @@ pub enum Command {
     },
     /// `flow list`
     ListFlows,
+    /// `status`
+    Status,
     /// `key show`
     ShowKey,
     /// `key generate`

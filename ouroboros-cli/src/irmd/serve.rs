@@ -2,7 +2,12 @@
 //! connection that fails ends its task, never the daemon. That of a flow whose
 //! socket the application has lasts as long as the flow.
 
-use std::{fs, io, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use async_channel::Receiver;
 use futures_lite::future;
@@ -212,6 +217,8 @@ impl Given {
             native: info.profile == Some(Profile::Native),
             identity: info.identity.as_ref().map(PeerData::from),
             relayed: handed.is_none(),
+            process: connection.peer_process().ok(),
+            since: SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|now| now.as_secs()),
         };
         let FlowEntry { name, peer, relayed, .. } = &entry;
         tracing::info!(name, peer, relayed, "flow allocated");

@@ -2,7 +2,10 @@
 //! packets wait in the device, and are dropped when it is full: none is ever
 //! sent another way.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_std::task;
 use futures_lite::future;
@@ -20,7 +23,9 @@ use super::{
     Outcome, Settings, announce,
     attempts::Attempts,
     configured::{self, InForce},
-    daemon_may_come, own_key,
+    daemon_may_come,
+    layer::ensure_layer,
+    own_key,
 };
 use crate::service;
 
@@ -45,6 +50,9 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
     if spec.has_manager_identity() {
         println!("This machine's key is {}.", own_key().await?);
     }
+    if settings.ensure_layer {
+        ensure_layer().await?;
+    }
     println!("Allocating a flow to {name}.");
     let mut flows = first(irm, name, &spec, lanes).await?;
     meet(flows[0].info());
@@ -54,7 +62,8 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
     if !chosen {
         settings.addresses = configured::addresses(&configured::ask(&flows[0]).await?);
     }
-    let mut tunnel = settings.tunnel().queues(flows.len()).build()?;
+    let mut tunnel = Arc::new(settings.tunnel().queues(flows.len()).build()?);
+    let mut observing = settings.observed.client(&tunnel, &settings.addresses);
     let mut in_force = InForce::default();
     let mut attempts = Attempts::default();
     loop {
@@ -79,9 +88,10 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
             Ended::Moved(addresses) => {
                 println!("The server has given this machine another address.");
                 let lanes = tunnel.queues();
-                drop(tunnel);
+                drop((observing, tunnel));
                 settings.addresses = addresses;
-                tunnel = settings.tunnel().queues(lanes).build()?;
+                tunnel = Arc::new(settings.tunnel().queues(lanes).build()?);
+                observing = settings.observed.client(&tunnel, &settings.addresses);
                 in_force = InForce::default();
                 FlowError::Closed
             }

@@ -6,9 +6,13 @@ mod backoff;
 mod client;
 mod clients;
 mod configured;
+mod invite;
+mod join;
+mod layer;
 mod leases;
 mod network;
 mod server;
+pub mod status;
 
 use std::{net::IpAddr, path::PathBuf};
 
@@ -25,7 +29,11 @@ use ouroboros::{
 use attempts::Attempts;
 pub use client::client;
 pub use clients::Clients;
+pub use invite::Invite;
+pub use join::Join;
+pub use layer::{keep_serving, serve_name};
 pub use server::server;
+use status::Observed;
 
 /// What a tunnel's end came to.
 pub type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
@@ -54,6 +62,10 @@ pub struct Settings {
     pub told: Told,
     /// What a client takes of it.
     pub accepted: Accepted,
+    /// A client has irmd make a layer over UDP if it has none.
+    pub ensure_layer: bool,
+    /// Who can be asked how the tunnel is.
+    pub observed: Observed,
 }
 
 /// What a server tells its clients, beside their addresses.

@@ -51,10 +51,12 @@ pub async fn server(irm: &Irm, settings: &Settings) -> Outcome {
     }
     let device = settings.tunnel().queues(settings.lanes);
     let hub = HubBuilder::new(device).forward_between_clients(settings.forward).build()?;
+    let hub = Arc::new(hub);
+    let _observing = settings.observed.server(&hub, &settings.addresses);
     let mut server = Server {
         network: Network::new(&settings.addresses),
         settings,
-        hub: Arc::new(hub),
+        hub,
         prefixes: HashMap::new(),
         present: Arc::default(),
         leases: settings.leases.as_deref().map(Leases::at),

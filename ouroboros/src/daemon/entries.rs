@@ -111,4 +111,10 @@ pub struct FlowEntry {
     /// Whether its frames pass through the daemon; otherwise the application
     /// has the flow's own socket.
     pub relayed: bool,
+    /// The process that has it; an older daemon does not say.
+    #[serde(default)]
+    pub process: Option<u32>,
+    /// Since when, in seconds since 1970; an older daemon does not say.
+    #[serde(default)]
+    pub since: Option<u64>,
 }

@@ -19,7 +19,7 @@ use crate::{
         negotiation::{PeerIdentity, ProfilePolicy, ReliableTerms, ServerSecurity, Trust},
         protection::{FlowKeys, Profile},
     },
-    transport::{OffPathHandler, Path, Stray},
+    transport::{OffPathHandler, Path, PathOffload, Stray},
     wire::{Eid, Name, PeerAddress, QosSpec, extension::Lane},
 };
 
@@ -168,6 +168,33 @@ pub struct FlowStatistics {
     pub receive_calls: u64,
     /// The key epoch that this end seals in, from 0; 0 in the 0.23 format.
     pub epoch: u64,
+}
+
+/// A flow as it is now.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct FlowState {
+    /// What was agreed.
+    pub info: FlowInfo,
+    /// Where the peer is: it may have moved since the flow was allocated.
+    pub peer: PeerAddress,
+    /// How long this end has had the flow.
+    pub age: Duration,
+    /// How long the peer has not been heard.
+    pub silence: Duration,
+    /// The round trip that was [measured](crate::FlowWatcher::measure_round_trip) last, or
+    /// seen when the peer was asked whether it is there; `None`: neither was.
+    pub round_trip: Option<Duration>,
+    /// The peer has been asked, and has not answered yet.
+    pub measuring: bool,
+    /// How many of the peer's packets were lost on the way, or are late; `None` unless the
+    /// flow has the native profile, whose packets have numbers.
+    pub missed: Option<u64>,
+    /// Largest frame that reaches the peer, as far as is known: a packet with what protects
+    /// it, in bytes.
+    pub largest_frame: usize,
+    /// What the kernel does in super-packets at the flow's socket.
+    pub offload: PathOffload,
 }
 
 /// Over several flows.

@@ -197,6 +197,43 @@ fn a_probe_tells_soon_whether_the_peer_is_there() {
 }
 
 #[test]
+fn round_trips_are_measured_and_lost_packets_counted_without_an_end_to_the_flow() {
+    let random = &mut Random::new(17);
+    let mut ends = settled(random, KeyExchange::X25519);
+    let ping = |end: &mut End, now| {
+        end.session.measure_round_trip(at(now));
+        assert!(end.session.awaits_pong());
+        end.session.poll_transmit().expect("a ping").frame
+    };
+    let mut measure = |sent: Duration, round_trip: Duration| {
+        let ping = ping(&mut ends[0], sent);
+        ends[1].take(sent, random, &ping, None).expect("authentic");
+        let pong = ends[1].session.poll_transmit().expect("a pong").frame;
+        ends[0].take(sent + round_trip, random, &pong, None).expect("authentic");
+        ends[0].session.round_trip()
+    };
+    let milliseconds = Duration::from_millis;
+    assert_eq!(measure(seconds(1), milliseconds(70)), Some(milliseconds(70)));
+    assert_eq!(measure(seconds(2), milliseconds(30)), Some(milliseconds(30)));
+    assert!(!ends[0].session.awaits_pong());
+    assert_eq!(ends[0].session.missed(), 0);
+    events(&mut ends[0]);
+    // The peer's next two packets are lost, and come late.
+    let now = seconds(3);
+    let lost = [b"one", b"two"].map(|data| ends[1].seal(now, data).expect("a key"));
+    let arrives = ends[1].seal(now, b"three").expect("a key");
+    ends[0].take(now, random, &arrives, None).expect("authentic");
+    assert_eq!(ends[0].session.missed(), 2);
+    ends[0].take(now, random, &lost[1], None).expect("authentic");
+    assert_eq!(ends[0].session.missed(), 1);
+    // A ping that is not answered changes nothing.
+    ping(&mut ends[0], now);
+    ends[0].tick(seconds(9), random);
+    assert_eq!(events(&mut ends[0]), []);
+    assert_eq!(ends[0].session.round_trip(), Some(milliseconds(30)));
+}
+
+#[test]
 fn a_peer_tells_how_many_packets_it_did_not_get() {
     let random = &mut Random::new(11);
     let mut ends = settled(random, KeyExchange::X25519);

@@ -26,6 +26,8 @@ pub enum Content {
     Data,
     /// Frames of a reliable flow.
     Frames,
+    /// A part of a packet: see PROTOCOL.md, "Fragments".
+    Fragment,
 }
 
 impl Content {
@@ -36,6 +38,7 @@ impl Content {
             Self::PartialChecksum => 2,
             Self::Data => 4,
             Self::Frames => 5,
+            Self::Fragment => 6,
         }
     }
 
@@ -46,6 +49,7 @@ impl Content {
             2 => Some(Self::PartialChecksum),
             4 => Some(Self::Data),
             5 => Some(Self::Frames),
+            6 => Some(Self::Fragment),
             _ => None,
         }
     }

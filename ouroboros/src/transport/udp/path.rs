@@ -423,6 +423,14 @@ impl Path for ConnectedPath {
                 // Somebody says that nobody listens; a repetition may tell.
                 Err(error) if is(error, Errno::CONNREFUSED) => result = Ok(()),
                 Err(error) if is_cut_off(error) && self.try_reconnect() => {}
+                // Certificates may be larger than the path; data is not cut by routers.
+                Err(error) if is(error, Errno::MSGSIZE) => {
+                    let v6 = self.peer().is_ipv6();
+                    result = socket::with_fragments(&self.socket, v6, || {
+                        self.transmit(&frame, None, Ecn::NotEct)
+                    });
+                    break;
+                }
                 _ => break,
             }
         }

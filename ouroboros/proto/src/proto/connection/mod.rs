@@ -370,6 +370,39 @@ impl Connection {
         }
     }
 
+    /// Sends the peer a ping; [`round_trip`](Self::round_trip) is new when it has answered.
+    /// Native flows only.
+    pub fn measure_round_trip(&mut self, now: Now) {
+        if let Protocol::Native { session, .. } = &mut self.protocol {
+            session.measure_round_trip(now);
+        }
+    }
+
+    /// The round trip that was measured last; `None`: none was.
+    pub fn round_trip(&self) -> Option<Duration> {
+        match &self.protocol {
+            Protocol::Wire023(_) => None,
+            Protocol::Native { session, .. } => session.round_trip(),
+        }
+    }
+
+    /// Returns `true` if the peer has been sent a ping and has not answered it.
+    pub fn awaits_pong(&self) -> bool {
+        match &self.protocol {
+            Protocol::Wire023(_) => false,
+            Protocol::Native { session, .. } => session.awaits_pong(),
+        }
+    }
+
+    /// How many of the peer's packets were lost, or are late; `None` if the flow's packets
+    /// have no numbers.
+    pub fn missed(&self) -> Option<u64> {
+        match &self.protocol {
+            Protocol::Wire023(_) => None,
+            Protocol::Native { session, .. } => Some(session.missed()),
+        }
+    }
+
     /// How much is kept for the peer: keys that open packets, and control
     /// messages that wait to be sent.
     pub fn held(&self) -> (usize, usize) {

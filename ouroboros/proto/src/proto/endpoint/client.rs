@@ -175,11 +175,11 @@ impl Allocator {
             Message::FlowRequest { source, qos, name, allocation }.encode(self.dialect)
         };
         let around = message(&[]).len();
+        let largest = request.largest_message.saturating_sub(around);
         let least = match self.dialect {
-            Dialect::Udp => LEAST_UDP_REQUEST.saturating_sub(around),
+            Dialect::Udp => LEAST_UDP_REQUEST.saturating_sub(around).min(largest),
             Dialect::EthDix => 0,
         };
-        let largest = request.largest_message.saturating_sub(around);
         let shape = Shape { least, largest, cookie };
         let offer = Offer::new(now.utc, terms, request.security.clone(), shape, entropy);
         allocating.message = message(&offer.header);

@@ -7,6 +7,7 @@
 //! sockets, clocks, how the first secret was agreed (`negotiation`).
 
 mod control;
+mod fragment;
 mod mtu;
 mod open;
 mod path;
@@ -19,6 +20,9 @@ mod window;
 use std::sync::Arc;
 
 pub use super::packet::{Content, KeyLimits, Opened};
+pub use fragment::{
+    FRAGMENT_HEAD, Fragment, FragmentError, LARGEST_FRAGMENTED, Reassembled, Reassembly, fragments,
+};
 pub use open::Opener;
 pub use schedule::{NativeKeys, Role};
 pub use seal::{Reserved, SealError, Sealer};
@@ -55,7 +59,9 @@ impl Capabilities {
     pub const PARTIAL_CHECKSUMS: Self = Self(0x01);
     /// Agrees a hybrid key inside the flow before data.
     pub const HYBRID_FIRST: Self = Self(0x04);
-    const ALL: u8 = Self::PARTIAL_CHECKSUMS.0 | Self::HYBRID_FIRST.0;
+    /// Takes packets in fragments ([`Content::Fragment`]).
+    pub const FRAGMENTS: Self = Self(0x08);
+    const ALL: u8 = Self::PARTIAL_CHECKSUMS.0 | Self::HYBRID_FIRST.0 | Self::FRAGMENTS.0;
 
     /// The flags on the wire.
     pub const fn bits(self) -> u8 {

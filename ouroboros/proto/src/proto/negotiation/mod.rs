@@ -32,7 +32,8 @@ use crate::{
 };
 
 /// What this library does in native flows unless it is told otherwise.
-pub const DEFAULT_CAPABILITIES: Capabilities = Capabilities::HYBRID_FIRST;
+pub const DEFAULT_CAPABILITIES: Capabilities =
+    Capabilities::HYBRID_FIRST.union(Capabilities::FRAGMENTS);
 
 /// Whether an encrypted flow is to have the native profile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

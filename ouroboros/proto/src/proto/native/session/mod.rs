@@ -67,6 +67,9 @@ pub struct Session {
     heard: Duration,
     confirmed: bool,
     probe: Option<Probe>,
+    /// When the latest ping left, until it is answered.
+    pinged: Option<Duration>,
+    round_trip: Option<Duration>,
     announcement: Option<Announcement>,
     search: Option<Search>,
     told_largest: Option<usize>,
@@ -103,6 +106,8 @@ impl Session {
             heard: now,
             confirmed: false,
             probe: None,
+            pinged: None,
+            round_trip: None,
             announcement: None,
             search: None,
             told_largest: None,
@@ -468,6 +473,14 @@ impl Session {
     /// messages that wait to be sent.
     pub fn held(&self) -> (usize, usize) {
         (self.channel.receiving.held(), self.queue.len())
+    }
+
+    /// How many of the peer's packets were lost, or are late.
+    pub fn missed(&self) -> u64 {
+        match self.channel.receiving.count() {
+            (_, 0) => 0,
+            (newest, packets) => newest.saturating_add(1).saturating_sub(packets),
+        }
     }
 
     /// The epoch that this end seals in, from 0.
