@@ -24,7 +24,8 @@ use ouroboros_cli::{
     http::Place,
     output,
     ovpn::{
-        Accepted, Clients, Outcome, Settings, Told, client, server,
+        Accepted, Clients, Invite, Join, Outcome, Settings, Told, client, keep_serving, serve_name,
+        server,
         status::{self, Observed},
     },
     println, service, termination,
@@ -88,6 +89,10 @@ struct Arguments {
     /// Allocates a flow to this name
     #[structopt(short, long)]
     name: Option<Name>,
+    /// Serves this name to the clients that `ovpn invite` lets in; irmd has the name, and a
+    /// layer over UDP, from then on
+    #[structopt(long, value_name = "NAME", conflicts_with = "name")]
+    serve: Option<Name>,
     /// Name of the tunnel's device; tun0, tun1, ... otherwise
     #[structopt(long, value_name = "DEVICE")]
     dev: Option<String>,
@@ -142,6 +147,9 @@ struct Arguments {
     /// Server: remembers in this file which addresses clients with an identity have
     #[structopt(long, parse(from_os_str), value_name = "FILE", conflicts_with = "name")]
     leases: Option<PathBuf>,
+    /// Client: has irmd make a layer over UDP, at every address, if it has none
+    #[structopt(long, requires = "name")]
+    ensure_layer: bool,
     /// Client: routes the networks that the server tells of through the tunnel
     #[structopt(long, requires = "name")]
     accept_routes: bool,
@@ -198,6 +206,10 @@ enum Command {
     Status(status::Options),
     /// Lists, renames and revokes the clients of this machine's servers
     Clients(Clients),
+    /// Invites a client: prints a line that it joins with, once
+    Invite(Invite),
+    /// Joins a server by an invitation, and has the tunnel run
+    Join(Join),
 }
 
 fn main() -> ExitCode {
@@ -207,6 +219,8 @@ fn main() -> ExitCode {
         let done = match command {
             Command::Status(options) => task::block_on(status::status(options)),
             Command::Clients(command) => task::block_on(command.run()),
+            Command::Invite(command) => task::block_on(command.run()),
+            Command::Join(command) => task::block_on(command.run()),
         };
         return finished(done);
     }
@@ -277,6 +291,7 @@ fn settings(arguments: &Arguments) -> Result<Settings, String> {
         full_tunnel: arguments.full_tunnel,
         kill_switch: arguments.kill_switch,
         masquerade: arguments.masquerade,
+        ensure_layer: arguments.ensure_layer,
         observed: Observed::default(),
     })
 }
@@ -365,7 +380,13 @@ async fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
     let tunnels = async {
         match &arguments.name {
             Some(name) => client(&irm, name, spec(arguments)?, settings).await,
-            None => server(&irm, settings).await,
+            None => match &arguments.serve {
+                Some(name) => {
+                    serve_name(name).await?;
+                    future::or(server(&irm, settings), keep_serving(name)).await
+                }
+                None => server(&irm, settings).await,
+            },
         }
     };
     let watched = service::watchdog(|| ());

@@ -26,6 +26,7 @@ use super::{
     configured::{self, InForce},
     daemon_may_come,
     full_tunnel::{self, FullTunnel},
+    layer::ensure_layer,
     own_key,
 };
 use crate::service;
@@ -58,6 +59,9 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
             None
         }
     };
+    if settings.ensure_layer {
+        ensure_layer().await?;
+    }
     println!("Allocating a flow to {name}.");
     let mut flows = first(irm, name, &spec, lanes).await?;
     meet(flows[0].info());

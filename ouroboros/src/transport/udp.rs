@@ -460,9 +460,10 @@ impl Transport for Attachment {
             io::Error::new(io::ErrorKind::InvalidInput, "a UDP flow needs the peer's address")
         })?;
         let peer = udp_address(peer)?;
-        let socket = requesting(self.shared.own, peer, self.shared.mark)?;
-        let path = ConnectedPath::requester(socket, local, peer)?;
-        Ok(Arc::new(path.inside(&self.shared.namespace)))
+        let Shared { own, namespace, mark, .. } = &*self.shared;
+        let path = namespace
+            .run(|| ConnectedPath::requester(requesting(*own, peer, *mark)?, local, peer))?;
+        Ok(Arc::new(path.inside(namespace)))
     }
 
     fn open_responder(
@@ -476,11 +477,12 @@ impl Transport for Attachment {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "this IPCP only connects"));
         };
         if !lock(&self.shared.connected).insert(peer) {
-            let path = SharedPath::new(&self.shared, Arc::clone(listener), local, remote, peer)?;
-            return Ok(Arc::new(path));
+            let listener = Arc::clone(listener);
+            let open = || SharedPath::new(&self.shared, listener, local, remote, peer);
+            return Ok(Arc::new(self.shared.namespace.run(open)?));
         }
-        let own = beside(self.shared.own, peer);
-        let opened = bind(own, true, self.shared.mark).and_then(|socket| {
+        let opened = self.shared.namespace.run(|| {
+            let socket = bind(beside(self.shared.own, peer), true, self.shared.mark)?;
             ConnectedPath::responder(&self.shared.connected, socket, local, remote, peer)
         });
         match opened {
