@@ -166,6 +166,17 @@ struct Arguments {
     /// Client: uses the resolvers that the server tells of
     #[structopt(long, requires = "name")]
     accept_dns: bool,
+    /// Client: leads everything beyond this machine's own networks through the tunnel. The
+    /// way to the server follows the uplink. Undone at the end
+    #[structopt(long, requires = "name")]
+    full_tunnel: bool,
+    /// Client: with --full-tunnel, nothing goes another way before the tunnel is up and
+    /// while it is away, also if ovpn is killed: until it is started again and ends
+    #[structopt(long, requires = "full-tunnel")]
+    kill_switch: bool,
+    /// Server: what clients send beyond it leaves with its own address (nftables)
+    #[structopt(long, conflicts_with = "name")]
+    masquerade: bool,
     /// Spreads an encrypted tunnel's connections over so many flows, for machines with more
     /// cores than one flow keeps busy
     #[structopt(
@@ -287,6 +298,9 @@ fn settings(arguments: &Arguments) -> Result<Settings, String> {
             search_domains: arguments.search.clone(),
         },
         accepted: Accepted { routes: arguments.accept_routes, dns: arguments.accept_dns },
+        full_tunnel: arguments.full_tunnel,
+        kill_switch: arguments.kill_switch,
+        masquerade: arguments.masquerade,
         ensure_layer: arguments.ensure_layer,
         observed: Observed::default(),
     })
