@@ -41,6 +41,14 @@ const MOST_SECONDS: u32 = 86_400;
 
 const AFTER_HELP: &str = "\
 EXAMPLES:
+    ovpn --serve office --ip 10.0.0.1/24
+        serves the clients that are invited
+    ovpn invite alice --server vpn.example.org
+        prints the line by which one client joins, once, within a day
+    ovpn join LINE
+        joins that server, and has the tunnel run
+    ovpn clients revoke alice
+        ends a client's tunnel, and gives it no other
     ovpn --dev office0 --ip 10.0.0.1/24 --metrics unix:/run/ouroboros/office0
         serves all clients with one device, and its metrics to a scraper
     ovpn -n my_vpn --ip server --accept-routes --identify
@@ -59,6 +67,8 @@ METRICS:
     ovpn_peer_dropped_packets_total, ovpn_peer_mtu_bytes.
 
 FILES:
+    /etc/ouroboros/NAME.clients the clients of --serve NAME: a key, a name, addresses a line
+    /etc/ouroboros/ovpn/*.env   the options of tunnels (ovpn@.service), as join writes them
     /run/ouroboros/irmd.sock    where irmd listens
     /run/ouroboros/ovpn/*.sock  where running tunnels tell of themselves (ovpn status)
 
