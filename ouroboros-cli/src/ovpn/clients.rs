@@ -8,13 +8,18 @@ use ouroboros::daemon::{
     Client, DaemonError,
     protocol::{ClientRow, Request, Response},
 };
-use structopt::StructOpt;
+use structopt::{StructOpt, clap::AppSettings};
 
 use super::Outcome;
 use crate::table::table;
 
 /// What to do with the clients of a server.
 #[derive(StructOpt)]
+#[structopt(settings = &[
+    AppSettings::SubcommandRequired,
+    AppSettings::DisableHelpSubcommand,
+    AppSettings::VersionlessSubcommands,
+])]
 pub enum Clients {
     /// Lists the clients and the open invitations
     List {
