@@ -137,7 +137,7 @@ mod tests {
         ];
         let text = listed(rows, 1_650_000_000);
         let last: Vec<_> =
-            text.lines().skip(1).map(|line| &line[line.find(" -  ").unwrap() + 4..]).collect();
+            text.lines().skip(1).map(|line| line.split_once(" - ").unwrap().1.trim()).collect();
         let expected = [
             "connected from 10.0.0.1:3435",
             "not connected",
