@@ -16,7 +16,7 @@ use ouroboros::{
         security::Authentication,
     },
     proto::negotiation::{Invited, Joining},
-    trust::{ClientName, ClientsFile},
+    trust::{ClientEntry, ClientName, ClientsFile},
     wire::Name,
 };
 
@@ -54,7 +54,8 @@ impl State {
         Ok(Response::Done)
     }
 
-    pub(super) fn list_clients(&self, name: Option<&str>) -> Outcome {
+    pub(super) fn list_clients(&self, name: Option<&str>, key: Option<&str>) -> Outcome {
+        let only: Option<Fingerprint> = key.map(str::parse).transpose()?;
         let files = match name {
             Some(_) => vec![self.clients_file(name)?],
             None => files(&self.tables()),
@@ -62,7 +63,8 @@ impl State {
         let flows = self.flows.list();
         let mut rows = Vec::new();
         for (service, file) in files {
-            for entry in file.entries()? {
+            let wanted = |entry: &ClientEntry| only.is_none_or(|key| entry.key == key);
+            for entry in file.entries()?.into_iter().filter(wanted) {
                 let (key, service) = (entry.key.to_string(), service.to_string());
                 let of_client = flows.iter().filter(|flow| {
                     let peer = flow.identity.as_ref();
