@@ -6,7 +6,7 @@ use ouroboros::{
     LayerError,
     daemon::{
         Client, DaemonError,
-        protocol::{FlowEntry, IpcpEntry, NameEntry, Request, Response},
+        protocol::{FlowEntry, IpcpEntry, NameEntry, Request, Response, path_from_text},
     },
 };
 use serde::Serialize;
@@ -74,8 +74,10 @@ pub fn ipcps(ipcps: &[IpcpEntry]) -> String {
 #[must_use]
 pub fn names(names: &[NameEntry]) -> String {
     let row = |name: &NameEntry| {
-        let processes: Vec<_> = name.processes.iter().map(u32::to_string).collect();
-        let bound = [name.programs.clone(), processes].concat().join(", ");
+        let processes = name.processes.iter().map(u32::to_string);
+        let programs = name.programs.iter();
+        let programs = programs.map(|path| path_from_text(path).to_string_lossy().into_owned());
+        let bound = programs.chain(processes).collect::<Vec<_>>().join(", ");
         vec![name.name.clone(), name.layers.join(", "), bound, name.encryption.clone()]
     };
     let rows: Vec<_> = names.iter().map(row).collect();
@@ -88,7 +90,7 @@ pub fn flows(flows: &[FlowEntry]) -> String {
     let unknown = || "-".to_owned();
     let row = |flow: &FlowEntry| {
         let way = if flow.relayed { "relayed" } else { "handed over" };
-        let key = flow.identity.as_ref().map_or_else(unknown, |peer| peer.fingerprint.clone());
+        let key = flow.identity.as_ref().map_or_else(unknown, |peer| peer.fingerprint.to_string());
         vec![
             flow.name.clone(),
             flow.peer.clone(),

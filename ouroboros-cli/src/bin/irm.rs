@@ -1,14 +1,8 @@
 //! Tells `irmd` what to do.
 
 use std::{
-    env,
-    error::Error,
-    io,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    thread,
-    time::Duration,
+    env, error::Error, ffi::OsStr, io, net::IpAddr, os::unix::ffi::OsStrExt, path::PathBuf,
+    process::ExitCode, thread, time::Duration,
 };
 
 use ouroboros::{
@@ -16,7 +10,7 @@ use ouroboros::{
     crypto::identity::IdentityKey,
     daemon::{
         Client, DaemonError,
-        protocol::{Request, Response},
+        protocol::{Request, Response, path_from_text, text_of_path},
     },
     trust::{KeyFile, TrustError, TrustFolder},
 };
@@ -88,15 +82,23 @@ struct Arguments {
     #[structopt(short, long)]
     watch: bool,
     /// A command, such as: ipcp bootstrap type eth-dix name dix layer my_layer dev lo
+    #[structopt(parse(from_os_str = text_of_path))]
     words: Vec<String>,
 }
 
+/// Text with paths in it, as people read it.
+fn shown(text: &str) -> String {
+    path_from_text(text).to_string_lossy().into_owned()
+}
+
 fn main() -> ExitCode {
-    let arguments = ouroboros_cli::arguments::<Arguments>();
+    // Options are text; words are what the grammar takes.
+    let is_word = |argument: &OsStr| !argument.as_bytes().starts_with(b"-");
+    let arguments = ouroboros_cli::arguments_where::<Arguments>(is_word);
     let command = match grammar::parse(&arguments.words) {
         Ok(command) => command,
         Err(error) => {
-            eprintln!("irm: {error}");
+            eprintln!("irm: {}", shown(&error.to_string()));
             return ExitCode::from(2);
         }
     };
@@ -156,7 +158,7 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
         }
         Command::SignCertificate { key, name, days, folder } => {
             let key = match key {
-                Some(file) => authority::public_key(file.as_ref())?,
+                Some(file) => authority::public_key(&path_from_text(&file))?,
                 None => own_key()?.public_key().clone(),
             };
             let days = days.unwrap_or(authority::CERTIFICATE_DAYS);
@@ -164,8 +166,9 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
             return Ok(());
         }
         Command::CheckConfiguration { file } => {
-            let configuration = Configuration::read(Path::new(&file))?;
-            println!("{file} makes sense: {configuration}");
+            let file = path_from_text(&file);
+            let configuration = Configuration::read(&file)?;
+            println!("{} makes sense: {configuration}", file.display());
             return Ok(());
         }
         Command::CreateName { name, security } => {
@@ -192,7 +195,7 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
         Response::Ipcps(ipcps) if json => println!("{}", serde_json::to_string_pretty(&ipcps)?),
         Response::Names(names) if json => println!("{}", serde_json::to_string_pretty(&names)?),
         Response::Flows(flows) if json => println!("{}", serde_json::to_string_pretty(&flows)?),
-        Response::Key(key) => println!("{} {}", key.fingerprint, key.path),
+        Response::Key(key) => println!("{} {}", key.fingerprint, shown(&key.path)),
         Response::Ipcps(ipcps) => print!("{}", lists::ipcps(&ipcps)),
         Response::Names(names) => print!("{}", lists::names(&names)),
         Response::Flows(flows) => print!("{}", lists::flows(&flows)),
@@ -204,7 +207,7 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
 /// Where the authority is: beside this user's key, unless another folder is given.
 fn authority_folder(given: Option<String>) -> Result<PathBuf, TrustError> {
     let own = || TrustFolder::of_user().map(|folder| folder.path().join("authority"));
-    given.map_or_else(own, |folder| Ok(folder.into()))
+    given.map_or_else(own, |folder| Ok(path_from_text(&folder)))
 }
 
 /// This machine's key, which only who may read its file has.
@@ -212,8 +215,9 @@ fn own_key() -> Result<IdentityKey, Box<dyn Error>> {
     let Response::Key(entry) = async_std::task::block_on(ask(Request::ShowKey))? else {
         return Err("irmd does not tell its key".into());
     };
-    let key = KeyFile::at(&entry.path).load()?;
-    Ok(key.ok_or_else(|| format!("{}: there is no such file", entry.path))?)
+    let file = path_from_text(&entry.path);
+    let key = KeyFile::at(&file).load()?;
+    Ok(key.ok_or_else(|| format!("{}: there is no such file", file.display()))?)
 }
 
 /// Prints where clients are to find the server of `name`. Without addresses these are the

@@ -153,11 +153,8 @@ mod tests {
             row("dave", Some(1_600_000_000), None),
         ];
         let text = listed(rows, 1_650_000_000);
-        let last: Vec<_> = text
-            .lines()
-            .skip(1)
-            .map(|line| line.split_once(" - ").expect("no addresses").1.trim())
-            .collect();
+        let last: Vec<_> =
+            text.lines().skip(1).map(|line| line.split_once(" - ").unwrap().1.trim()).collect();
         let expected = [
             "connected from 10.0.0.1:3435",
             "not connected",

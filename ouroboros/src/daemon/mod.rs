@@ -6,13 +6,13 @@
 //! [`relay`]. Not here: the daemon's state and policy (`ouroboros-cli`).
 
 mod accept;
-mod algorithms;
 mod client;
 pub mod control;
 mod entries;
 mod failure;
 mod grant;
 mod handed;
+mod path_text;
 pub mod protocol;
 mod relay;
 pub mod security;

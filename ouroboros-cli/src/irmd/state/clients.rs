@@ -3,7 +3,6 @@
 //! client; what is done here is in force when it is answered.
 
 use std::{
-    path::PathBuf,
     sync::{Arc, Weak},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -12,7 +11,7 @@ use ouroboros::{
     LayerError,
     crypto::identity::Fingerprint,
     daemon::{
-        protocol::{ClientRow, Response},
+        protocol::{ClientRow, Response, path_from_text, text_of_path},
         security::Authentication,
     },
     proto::negotiation::{Invited, Joining},
@@ -42,7 +41,7 @@ impl State {
             let file = format!("{}.clients", client_name(name)?);
             let file = ClientsFile::at(self.trust()?.path().join(file));
             file.create()?;
-            let authentication = Authentication::Keys(file.path().display().to_string());
+            let authentication = Authentication::Keys(text_of_path(file.path()));
             let policy = Policy { authentication, native: true, ..Policy::default() };
             self.put_policy(parsed.clone(), policy)?;
         }
@@ -65,15 +64,15 @@ impl State {
         for (service, file) in files {
             let wanted = |entry: &ClientEntry| only.is_none_or(|key| entry.key == key);
             for entry in file.entries()?.into_iter().filter(wanted) {
-                let (key, service) = (entry.key.to_string(), service.to_string());
+                let service = service.to_string();
                 let of_client = flows.iter().filter(|flow| {
                     let peer = flow.identity.as_ref();
-                    flow.name == service && peer.is_some_and(|peer| peer.fingerprint == key)
+                    flow.name == service && peer.is_some_and(|peer| peer.fingerprint == entry.key)
                 });
                 let peers = of_client.map(|flow| flow.peer.clone()).collect();
                 let prefixes = entry.prefixes.iter().map(ToString::to_string).collect();
-                let (name, invited_until) = (entry.name, entry.invited_until);
-                rows.push(ClientRow { service, name, key, prefixes, invited_until, peers });
+                let (key, name, until) = (entry.key.to_string(), entry.name, entry.invited_until);
+                rows.push(ClientRow { service, name, key, prefixes, invited_until: until, peers });
             }
         }
         Ok(Response::Clients(rows))
@@ -161,7 +160,7 @@ impl State {
 /// The names that have their clients in a file.
 fn files(tables: &Tables) -> Vec<(Name, ClientsFile)> {
     let file = |policy: &Policy| match &policy.authentication {
-        Authentication::Keys(path) => Some(ClientsFile::at(PathBuf::from(path))),
+        Authentication::Keys(path) => Some(ClientsFile::at(path_from_text(path))),
         _ => None,
     };
     let names = tables.names.iter();
