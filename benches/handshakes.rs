@@ -14,7 +14,7 @@ use ouroboros::{
     proto::{
         Now,
         endpoint::{
-            AllocationId, AllocationRequest, ClientSecurity, Endpoint, Event, Identity, Limits,
+            AllocationId, AllocationRequest, Allocator, ClientSecurity, Event, Identity, Limits,
             ProfilePolicy, ServerSecurity, Share, Trust,
         },
     },
@@ -40,18 +40,18 @@ fn identity() -> Identity {
 }
 
 struct Pair {
-    server: Endpoint,
-    client: Endpoint,
+    server: Allocator,
+    client: Allocator,
     security: Option<ClientSecurity>,
     now: Now,
 }
 
 impl Pair {
     fn new(limits: Limits, client: Option<ClientSecurity>, server: ServerSecurity) -> Self {
-        let endpoint = |limits| Endpoint::new(Dialect::Udp, DirectoryHash::Md5, limits);
+        let allocator = |limits| Allocator::new(Dialect::Udp, DirectoryHash::Md5, limits);
         let mut pair = Self {
-            server: endpoint(limits),
-            client: endpoint(Limits::default()),
+            server: allocator(limits),
+            client: allocator(Limits::default()),
             security: client,
             now: Now { monotonic: Duration::from_secs(60), utc: 1_800_000_000_000_000_000 },
         };
@@ -104,7 +104,7 @@ impl Pair {
             let via = Some(allocation);
             self.client.handle(self.now, &mut SystemEntropy, address(1), via, &answer);
             match self.client.poll() {
-                Some(Event::Allocated { keys, .. }) => return drop(black_box(keys)),
+                Some(Event::Allocated { agreed, .. }) => return drop(black_box(agreed)),
                 None => request = self.client.poll_transmit().expect("with a cookie").message,
                 Some(event) => panic!("{event:?}"),
             }

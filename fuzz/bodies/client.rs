@@ -8,8 +8,8 @@ use ouroboros::{
     crypto::{Cipher, Hash, KeyExchange, Suite, identity::IdentityKey},
     proto::{
         endpoint::{
-            AllocationId, AllocationRequest, ClientSecurity, Endpoint, Event, Identity, Limits,
-            ProfilePolicy, ServerSecurity, Trust,
+            Agreed, AllocationId, AllocationRequest, Allocator, ClientSecurity, Event, Identity,
+            Limits, ProfilePolicy, ServerSecurity, Trust,
         },
         native::Capabilities,
         protection::{FlowKeys, Profile},
@@ -31,8 +31,8 @@ const LOCAL: Eid = Eid(300);
 const REMOTE: Eid = Eid(400);
 
 struct Client {
-    endpoint: Endpoint,
-    server: Endpoint,
+    allocator: Allocator,
+    server: Allocator,
     allocation: AllocationId,
     dialect: Dialect,
     now: Duration,
@@ -61,7 +61,7 @@ pub(crate) fn body(data: &[u8]) {
     // Whatever came, it ends.
     for _ in 0..MOST_STEPS {
         if client.over {
-            assert_eq!(client.endpoint.poll_timeout(), None);
+            assert_eq!(client.allocator.poll_timeout(), None);
             return;
         }
         client.advance(Duration::from_secs(2));
@@ -96,7 +96,7 @@ impl Client {
             ClientSecurity { profile, capabilities, trust, ..ClientSecurity::from(suite) };
         let asked = (choice & 1 != 0).then_some(security);
         let mut entropy = Counting(1);
-        let mut endpoint = Endpoint::new(dialect, hash(dialect), Limits::default());
+        let mut allocator = Allocator::new(dialect, hash(dialect), Limits::default());
         let request = AllocationRequest {
             name: name(),
             qos: QosSpec::RAW,
@@ -106,12 +106,12 @@ impl Client {
             timeout: Duration::from_secs(10),
             largest_message: if choice & 0x80 == 0 { LARGEST_MESSAGE } else { 1000 },
         };
-        let mut server = Endpoint::new(dialect, hash(dialect), Limits::default());
+        let mut server = Allocator::new(dialect, hash(dialect), Limits::default());
         server.register(&name());
         let now = Duration::ZERO;
-        let allocation = endpoint.allocate(at(now), &mut entropy, request).expect("within limits");
+        let allocation = allocator.allocate(at(now), &mut entropy, request).expect("within limits");
         let mut client = Self {
-            endpoint,
+            allocator,
             server,
             allocation,
             dialect,
@@ -184,7 +184,7 @@ impl Client {
         if let Some(Event::Requested { request, .. }) = server.poll() {
             let accepted = server.accept(now, entropy, request, REMOTE);
             accepted.expect("nothing speaks against it");
-            let keys = server.confirm(request).expect("half-open").keys;
+            let keys = server.confirm(request).expect("half-open").agreed.map(|agreed| agreed.keys);
             server.released(request);
             let message = server.poll_transmit().expect("a reply").message;
             let header = self.header_of(&message)?;
@@ -256,23 +256,24 @@ impl Client {
 
     fn deliver(&mut self, from: PeerAddress, via: bool, message: &[u8]) {
         let path = via.then_some(self.allocation);
-        self.endpoint.handle(at(self.now), &mut self.entropy, from, path, message);
-        while let Some(event) = self.endpoint.poll() {
+        self.allocator.handle(at(self.now), &mut self.entropy, from, path, message);
+        while let Some(event) = self.allocator.poll() {
             assert!(!self.over, "{event:?} after the end");
             self.over = true;
             match event {
-                Event::Allocated { peer, remote, keys, suite, identity: who, .. } => {
+                Event::Allocated { peer, remote, agreed, .. } => {
                     assert_eq!(peer, from);
                     assert!(from == SERVER || self.dialect == Dialect::EthDix);
                     assert!(via || self.dialect == Dialect::EthDix);
                     assert_ne!(remote, Eid::MANAGEMENT);
                     let asked = self.asked.as_ref().map(|asked| &asked.trust);
                     if let Some(Trust::Keys(keys)) = asked {
+                        let who = agreed.as_ref().and_then(|agreed| agreed.identity.as_ref());
                         assert_eq!(who.map(|who| who.fingerprint), keys.first().copied());
                         let genuine = self.reply.as_ref().map(|(_, header, _)| header);
                         assert_eq!(self.header_of(message).as_ref(), genuine, "signed by it");
                     }
-                    self.check_allocated(message, keys, suite);
+                    self.check_allocated(message, agreed);
                 }
                 Event::Failed { .. } => {}
                 event => panic!("{event:?}: nothing is served here"),
@@ -282,18 +283,15 @@ impl Client {
     }
 
     /// That `message` makes a flow.
-    fn check_allocated(&self, message: &[u8], keys: Option<FlowKeys>, suite: Option<Suite>) {
+    fn check_allocated(&self, message: &[u8], agreed: Option<Agreed>) {
         let header = self.header_of(message).expect("a reply");
         let request = self.header.as_ref().expect("it has left");
         let hash = digest(self.asked.is_some()).digest(request);
         let answer = Allocation::parse(&header, hash.len()).expect("a header");
         assert_eq!(answer.id, request[..16]);
         assert_eq!(answer.request_hash, hash, "it answers the request");
-        let (Some(keys), Some(suite), Some(asked)) = (&keys, suite, &self.asked) else {
-            return assert!(
-                keys.is_none() && suite.is_none() && self.asked.is_none(),
-                "what is asked for is had"
-            );
+        let (Some(Agreed { keys, suite, .. }), Some(asked)) = (&agreed, &self.asked) else {
+            return assert!(agreed.is_none() && self.asked.is_none(), "what is asked for is had");
         };
         let least = asked.suite;
         assert!(suite.kex >= least.kex && suite.kdf >= least.kdf && suite.cipher >= least.cipher);
@@ -312,8 +310,8 @@ impl Client {
 
     fn advance(&mut self, by: Duration) {
         self.now += by;
-        self.endpoint.handle_timeout(at(self.now), &mut self.entropy);
-        while let Some(event) = self.endpoint.poll() {
+        self.allocator.handle_timeout(at(self.now), &mut self.entropy);
+        while let Some(event) = self.allocator.poll() {
             assert!(matches!(event, Event::Failed { .. }) && !self.over, "{event:?}");
             self.over = true;
         }
@@ -323,7 +321,7 @@ impl Client {
     /// Takes what was sent.
     fn sent(&mut self) {
         let mut count = 0;
-        while let Some(transmit) = self.endpoint.poll_transmit() {
+        while let Some(transmit) = self.allocator.poll_transmit() {
             count += 1;
             let hash = hash(self.dialect);
             let message = Message::parse(self.dialect, hash, &transmit.message);

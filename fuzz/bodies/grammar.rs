@@ -79,6 +79,7 @@ fn in_full(command: &Command) -> Vec<String> {
         }
         Command::ListNames => vec!["name", "list"],
         Command::ListFlows => vec!["flow", "list"],
+        Command::Status => vec!["status"],
         Command::ShowKey => vec!["key", "show"],
         Command::GenerateKey { force: false } => vec!["key", "generate"],
         Command::GenerateKey { force: true } => vec!["key", "generate", "force"],

@@ -11,8 +11,8 @@ use std::{
 use ouroboros::{
     crypto::{Cipher, Hash, KeyExchange, Suite, identity::IdentityKey},
     proto::endpoint::{
-        AllocationRequest, ClientSecurity, Endpoint, Event, Identity, Limits, ProfilePolicy,
-        Refusal, RequestId, ServerSecurity, Trust,
+        Agreed, AllocationRequest, Allocator, ClientSecurity, Event, Identity, Limits,
+        ProfilePolicy, Refusal, RequestId, ServerSecurity, Trust,
     },
     transport::Destination,
     wire::{
@@ -34,7 +34,7 @@ const COOKIES: u32 = 3;
 const FRESH: (u64, u64) = (20_000_000_000, 100_000_000);
 
 struct Server {
-    endpoint: Endpoint,
+    allocator: Allocator,
     dialect: Dialect,
     /// Whether it serves a friend only.
     demands: bool,
@@ -61,13 +61,13 @@ pub(crate) fn body(data: &[u8]) {
             break;
         }
         server.step(&mut input);
-        let (pending, remembered) = server.endpoint.held();
+        let (pending, remembered) = server.allocator.held();
         assert!(pending <= PENDING && remembered <= REMEMBERED);
         assert_eq!(pending, server.pending.len(), "the application knows of all");
     }
     // All is forgotten in time, and who comes then is served.
     server.advance(Duration::from_secs(30));
-    assert_eq!(server.endpoint.held().0, 0);
+    assert_eq!(server.allocator.held().0, 0);
     let request = server.request(FRIEND | 2 | 4);
     server.deliver(99, &request);
     assert_eq!(server.pending.len(), 1, "who is honest is heard");
@@ -95,16 +95,16 @@ impl Server {
             unproved_per_second: 6,
             ..Limits::default()
         };
-        let mut endpoint = Endpoint::new(dialect, hash(dialect), limits);
-        endpoint.register(&name());
+        let mut allocator = Allocator::new(dialect, hash(dialect), limits);
+        allocator.register(&name());
         let demands = choice & 2 != 0;
         let clients =
             if demands { Trust::Keys(vec![identity(7).fingerprint()]) } else { Trust::Anyone };
         let identity = (choice & 4 != 0).then(|| identity(8));
         let security = ServerSecurity { identity, clients, ..ServerSecurity::default() };
-        endpoint.set_policy(&name(), security.clone());
+        allocator.set_policy(&name(), security.clone());
         Self {
-            endpoint,
+            allocator,
             dialect,
             demands,
             security,
@@ -147,13 +147,13 @@ impl Server {
             }
             6 => {
                 if let Some(request) = pick(&mut self.pending, input.byte()) {
-                    self.endpoint.refuse(at(self.now), request, Refusal::NotAvailable);
+                    self.allocator.refuse(at(self.now), request, Refusal::NotAvailable);
                     assert!(self.transmitted().len() <= 1);
                 }
             }
             _ => {
                 if let Some(request) = pick(&mut self.accepted, input.byte()) {
-                    self.endpoint.released(request);
+                    self.allocator.released(request);
                 }
             }
         }
@@ -181,7 +181,7 @@ impl Server {
             timeout: Duration::from_secs(5),
             largest_message: LARGEST_MESSAGE,
         };
-        let mut client = Endpoint::new(self.dialect, hash(self.dialect), Limits::default());
+        let mut client = Allocator::new(self.dialect, hash(self.dialect), Limits::default());
         client.allocate(at(self.now), &mut self.entropy, request).expect("within limits");
         let message = client.poll_transmit().expect("a request").message;
         self.requests.push(message.clone());
@@ -225,7 +225,7 @@ impl Server {
 
     fn deliver(&mut self, host: u8, message: &[u8]) {
         let from = self.address(host);
-        self.endpoint.handle(at(self.now), &mut self.entropy, from, None, message);
+        self.allocator.handle(at(self.now), &mut self.entropy, from, None, message);
         let parsed = Message::parse(self.dialect, hash(self.dialect), message);
         let sent = self.transmitted();
         assert!(sent.len() <= 1, "one message, one answer at most");
@@ -234,7 +234,7 @@ impl Server {
             let parsed = parsed.as_ref().expect("what is malformed is not answered");
             self.check_answer(parsed, message, &answer);
         }
-        while let Some(event) = self.endpoint.poll() {
+        while let Some(event) = self.allocator.poll() {
             let (request, asked, source, remote, encrypted) = match event {
                 Event::Requested { request, name, from, remote, encrypted, .. } => {
                     (request, name, from, remote, encrypted)
@@ -309,21 +309,24 @@ impl Server {
         let require_encryption = choice & 8 != 0;
         let security =
             ServerSecurity { suite, require_encryption, profile, ..self.security.clone() };
-        self.endpoint.set_policy(&name(), security);
+        self.allocator.set_policy(&name(), security);
         let (now, local) = (at(self.now), Eid(70_000));
-        let accepted = self.endpoint.accept(now, &mut self.entropy, request, local);
+        let accepted = self.allocator.accept(now, &mut self.entropy, request, local);
         let sent = self.transmitted();
         assert!(sent.len() <= 1);
         if accepted.is_ok() {
             // None if it is one of too many.
-            let Some(accepted) = self.endpoint.confirm(request) else { return };
-            assert!(accepted.keys.is_some() || !require_encryption);
-            assert_eq!(accepted.keys.is_some(), accepted.suite.is_some());
-            assert!(accepted.suite.is_none_or(|agreed| suite.is_none_or(|least| {
-                agreed.kex >= least.kex && agreed.kdf >= least.kdf && agreed.cipher >= least.cipher
-            })));
-            let known =
-                accepted.identity.is_some_and(|i| i.fingerprint == identity(7).fingerprint());
+            let Some(accepted) = self.allocator.confirm(request) else { return };
+            let agreed = accepted.agreed;
+            assert!(agreed.is_some() || !require_encryption);
+            assert!(agreed.as_ref().is_none_or(|Agreed { suite: had, .. }| {
+                suite.is_none_or(|least| {
+                    had.kex >= least.kex && had.kdf >= least.kdf && had.cipher >= least.cipher
+                })
+            }));
+            let known = agreed
+                .and_then(|agreed| agreed.identity)
+                .is_some_and(|who| who.fingerprint == identity(7).fingerprint());
             assert!(known || !self.demands, "only friends are served");
             let [(_, reply)] = &sent[..] else { panic!("no reply") };
             let most = self.sizes.get(&request).copied().unwrap_or(usize::MAX);
@@ -334,8 +337,8 @@ impl Server {
 
     fn advance(&mut self, by: Duration) {
         self.now += by;
-        self.endpoint.handle_timeout(at(self.now), &mut self.entropy);
-        while let Some(event) = self.endpoint.poll() {
+        self.allocator.handle_timeout(at(self.now), &mut self.entropy);
+        while let Some(event) = self.allocator.poll() {
             let Event::Withdrawn { request } = event else { panic!("{event:?} out of nothing") };
             self.pending.retain(|pending| *pending != request);
         }
@@ -343,7 +346,7 @@ impl Server {
     }
 
     fn transmitted(&mut self) -> Vec<(Destination, Vec<u8>)> {
-        let next = || self.endpoint.poll_transmit();
+        let next = || self.allocator.poll_transmit();
         std::iter::from_fn(next).map(|transmit| (transmit.to, transmit.message)).collect()
     }
 }

@@ -23,7 +23,7 @@ type Words<'a> = &'a [String];
 ///
 /// As [`UsageError`] says.
 pub fn parse(words: Words<'_>) -> Result<Command, UsageError> {
-    const COMMANDS: [&str; 11] = [
+    const COMMANDS: [&str; 12] = [
         "ipcp",
         "name",
         "flow",
@@ -35,6 +35,7 @@ pub fn parse(words: Words<'_>) -> Result<Command, UsageError> {
         "config",
         "cert",
         "completions",
+        "status",
     ];
     let (command, rest) = take(words, &COMMANDS)?;
     match command {
@@ -44,6 +45,7 @@ pub fn parse(words: Words<'_>) -> Result<Command, UsageError> {
             let (_, rest) = take(rest, &["list"])?;
             nothing_more(rest).map(|()| Command::ListFlows)
         }
+        "status" => nothing_more(rest).map(|()| Command::Status),
         "cert" => certificate(rest),
         "key" => match take(rest, &["show", "generate", "export"])? {
             ("show", rest) => nothing_more(rest).map(|()| Command::ShowKey),
@@ -338,13 +340,13 @@ mod tests {
             (
                 "",
                 "expected ipcp, name, flow, key, bind, unbind, register, unregister, config, cert, \
-                 completions",
+                 completions, status",
             ),
             ("un program x name y", "un: may be unbind or unregister"),
             (
                 "frob",
                 "frob: expected ipcp, name, flow, key, bind, unbind, register, unregister, config, \
-                 cert, completions",
+                 cert, completions, status",
             ),
             ("key generate forcibly", "forcibly: expected force"),
             ("key show force", "force: expected the end of the command"),
@@ -458,6 +460,7 @@ mod tests {
                 "cert sign key b for a days 1",
                 SignCertificate { key: text("b"), name: a.clone(), days: Some(1), folder: None },
             ),
+            ("status", Status),
             ("conf ch a", CheckConfiguration { file: a.clone() }),
             (
                 "n change a native",

@@ -21,7 +21,7 @@ pub fn page(tool: &mut App<'_, '_>) -> String {
     );
     for line in rest.lines() {
         match line.strip_suffix(':') {
-            Some(heading) if heading.chars().all(|c| c.is_ascii_uppercase()) => {
+            Some(heading) if heading.chars().all(|c| c.is_ascii_uppercase() || c == ' ') => {
                 page.push_str(&format!(".fi\n.SH {heading}\n.nf\n"));
             }
             _ => {

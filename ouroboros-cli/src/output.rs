@@ -107,6 +107,12 @@ fn drain(messages: &Receiver<Message>) {
     }
 }
 
+/// Returns `true` if standard output has taken no more, as when its reader has ended.
+#[must_use]
+pub fn has_failed() -> bool {
+    FAILED.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+}
+
 fn put(stream: Stream, bytes: &[u8]) {
     let written = match stream {
         Stream::Out => {

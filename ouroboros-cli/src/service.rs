@@ -2,13 +2,18 @@
 //! it waits for, that it still runs, and that it ends. Without `NOTIFY_SOCKET` in the
 //! environment nothing is told. Not here: units (`dist/systemd`).
 
-use std::future::pending;
+use std::{
+    future::pending,
+    sync::{Mutex, PoisonError},
+};
 
 use async_std::task;
 use sd_notify::{NotifyState, notify, watchdog_enabled};
 
 /// Messages to the manager for each of its watchdog's periods.
 const PER_PERIOD: u32 = 3;
+
+static LAST: Mutex<String> = Mutex::new(String::new());
 
 /// Tells the manager that the service serves, or waits by itself for what it needs.
 pub fn ready() {
@@ -17,7 +22,14 @@ pub fn ready() {
 
 /// Tells the manager in one line what the service does now.
 pub fn status(line: &str) {
+    line.clone_into(&mut LAST.lock().unwrap_or_else(PoisonError::into_inner));
     tell(&[NotifyState::Status(line)]);
+}
+
+/// The line that [`status`] was told last.
+#[must_use]
+pub fn last_status() -> String {
+    LAST.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// Tells the manager that the service ends.

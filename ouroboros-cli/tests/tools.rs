@@ -11,6 +11,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use ouroboros_cli::http;
 use ouroboros_testing::Folder;
 use rustix::{
     net::{
@@ -288,6 +289,54 @@ fn a_name_s_policy_is_checked_when_it_is_said_and_listed() {
 }
 
 #[test]
+fn the_status_shows_layers_names_and_flows() {
+    let folder = Folder::new();
+    let socket = socket_in(&folder);
+    let _daemon = Daemon::start(&socket);
+    assert!(told(irm(&socket, "status")).contains("There is no layer: irm ipcp bootstrap"));
+    told(irm(&socket, "i b t udp n wan l my_layer ip 127.0.0.1 port 47143"));
+    told(irm(&socket, "reg n my_name l my_layer"));
+    let text = told(irm(&socket, "status"));
+    for part in ["127.0.0.1:47143", "my_layer", "my_name", "No program has a flow."] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&told(irm(&socket, "status --json"))).expect("JSON");
+    assert_eq!(json["ipcps"][0]["name"], "wan");
+    assert_eq!(json["names"][0]["layers"][0], "my_layer");
+    assert_eq!(json["flows"], serde_json::json!([]));
+    assert!(complaint(irm(&socket, "--watch name create n"), 2).contains("--watch"));
+}
+
+#[test]
+fn a_daemon_s_metrics_are_at_its_socket() {
+    let folder = Folder::new();
+    let socket = socket_in(&folder);
+    let metrics = folder.path().join("metrics");
+    let place = format!("unix:{}", metrics.display());
+    let daemon = Daemon::run(tool(env!("CARGO_BIN_EXE_irmd"), &socket).args(["--metrics", &place]));
+    told(irm(&socket, "i b t udp n wan l my_layer ip 127.0.0.1 port 47144"));
+    told(irm(&socket, "reg n my_name l my_layer"));
+    let page = || async_std::task::block_on(http::get(&metrics, "/metrics")).expect("a page");
+    for line in [
+        "irmd_ipcps{layer=\"my_layer\"} 1",
+        "irmd_names{layer=\"my_layer\"} 1",
+        "irmd_flows{packets=\"relayed\"} 0",
+        "irmd_management_dropped_total{ipcp=\"wan\",cause=\"malformed\"} 0",
+    ] {
+        assert!(page().lines().any(|known| known == line), "{line}: {}", page());
+    }
+    // Another program's place is not taken.
+    let other = socket_in(&Folder::new());
+    let mut second = tool(env!("CARGO_BIN_EXE_irmd"), &other);
+    let said = complaint(second.args(["--metrics", &place]).output().expect("irmd runs"), 1);
+    assert!(said.contains("--metrics: "), "{said}");
+    assert!(page().contains("irmd_info"));
+    daemon.end(Signal::TERM);
+    assert!(!metrics.exists());
+}
+
+#[test]
 fn wrong_usage_is_one_line_and_exit_code_two() {
     let folder = Folder::new();
     let socket = socket_in(&folder);
@@ -296,6 +345,7 @@ fn wrong_usage_is_one_line_and_exit_code_two() {
     for (path, line) in [
         (irmd, "--frobnicate"),
         (irmd, "my_layer"),
+        (irmd, "--metrics 10.0.0.1:9585"),
         (irm, ""),
         (irm, "frobnicate"),
         (irm, "--frobnicate"),
@@ -311,6 +361,10 @@ fn wrong_usage_is_one_line_and_exit_code_two() {
         (ovpn, "--ip 10.0.0.1/24 --frobnicate"),
         (ovpn, "--ip 10.0.0.1/24 --server-key o7s:0"),
         (ovpn, "--ip 10.0.0.1/24 --ca folder"),
+        (ovpn, "--ip 10.0.0.1/24 --metrics 0.0.0.0:9586"),
+        (ovpn, "--ip 10.0.0.1/24 status"),
+        (ovpn, "status --frobnicate"),
+        (ovpn, "frobnicate"),
     ] {
         let output = tool(path, &socket).args(line.split_whitespace()).output().expect("runs");
         let name = Path::new(path).file_name().and_then(|name| name.to_str()).expect("a name");
@@ -418,6 +472,11 @@ fn each_tool_tells_its_version_and_its_man_page() {
         let page = run("--generate-man");
         assert!(page.starts_with(&format!(".TH {} 1", name.to_uppercase())), "{page}");
         assert!(page.contains(".SH USAGE"), "{page}");
+        if ["irmd", "irm", "ovpn"].contains(&name) {
+            for section in ["EXAMPLES", "FILES", "ENVIRONMENT", "EXIT STATUS"] {
+                assert!(page.contains(&format!(".SH {section}\n")), "{section}: {page}");
+            }
+        }
     }
 }
 
@@ -512,6 +571,7 @@ fn irm_s_words_are_completed_as_its_parser_expects_them() {
         ("irm bind ", "program process name"),
         ("irm completions ", "bash zsh fish"),
         ("irm config ", "check"),
+        ("irm st", "status"),
     ] {
         let expected: Vec<_> = words.split_whitespace().collect();
         assert_eq!(offered(&script, line), expected, "{line}");

@@ -1,10 +1,16 @@
 //! Errors of the public API: small enums that tell misuse, the peer's fault
-//! and the environment's apart.
+//! and the environment's apart. Those that a daemon may have are serialized on their
+//! way from it (`daemon::Failure`).
 
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
-    crypto::identity::{CertificateError, Fingerprint},
+    crypto::{
+        Suite,
+        identity::{CertificateError, Fingerprint},
+    },
     proto::{
         endpoint::{AllocationFailure, Refusal},
         frct::Failure,
@@ -16,7 +22,8 @@ use crate::{
 };
 
 /// A layer or name operation failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum LayerError {
     /// Misuse: the text is no name.
@@ -24,7 +31,14 @@ pub enum LayerError {
     InvalidName(#[from] InvalidName),
     /// Environment: the transport cannot be opened.
     #[error(transparent)]
+    #[serde(skip)]
     Open(#[from] OpenError),
+    /// Misuse: an IPCP of this manager has that name.
+    #[error("{0}: there is such an IPCP already")]
+    IpcpExists(String),
+    /// Misuse: the manager has no IPCP of that name.
+    #[error("{0}: no such IPCP")]
+    NoSuchIpcp(String),
     /// Misuse: the layer has that name already.
     #[error("{0} is already registered in {1}")]
     AlreadyRegistered(String, String),
@@ -35,11 +49,18 @@ pub enum LayerError {
     /// that is registered there.
     #[error("{0}: accepted as long as it is registered here: unregister it")]
     BoundByRegistration(String),
+    /// Misuse: this process or program is not bound to the name.
+    #[error("{0}: no such binding")]
+    NotBound(String),
+    /// Misuse: the daemon does not know the name.
+    #[error("{0}: no such name")]
+    NoSuchName(String),
     /// Misuse: there is no such layer.
     #[error("{0}: no such layer")]
     NoSuchLayer(String),
     /// Misuse: only a manager that hosts layers itself can do that.
     #[error(transparent)]
+    #[serde(skip)]
     NotEmbedded(#[from] NotEmbedded),
     /// Environment: the daemon refused, or is gone.
     #[error(transparent)]
@@ -47,7 +68,8 @@ pub enum LayerError {
 }
 
 /// A flow could not be had.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum AllocateError {
     /// Misuse: the text is no name.
@@ -124,6 +146,10 @@ pub enum AllocateError {
     /// take, though it was asked again and again.
     #[error("the server is busy: it has no room for the flow now")]
     Busy,
+    /// Misuse: only a manager that hosts layers itself can do that.
+    #[error(transparent)]
+    #[serde(skip)]
+    NotEmbedded(#[from] NotEmbedded),
     /// Misuse: the flow was to be had under the resource manager's identity.
     #[error("there is no identity to allocate the flow under: set one first")]
     NoIdentity,
@@ -139,12 +165,16 @@ pub enum AllocateError {
     TooManyAllocations,
     /// Environment: the transport failed.
     #[error("transport: {0}")]
-    Transport(#[from] io::Error),
+    Transport(
+        #[from]
+        #[serde(with = "crate::daemon::io_error")]
+        io::Error,
+    ),
     /// The IPCP was destroyed while the flow was being allocated.
     #[error("the IPCP is gone")]
     Gone,
-    /// Misuse: the policy that was set for the name cannot be had, so that no flow
-    /// is accepted.
+    /// Misuse: the policy that was set for the name cannot be had, or the flow not
+    /// with the daemon's, so that there is none.
     #[error(transparent)]
     Policy(#[from] PolicyError),
     /// No flow can come to the name any more that flows were accepted for: it was
@@ -252,9 +282,11 @@ pub struct NotEmbedded {
     pub(crate) instead: &'static str,
 }
 
-/// A name's policy cannot be set. Until another one is, nothing is accepted for the
-/// name on that handle.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// A name's policy cannot be set, or does not go together with what is asked. Where
+/// it was set on a handle, nothing is accepted there for the name until another one
+/// is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum PolicyError {
     /// Misuse: the identity's key would have to leave this process.
@@ -266,6 +298,25 @@ pub enum PolicyError {
     /// Misuse: through irmd a program can only ask for more than the name has.
     #[error("a program cannot turn the native profile off for {0} through irmd")]
     Weaker(String),
+    /// Misuse: the flow's algorithms are less than the daemon's policy of the name has.
+    #[error(
+        "the application asks for {asked}, and the policy of {name} (cencpath) for {named}, which \
+         is more: ask for no algorithms, or for as much"
+    )]
+    WeakerAlgorithms {
+        /// The name.
+        name: String,
+        /// What was asked for.
+        asked: Suite,
+        /// Those of the policy.
+        named: Suite,
+    },
+    /// Misuse: nobody can tell whom both the program's policy and the daemon's mean.
+    #[error(
+        "{0}: the program demands other authorities, or keys where the name's policy (irm name \
+         create) has authorities: have one of the two say who gets a flow"
+    )]
+    Contradiction(String),
 }
 
 /// A flow cannot be used, now or any more.
@@ -359,7 +410,8 @@ impl From<FlowError> for io::Error {
 }
 
 /// The daemon cannot be asked, or refused.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum DaemonError {
     /// Environment: nobody listens on the socket.
@@ -368,6 +420,12 @@ pub enum DaemonError {
     /// Environment: this user may not use the daemon.
     #[error("{0}: permission denied: run as root or join the group `ouroboros`")]
     NotPermitted(String),
+    /// Environment: the daemon serves too many connections.
+    #[error("irmd serves too many connections: try again")]
+    Busy,
+    /// Environment: applications have as many flows of the daemon as they may.
+    #[error(transparent)]
+    TooManyFlows(#[from] TooManyFlows),
     /// The daemon did not do what was asked, and says why.
     #[error("{0}")]
     Refused(String),
@@ -376,5 +434,22 @@ pub enum DaemonError {
     NotAnswering(String),
     /// The daemon went away, or spoke out of turn.
     #[error("lost the connection to irmd: {0}")]
-    Lost(#[from] io::Error),
+    Lost(
+        #[from]
+        #[serde(with = "crate::daemon::io_error")]
+        io::Error,
+    ),
+}
+
+/// The daemon carries as many flows as it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum TooManyFlows {
+    /// Those whose frames pass through it.
+    #[error("irmd relays {0} flows already, which is as many as it may")]
+    Relayed(usize),
+    /// Those whose sockets applications have.
+    #[error("applications have {0} flows of irmd already, which is as many as they may")]
+    HandedOver(usize),
 }

@@ -20,21 +20,23 @@ use event_listener::Event as Notify;
 
 pub(crate) use self::allocate::allocate_in;
 use self::{
-    allocate::{Agreed, Allocating},
+    allocate::{Allocated, Allocating},
     refusals::Refusals,
     responder::Responding,
 };
 use crate::{
-    crypto::{Entropy, Suite, SystemEntropy},
+    crypto::{Entropy, SystemEntropy},
     driver,
     flow::{FlowInfo, RawFlow, reserved_after},
     proto::endpoint::{
-        AllocationId, Counters, Endpoint, Event, Limits, PeerIdentity, Refusal, RefusalReason,
-        RequestId, ServerSecurity,
+        AllocationId, Allocator, Counters, Event, Limits, Refusal, RefusalReason, RequestId,
+        ServerSecurity,
     },
-    proto::{negotiation::Joining, protection::FlowKeys},
+    proto::{
+        negotiation::{Agreed, Agreement, Joining},
+        protection::FlowKeys,
+    },
     sync::lock,
-    sys::namespace::NetworkNamespace,
     transport::{Management, Path, ReceiveBatch, Stray, Transport},
     wire::{Dialect, Eid, Name, PeerAddress},
 };
@@ -105,9 +107,7 @@ pub(crate) struct Core {
     pub(crate) name: String,
     pub(crate) transport: Arc<dyn Transport>,
     management: Option<Arc<dyn Management>>,
-    /// Where the transport's sockets are.
-    namespace: NetworkNamespace,
-    endpoint: Mutex<Endpoint>,
+    allocator: Mutex<Allocator>,
     allocating: Mutex<HashMap<AllocationId, Allocating>>,
     responding: Mutex<Responding>,
     /// What paths are read into while nobody has their flows yet: large, and one
@@ -127,13 +127,12 @@ impl Core {
         limits: Limits,
         notices: impl Fn(Notice) + Send + Sync + 'static,
     ) -> Arc<Self> {
-        let endpoint = Endpoint::new(transport.dialect(), transport.directory_hash(), limits);
+        let allocator = Allocator::new(transport.dialect(), transport.directory_hash(), limits);
         let core = Arc::new(Self {
             name,
             management: transport.management(),
-            namespace: NetworkNamespace::current(),
             transport,
-            endpoint: Mutex::new(endpoint),
+            allocator: Mutex::new(allocator),
             allocating: Mutex::default(),
             responding: Mutex::default(),
             scratch: Mutex::new(ReceiveBatch::new(SCRATCH)),
@@ -155,27 +154,27 @@ impl Core {
         self.abandon_half_open();
     }
 
-    fn endpoint(&self) -> MutexGuard<'_, Endpoint> {
-        lock(&self.endpoint)
+    fn allocator(&self) -> MutexGuard<'_, Allocator> {
+        lock(&self.allocator)
     }
 
     /// What was dropped, by the transport, too.
     fn counters(&self) -> Counters {
-        let mut counters = self.endpoint().counters();
+        let mut counters = self.allocator().counters();
         counters.malformed += self.transport.oversized();
         counters
     }
 
     pub(crate) fn set_policy(&self, name: &Name, security: ServerSecurity) {
-        self.endpoint().set_policy(name, security);
+        self.allocator().set_policy(name, security);
     }
 
     pub(crate) fn register(&self, name: &Name) -> bool {
-        self.endpoint().register(name)
+        self.allocator().register(name)
     }
 
     pub(crate) fn unregister(&self, name: &Name) -> bool {
-        self.endpoint().unregister(name)
+        self.allocator().unregister(name)
     }
 
     /// A random endpoint id that no flow of this IPCP has. Random, so that
@@ -223,7 +222,7 @@ impl Core {
     }
 
     fn refuse(&self, request: RequestId, refusal: Refusal) {
-        self.endpoint().refuse(driver::now(), request, refusal);
+        self.allocator().refuse(driver::now(), request, refusal);
         self.wake.notify(1);
     }
 
@@ -268,18 +267,18 @@ impl Core {
     }
 
     fn take_message(&self, from: PeerAddress, via: Option<AllocationId>, message: &[u8]) {
-        self.endpoint().handle(driver::now(), &mut SystemEntropy, from, via, message);
+        self.allocator().handle(driver::now(), &mut SystemEntropy, from, via, message);
     }
 
     /// Sends what the core has to send and passes on what it has to tell.
     fn flush(self: &Arc<Self>) {
         loop {
             let (transmit, event) = {
-                let mut endpoint = self.endpoint();
+                let mut allocator = self.allocator();
                 // Events first: a path must know its peer before data comes.
-                match endpoint.poll() {
+                match allocator.poll() {
                     Some(event) => (None, Some(event)),
-                    None => (endpoint.poll_transmit(), None),
+                    None => (allocator.poll_transmit(), None),
                 }
             };
             match (transmit, event) {
@@ -333,22 +332,10 @@ impl Core {
                 self.log_refusal(Some(name), from, &reason.into());
             }
             Event::Refused { name, from, reason } => self.log_refusal(name, from, &reason),
-            Event::Allocated {
-                allocation,
-                peer,
-                remote,
-                keys,
-                suite,
-                lane,
-                reliable,
-                rtt,
-                identity,
-            } => {
+            Event::Allocated { allocation, peer, remote, agreed, rtt } => {
                 let allocating = lock(&self.allocating).remove(&allocation);
-                if let Some(allocating) = allocating {
-                    let agreed =
-                        Agreed { peer, remote, keys, suite, lane, reliable, rtt, identity };
-                    allocating.agreed(agreed);
+                if let Some(known) = allocating {
+                    known.allocated(Allocated { peer, remote, agreed, rtt });
                 }
             }
             Event::Failed { allocation, reason } => {
@@ -359,16 +346,13 @@ impl Core {
     }
 }
 
-fn with_encryption(
-    info: FlowInfo,
-    keys: &Option<FlowKeys>,
-    suite: Option<Suite>,
-    identity: Option<PeerIdentity>,
-) -> FlowInfo {
-    match (suite, keys) {
-        (Some(suite), Some(keys)) => info.encrypted(suite, keys.profile(), identity),
-        _ => info,
-    }
+/// The same flow with what was agreed of it, and its keys.
+fn with_agreement(mut info: FlowInfo, agreed: Agreement) -> (FlowInfo, Option<FlowKeys>) {
+    let Some(Agreed { suite, keys, lane, reliable, identity }) = agreed else {
+        return (info, None);
+    };
+    (info.lane, info.reliable) = (lane, reliable);
+    (info.encrypted(suite, keys.profile(), identity), Some(keys))
 }
 
 /// Of the endpoint ids, so many may be kept from use; Ethernet has 65,536.
@@ -404,7 +388,7 @@ impl Drop for Reserved {
         }
         if let Some(request) = self.request {
             drop(eids);
-            core.endpoint().released(request);
+            core.allocator().released(request);
         }
     }
 }

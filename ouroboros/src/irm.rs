@@ -129,24 +129,48 @@ impl Irm {
         layer: &str,
         transport: impl IntoTransport,
     ) -> Result<Layer, LayerError> {
-        let count = lock(&self.0.layers).iter().map(|l| l.ipcps().len()).sum::<usize>();
-        self.bootstrap_named(&format!("ipcp-{count}"), layer, transport).await
+        self.add_ipcp(None, layer, transport)
     }
 
     /// Like [`bootstrap`](Self::bootstrap), with a name for the IPCP.
+    ///
+    /// # Errors
+    ///
+    /// As for [`bootstrap`](Self::bootstrap); another IPCP has the name.
     pub async fn bootstrap_named(
         &self,
         ipcp: &str,
         layer: &str,
         transport: impl IntoTransport,
     ) -> Result<Layer, LayerError> {
+        self.add_ipcp(Some(ipcp), layer, transport)
+    }
+
+    /// An IPCP called `ipcp`; `None`: by a number.
+    fn add_ipcp(
+        &self,
+        ipcp: Option<&str>,
+        layer: &str,
+        transport: impl IntoTransport,
+    ) -> Result<Layer, LayerError> {
         self.embedded("bootstrap", "make the layer with `irm ipcp bootstrap`")?;
         let transport = transport.open()?;
+        // Held throughout, so that no other has the name.
+        let mut layers = lock(&self.0.layers);
+        let ipcps: Vec<_> = layers.iter().flat_map(Layer::ipcps).collect();
+        let is_taken = |name: &str| ipcps.iter().any(|known| known.name() == name);
+        let ipcp = match ipcp {
+            Some(name) if is_taken(name) => return Err(LayerError::IpcpExists(name.to_owned())),
+            Some(name) => name.to_owned(),
+            None => (0..=ipcps.len())
+                .map(|number| format!("ipcp-{number}"))
+                .find(|name| !is_taken(name))
+                .expect("more numbers than IPCPs"),
+        };
         let accepting = self.0.accepting.clone();
-        let core = Core::start(ipcp.to_owned(), transport, self.0.limits, move |notice| {
+        let core = Core::start(ipcp, transport, self.0.limits, move |notice| {
             accepting.take_notice(notice)
         });
-        let mut layers = lock(&self.0.layers);
         let known = layers.iter().find(|known| known.name() == layer).cloned();
         let layer = known.unwrap_or_else(|| {
             let state = LayerState {
@@ -260,7 +284,7 @@ impl Irm {
     pub async fn register(&self, name: &str, layer: &str) -> Result<(), LayerError> {
         if let Some(daemon) = &self.0.daemon {
             let (name, layer) = (name.parse::<Name>()?.to_string(), layer.to_owned());
-            return Ok(daemon.ask(&Request::Register { name, layer }).await.map(drop)?);
+            return daemon.ask(&Request::Register { name, layer }).await.map(drop);
         }
         let known = self.layer(layer).ok_or_else(|| LayerError::NoSuchLayer(layer.to_owned()))?;
         known.register(name).await
@@ -275,7 +299,7 @@ impl Irm {
     pub async fn unregister(&self, name: &str, layer: &str) -> Result<(), LayerError> {
         if let Some(daemon) = &self.0.daemon {
             let (name, layer) = (name.parse::<Name>()?.to_string(), layer.to_owned());
-            return Ok(daemon.ask(&Request::Unregister { name, layer }).await.map(drop)?);
+            return daemon.ask(&Request::Unregister { name, layer }).await.map(drop);
         }
         let known = self.layer(layer).ok_or_else(|| LayerError::NoSuchLayer(layer.to_owned()))?;
         known.unregister(name).await
@@ -307,7 +331,7 @@ impl Irm {
         match &self.0.daemon {
             Some(daemon) => {
                 let request = Request::Process { pid: std::process::id(), name, bind };
-                Ok(daemon.ask(&request).await.map(drop)?)
+                daemon.ask(&request).await.map(drop)
             }
             None if bind => Ok(()),
             None => Err(LayerError::BoundByRegistration(name)),

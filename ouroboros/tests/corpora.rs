@@ -11,6 +11,8 @@ mod client;
 mod coalesce;
 #[path = "../../fuzz/bodies/daemon.rs"]
 mod daemon;
+#[path = "../../fuzz/bodies/fragments.rs"]
+mod fragments;
 #[path = "../../fuzz/bodies/frct.rs"]
 mod frct;
 #[path = "../../fuzz/bodies/input.rs"]
@@ -40,6 +42,6 @@ macro_rules! replayed {
 }
 
 replayed!(
-    allocation, client, coalesce, daemon, frct, management, opening, order, segment, server,
-    session
+    allocation, client, coalesce, daemon, fragments, frct, management, opening, order, segment,
+    server, session
 );

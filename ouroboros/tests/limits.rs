@@ -6,7 +6,11 @@ use futures_lite::future;
 use ouroboros::{
     AllocateError, FlowSpec, Irm,
     proto::endpoint::Limits,
-    transport::{Udp, memory::Network},
+    transport::{
+        Udp,
+        fault::{Faults, Faulty},
+        memory::Network,
+    },
 };
 
 #[test]
@@ -69,5 +73,42 @@ fn what_a_socket_drops_since_nobody_reads_is_counted() {
         }
         let lost = watcher.statistics().socket_drops;
         assert!(received > 0 && received + lost <= sent, "{received} + {lost} of {sent}");
+    });
+}
+
+#[test]
+fn a_sender_learns_how_many_packets_its_peer_did_not_get() {
+    future::block_on(async {
+        let network = Network::new();
+        let (server, client) = (Irm::new(), Irm::new());
+        let layer = server.bootstrap("my_layer", network.station()).await.expect("a station");
+        layer.register("greeter").await.expect("registered");
+        let faults = Faults { lost: 100, ..Faults::default() };
+        let faulty = Faulty::new(network.station(), faults, 7);
+        client.bootstrap("my_layer", faulty).await.expect("a station");
+        let allocate = client.allocate("greeter", FlowSpec::raw().encrypted());
+        let (accepted, allocated) = future::zip(server.accept("greeter"), allocate).await;
+        let watcher = allocated.as_ref().expect("allocated").watcher();
+        let (_sender, mut receiver) = accepted.expect("accepted").split();
+        let (mut sender, _receiver) = allocated.expect("allocated").split();
+        let (mut sent, mut received) = (0, 0);
+        for _ in 0..100 {
+            for _ in 0..10 {
+                sender.push(100).expect("room").fill(7);
+                sent += 1;
+            }
+            sender.flush().expect("sent");
+            while let count @ 1.. = receiver.try_receive().expect("the flow is there") {
+                received += count as u64;
+            }
+        }
+        let lost = sent - received;
+        assert!(lost > 0);
+        // A question or its answer may be lost, too.
+        while watcher.statistics().undelivered < lost {
+            receiver.try_receive().expect("the flow is there");
+            async_io::Timer::after(Duration::from_millis(20)).await;
+        }
+        assert!(watcher.statistics().undelivered < sent / 2);
     });
 }

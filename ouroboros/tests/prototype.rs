@@ -12,7 +12,7 @@ use ouroboros::{
     crypto::{AeadBackend, Cipher, Entropy, FlowKey, Suite},
     proto::{
         Now,
-        endpoint::{AllocationRequest, Endpoint, Event, Limits},
+        endpoint::{AllocationRequest, Allocator, Event, Limits},
         native::{Capabilities, KeyLimits, NativeKeys, Role},
         protection::{Content, FlowKeys, Opened, Protection, Tally, protection},
     },
@@ -86,7 +86,7 @@ fn a_reply_for_endpoint_2147483647_is_for_nobody() {
     let peer = PeerAddress::Udp(([10, 0, 0, 1], 3435).into());
     let now = Now { monotonic: Duration::ZERO, utc: 1_800_000_000_000_000_000 };
     let entropy = &mut Seeded(1);
-    let mut endpoint = Endpoint::new(Dialect::Udp, DirectoryHash::Md5, Limits::default());
+    let mut allocator = Allocator::new(Dialect::Udp, DirectoryHash::Md5, Limits::default());
     let request = AllocationRequest {
         name: "my_vpn".parse().expect("a name"),
         qos: QosSpec::RAW,
@@ -96,7 +96,7 @@ fn a_reply_for_endpoint_2147483647_is_for_nobody() {
         timeout: Duration::from_secs(5),
         largest_message: LARGEST_MESSAGE,
     };
-    let allocation = endpoint.allocate(now, entropy, request).expect("within limits");
+    let allocation = allocator.allocate(now, entropy, request).expect("within limits");
     let others = [0x7fff_ffff, 0x8000_0000, u32::MAX, 0, 301];
     for (number, requester) in others.into_iter().enumerate() {
         for response in [0, -1] {
@@ -108,16 +108,16 @@ fn a_reply_for_endpoint_2147483647_is_for_nobody() {
             };
             let reply = reply.encode(Dialect::Udp);
             for via in [None, Some(allocation)] {
-                endpoint.handle(now, entropy, peer, via, &reply);
+                allocator.handle(now, entropy, peer, via, &reply);
             }
         }
-        assert!(endpoint.poll().is_none());
-        assert_eq!(endpoint.counters().unexpected, 4 * (number as u64 + 1));
+        assert!(allocator.poll().is_none());
+        assert_eq!(allocator.counters().unexpected, 4 * (number as u64 + 1));
     }
     // The allocation goes on, and ends as it would have.
     let late = Now { monotonic: Duration::from_secs(6), ..now };
-    endpoint.handle_timeout(late, entropy);
-    assert!(matches!(endpoint.poll(), Some(Event::Failed { .. })));
+    allocator.handle_timeout(late, entropy);
+    assert!(matches!(allocator.poll(), Some(Event::Failed { .. })));
 }
 
 #[test]

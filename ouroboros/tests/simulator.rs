@@ -8,7 +8,7 @@ use ouroboros::{
     proto::{
         Now,
         endpoint::{
-            AcceptError, AllocationRequest, ClientSecurity, Endpoint, Event, Identity, Limits,
+            AcceptError, AllocationRequest, Allocator, ClientSecurity, Event, Identity, Limits,
             ServerSecurity, Share, Trust,
         },
         protection::FlowKeys,
@@ -50,8 +50,8 @@ fn run(seed: u64, dialect: Dialect, signed: bool) {
         pending_of: Share { host: 8, prefix: 16 },
         ..Limits::default()
     };
-    let mut server = Endpoint::new(dialect, hash, limits);
-    let mut client = Endpoint::new(dialect, hash, limits);
+    let mut server = Allocator::new(dialect, hash, limits);
+    let mut client = Allocator::new(dialect, hash, limits);
     let name = "my_vpn".parse().expect("a name");
     let (ours, theirs) = (identity(1, "my_vpn"), identity(2, "client"));
     let known = |identity: &Identity| Trust::Keys(vec![identity.fingerprint()]);
@@ -97,9 +97,10 @@ fn run(seed: u64, dialect: Dialect, signed: bool) {
     let (mut failed, mut next_eid) = (0, 1000);
     while allocated.len() + failed < 3 {
         assert!(time < timeout, "an allocation outlived its timeout");
-        for (endpoint, own, other) in [(&mut server, SERVER, CLIENT), (&mut client, CLIENT, SERVER)]
+        for (allocator, own, other) in
+            [(&mut server, SERVER, CLIENT), (&mut client, CLIENT, SERVER)]
         {
-            while let Some(transmit) = endpoint.poll_transmit() {
+            while let Some(transmit) = allocator.poll_transmit() {
                 let to = match transmit.to {
                     Destination::Broadcast => other,
                     Destination::Peer(peer) => peer,
@@ -169,9 +170,13 @@ fn run(seed: u64, dialect: Dialect, signed: bool) {
             match server.accept(now, random, request, Eid(next_eid)) {
                 Ok(()) if from == CLIENT => {
                     let flow = server.confirm(request).expect("half-open");
-                    let known = flow.identity.map(|identity| identity.fingerprint);
+                    let identity = flow.agreed.as_ref().and_then(|agreed| agreed.identity.as_ref());
+                    let known = identity.map(|identity| identity.fingerprint);
                     assert_eq!(known, signed.then(|| theirs.fingerprint()));
-                    accepted.entry(remote).or_default().push((Eid(next_eid), flow.keys));
+                    accepted
+                        .entry(remote)
+                        .or_default()
+                        .push((Eid(next_eid), flow.agreed.map(|agreed| agreed.keys)));
                 }
                 Err(AcceptError::Gone) => panic!("a request is gone without a word"),
                 _ => {}
@@ -179,11 +184,12 @@ fn run(seed: u64, dialect: Dialect, signed: bool) {
         }
         while let Some(event) = client.poll() {
             match event {
-                Event::Allocated { allocation, peer, remote, keys, identity, .. } => {
+                Event::Allocated { allocation, peer, remote, agreed, .. } => {
                     assert_eq!(peer, SERVER);
+                    let identity = agreed.as_ref().and_then(|agreed| agreed.identity.as_ref());
                     let known = identity.map(|identity| identity.fingerprint);
                     assert_eq!(known, signed.then(|| ours.fingerprint()));
-                    allocated.insert(ids[&allocation], (remote, keys));
+                    allocated.insert(ids[&allocation], (remote, agreed.map(|agreed| agreed.keys)));
                 }
                 Event::Failed { .. } => failed += 1,
                 _ => {}
@@ -232,12 +238,12 @@ fn signed_allocations_end_with_the_right_peer_whatever_the_network_does() {
 fn a_flood_of_requests_leaves_a_bounded_state() {
     let random = &mut Random::from_state(7);
     let limits = Limits::default();
-    let mut server = Endpoint::new(Dialect::Udp, DirectoryHash::Md5, limits);
+    let mut server = Allocator::new(Dialect::Udp, DirectoryHash::Md5, limits);
     let name = "my_vpn".parse().expect("a name");
     server.register(&name);
     let mut answers = 0;
     for source in 0..20_000u32 {
-        let mut flooder = Endpoint::new(Dialect::Udp, DirectoryHash::Md5, limits);
+        let mut flooder = Allocator::new(Dialect::Udp, DirectoryHash::Md5, limits);
         let request = AllocationRequest {
             name: if source % 2 == 0 { name.clone() } else { "nobody".parse().expect("a name") },
             qos: QosSpec::RAW,
@@ -269,7 +275,7 @@ fn a_request_for_another_process_on_the_interface_is_left_to_it() {
         (Dialect::EthDix, DirectoryHash::Sha3_256, false),
         (Dialect::Udp, DirectoryHash::Md5, true),
     ] {
-        let mut asking = Endpoint::new(dialect, hash, Limits::default());
+        let mut asking = Allocator::new(dialect, hash, Limits::default());
         let request = AllocationRequest {
             name: "elsewhere".parse().expect("a name"),
             qos: QosSpec::RAW,
@@ -281,7 +287,7 @@ fn a_request_for_another_process_on_the_interface_is_left_to_it() {
         };
         asking.allocate(at(Duration::ZERO), random, request).expect("within limits");
         let message = asking.poll_transmit().expect("a request").message;
-        let mut bystander = Endpoint::new(dialect, hash, Limits::default());
+        let mut bystander = Allocator::new(dialect, hash, Limits::default());
         bystander.handle(at(Duration::ZERO), random, CLIENT, None, &message);
         assert_eq!(bystander.poll_transmit().is_some(), answers, "{dialect:?}");
     }

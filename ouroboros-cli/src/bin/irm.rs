@@ -1,19 +1,16 @@
 //! Tells `irmd` what to do.
 
 use std::{
-    env,
-    error::Error,
-    io,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    process::ExitCode,
+    env, error::Error, ffi::OsStr, io, net::IpAddr, os::unix::ffi::OsStrExt, path::PathBuf,
+    process::ExitCode, thread, time::Duration,
 };
 
 use ouroboros::{
+    LayerError,
     crypto::identity::IdentityKey,
     daemon::{
         Client, DaemonError,
-        protocol::{Request, Response},
+        protocol::{Request, Response, path_from_text, text_of_path},
     },
     trust::{KeyFile, TrustError, TrustFolder},
 };
@@ -23,10 +20,36 @@ use ouroboros_cli::{
     dns, eprintln,
     grammar::{self, Command},
     irmd::State,
+    lists::{self, Overview},
     name_policy, output, print, println,
-    table::table,
 };
 use structopt::StructOpt;
+
+const AFTER_HELP: &str = "\
+EXAMPLES:
+    irm ipcp bootstrap type udp name wan layer internet ip any
+        makes a layer over UDP
+    irm register name my_vpn layer internet
+    irm bind program ovpn name my_vpn
+        has ovpn serve whoever asks for my_vpn
+    irm status --watch
+        shows every second what there is
+    irm --json flow list
+        prints the flows that programs have as JSON
+
+FILES:
+    /etc/ouroboros/irmd.conf  what irmd begins with
+    /run/ouroboros/irmd.sock  where irmd listens
+
+ENVIRONMENT:
+    OUROBOROS_SOCKET  where irmd listens instead
+    OUROBOROS_CONFIG  the folder of keys, where there is no irmd, instead of /etc/ouroboros
+
+EXIT STATUS:
+    0 if it is done; 1 if something failed; 2 if the words make no sense";
+
+/// How often `--watch` shows it again.
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Manages the layers, names and bindings of irmd
 ///
@@ -40,6 +63,7 @@ use structopt::StructOpt;
 /// irm cert sign [key FILE] for N [days D] [in DIR], which prints its certificate for the
 /// owner of a public key (this machine without one) as N: a server's name, or a client,
 /// irm config check FILE, which tells all that is wrong in a file for irmd --config,
+/// irm status, which shows all IPCPs, names and flows,
 /// irm flow list, irm bind|unbind program P name N, irm bind|unbind process PID name N,
 /// irm register|unregister name N layer L, irm completions bash|zsh|fish, which prints what
 /// the shell has to read to complete these words.
@@ -49,25 +73,47 @@ use structopt::StructOpt;
 /// them; key FILE and cert FILE instead of irmd's own key; native, for flows in no
 /// other format; sencpath FILE and cencpath FILE with the algorithms.
 #[derive(StructOpt)]
-#[structopt(name = "irm")]
+#[structopt(name = "irm", after_help = AFTER_HELP)]
 struct Arguments {
     /// Prints lists as JSON
     #[structopt(long)]
     json: bool,
+    /// Shows the status, or a list, again every second
+    #[structopt(short, long)]
+    watch: bool,
     /// A command, such as: ipcp bootstrap type eth-dix name dix layer my_layer dev lo
+    #[structopt(parse(from_os_str = text_of_path))]
     words: Vec<String>,
 }
 
+/// Text with paths in it, as people read it.
+fn shown(text: &str) -> String {
+    path_from_text(text).to_string_lossy().into_owned()
+}
+
 fn main() -> ExitCode {
-    let arguments = ouroboros_cli::arguments::<Arguments>();
+    // Options are text; words are what the grammar takes.
+    let is_word = |argument: &OsStr| !argument.as_bytes().starts_with(b"-");
+    let arguments = ouroboros_cli::arguments_where::<Arguments>(is_word);
     let command = match grammar::parse(&arguments.words) {
         Ok(command) => command,
         Err(error) => {
-            eprintln!("irm: {error}");
+            eprintln!("irm: {}", shown(&error.to_string()));
             return ExitCode::from(2);
         }
     };
-    match run(command, arguments.json) {
+    if arguments.watch && !lists::can_be_watched(&command) {
+        eprintln!("irm: --watch: the status and lists can be watched, nothing else");
+        return ExitCode::from(2);
+    }
+    let mut outcome = run(command.clone(), arguments.json);
+    while arguments.watch && outcome.is_ok() && !output::has_failed() {
+        thread::sleep(INTERVAL);
+        // From the top left on, with what was there cleared.
+        print!("{}", if arguments.json { "" } else { "\x1b[H\x1b[2J" });
+        outcome = run(command.clone(), arguments.json);
+    }
+    match outcome {
         Ok(()) => match output::finish() {
             // Who has read enough is not told that there was more.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -83,6 +129,14 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
     let request = match command {
         Command::Completions(shell) => {
             print!("{}", completions::of_irm(shell));
+            return Ok(());
+        }
+        Command::Status => {
+            let overview = async_std::task::block_on(Overview::ask(&Client::new()))?;
+            match json {
+                true => println!("{}", serde_json::to_string_pretty(&overview)?),
+                false => print!("{}", overview.text()),
+            }
             return Ok(());
         }
         Command::NameDns { name, addresses } => return name_dns(&name, addresses, json),
@@ -104,7 +158,7 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
         }
         Command::SignCertificate { key, name, days, folder } => {
             let key = match key {
-                Some(file) => authority::public_key(file.as_ref())?,
+                Some(file) => authority::public_key(&path_from_text(&file))?,
                 None => own_key()?.public_key().clone(),
             };
             let days = days.unwrap_or(authority::CERTIFICATE_DAYS);
@@ -112,8 +166,9 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
             return Ok(());
         }
         Command::CheckConfiguration { file } => {
-            let configuration = Configuration::read(Path::new(&file))?;
-            println!("{file} makes sense: {configuration}");
+            let file = path_from_text(&file);
+            let configuration = Configuration::read(&file)?;
+            println!("{} makes sense: {configuration}", file.display());
             return Ok(());
         }
         Command::CreateName { name, security } => {
@@ -140,32 +195,10 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
         Response::Ipcps(ipcps) if json => println!("{}", serde_json::to_string_pretty(&ipcps)?),
         Response::Names(names) if json => println!("{}", serde_json::to_string_pretty(&names)?),
         Response::Flows(flows) if json => println!("{}", serde_json::to_string_pretty(&flows)?),
-        Response::Key(key) => println!("{} {}", key.fingerprint, key.path),
-        Response::Ipcps(ipcps) => {
-            let row = |ipcp: ouroboros::daemon::protocol::IpcpEntry| {
-                vec![ipcp.name, ipcp.layer, ipcp.attachment]
-            };
-            let rows: Vec<_> = ipcps.into_iter().map(row).collect();
-            print!("{}", table(&["NAME", "LAYER", "ATTACHED TO"], &rows));
-        }
-        Response::Names(names) => {
-            let row = |name: ouroboros::daemon::protocol::NameEntry| {
-                let processes: Vec<_> = name.processes.iter().map(u32::to_string).collect();
-                let bound = [name.programs, processes].concat().join(", ");
-                vec![name.name, name.layers.join(", "), bound, name.encryption]
-            };
-            let rows: Vec<_> = names.into_iter().map(row).collect();
-            print!("{}", table(&["NAME", "LAYERS", "BOUND TO", "ENCRYPTION"], &rows));
-        }
-        Response::Flows(flows) => {
-            let row = |flow: ouroboros::daemon::protocol::FlowEntry| {
-                let way = if flow.relayed { "relayed" } else { "handed over" };
-                let key = flow.identity.map_or_else(|| "-".to_owned(), |peer| peer.fingerprint);
-                vec![flow.name, flow.peer, key, flow.encryption, way.to_owned()]
-            };
-            let rows: Vec<_> = flows.into_iter().map(row).collect();
-            print!("{}", table(&["NAME", "PEER", "KEY", "ENCRYPTION", "PACKETS"], &rows));
-        }
+        Response::Key(key) => println!("{} {}", key.fingerprint, shown(&key.path)),
+        Response::Ipcps(ipcps) => print!("{}", lists::ipcps(&ipcps)),
+        Response::Names(names) => print!("{}", lists::names(&names)),
+        Response::Flows(flows) => print!("{}", lists::flows(&flows)),
         _ => {}
     }
     Ok(())
@@ -174,7 +207,7 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
 /// Where the authority is: beside this user's key, unless another folder is given.
 fn authority_folder(given: Option<String>) -> Result<PathBuf, TrustError> {
     let own = || TrustFolder::of_user().map(|folder| folder.path().join("authority"));
-    given.map_or_else(own, |folder| Ok(folder.into()))
+    given.map_or_else(own, |folder| Ok(path_from_text(&folder)))
 }
 
 /// This machine's key, which only who may read its file has.
@@ -182,8 +215,9 @@ fn own_key() -> Result<IdentityKey, Box<dyn Error>> {
     let Response::Key(entry) = async_std::task::block_on(ask(Request::ShowKey))? else {
         return Err("irmd does not tell its key".into());
     };
-    let key = KeyFile::at(&entry.path).load()?;
-    Ok(key.ok_or_else(|| format!("{}: there is no such file", entry.path))?)
+    let file = path_from_text(&entry.path);
+    let key = KeyFile::at(&file).load()?;
+    Ok(key.ok_or_else(|| format!("{}: there is no such file", file.display()))?)
 }
 
 /// Prints where clients are to find the server of `name`. Without addresses these are the
@@ -202,7 +236,7 @@ fn name_dns(name: &str, addresses: Vec<IpAddr>, json: bool) -> Result<(), Box<dy
 fn layer_addresses(name: &str) -> Result<Vec<IpAddr>, Box<dyn Error>> {
     let asked = async {
         let ipcps = Client::new().ask(&Request::ListIpcps).await?;
-        Ok::<_, DaemonError>((ipcps, Client::new().ask(&Request::ListNames).await?))
+        Ok::<_, LayerError>((ipcps, Client::new().ask(&Request::ListNames).await?))
     };
     let (Response::Ipcps(ipcps), Response::Names(names)) = async_std::task::block_on(asked)? else {
         return Err("irmd does not tell its layers".into());
@@ -218,7 +252,7 @@ fn layer_addresses(name: &str) -> Result<Vec<IpAddr>, Box<dyn Error>> {
 /// Asks the daemon; without one, keys are those of the user.
 async fn ask(request: Request) -> Result<Response, Box<dyn Error>> {
     match Client::new().ask(&request).await {
-        Err(DaemonError::NotRunning(_) | DaemonError::NotPermitted(_))
+        Err(LayerError::Daemon(DaemonError::NotRunning(_) | DaemonError::NotPermitted(_)))
             if matches!(request, Request::ShowKey | Request::GenerateKey { .. }) =>
         {
             Ok(State::default().handle(request).await?)

@@ -20,8 +20,14 @@ use ouroboros::{
 };
 use ouroboros_cli::{
     confine::confine,
-    eprintln, output,
-    ovpn::{Accepted, Clients, Outcome, Settings, Told, client, server},
+    eprintln,
+    http::Place,
+    output,
+    ovpn::{
+        Accepted, Clients, Invite, Join, Outcome, Settings, Told, client, keep_serving, serve_name,
+        server,
+        status::{self, Observed},
+    },
     println, service, termination,
 };
 use rustix::thread::CapabilitySet;
@@ -33,12 +39,55 @@ const MOST_QUEUES: usize = 8;
 /// The longest silence that can be asked for: a day.
 const MOST_SECONDS: u32 = 86_400;
 
+const AFTER_HELP: &str = "\
+EXAMPLES:
+    ovpn --serve office --ip 10.0.0.1/24
+        serves the clients that are invited
+    ovpn invite alice --server vpn.example.org
+        prints the line by which one client joins, once, within a day
+    ovpn join LINE
+        joins that server, and has the tunnel run
+    ovpn clients revoke alice
+        ends a client's tunnel, and gives it no other
+    ovpn --dev office0 --ip 10.0.0.1/24 --metrics unix:/run/ouroboros/office0
+        serves all clients with one device, and its metrics to a scraper
+    ovpn -n my_vpn --ip server --accept-routes --identify
+        connects to the server of my_vpn, and takes its addresses and routes from it
+    ovpn status --watch
+        shows every second who is connected, from where, and what has gone through
+
+METRICS:
+    Of a tunnel, with the label device: ovpn_info, ovpn_peers, ovpn_sent_packets_total,
+    ovpn_sent_bytes_total, ovpn_received_packets_total, ovpn_received_bytes_total,
+    ovpn_dropped_packets_total (cause). Of each peer, with the labels device, name and peer
+    (the fingerprint of its key, or its address): ovpn_peer_age_seconds,
+    ovpn_peer_silence_seconds, ovpn_peer_round_trip_seconds, ovpn_peer_sent_packets_total,
+    ovpn_peer_sent_bytes_total, ovpn_peer_received_packets_total,
+    ovpn_peer_received_bytes_total, ovpn_peer_missed_packets, ovpn_peer_undelivered_packets,
+    ovpn_peer_dropped_packets_total, ovpn_peer_mtu_bytes.
+
+FILES:
+    /etc/ouroboros/NAME.clients the clients of --serve NAME: a key, a name, addresses a line
+    /etc/ouroboros/ovpn/*.env   the options of tunnels (ovpn@.service), as join writes them
+    /run/ouroboros/irmd.sock    where irmd listens
+    /run/ouroboros/ovpn/*.sock  where running tunnels tell of themselves (ovpn status)
+
+ENVIRONMENT:
+    OUROBOROS_SOCKET      where irmd listens instead
+    OUROBOROS_NO_OFFLOAD  offloads to do without, as for --no-offload
+    RUST_LOG              what is logged: error, warn, info (by default), debug or trace
+
+EXIT STATUS:
+    0 if it was ended by a signal, or has shown what was asked for; 1 if something failed; 2
+    if the arguments make no sense";
+
 /// An IP tunnel over an Ouroboros flow
 ///
 /// Without a name, waits for flows to the names that this program is bound to.
 #[derive(StructOpt)]
 #[structopt(
     name = "ovpn",
+    after_help = AFTER_HELP,
     settings = &[
         AppSettings::SubcommandsNegateReqs,
         AppSettings::ArgsNegateSubcommands,
@@ -50,6 +99,10 @@ struct Arguments {
     /// Allocates a flow to this name
     #[structopt(short, long)]
     name: Option<Name>,
+    /// Serves this name to the clients that `ovpn invite` lets in; irmd has the name, and a
+    /// layer over UDP, from then on
+    #[structopt(long, value_name = "NAME", conflicts_with = "name")]
+    serve: Option<Name>,
     /// Name of the tunnel's device; tun0, tun1, ... otherwise
     #[structopt(long, value_name = "DEVICE")]
     dev: Option<String>,
@@ -104,12 +157,26 @@ struct Arguments {
     /// Server: remembers in this file which addresses clients with an identity have
     #[structopt(long, parse(from_os_str), value_name = "FILE", conflicts_with = "name")]
     leases: Option<PathBuf>,
+    /// Client: has irmd make a layer over UDP, at every address, if it has none
+    #[structopt(long, requires = "name")]
+    ensure_layer: bool,
     /// Client: routes the networks that the server tells of through the tunnel
     #[structopt(long, requires = "name")]
     accept_routes: bool,
     /// Client: uses the resolvers that the server tells of
     #[structopt(long, requires = "name")]
     accept_dns: bool,
+    /// Client: leads everything beyond this machine's own networks through the tunnel. The
+    /// way to the server follows the uplink. Undone at the end
+    #[structopt(long, requires = "name")]
+    full_tunnel: bool,
+    /// Client: with --full-tunnel, nothing goes another way before the tunnel is up and
+    /// while it is away, also if ovpn is killed: until it is started again and ends
+    #[structopt(long, requires = "full-tunnel")]
+    kill_switch: bool,
+    /// Server: what clients send beyond it leaves with its own address (nftables)
+    #[structopt(long, conflicts_with = "name")]
+    masquerade: bool,
     /// Spreads an encrypted tunnel's connections over so many flows, for machines with more
     /// cores than one flow keeps busy
     #[structopt(
@@ -134,6 +201,10 @@ struct Arguments {
     /// Does without offloads: a list of tcp, udp, checksums, segments, coalesces, or all
     #[structopt(long, value_name = "LIST")]
     no_offload: Option<String>,
+    /// Serves metrics for Prometheus at this Unix socket or port of this machine, as
+    /// /metrics
+    #[structopt(long, value_name = "unix:PATH|127.0.0.1:PORT")]
+    metrics: Option<Place>,
     #[structopt(subcommand)]
     command: Option<Command>,
 }
@@ -141,8 +212,14 @@ struct Arguments {
 /// What is asked of others than a tunnel of this process.
 #[derive(StructOpt)]
 enum Command {
+    /// Shows the tunnels that run on this machine, and who is connected
+    Status(status::Options),
     /// Lists, renames and revokes the clients of this machine's servers
     Clients(Clients),
+    /// Invites a client: prints a line that it joins with, once
+    Invite(Invite),
+    /// Joins a server by an invitation, and has the tunnel run
+    Join(Join),
 }
 
 fn main() -> ExitCode {
@@ -150,7 +227,10 @@ fn main() -> ExitCode {
     ouroboros_cli::log(false);
     if let Some(command) = &arguments.command {
         let done = match command {
+            Command::Status(options) => task::block_on(status::status(options)),
             Command::Clients(command) => task::block_on(command.run()),
+            Command::Invite(command) => task::block_on(command.run()),
+            Command::Join(command) => task::block_on(command.run()),
         };
         return finished(done);
     }
@@ -218,6 +298,11 @@ fn settings(arguments: &Arguments) -> Result<Settings, String> {
             search_domains: arguments.search.clone(),
         },
         accepted: Accepted { routes: arguments.accept_routes, dns: arguments.accept_dns },
+        full_tunnel: arguments.full_tunnel,
+        kill_switch: arguments.kill_switch,
+        masquerade: arguments.masquerade,
+        ensure_layer: arguments.ensure_layer,
+        observed: Observed::default(),
     })
 }
 
@@ -305,10 +390,21 @@ async fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
     let tunnels = async {
         match &arguments.name {
             Some(name) => client(&irm, name, spec(arguments)?, settings).await,
-            None => server(&irm, settings).await,
+            None => match &arguments.serve {
+                Some(name) => {
+                    serve_name(name).await?;
+                    future::or(server(&irm, settings), keep_serving(name)).await
+                }
+                None => server(&irm, settings).await,
+            },
         }
     };
     let watched = service::watchdog(|| ());
+    let told = async {
+        let served = status::serve(&settings.observed, arguments.metrics.as_ref()).await;
+        served.map_err(|error| format!("--metrics: {error}").into())
+    };
+    let tunnels = future::or(tunnels, told);
     future::or(future::or(tunnels, watched), async {
         signals.next().await;
         service::stopping();

@@ -99,7 +99,7 @@ impl Configured {
                     self.pending.registrations.remove(&(name, layer));
                 }
                 // That its IPCP has to wait is said.
-                Err(Error::NoLayer(_)) => {}
+                Err(Error::Layer(LayerError::NoSuchLayer(_))) => {}
                 Err(error) => {
                     self.pending.say(format!("{name} in layer {layer}"), error.to_string());
                 }

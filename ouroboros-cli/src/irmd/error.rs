@@ -3,15 +3,14 @@
 use std::{io, path::PathBuf};
 
 use ouroboros::{
-    AllocateError, LayerError,
-    crypto::{UnknownAlgorithm, identity::InvalidFingerprint},
-    daemon::{Failure, security::BadSecurity},
+    AllocateError, LayerError, PolicyError,
+    crypto::identity::InvalidFingerprint,
+    daemon::{DaemonError, Failure},
+    error::TooManyFlows,
     proto::negotiation::IdentityError,
     trust::{ClientsError, InvalidClientName, TrustError},
     wire::InvalidName,
 };
-
-use super::flows::TooManyFlows;
 
 /// A request that fails.
 #[derive(Debug, thiserror::Error)]
@@ -20,24 +19,9 @@ pub enum Error {
     /// Misuse: the text is no name.
     #[error(transparent)]
     InvalidName(#[from] InvalidName),
-    /// Misuse: there is no IPCP of that name.
-    #[error("{0}: no such IPCP")]
-    NoIpcp(String),
-    /// Misuse: there is no layer of that name.
-    #[error("{0}: no such layer")]
-    NoLayer(String),
-    /// Misuse: the name is not known.
-    #[error("{0}: no such name")]
-    NoName(String),
-    /// Misuse: nothing like that is bound to the name.
-    #[error("{0}: no such binding")]
-    NoBinding(String),
     /// Misuse: there is no process with that id.
     #[error("{0}: no such process")]
     NoProcess(u32),
-    /// Misuse: an IPCP has that name.
-    #[error("{0}: there is such an IPCP already")]
-    IpcpExists(String),
     /// Misuse: the name was created before.
     #[error("{0}: there is such a name already: irm name change gives it another policy")]
     NameExists(String),
@@ -50,12 +34,6 @@ pub enum Error {
     /// Misuse: no such hash is known.
     #[error("{0}: not a directory hash (sha3-224, -256, -384 or -512)")]
     DirectoryHash(String),
-    /// Misuse: no such algorithm is known.
-    #[error(transparent)]
-    Algorithm(#[from] UnknownAlgorithm),
-    /// Misuse: what is asked of a flow's security makes no sense.
-    #[error(transparent)]
-    Security(#[from] BadSecurity),
     /// A clients' file cannot be edited as asked.
     #[error(transparent)]
     Clients(#[from] ClientsError),
@@ -74,25 +52,9 @@ pub enum Error {
     /// Misuse: several names have.
     #[error("several names have their clients in a file: say which (--service): {0}")]
     SeveralClientsFiles(String),
-    /// Misuse: the application asks for less than the name's policy names.
-    #[error(
-        "the application asks for {asked}, and the policy of {name} (cencpath) for {named}, which \
-         is more: ask for no algorithms, or for as much"
-    )]
-    Weaker {
-        /// The name.
-        name: String,
-        /// The application's algorithms.
-        asked: String,
-        /// Those of the policy.
-        named: String,
-    },
-    /// Misuse: what a program demands cannot be had together with the name's policy.
-    #[error(
-        "{0}: the program demands other authorities, or keys where the name's policy (irm name \
-         create) has authorities: have one of the two say who gets a flow"
-    )]
-    Contradiction(String),
+    /// Misuse: what a program asks for cannot be had together with the name's policy.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// Misuse, or a newer application: the request is not known.
     #[error("a request that this irmd does not know")]
     UnknownRequest,
@@ -129,7 +91,11 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
             Error::Allocate(error) => error.into(),
-            other => Self::Other(other.to_string()),
+            Error::Layer(error) => error.into(),
+            Error::InvalidName(error) => LayerError::from(error).into(),
+            Error::Policy(error) => AllocateError::from(error).into(),
+            Error::TooManyFlows(error) => DaemonError::from(error).into(),
+            other => Self::other(other),
         }
     }
 }

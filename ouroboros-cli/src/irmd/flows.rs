@@ -7,23 +7,14 @@ use std::{
 };
 
 use async_channel::{Receiver, Sender, bounded};
-use ouroboros::{FlowInfo, ServerSecurity, daemon::protocol::FlowEntry, wire::Name};
+use ouroboros::{
+    FlowInfo, ServerSecurity, daemon::protocol::FlowEntry, error::TooManyFlows, wire::Name,
+};
 
 /// A relayed flow costs two threads and their buffers.
 const RELAYED: usize = 128;
 /// A flow that was handed over costs two descriptors.
 const HANDED_OVER: usize = 4096;
-
-/// The daemon carries as many flows as it may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TooManyFlows {
-    /// Those whose frames pass through it.
-    #[error("irmd relays {0} flows already, which is as many as it may")]
-    Relayed(usize),
-    /// Those whose sockets applications have.
-    #[error("applications have {0} flows of irmd already, which is as many as they may")]
-    HandedOver(usize),
-}
 
 /// The flows that applications have.
 #[derive(Debug)]

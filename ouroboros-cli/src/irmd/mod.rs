@@ -7,6 +7,7 @@ mod connections;
 mod error;
 mod flows;
 mod keys;
+pub mod metrics;
 mod policy;
 mod process;
 mod serve;

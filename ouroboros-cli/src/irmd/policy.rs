@@ -10,9 +10,12 @@ use std::{
 };
 
 use ouroboros::{
-    FlowSpec, Identity, ServerSecurity, Trust,
+    FlowSpec, Identity, PolicyError, ServerSecurity, Trust,
     crypto::{Algorithms, Suite, identity::CaStore},
-    daemon::security::{Authentication, FlowSecurity},
+    daemon::{
+        protocol::path_from_text,
+        security::{Authentication, FlowSecurity},
+    },
     proto::{
         native::Capabilities,
         negotiation::{ClientSecurity, ProfilePolicy},
@@ -79,18 +82,19 @@ impl Policy {
             _ => security.identity(self.identity(name, folder, keys)?),
         };
         if let Authentication::Keys(path) = &self.authentication {
-            security.invited = trust::invitations(path.as_ref());
+            security.invited = trust::invitations(&path_from_text(path));
         }
         security.clients = match &self.authentication {
             Authentication::Keys(path) => Trust::Keys(match last.map(|last| &last.clients) {
                 Some(Trust::Keys(last)) => {
-                    let (clients, flaws) = trust::reread_authorized_keys(path.as_ref(), last);
+                    let (clients, flaws) =
+                        trust::reread_authorized_keys(&path_from_text(path), last);
                     for flaw in flaws {
                         tracing::error!(%name, %flaw, "a list of clients is not as it should be");
                     }
                     clients
                 }
-                _ => trust::authorized_keys(path.as_ref())?,
+                _ => trust::authorized_keys(&path_from_text(path))?,
             }),
             Authentication::Authorities(own) => {
                 Trust::Authorities(authorities(own.as_deref(), folder)?)
@@ -132,7 +136,9 @@ impl Policy {
     ) -> Result<Allocation, Error> {
         let encrypted = self.client.is_some() || self.authenticates() || self.native;
         let (mut security, mut identified) = match asked {
-            Some(asked) => (self.with_named(name, asked.open()?)?, asked.identified),
+            Some(FlowSecurity { asked, identified }) => {
+                (self.with_named(name, asked.clone())?, *identified)
+            }
             None if encrypted => (self.client.map_or_else(Default::default, Into::into), false),
             None => return Ok(Allocation { spec, remembered: false }),
         };
@@ -206,8 +212,8 @@ impl Policy {
             || named.kdf.is_some_and(|kdf| suite.kdf < kdf)
             || named.cipher.is_some_and(|cipher| suite.cipher < cipher);
         if weaker {
-            let (asked, named) = (suite.to_string(), ClientSecurity::from(named).suite.to_string());
-            return Err(Error::Weaker { name: name.to_string(), asked, named });
+            let (name, named) = (name.to_string(), ClientSecurity::from(named).suite);
+            return Err(PolicyError::WeakerAlgorithms { name, asked: suite, named }.into());
         }
         Ok(asked)
     }
@@ -230,9 +236,9 @@ impl Policy {
         let mut paths = vec![self.key(folder).path().to_owned()];
         paths.extend(self.certificate.clone());
         match &self.authentication {
-            Authentication::Keys(path) => paths.push(path.into()),
+            Authentication::Keys(path) => paths.push(path_from_text(path)),
             Authentication::Authorities(own) => {
-                let place = own.as_ref().map_or_else(|| folder.authorities(), Into::into);
+                let place = own.as_deref().map_or_else(|| folder.authorities(), path_from_text);
                 // A file may be written anew where it is.
                 let files = fs::read_dir(&place).into_iter().flatten().flatten();
                 let mut files: Vec<_> = files.map(|file| file.path()).take(FILES).collect();
@@ -312,14 +318,14 @@ pub(super) fn both(
         (Trust::Keys(own), Trust::Keys(demanded)) => {
             Trust::Keys(own.iter().filter(|key| demanded.contains(key)).copied().collect())
         }
-        _ => return Err(Error::Contradiction(name.to_string())),
+        _ => return Err(PolicyError::Contradiction(name.to_string()).into()),
     };
     Ok(both)
 }
 
 /// Those in the folder of one's own, or else the daemon's, who may have none.
 fn authorities(own: Option<&str>, folder: &TrustFolder) -> Result<CaStore, Error> {
-    let place = own.map_or_else(|| folder.authorities(), PathBuf::from);
+    let place = own.map_or_else(|| folder.authorities(), path_from_text);
     if own.is_none() && !place.exists() {
         return Ok(CaStore::new());
     }

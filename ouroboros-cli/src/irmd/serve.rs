@@ -2,17 +2,22 @@
 //! connection that fails ends its task, never the daemon. That of a flow whose
 //! socket the application has lasts as long as the flow.
 
-use std::{fs, io, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use async_channel::Receiver;
 use futures_lite::future;
 use ouroboros::{
     FlowSpec, RawFlow,
     daemon::{
-        Connection, Failure, Listener, attend, hand_over,
+        Connection, DaemonError, Failure, Listener, attend, hand_over,
         protocol::{FlowEntry, FlowGrant, Request, Response},
         relay, revoke,
-        security::{FlowSecurity, PeerData},
+        security::FlowSecurity,
     },
     log::Limited,
     proto::negotiation::Profile,
@@ -70,9 +75,8 @@ async fn connections(state: Arc<State>, listener: &Listener) {
             if let Some(times) = turned_away.report() {
                 tracing::warn!(user, times, "too many connections: turned away");
             }
-            let busy = Failure::Other("irmd serves too many connections: try again".to_owned());
             // If there is no room for it, the end of the connection says enough.
-            drop(future::poll_once(refuse(&connection, busy)).await);
+            drop(future::poll_once(refuse(&connection, DaemonError::Busy.into())).await);
             continue;
         };
         let state = state.clone();
@@ -97,7 +101,7 @@ async fn answer(state: &State, connection: &Connection, slot: ConnectionSlot) ->
     let request = match asked.await {
         Ok((request, _)) => request,
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            return refuse(connection, Failure::Other("not a request".to_owned())).await;
+            return refuse(connection, Failure::other(format!("not a request: {error}"))).await;
         }
         Err(error) => return Err(error),
     };
@@ -211,8 +215,10 @@ impl Given {
             remote: info.remote,
             encryption: info.suite.map_or_else(|| "none".to_owned(), |suite| suite.to_string()),
             native: info.profile == Some(Profile::Native),
-            identity: info.identity.as_ref().map(PeerData::from),
+            identity: info.identity.clone(),
             relayed: handed.is_none(),
+            process: connection.peer_process().ok(),
+            since: SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|now| now.as_secs()),
         };
         let FlowEntry { name, peer, relayed, .. } = &entry;
         tracing::info!(name, peer, relayed, "flow allocated");

@@ -18,10 +18,13 @@ use super::{
 };
 use event_listener::{Event, EventListener};
 use ouroboros::{
-    Destruction, FlowSpec, Irm, RawFlow, ServerSecurity, Trust,
+    Destruction, FlowSpec, Irm, LayerError, RawFlow, ServerSecurity, Trust,
     crypto::{Algorithms, SystemEntropy},
     daemon::{
-        protocol::{IpcpEntry, KeyEntry, NameEntry, Request, Response, Security, TransportSpec},
+        protocol::{
+            IpcpEntry, KeyEntry, NameEntry, Request, Response, Security, TransportSpec,
+            path_from_text,
+        },
         security::{FlowSecurity, NameDemands},
     },
     trust::{KeyFile, Pin, TrustError, TrustFolder},
@@ -69,10 +72,10 @@ pub struct State {
     accepting_changed: Event,
 }
 
-fn algorithms(security: Option<&Security>) -> Result<Option<Algorithms>, Error> {
+fn algorithms(security: Option<Security>) -> Option<Algorithms> {
     match security {
-        Some(Security::Suite(names)) => Ok(Some(Algorithms::try_from(names)?)),
-        _ => Ok(None),
+        Some(Security::Suite(named)) => Some(named),
+        _ => None,
     }
 }
 
@@ -83,8 +86,9 @@ fn named_policy(request: Request) -> Result<(Name, Policy), Error> {
     else {
         return Err(Error::UnknownRequest);
     };
-    let (server, client) = (algorithms(server.as_ref())?, algorithms(client.as_ref())?);
-    let (key, certificate) = (key.map(Into::into), certificate.map(Into::into));
+    let (server, client) = (algorithms(server), algorithms(client));
+    let (key, certificate) =
+        (key.as_deref().map(path_from_text), certificate.as_deref().map(path_from_text));
     let policy = Policy { server, client, authentication, native, key, certificate };
     Ok((name.parse()?, policy))
 }
@@ -111,12 +115,13 @@ impl State {
                 if created || self.irm.destroy(&name) == Destruction::Destroyed {
                     Ok(Response::Done)
                 } else {
-                    Err(Error::NoIpcp(name))
+                    Err(LayerError::NoSuchIpcp(name).into())
                 }
             }
             Request::ListFlows => Ok(Response::Flows(self.flows.list())),
             Request::ListIpcps => Ok(Response::Ipcps(self.ipcps())),
             Request::ListClients { name } => self.list_clients(name.as_deref()),
+            Request::ServeClients { name } => self.serve_clients(&name).await,
             Request::RenameClient { name, client, to } => {
                 self.rename_client(name.as_deref(), &client, &to)
             }
@@ -127,7 +132,7 @@ impl State {
             Request::ChangeName { policy } => {
                 let (name, policy) = named_policy(*policy)?;
                 if !self.tables().names.contains_key(&name) {
-                    return Err(Error::NoName(name.to_string()));
+                    return Err(LayerError::NoSuchName(name.to_string()).into());
                 }
                 self.put_policy(name, policy)
             }
@@ -155,7 +160,7 @@ impl State {
             Request::Register { name, layer } => self.register(&name, &layer).await,
             Request::Unregister { name, layer } => {
                 let known =
-                    self.irm.layer(&layer).ok_or_else(|| Error::NoLayer(layer.to_string()))?;
+                    self.irm.layer(&layer).ok_or_else(|| LayerError::NoSuchLayer(layer.clone()))?;
                 known.unregister(&name).await?;
                 Ok(Response::Done)
             }
@@ -181,7 +186,7 @@ impl State {
 
     fn create_ipcp(&self, name: String, kind: String) -> Outcome {
         if self.ipcps().iter().any(|ipcp| ipcp.name == name) {
-            return Err(Error::IpcpExists(name));
+            return Err(LayerError::IpcpExists(name).into());
         }
         self.tables().created.insert(name, kind);
         Ok(Response::Done)
@@ -272,7 +277,8 @@ impl State {
     }
 
     async fn register(&self, name: &str, layer: &str) -> Outcome {
-        let known = self.irm.layer(layer).ok_or_else(|| Error::NoLayer(layer.to_string()))?;
+        let known =
+            self.irm.layer(layer).ok_or_else(|| LayerError::NoSuchLayer(layer.to_owned()))?;
         let parsed: Name = name.parse()?;
         self.tables().names.entry(parsed).or_default();
         // Its key, before anybody can ask for it.
@@ -338,18 +344,18 @@ impl State {
     ///
     /// It makes no sense, or cannot be had together with the policy.
     pub(super) fn demand(&self, pid: u32, demands: &[NameDemands]) -> Result<(), Error> {
-        for demand in demands {
-            let (name, security) = demand.open()?;
+        for NameDemands { name, security } in demands {
             let mut tables = self.tables();
             let state = tables.names.entry(name.clone()).or_default();
             let own = state.own.clone().unwrap_or_else(|| state.policy.without_files());
-            policy::both(&name, &own, &security)?;
-            let same = state.demands.get(&pid).is_some_and(|(process, known)| {
-                process.lives() && format!("{known:?}") == format!("{security:?}")
-            });
+            policy::both(name, &own, security)?;
+            let same = state
+                .demands
+                .get(&pid)
+                .is_some_and(|(process, known)| process.lives() && known == security);
             if !same {
-                state.demands.insert(pid, (Process::with_id(pid)?, security));
-                self.apply(&name, state);
+                state.demands.insert(pid, (Process::with_id(pid)?, security.clone()));
+                self.apply(name, state);
             }
         }
         Ok(())
@@ -424,7 +430,7 @@ impl State {
     async fn destroy_name(&self, name: &str) -> Outcome {
         let parsed: Name = name.parse()?;
         if self.tables().names.remove(&parsed).is_none() {
-            return Err(Error::NoName(name.to_owned()));
+            return Err(LayerError::NoSuchName(name.to_owned()).into());
         }
         for layer in self.irm.layers() {
             // It may be registered in some layers only.
@@ -468,7 +474,7 @@ impl State {
         let parsed: Name = name.parse()?;
         let found = self.tables().names.get_mut(&parsed).is_some_and(unbind);
         self.accepting_changed.notify(usize::MAX);
-        if found { Ok(Response::Done) } else { Err(Error::NoBinding(name.to_owned())) }
+        if found { Ok(Response::Done) } else { Err(LayerError::NotBound(name.to_owned()).into()) }
     }
 
     /// The names bound to process `pid` or to its program, `executable`.

@@ -6,14 +6,20 @@ mod backoff;
 mod client;
 mod clients;
 mod configured;
+mod full_tunnel;
+mod invite;
+mod join;
+mod layer;
 mod leases;
+mod masquerade;
 mod network;
 mod server;
+pub mod status;
 
 use std::{net::IpAddr, path::PathBuf};
 
 use ouroboros::{
-    FlowInfo, Offload, PeerIdentity, ServerSecurity, Tunnel, TunnelBuilder,
+    FlowInfo, LayerError, Offload, PeerIdentity, ServerSecurity, Tunnel, TunnelBuilder,
     daemon::{
         Client, DaemonError,
         protocol::{Request, Response},
@@ -25,7 +31,11 @@ use ouroboros::{
 use attempts::Attempts;
 pub use client::client;
 pub use clients::Clients;
+pub use invite::Invite;
+pub use join::Join;
+pub use layer::{keep_serving, serve_name};
 pub use server::server;
+use status::Observed;
 
 /// What a tunnel's end came to.
 pub type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
@@ -54,6 +64,16 @@ pub struct Settings {
     pub told: Told,
     /// What a client takes of it.
     pub accepted: Accepted,
+    /// A client leads everything through its tunnel.
+    pub full_tunnel: bool,
+    /// With a full tunnel: nothing leaves another way, be there a tunnel or not.
+    pub kill_switch: bool,
+    /// What a server's clients send beyond it has the server's own address.
+    pub masquerade: bool,
+    /// A client has irmd make a layer over UDP if it has none.
+    pub ensure_layer: bool,
+    /// Who can be asked how the tunnel is.
+    pub observed: Observed,
 }
 
 /// What a server tells its clients, beside their addresses.
@@ -115,14 +135,18 @@ fn announce(info: &FlowInfo) {
 }
 
 /// This machine's key, which the daemon has. Waits for the daemon.
-async fn own_key() -> Result<String, DaemonError> {
+async fn own_key() -> Result<String, LayerError> {
     let mut attempts = Attempts::default();
     loop {
         attempts.pause().await;
         match Client::new().ask(&Request::ShowKey).await {
             Ok(Response::Key(key)) => return Ok(key.fingerprint),
-            Ok(_) => return Err(DaemonError::Refused("irmd does not tell its key".to_owned())),
-            Err(error) if daemon_may_come(&error) => attempts.say(&format!("Not yet: {error}.")),
+            Ok(_) => {
+                return Err(DaemonError::Refused("irmd does not tell its key".to_owned()).into());
+            }
+            Err(LayerError::Daemon(error)) if daemon_may_come(&error) => {
+                attempts.say(&format!("Not yet: {error}."))
+            }
             Err(error) => return Err(error),
         }
     }

@@ -12,7 +12,8 @@ use std::{
 use async_std::task;
 use futures_lite::future;
 use ouroboros::{
-    AllocateError, ClientEvent, ClientId, Flow, Hub, HubBuilder, Irm, LaneAcceptor, ServerSecurity,
+    AllocateError, ClientEvent, ClientId, Flow, Hub, HubBuilder, Irm, LaneAcceptor, LayerError,
+    ServerSecurity,
     daemon::DaemonError,
     proto::hub::{Configuration, IpNet},
 };
@@ -20,6 +21,7 @@ use ouroboros::{
 use super::{
     Outcome, Settings, announce,
     leases::Leases,
+    masquerade::{self, Masquerade},
     network::{self, Grant, Network},
     own_key,
 };
@@ -43,15 +45,31 @@ pub async fn server(irm: &Irm, settings: &Settings) -> Outcome {
     // daemon is waited for.
     match own_key().await {
         Ok(key) => println!("This machine's key is {key}."),
-        Err(DaemonError::Refused(reason)) => println!("Warning: no client can know it: {reason}."),
+        Err(LayerError::Daemon(DaemonError::Refused(reason))) => {
+            println!("Warning: no client can know it: {reason}.");
+        }
         Err(error) => return Err(error.into()),
     }
     let device = settings.tunnel().queues(settings.lanes);
     let hub = HubBuilder::new(device).forward_between_clients(settings.forward).build()?;
+    let networks = settings.addresses.iter();
+    let networks = networks.filter_map(|own| IpNet::new(own.address(), own.prefix()).ok());
+    let networks: Vec<_> = networks.collect();
+    let _masquerade = match settings.masquerade {
+        true => Some(Masquerade::begin(hub.interface_name(), &networks)?),
+        false => None,
+    };
+    if settings.masquerade {
+        for missing in masquerade::not_forwarded(&networks) {
+            println!("Warning: {missing}.");
+        }
+    }
+    let hub = Arc::new(hub);
+    let _observing = settings.observed.server(&hub, &settings.addresses);
     let mut server = Server {
         network: Network::new(&settings.addresses),
         settings,
-        hub: Arc::new(hub),
+        hub,
         prefixes: HashMap::new(),
         present: Arc::default(),
         leases: settings.leases.as_deref().map(Leases::at),

@@ -94,3 +94,46 @@ pub(crate) fn clients_with_addresses_of_their_own_share_the_server() {
     assert!(pings(&pair.two, "again", "10.9.0.1"));
     drop((first, third));
 }
+
+/// What every IPv6 link has to carry passes, whatever the link outside does; between
+/// two clients, too.
+pub(crate) fn ipv6_passes_inside_over_the_smallest_links() {
+    for mtu in [1000, 576] {
+        let pair = Pair::new(UDP4);
+        for host in [&pair.one, &pair.two] {
+            host.ip(&format!("link set eth0 mtu {mtu}"));
+        }
+        let _server = server(&pair, "--forward");
+        let words = |number: usize| {
+            format!(
+                "-n my_vpn --ip 10.9.0.{number}/24 --ip fd09::{number}/64 --crypt --dev vpn{number}"
+            )
+        };
+        let third = Host::new();
+        let _clients = [7, 8].map(|number| pair.two.start("ovpn", &words(number), "is up"));
+        pair.two.ip(&format!("link set vpn8 netns {}", third.namespace.path()));
+        third.ip("addr add 10.9.0.8/24 dev vpn8");
+        third.ip("addr add fd09::8/64 dev vpn8 nodad");
+        third.ip("link set vpn8 up");
+        let large = |host: &Host, to: &str| {
+            let size = if to.contains(':') { 1280 - 48 } else { 1280 - 28 };
+            host.run("ping", &format!("-c1 -W1 -s {size} {to}")).status.success()
+        };
+        for to in ["10.9.0.1", "fd09::1", "10.9.0.8", "fd09::8"] {
+            eventually("a large ping comes back", || large(&pair.two, to));
+        }
+        for to in ["10.9.0.1", "fd09::1", "10.9.0.7", "fd09::7"] {
+            eventually("a large ping comes back", || large(&third, to));
+        }
+        for (to, at) in [
+            (&pair.one, "10.9.0.1:4242"),
+            (&pair.one, "[fd09::1]:4242"),
+            (&third, "[fd09::8]:4242"),
+        ] {
+            transfer(&pair.two, to, at, 1 << 20);
+        }
+        for (host, device) in [(&pair.one, "office0"), (&pair.two, "vpn7"), (&third, "vpn8")] {
+            assert!(host.ip(&format!("-o link show {device}")).contains("mtu 1280 "));
+        }
+    }
+}

@@ -5,14 +5,17 @@ mod addresses;
 mod confined;
 mod devices;
 mod eavesdropper;
+mod full_tunnel;
 mod host;
 mod hostile;
 mod hub;
+mod joining;
 mod killed;
 mod known;
 mod moving;
 mod probe;
 mod returning;
+mod status;
 mod survival;
 mod tools;
 mod tutorial;
@@ -23,13 +26,16 @@ use addresses::*;
 use confined::*;
 use devices::*;
 use eavesdropper::*;
+use full_tunnel::*;
 use hostile::*;
 use hub::*;
+use joining::*;
 use killed::*;
 use known::*;
 use moving::*;
 use ouroboros_testing::Needs;
 use returning::*;
+use status::*;
 use survival::*;
 use tools::*;
 use tutorial::*;
@@ -45,6 +51,7 @@ fn main() -> ExitCode {
             a_process_is_bound_by_its_id,
             an_eavesdropper_reads_pings_of_a_plain_tunnel_only,
             ipv6_passes_inside_the_tunnel,
+            a_server_and_its_clients_tell_how_their_tunnels_are,
             the_server_outlives_a_client_that_was_killed,
             a_client_outlives_a_server_that_was_killed,
             a_client_s_tunnel_comes_back_after_its_server_and_leaks_nothing_meanwhile,
@@ -75,10 +82,15 @@ fn main() -> ExitCode {
             a_server_gives_its_clients_addresses_and_has_one_device,
             a_server_s_own_demands_refuse_who_does_not_meet_them,
             clients_with_addresses_of_their_own_share_the_server,
+            a_full_tunnel_takes_everything_but_its_own_packets_and_is_undone,
+            a_kill_switch_lets_nothing_out_before_and_after_the_tunnel,
+            clients_join_by_a_line_and_are_listed_renamed_and_revoked,
+            a_server_and_its_client_are_back_when_all_was_started_anew,
             a_device_that_was_down_gets_its_ipv6_addresses_and_routes_back,
             a_device_that_is_renamed_is_followed,
             a_device_in_another_network_namespace_goes_on,
             a_device_that_is_deleted_ends_its_tunnel_and_is_named,
+            ipv6_passes_inside_over_the_smallest_links,
             garbage_under_every_eid_does_not_disturb_a_live_flow;
         Needs::Namespaces:
             a_layer_on_an_address_that_is_not_there_yet_waits_for_it,
@@ -86,7 +98,8 @@ fn main() -> ExitCode {
             a_ping_of_nobody_says_so_and_succeeds,
             an_echo_is_returned,
             a_rate_is_measured_one_way_and_both,
-            a_constant_bit_rate_is_counted;
+            a_constant_bit_rate_is_counted,
+            a_tunnel_that_waits_tells_what_it_waits_for;
         Needs::Root: an_application_without_privilege_has_its_ethernet_flows_relayed_and_its_udp_flows_not
     ]
     .run()

@@ -17,4 +17,5 @@ pub mod proto;
 #[doc(hidden)]
 pub mod sync;
 mod sys;
+mod text;
 pub mod wire;

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     driver,
-    error::{AllocateError, PolicyError},
+    error::{AllocateError, LayerError, NotEmbedded, PolicyError},
     flow::{FlowCloser, FlowSpec, RawFlow},
     proto::negotiation::ServerSecurity,
     transport::{HandOver, OffPathHandler, Stray, TakeFrame},
@@ -59,9 +59,9 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// As [`DaemonError`] says; [`Response::Error`] becomes
+    /// As [`LayerError`] says; what has no type of its own is a
     /// [`DaemonError::Refused`].
-    pub async fn ask(&self, request: &Request) -> Result<Response, DaemonError> {
+    pub async fn ask(&self, request: &Request) -> Result<Response, LayerError> {
         match self.exchange(request, ANSWER_TIMEOUT).await?.0 {
             (Response::Error(failure), _) => Err(failure.into()),
             (response, _) => Ok(response),
@@ -127,15 +127,18 @@ impl Client {
     pub async fn allocate(&self, name: &str, spec: FlowSpec) -> Result<RawFlow, AllocateError> {
         let security = spec.security();
         if security.is_some_and(|security| security.identity.is_some()) {
-            let reason =
-                "flows through irmd have irmd's identity: ask for it with `with_manager_identity`";
-            return Err(DaemonError::Refused(reason.to_owned()).into());
+            let operation = "allocate with an identity";
+            let instead = "flows have the identity of irmd: ask for it with_manager_identity";
+            return Err(NotEmbedded { operation, instead }.into());
         }
         let timeout = spec.allocation_timeout();
         let request = Request::Allocate {
             name: name.to_owned(),
             qos: spec.qos(),
-            security: security.map(|security| FlowSecurity::new(security, spec.manager_identity)),
+            security: security.map(|asked| FlowSecurity {
+                asked: asked.clone(),
+                identified: spec.manager_identity,
+            }),
             timeout: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
             server: spec.server.clone(),
         };

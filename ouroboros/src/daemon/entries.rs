@@ -3,8 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::security::PeerData;
-use crate::{crypto::identity::IdentityKey, transport::ScopedAddress, trust::KeyFile, wire::Eid};
+use super::path_text::text_of_path;
+use crate::{
+    crypto::identity::IdentityKey, proto::negotiation::PeerIdentity, transport::ScopedAddress,
+    trust::KeyFile, wire::Eid,
+};
 
 /// What an IPCP is bootstrapped over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +36,7 @@ pub enum TransportSpec {
 pub struct KeyEntry {
     /// What it is known by.
     pub fingerprint: String,
-    /// The file it is in.
+    /// The file it is in ([`text_of_path`]).
     pub path: String,
 }
 
@@ -41,7 +44,7 @@ impl KeyEntry {
     /// The key that is in `file`.
     pub fn new(file: &KeyFile, key: &IdentityKey) -> Self {
         let fingerprint = key.public_key().fingerprint().to_string();
-        Self { fingerprint, path: file.path().display().to_string() }
+        Self { fingerprint, path: text_of_path(file.path()) }
     }
 }
 
@@ -107,8 +110,14 @@ pub struct FlowEntry {
     /// Whether they have the native profile.
     pub native: bool,
     /// Who the peer is; `None`: nobody knows.
-    pub identity: Option<PeerData>,
+    pub identity: Option<PeerIdentity>,
     /// Whether its frames pass through the daemon; otherwise the application
     /// has the flow's own socket.
     pub relayed: bool,
+    /// The process that has it; an older daemon does not say.
+    #[serde(default)]
+    pub process: Option<u32>,
+    /// Since when, in seconds since 1970; an older daemon does not say.
+    #[serde(default)]
+    pub since: Option<u64>,
 }

@@ -1,101 +1,39 @@
-//! Why the daemon did not do what it was asked, on its way to who asked. What a
-//! program can act on keeps its type; the rest is a text for people.
+//! Why the daemon did not do what it was asked, on its way to who asked: an error of
+//! the type that it has without a daemon.
 //!
 //! Not here: the errors themselves (`error`).
 
-use std::io;
-
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    crypto::identity::{CertificateError, Fingerprint},
-    error::{AllocateError, DaemonError},
-};
+use crate::error::{AllocateError, DaemonError, LayerError};
 
 /// What went wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[error(transparent)]
 #[non_exhaustive]
 pub enum Failure {
-    /// Anything that has no type of its own here, for people to read.
-    Other(String),
-    /// [`AllocateError::UnsupportedQos`].
-    UnsupportedQos,
-    /// [`AllocateError::NoLayer`].
-    NoLayer,
-    /// [`AllocateError::NameNotFound`].
-    NameNotFound,
-    /// [`AllocateError::NotResolved`].
-    NotResolved {
-        /// The name.
-        name: String,
-        /// What is looked up.
-        hash: String,
-    },
-    /// [`AllocateError::NoSuchServer`].
-    NoSuchServer {
-        /// The name.
-        name: String,
-        /// Its server's host.
-        host: String,
-    },
-    /// [`AllocateError::Refused`].
-    Refused(i32),
-    /// [`AllocateError::WrongKey`].
-    WrongKey {
-        /// Fingerprints that are trusted.
-        expected: Vec<String>,
-        /// The fingerprint of whoever answered.
-        found: String,
-        /// What to do.
-        advice: Option<String>,
-    },
-    /// [`AllocateError::NotAuthenticated`].
-    NotAuthenticated {
-        /// What to do.
-        advice: Option<String>,
-    },
-    /// [`AllocateError::Certificate`].
-    Certificate(CertificateError),
-    /// [`AllocateError::NotNative`].
-    NotNative,
-    /// [`AllocateError::NoIdentity`].
-    NoIdentity,
-    /// [`AllocateError::Busy`].
-    Busy,
-    /// [`AllocateError::TimedOut`].
-    TimedOut,
-    /// [`AllocateError::Transport`], for people to read.
-    Transport(String),
-    /// [`AllocateError::TooManyAllocations`].
-    TooManyAllocations,
-    /// [`AllocateError::Gone`].
-    Gone,
+    /// With a flow.
+    Allocate(#[from] AllocateError),
+    /// With a layer or a name.
+    Layer(LayerError),
+    /// With the daemon; or for people to read.
+    Daemon(#[from] DaemonError),
 }
 
-impl From<AllocateError> for Failure {
-    fn from(error: AllocateError) -> Self {
+impl Failure {
+    /// For people to read.
+    pub fn other(reason: impl ToString) -> Self {
+        Self::Daemon(DaemonError::Refused(reason.to_string()))
+    }
+}
+
+impl From<LayerError> for Failure {
+    fn from(error: LayerError) -> Self {
         match error {
-            AllocateError::UnsupportedQos => Self::UnsupportedQos,
-            AllocateError::NoLayer => Self::NoLayer,
-            AllocateError::NameNotFound => Self::NameNotFound,
-            AllocateError::NotResolved { name, hash } => Self::NotResolved { name, hash },
-            AllocateError::NoSuchServer { name, host } => Self::NoSuchServer { name, host },
-            AllocateError::Refused(code) => Self::Refused(code),
-            AllocateError::WrongKey { expected, found, advice } => {
-                let expected = expected.iter().map(ToString::to_string).collect();
-                Self::WrongKey { expected, found: found.to_string(), advice }
-            }
-            AllocateError::NotAuthenticated { advice } => Self::NotAuthenticated { advice },
-            AllocateError::Certificate(reason) => Self::Certificate(reason),
-            AllocateError::NotNative => Self::NotNative,
-            AllocateError::NoIdentity => Self::NoIdentity,
-            AllocateError::Busy => Self::Busy,
-            AllocateError::TimedOut => Self::TimedOut,
-            AllocateError::Transport(error) => Self::Transport(error.to_string()),
-            AllocateError::TooManyAllocations => Self::TooManyAllocations,
-            AllocateError::Gone => Self::Gone,
-            other => Self::Other(other.to_string()),
+            // They have no form for the wire, and an application cannot cause them.
+            LayerError::Open(_) | LayerError::NotEmbedded(_) => Self::other(error),
+            error => Self::Layer(error),
         }
     }
 }
@@ -103,76 +41,128 @@ impl From<AllocateError> for Failure {
 impl From<Failure> for AllocateError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Other(text) => DaemonError::Refused(text).into(),
-            Failure::UnsupportedQos => Self::UnsupportedQos,
-            Failure::NoLayer => Self::NoLayer,
-            Failure::NameNotFound => Self::NameNotFound,
-            Failure::NotResolved { name, hash } => Self::NotResolved { name, hash },
-            Failure::NoSuchServer { name, host } => Self::NoSuchServer { name, host },
-            Failure::Refused(code) => Self::Refused(code),
-            Failure::WrongKey { expected, found, advice } => {
-                let keys = expected.iter().map(|key| key.parse()).collect::<Result<_, _>>();
-                match (keys, found.parse::<Fingerprint>()) {
-                    (Ok(expected), Ok(found)) => Self::WrongKey { expected, found, advice },
-                    _ => DaemonError::Refused(format!("the server's key is {found}")).into(),
-                }
-            }
-            Failure::NotAuthenticated { advice } => Self::NotAuthenticated { advice },
-            Failure::Certificate(reason) => Self::Certificate(reason),
-            Failure::NotNative => Self::NotNative,
-            Failure::NoIdentity => Self::NoIdentity,
-            Failure::Busy => Self::Busy,
-            Failure::TimedOut => Self::TimedOut,
-            Failure::Transport(text) => Self::Transport(io::Error::other(text)),
-            Failure::TooManyAllocations => Self::TooManyAllocations,
-            Failure::Gone => Self::Gone,
+            Failure::Allocate(error) => error,
+            Failure::Daemon(error) => error.into(),
+            Failure::Layer(error) => DaemonError::Refused(error.to_string()).into(),
         }
     }
 }
 
-impl From<Failure> for DaemonError {
+impl From<Failure> for LayerError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Other(text) => Self::Refused(text),
-            typed => Self::Refused(AllocateError::from(typed).to_string()),
+            Failure::Layer(error) => error,
+            Failure::Daemon(error) => error.into(),
+            Failure::Allocate(error) => DaemonError::Refused(error.to_string()).into(),
         }
+    }
+}
+
+/// Errors of the system on the wire: by number where they have one, so that their
+/// kind is known at the other end.
+pub(crate) mod io_error {
+    use std::io;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    enum Wire {
+        Number(i32),
+        Text(String),
+    }
+
+    pub(crate) fn serialize<S: Serializer>(
+        error: &io::Error,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let number = error.raw_os_error().map(Wire::Number);
+        number.unwrap_or_else(|| Wire::Text(error.to_string())).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<io::Error, D::Error> {
+        Ok(match Wire::deserialize(deserializer)? {
+            Wire::Number(number) => io::Error::from_raw_os_error(number),
+            Wire::Text(text) => io::Error::other(text),
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
-    use crate::crypto::{SystemEntropy, identity::IdentityKey};
+    use crate::{
+        crypto::{
+            Suite, SystemEntropy,
+            identity::{CertificateError, IdentityKey},
+        },
+        error::{PolicyError, TooManyFlows},
+        proto::negotiation::NegotiationError,
+    };
+
+    fn over_the_wire(failure: impl Into<Failure>) -> Failure {
+        let json = serde_json::to_string(&failure.into()).expect("encoded");
+        serde_json::from_str(&json).expect("decoded")
+    }
 
     #[test]
-    fn what_a_program_can_act_on_keeps_its_type() {
+    fn errors_of_flows_keep_their_type() {
         let key = || IdentityKey::generate(&mut SystemEntropy).public_key().fingerprint();
         let (expected, found) = (vec![key(), key()], key());
+        let (name, suite) = ("my_vpn".to_owned(), Suite::default());
         for error in [
             AllocateError::UnsupportedQos,
             AllocateError::NoLayer,
             AllocateError::NameNotFound,
             AllocateError::NotResolved {
-                name: "my_vpn".to_owned(),
+                name: name.clone(),
                 hash: "2694581a473adbf3d988f56c79953cae".to_owned(),
             },
-            AllocateError::NoSuchServer { name: "my_vpn".to_owned(), host: "nowhere".to_owned() },
+            AllocateError::NoSuchServer { name: name.clone(), host: "nowhere".to_owned() },
             AllocateError::Refused(-3),
             AllocateError::WrongKey { expected, found, advice: Some("compare them".to_owned()) },
             AllocateError::NotAuthenticated { advice: None },
             AllocateError::Certificate(CertificateError::WrongName("other".to_owned())),
+            AllocateError::Rejected(NegotiationError::TooWeak { offered: suite, least: suite }),
+            AllocateError::Rejected(NegotiationError::NotAuthorized(found)),
             AllocateError::NotNative,
             AllocateError::NoIdentity,
             AllocateError::Busy,
             AllocateError::TimedOut,
-            AllocateError::Transport(io::Error::other("the network is unreachable")),
+            AllocateError::Transport(io::Error::other("something unheard of")),
+            AllocateError::Transport(io::Error::from_raw_os_error(101)),
             AllocateError::TooManyAllocations,
             AllocateError::Gone,
+            AllocateError::ListenerEnded,
+            PolicyError::WeakerAlgorithms { name: name.clone(), asked: suite, named: suite }.into(),
+            PolicyError::Contradiction(name).into(),
+            DaemonError::from(TooManyFlows::Relayed(128)).into(),
         ] {
             let before = format!("{error:?}: {error}");
-            let json = serde_json::to_string(&Failure::from(error)).expect("encoded");
-            let failure: Failure = serde_json::from_str(&json).expect("decoded");
-            let after = AllocateError::from(failure);
+            let after = AllocateError::from(over_the_wire(error));
+            assert_eq!(format!("{after:?}: {after}"), before);
+        }
+    }
+
+    #[test]
+    fn errors_of_layers_keep_their_type() {
+        let (name, layer) = (|| "my_vpn".to_owned(), || "my_layer".to_owned());
+        for error in [
+            LayerError::NoSuchLayer(layer()),
+            LayerError::AlreadyRegistered(name(), layer()),
+            LayerError::NotRegistered(name(), layer()),
+            LayerError::NotBound(name()),
+            LayerError::NoSuchName(name()),
+            LayerError::NoSuchIpcp("i".to_owned()),
+            LayerError::IpcpExists("i".to_owned()),
+            DaemonError::Busy.into(),
+        ] {
+            let before = format!("{error:?}: {error}");
+            let after = LayerError::from(over_the_wire(error));
             assert_eq!(format!("{after:?}: {after}"), before);
         }
     }

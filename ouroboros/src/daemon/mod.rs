@@ -6,13 +6,13 @@
 //! [`relay`]. Not here: the daemon's state and policy (`ouroboros-cli`).
 
 mod accept;
-mod algorithms;
 mod client;
 pub mod control;
 mod entries;
 mod failure;
 mod grant;
 mod handed;
+mod path_text;
 pub mod protocol;
 mod relay;
 pub mod security;
@@ -21,6 +21,7 @@ mod socket;
 pub use crate::error::DaemonError;
 pub use client::Client;
 pub use failure::Failure;
+pub(crate) use failure::io_error;
 pub use handed::{attend, hand_over, revoke};
 pub use relay::{RelayCloser, relay};
 pub use socket::{Connection, Listener, socket_path};

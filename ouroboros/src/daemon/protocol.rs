@@ -11,11 +11,11 @@ use super::{
     security::{Authentication, FlowSecurity, NameDemands},
 };
 pub use super::{
-    algorithms::{AlgorithmNames, SuiteNames},
     entries::{ClientRow, FlowEntry, IpcpEntry, KeyEntry, NameEntry, TransportSpec},
     grant::{BadGrant, DataPath, FlowGrant},
+    path_text::{path_from_text, text_of_path},
 };
-use crate::{transport::ServerHost, wire::QosSpec};
+use crate::{crypto::Algorithms, transport::ServerHost, wire::QosSpec};
 
 /// Longest request or response in bytes.
 pub const LARGEST_DATAGRAM: usize = 64 * 1024;
@@ -29,7 +29,7 @@ pub enum Security {
     /// Plain flows.
     None,
     /// Encrypted flows, with at least these algorithms.
-    Suite(AlgorithmNames),
+    Suite(Algorithms),
 }
 
 /// What the daemon is asked.
@@ -75,7 +75,8 @@ pub enum Request {
         /// encrypted.
         #[serde(default)]
         native: bool,
-        /// File with the key that the server has instead of the daemon's.
+        /// File with the key that the server has instead of the daemon's. A path, as all
+        /// of them here: see [`text_of_path`].
         #[serde(default)]
         key: Option<String>,
         /// File with the certificate that an authority has given to the key.
@@ -124,6 +125,13 @@ pub enum Request {
         /// The name.
         name: Option<String>,
     },
+    /// Serves a name to the clients of a file beside the daemon's key, which is made if
+    /// there is none, and registers it in every layer. A name that was created is as it
+    /// was.
+    ServeClients {
+        /// The name.
+        name: String,
+    },
     /// Gives a client another name in that file. The name may be left out, here and below,
     /// if there is one such only.
     RenameClient {
@@ -154,7 +162,7 @@ pub enum Request {
     },
     /// Binds a program, or takes the binding back.
     Program {
-        /// The executable, as an absolute path.
+        /// The executable, as an absolute path ([`text_of_path`]).
         path: String,
         /// The name.
         name: String,
@@ -174,7 +182,7 @@ pub enum Request {
     Accept {
         /// Only this name.
         name: Option<String>,
-        /// Its executable, as an absolute path. Who may ask could also bind, so
+        /// Its executable, as an absolute path ([`text_of_path`]). Who may ask could also bind, so
         /// it is believed, and the daemon needs no right to look for itself.
         program: Option<String>,
         /// What flows have to be like beyond what the names demand, as long as this
@@ -348,7 +356,7 @@ mod tests {
             Request::Allocate {
                 name: "n".into(),
                 qos: QosSpec::RAW,
-                security: Some(FlowSecurity::new(&Suite::default().into(), true)),
+                security: Some(FlowSecurity { asked: Suite::default().into(), identified: true }),
                 timeout: u64::MAX,
                 server: Some("vpn.example.org:4000".parse().expect("a host")),
             },

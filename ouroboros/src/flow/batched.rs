@@ -23,7 +23,10 @@ use super::{
 };
 use crate::{
     error::FlowError,
-    proto::protection::{Content, Opened, Sealer},
+    proto::{
+        native::{FRAGMENT_HEAD, fragments},
+        protection::{Content, Opened, Sealer},
+    },
     sync::lock,
     sys::socket,
     transport::{ReceiveBatch, SendBatch},
@@ -132,6 +135,42 @@ impl FlowSender {
         batch.frame_mut(last).get_mut(head..head + size)
     }
 
+    /// Returns `true` if packets that do not fit a frame may leave in fragments.
+    pub(crate) fn takes_fragments(&self) -> bool {
+        self.shared.fragments
+    }
+
+    /// Puts a packet into the batch in fragments, each of which fits where a packet of
+    /// `largest` bytes does; flushes if that does not fit the batch. `false`: it cannot be
+    /// sent so, and is not.
+    ///
+    /// # Errors
+    ///
+    /// As [`flush`](Self::flush).
+    pub(crate) fn push_fragments(
+        &mut self,
+        packet: &[u8],
+        content: Content,
+        ecn: Ecn,
+        largest: usize,
+    ) -> Result<bool, FlowError> {
+        if !self.shared.fragments {
+            return Ok(false);
+        }
+        let id = self.shared.fragmented.fetch_add(1, Relaxed);
+        let Some(fragments) = fragments(id, content, packet, largest) else { return Ok(false) };
+        for fragment in fragments {
+            let size = FRAGMENT_HEAD + fragment.bytes.len();
+            if !self.fits(size) {
+                self.flush()?;
+            }
+            if let Some(room) = self.push_content(size, Content::Fragment, ecn) {
+                fragment.write(room);
+            }
+        }
+        Ok(true)
+    }
+
     /// Takes back the packet pushed last, if it has not been sealed yet.
     pub fn pop(&mut self) {
         let (head, tail) = self.room();
@@ -158,8 +197,8 @@ impl FlowSender {
         self.shared.path.readiness()
     }
 
-    /// Readable once the flow has ended: [`check`](Self::check) tells. It may be
-    /// readable for a moment before.
+    /// Readable once the flow has ended: [`check`](Self::check) tells. It is readable,
+    /// too, when the flow's [`FlowReceiver`] has something to read.
     #[must_use]
     pub fn end(&self) -> BorrowedFd<'_> {
         end(&self.shared)
@@ -417,6 +456,7 @@ impl FlowReceiver {
             return Err(error);
         }
         let batch = self.batch.get_or_insert_with(pool::receive_batch);
+        shared.clear_wake();
         let mut inbox = lock(&shared.inbox);
         shared.reads.fetch_add(1, Relaxed);
         let mut any = true;
@@ -438,7 +478,10 @@ impl FlowReceiver {
                 start = range.end;
                 inbox.packets.remove_first();
             }
-            shared.clear_wake();
+            if !inbox.packets.is_empty() || shared.is_readable_in_order() {
+                // No socket tells of the rest.
+                shared.signal();
+            }
             return Ok(self.packets.len());
         }
         self.packets.clear();
@@ -511,21 +554,18 @@ impl FlowReceiver {
         self.shared.path.readiness()
     }
 
-    /// Says that whoever has this polls the path.
+    /// Says that whoever has this polls the path and [`end`](Self::end).
     pub(crate) fn set_watched(&self) {
         if !self.shared.watched_by_owner.load(Relaxed) {
             self.shared.watched_by_owner.store(true, SeqCst);
+            // What was read for it before, no socket tells of.
+            self.shared.signal();
         }
     }
 
-    /// Takes back that [`end`](Self::end) is readable, unless the flow has ended.
-    pub(crate) fn clear_end(&self) {
-        self.shared.clear_wake();
-    }
-
-    /// Readable once the flow has ended:
-    /// [`try_receive`](Self::try_receive) tells. It may be readable for a moment
-    /// before.
+    /// Readable once the flow has ended, and when there are packets that
+    /// [`readiness`](Self::readiness) does not tell of: call
+    /// [`try_receive`](Self::try_receive). It may be readable though there is nothing.
     #[must_use]
     pub fn end(&self) -> BorrowedFd<'_> {
         end(&self.shared)

@@ -104,8 +104,11 @@ impl Shared {
                         if let Some(times) = NOT_FOLLOWED.report() {
                             tracing::warn!(%address, %error, times, "a peer cannot be followed");
                         }
-                    } else if let Some(times) = MOVED.report() {
-                        tracing::info!(%address, times, "a peer has moved");
+                    } else {
+                        *lock(&self.peer) = *address;
+                        if let Some(times) = MOVED.report() {
+                            tracing::info!(%address, times, "a peer has moved");
+                        }
                     }
                 }
             }
@@ -156,6 +159,9 @@ impl Shared {
             ConnectionEvent::Announced(capabilities) => {
                 let takes = capabilities.contains(Capabilities::PARTIAL_CHECKSUMS);
                 self.partial_checksums.store(takes, Relaxed);
+            }
+            ConnectionEvent::Delivery { undelivered } => {
+                self.counters.undelivered.store(undelivered, Relaxed);
             }
             ConnectionEvent::LargestFrame(size) => self.largest.store(size, Relaxed),
             ConnectionEvent::RevalidatePath => {
@@ -275,7 +281,7 @@ impl Shared {
         let tally = opener.open_batch(batch, opened);
         let heard = tally.keepalives > 0 || !opened.is_empty();
         let (mut bytes, mut unawaited, mut controlled) = (0, 0, false);
-        opened.retain(|packet| match packet.content {
+        opened.retain_mut(|packet| match packet.content {
             Content::Control => {
                 let body = &batch.frame(packet.index)[packet.body.clone()];
                 self.with_connection(|connection| {
@@ -288,6 +294,16 @@ impl Shared {
                 bytes += packet.body.len() as u64;
                 !packet.body.is_empty()
             }
+            Content::Fragment if self.fragments => match self.reassemble(batch, packet) {
+                Ok(whole) => {
+                    bytes += if whole { packet.body.len() as u64 } else { 0 };
+                    whole
+                }
+                Err(()) => {
+                    unawaited += 1;
+                    false
+                }
+            },
             _ => {
                 unawaited += 1;
                 false
@@ -315,6 +331,39 @@ impl Shared {
         if controlled || opener.wants_attention() {
             self.call_driver();
         }
+    }
+
+    /// Takes a fragment, and turns it into its packet once that is whole. `false`: it is
+    /// not, yet. `Err`: what came is of no use.
+    fn reassemble(&self, batch: &mut ReceiveBatch, fragment: &mut Opened) -> Result<bool, ()> {
+        let now = driver::monotonic();
+        let body = &batch.frame(fragment.index)[fragment.body.clone()];
+        let mut reassembly = lock(&self.reassembly);
+        let was_empty = reassembly.poll_timeout().is_none();
+        let whole = reassembly.handle(now, batch.ecn(fragment.index), body).map_err(|_| ())?;
+        let due = reassembly.poll_timeout().filter(|_| was_empty);
+        drop(reassembly);
+        if let Some(due) = due {
+            self.call_driver_by(due);
+        }
+        let Some(whole) = whole else { return Ok(false) };
+        if !self.awaits(whole.content) {
+            return Err(());
+        }
+        fragment.index = batch.push_joined(&whole.bytes, whole.ecn).ok_or(())?;
+        fragment.content = whole.content;
+        fragment.body = 0..whole.bytes.len();
+        Ok(true)
+    }
+
+    /// Drops fragments whose packets are not waited for any more; when to look again.
+    fn forget_fragments(&self) -> Option<Duration> {
+        if !self.fragments {
+            return None;
+        }
+        let mut reassembly = lock(&self.reassembly);
+        reassembly.handle_timeout(driver::monotonic());
+        reassembly.poll_timeout()
     }
 
     /// Receives what is there now into the inbox, at most `room` bytes of data; how
@@ -490,7 +539,8 @@ impl Shared {
             }
             connection.poll_timeout()
         });
-        let due = due.into_iter().chain(in_order).min();
+        let fragments = self.forget_fragments().filter(|_| self.check().is_ok());
+        let due = due.into_iter().chain(in_order).chain(fragments).min();
         let mut held = lock(&self.farewell);
         let ended = self.check().is_err();
         if ended && due.is_some() {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    info::{Counters, FlowStatistics},
+    info::{Counters, FlowState, FlowStatistics},
     shared::{CLOSED, Shared},
 };
 use crate::{driver, proto::reliable::Statistics as ReliableStatistics, transport::PathOffload};
@@ -56,6 +56,20 @@ impl FlowWatcher {
     #[must_use]
     pub fn statistics(&self) -> FlowStatistics {
         self.flow.upgrade().map_or_else(|| self.counters.statistics(), |flow| flow.statistics())
+    }
+
+    /// The flow as it is now; `None` if nobody has it any more.
+    #[must_use]
+    pub fn state(&self) -> Option<FlowState> {
+        self.flow.upgrade().map(|flow| flow.snapshot())
+    }
+
+    /// Has the round trip measured: [`state`](Self::state) tells it when the peer has
+    /// answered. No effect on a flow without the native profile.
+    pub fn measure_round_trip(&self) {
+        if let Some(flow) = self.flow.upgrade() {
+            flow.with_connection(|connection| connection.measure_round_trip(driver::now()));
+        }
     }
 
     /// Figures of a flow in the reliable profile now; `None` of any other, and once

@@ -10,6 +10,7 @@ use std::{
 };
 
 use event_listener::Event;
+use serde::{Deserialize, Serialize};
 
 use super::handles::FlowCloser;
 use crate::{
@@ -19,12 +20,12 @@ use crate::{
         negotiation::{PeerIdentity, ProfilePolicy, ReliableTerms, ServerSecurity, Trust},
         protection::{FlowKeys, Profile},
     },
-    transport::{OffPathHandler, Path, Stray},
+    transport::{OffPathHandler, Path, PathOffload, Stray},
     wire::{Eid, Name, PeerAddress, QosSpec, extension::Lane},
 };
 
 /// What was agreed for a flow.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct FlowInfo {
     /// The name the flow was allocated to.
@@ -129,7 +130,7 @@ impl FlowInfo {
 ///
 /// A raw flow loses packets in the network, and in the queue of this machine's own
 /// device, without anybody being told; what is lost at an end of it is counted here.
-/// What the peer has not got is what was sent and is not in its statistics.
+/// A native peer tells how many packets it has got ([`undelivered`](Self::undelivered)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FlowStatistics {
@@ -154,6 +155,12 @@ pub struct FlowStatistics {
     /// Frames that the flow's socket has dropped because nobody read it in time. The kernel
     /// counts them, from 0 to 2^32 - 1, for as long as the flow has that socket.
     pub socket_drops: u64,
+    /// Packets of this end that its peer had not got when it last told of it, control
+    /// packets included; 0 in the 0.23 format, which cannot tell. It is asked at most once a
+    /// second, while much is sent and when statistics are read: what is read then tells of
+    /// the time before. Packets that a queue on the way dropped are among these, be it this
+    /// host's own.
+    pub undelivered: u64,
     /// Packets sent again, on a reliable flow.
     pub retransmitted: u64,
     /// System calls that sent.
@@ -162,6 +169,33 @@ pub struct FlowStatistics {
     pub receive_calls: u64,
     /// The key epoch that this end seals in, from 0; 0 in the 0.23 format.
     pub epoch: u64,
+}
+
+/// A flow as it is now.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct FlowState {
+    /// What was agreed.
+    pub info: FlowInfo,
+    /// Where the peer is: it may have moved since the flow was allocated.
+    pub peer: PeerAddress,
+    /// How long this end has had the flow.
+    pub age: Duration,
+    /// How long the peer has not been heard.
+    pub silence: Duration,
+    /// The round trip that was [measured](crate::FlowWatcher::measure_round_trip) last, or
+    /// seen when the peer was asked whether it is there; `None`: neither was.
+    pub round_trip: Option<Duration>,
+    /// The peer has been asked, and has not answered yet.
+    pub measuring: bool,
+    /// How many of the peer's packets were lost on the way, or are late; `None` unless the
+    /// flow has the native profile, whose packets have numbers.
+    pub missed: Option<u64>,
+    /// Largest frame that reaches the peer, as far as is known: a packet with what protects
+    /// it, in bytes.
+    pub largest_frame: usize,
+    /// What the kernel does in super-packets at the flow's socket.
+    pub offload: PathOffload,
 }
 
 /// Over several flows.
@@ -177,6 +211,7 @@ impl std::iter::Sum for FlowStatistics {
             unsealed: sum.unsealed + flow.unsealed,
             dropped_unread: sum.dropped_unread + flow.dropped_unread,
             socket_drops: sum.socket_drops + flow.socket_drops,
+            undelivered: sum.undelivered + flow.undelivered,
             retransmitted: sum.retransmitted + flow.retransmitted,
             send_calls: sum.send_calls + flow.send_calls,
             receive_calls: sum.receive_calls + flow.receive_calls,
@@ -226,6 +261,7 @@ pub(super) struct Counters {
     pub(super) oversize: AtomicU64,
     pub(super) unsealed: AtomicU64,
     pub(super) dropped_unread: AtomicU64,
+    pub(super) undelivered: AtomicU64,
     pub(super) retransmitted: AtomicU64,
     pub(super) send_calls: AtomicU64,
     pub(super) receive_calls: AtomicU64,
@@ -247,6 +283,7 @@ impl Counters {
             unsealed: of(&self.unsealed),
             dropped_unread: of(&self.dropped_unread),
             socket_drops: 0,
+            undelivered: of(&self.undelivered),
             retransmitted: of(&self.retransmitted),
             send_calls: of(&self.send_calls),
             receive_calls: of(&self.receive_calls),

@@ -47,7 +47,7 @@ use self::{
 pub use self::{
     batched::{FlowReceiver, FlowSender},
     handles::{FlowCloser, FlowWatcher},
-    info::{FlowInfo, FlowStatistics, RawFlow, WatchOffPath},
+    info::{FlowInfo, FlowState, FlowStatistics, RawFlow, WatchOffPath},
     memory::{buffered_bytes, set_buffer_budget},
     packets::Packets,
     spec::FlowSpec,
@@ -59,7 +59,7 @@ use crate::{
     error::{AllocateError, FlowError},
     proto::{
         connection::{Connection, ConnectionConfig},
-        native::KeyLimits,
+        native::{Capabilities, KeyLimits},
         protection::{Protection, protection},
         reliable::Statistics as ReliableStatistics,
     },
@@ -130,6 +130,8 @@ impl Flow {
         let Protection { sealer, opener, channel } =
             protection(keys, ends, checks_errors, backend, limits, &mut SystemEntropy);
         let native = channel.is_some();
+        let fragments =
+            channel.as_ref().is_some_and(|it| it.capabilities().contains(Capabilities::FRAGMENTS));
         let config = ConnectionConfig {
             timeout: Duration::from_millis(info.qos.timeout.into()),
             largest_frame: path.largest_frame(),
@@ -147,7 +149,18 @@ impl Flow {
                 (Some(order), sends)
             }
         };
-        let parts = Parts { path, info, connection, order, opener, early, strays, release, native };
+        let parts = Parts {
+            path,
+            info,
+            connection,
+            order,
+            opener,
+            early,
+            strays,
+            release,
+            native,
+            fragments,
+        };
         let shared = Arc::new(Shared::new(parts));
         shared.start(off_path);
         if let Some(take) = closer {
@@ -174,6 +187,12 @@ impl Flow {
         };
         future::or(ready, late).await?;
         Ok(flow)
+    }
+
+    /// Returns `true` if packets that do not fit a frame may travel in fragments, in a
+    /// tunnel.
+    pub(crate) fn takes_fragments(&self) -> bool {
+        self.shared.fragments
     }
 
     /// Sends one packet. Returns when the transport has taken it; the network

@@ -7,7 +7,7 @@ use std::{
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{
-            AtomicBool, AtomicU8, AtomicU64, AtomicUsize,
+            AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
             Ordering::{Relaxed, SeqCst},
         },
     },
@@ -18,7 +18,7 @@ use event_listener::{Event, EventListener};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::{
-    info::{Counters, FlowInfo, FlowStatistics},
+    info::{Counters, FlowInfo, FlowState, FlowStatistics},
     order::Order,
     packets::Packets,
 };
@@ -28,10 +28,13 @@ use crate::{
     proto::{
         connection::Connection,
         frct::Failure,
+        native::Reassembly,
         protection::{Content, Opened, Opener},
         reliable::CloseReason,
     },
+    sync::lock,
     transport::{OffPathHandler, Path, Stray},
+    wire::PeerAddress,
 };
 
 const OPEN: u8 = 0;
@@ -56,6 +59,9 @@ const LEFT_FOR_IN_ORDER: Duration = Duration::from_millis(2);
 pub(super) struct Shared {
     pub(super) path: Arc<dyn Path>,
     pub(super) info: FlowInfo,
+    /// Where the peer is now.
+    pub(super) peer: Mutex<PeerAddress>,
+    began: Duration,
     pub(super) connection: Mutex<Connection>,
     /// What keeps the packets' order, if anything does.
     pub(super) order: Option<Mutex<Order>>,
@@ -63,6 +69,11 @@ pub(super) struct Shared {
     is_in_messages: bool,
     /// There is a session, with control packets of its own.
     pub(super) native: bool,
+    /// Packets may come, and leave, in fragments.
+    pub(super) fragments: bool,
+    pub(super) reassembly: Mutex<Reassembly>,
+    /// The id of the next packet that leaves in fragments.
+    pub(super) fragmented: AtomicU32,
     pub(super) inbox: Mutex<Inbox>,
     pub(super) strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
     pub(super) counters: Arc<Counters>,
@@ -86,9 +97,11 @@ pub(super) struct Shared {
     pub(super) close_reason: OnceLock<CloseReason>,
     /// The flow has ended, is ready, or has something that no socket tells.
     changed: Event,
-    /// Readable once the flow has ended; wakes blocked threads. Made when the
-    /// first of them is about to block.
+    /// Readable once the flow has ended; wakes blocked threads, and owners that poll the
+    /// path by themselves. Made when the first of them is about to block.
     wake: OnceLock<OwnedFd>,
+    /// The same has been made readable: to be taken back by who reads.
+    woken: AtomicBool,
     /// How many wait in calls, and of them, in blocked threads.
     pub(super) waiting: AtomicUsize,
     pub(super) blocked: AtomicUsize,
@@ -132,20 +145,28 @@ pub(super) struct Parts {
     pub(super) strays: Option<Box<dyn Fn(Stray) + Send + Sync>>,
     pub(super) release: Option<Box<dyn Send + Sync>>,
     pub(super) native: bool,
+    pub(super) fragments: bool,
 }
 
 impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { path, info, connection, order, opener, early, strays, release, native } = parts;
+        let Parts { path, info, connection, order, opener, early, .. } = parts;
+        let Parts { strays, release, native, fragments, .. } = parts;
         let now = milliseconds();
         Self {
             path,
+            peer: Mutex::new(info.peer),
+            began: driver::monotonic(),
             info,
             ready: AtomicBool::new(connection.is_ready()),
             connection: Mutex::new(connection),
             is_in_messages: order.as_ref().is_some_and(|o| o.message_limit().is_some()),
+            // What keeps an order has its own way to be smaller.
+            fragments: fragments && order.is_none(),
             order: order.map(Mutex::new),
             native,
+            reassembly: Mutex::default(),
+            fragmented: AtomicU32::new(0),
             inbox: Mutex::new(Inbox { opener, early, packets: Packets::new(), opened: Vec::new() }),
             strays,
             counters: Arc::default(),
@@ -160,6 +181,7 @@ impl Shared {
             close_reason: OnceLock::new(),
             changed: Event::new(),
             wake: OnceLock::new(),
+            woken: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             blocked: AtomicUsize::new(0),
             polled: AtomicBool::new(false),
@@ -212,7 +234,29 @@ impl Shared {
     }
 
     pub(super) fn statistics(&self) -> FlowStatistics {
+        if self.native && self.check().is_ok() {
+            self.with_connection(|connection| connection.ask_delivery(driver::now()));
+        }
         FlowStatistics { socket_drops: self.path.dropped(), ..self.counters.statistics() }
+    }
+
+    pub(super) fn snapshot(&self) -> FlowState {
+        let now = driver::monotonic();
+        let (round_trip, measuring, missed) = {
+            let connection = lock(&self.connection);
+            (connection.round_trip(), connection.awaits_pong(), connection.missed())
+        };
+        FlowState {
+            info: self.info.clone(),
+            peer: *lock(&self.peer),
+            age: now.saturating_sub(self.began),
+            silence: now.saturating_sub(self.traffic().1),
+            round_trip,
+            measuring,
+            missed,
+            largest_frame: self.largest_frame(),
+            offload: self.path.offload(),
+        }
     }
 
     /// Wakes who waits in a call.
@@ -222,11 +266,14 @@ impl Shared {
         if ended {
             self.counters.ended.notify(usize::MAX);
         }
-        if (ended || self.blocked.load(SeqCst) > 0)
+        let polls = self.watched_by_owner.load(SeqCst) || self.blocked.load(SeqCst) > 0;
+        if (ended || polls)
             && let Some(wake) = self.wake.get()
         {
             // An eventfd takes 2^64 - 2 writes of 1: this one cannot fail.
             let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
+            // Behind the write, so that what is taken back is there.
+            self.woken.store(true, SeqCst);
         }
     }
 
@@ -239,16 +286,19 @@ impl Shared {
         use std::os::fd::AsFd;
         if self.wake.get().is_none() {
             let _ = self.wake.set(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
-            if self.check().is_err() {
-                self.signal();
-            }
+            // What has happened before there was anything to tell it.
+            self.signal();
         }
         self.wake.get().map(AsFd::as_fd).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// Takes back what [`signal`](Self::signal) did, unless that was the end.
+    /// Takes back what [`signal`](Self::signal) did, unless that was the end. Before
+    /// what it tells of is looked at.
     pub(super) fn clear_wake(&self) {
-        if let Some(wake) = self.wake.get()
+        // A look first: this is asked for each batch.
+        if self.woken.load(SeqCst)
+            && self.woken.swap(false, SeqCst)
+            && let Some(wake) = self.wake.get()
             && self.check().is_ok()
         {
             let _ = rustix::io::read(wake, &mut [0u8; 8]);

@@ -63,7 +63,7 @@ pub(super) async fn drive(core: Weak<Core>) {
                 }
             }
             let now = driver::now();
-            core.endpoint().handle_timeout(now, &mut SystemEntropy);
+            core.allocator().handle_timeout(now, &mut SystemEntropy);
             core.flush();
             turns = if drained { 0 } else { turns + 1 };
             // Frames of flows that were just established may be behind many
@@ -71,7 +71,7 @@ pub(super) async fn drive(core: Weak<Core>) {
             if turns.is_multiple_of(TURNS_TO_SETTLE) {
                 core.settle();
             }
-            let (counters, due) = (core.counters(), core.endpoint().poll_timeout());
+            let (counters, due) = (core.counters(), core.allocator().poll_timeout());
             if let Some(causes) = dropped.report(now.monotonic, counters) {
                 tracing::warn!(ipcp = core.name, "management messages dropped: {causes}");
             }

@@ -86,6 +86,20 @@ pub(crate) fn forbid_fragments(socket: impl AsFd, v6: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Does `work` while the kernel may cut what is too large in fragments.
+pub(crate) fn with_fragments<T>(socket: impl AsFd, v6: bool, work: impl FnOnce() -> T) -> T {
+    use sockopt::{Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
+    let socket = socket.as_fd();
+    let _ = if v6 {
+        sockopt::set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::DONT)
+    } else {
+        sockopt::set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT)
+    };
+    let done = work();
+    let _ = forbid_fragments(socket, v6);
+    done
+}
+
 /// MTU of the way to the peer of a connected socket, in bytes with IP header.
 pub(crate) fn path_mtu(socket: impl AsFd, v6: bool) -> io::Result<usize> {
     let mtu = if v6 { sockopt::ipv6_mtu(socket) } else { sockopt::ip_mtu(socket) };

@@ -192,6 +192,15 @@ impl Device {
         }
     }
 
+    /// The MTU, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// The device was deleted, or is in a network namespace that this process may not enter.
+    pub fn mtu(&self) -> Result<u16, DeviceError> {
+        self.control.with(|device| device.mtu().map_err(|error| failed("MTU", error.into())))
+    }
+
     /// Changes the MTU, in bytes. The kernel takes IPv6 away from a device whose
     /// MTU is less than 1280; its addresses of the beginning are given back when
     /// it is not any more.

@@ -33,7 +33,7 @@ use self::{
 };
 use crate::{
     error::FlowError,
-    flow::{Flow, FlowCloser, FlowWatcher},
+    flow::{Flow, FlowCloser, FlowState, FlowWatcher},
     proto::{
         hub::{Configuration, IpNet, Taken},
         negotiation::Profile,
@@ -219,6 +219,27 @@ impl Tunnel {
         self.counters.statistics(flows.iter().map(FlowWatcher::statistics).sum(), offload, buffers)
     }
 
+    /// The flows of the tunnel that are there, as they are now.
+    #[must_use]
+    pub fn flows(&self) -> Vec<FlowState> {
+        lock(&self.flows).iter().filter_map(FlowWatcher::state).collect()
+    }
+
+    /// Has the round trips of its flows measured: see
+    /// [`FlowWatcher::measure_round_trip`](crate::FlowWatcher::measure_round_trip).
+    pub fn measure_round_trips(&self) {
+        lock(&self.flows).iter().for_each(FlowWatcher::measure_round_trip);
+    }
+
+    /// The device's MTU, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn mtu(&self) -> Result<u16, TunnelError> {
+        Ok(self.device.mtu()?)
+    }
+
     /// Has the other end asked, whenever a native flow begins, for what a client
     /// of a [`Hub`] has to know; `wanted` are the addresses that this end has, or
     /// would like. Who does not know the exchange drops the question.
@@ -288,13 +309,13 @@ impl Tunnel {
             flow.take_partial_checksums();
             largest = largest.min(flow.largest_packet());
         }
-        let following = Following::new(Instant::now(), self.mtu, clamp(largest));
+        let fragments = flows.iter().all(Flow::takes_fragments);
+        let following = Following::new(Instant::now(), self.mtu, clamp(largest), fragments);
         let mtus = following.mtus();
         let mut following = Some(following);
         self.device.set_mtu_or_warn(mtus.device);
-        if mtus.packets < LEAST_IPV6 {
-            let mtu = mtus.packets;
-            tracing::warn!(mtu, "the flow's packets are too small for IPv6 in the tunnel");
+        if mtus.packets < LEAST_IPV6 && !fragments {
+            mtu::warn_of(mtus.packets);
         }
         let mtu = Arc::new(AtomicU16::new(mtus.packets));
         let native = flows.iter().all(|flow| flow.info().profile == Some(Profile::Native));

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     error::FlowError,
     flow::FlowSender,
-    proto::protection::Content,
+    proto::{native::LARGEST_FRAGMENTED, protection::Content},
     tun::{
         Queue,
         offload::{Ecn, SegmentError, Segments, VnetHeader, clamp_mss, packet_too_big},
@@ -121,18 +121,14 @@ pub(super) fn cut(
     sender: &mut FlowSender,
     from: Sink<'_>,
 ) -> Result<(), FlowError> {
-    let Sink { queue, counters, mtu } = from;
+    let Sink { counters, mtu, .. } = from;
     let (size, checksums) = (packet.len(), sender.checksums());
     if size < LARGEST_SYN {
         clamp_mss(packet, mtu, header.checksum.is_some());
     }
     let plan = match Segments::plan(header, packet, size, mtu, checksums) {
         Ok(plan) => plan,
-        Err(SegmentError::TooLarge(_)) => {
-            counters.too_large.add(1);
-            answer_too_large(packet, mtu, queue);
-            return Ok(());
-        }
+        Err(SegmentError::TooLarge(_)) => return cut_into_fragments(header, packet, sender, from),
         Err(_) => {
             counters.malformed.add(1);
             return Ok(());
@@ -147,6 +143,39 @@ pub(super) fn cut(
         }
         if let Some(slot) = sender.push_content(size, content, ecn) {
             plan.copy(index, packet, slot);
+        }
+    }
+    counters.sent_packets.add(plan.count() as u64);
+    Ok(())
+}
+
+/// The same for what does not fit the path: IPv6 has to pass whatever the path carries.
+/// What may not pass so either is answered.
+fn cut_into_fragments(
+    header: &VnetHeader,
+    packet: &[u8],
+    sender: &mut FlowSender,
+    from: Sink<'_>,
+) -> Result<(), FlowError> {
+    let Sink { queue, counters, mtu } = from;
+    let (size, checksums) = (packet.len(), sender.checksums());
+    let largest = if sender.takes_fragments() { mtu.max(LARGEST_FRAGMENTED) } else { mtu };
+    let plan = match Segments::plan(header, packet, size, largest, checksums) {
+        Ok(plan) => plan,
+        Err(_) => {
+            counters.too_large.add(1);
+            answer_too_large(packet, largest, queue);
+            return Ok(());
+        }
+    };
+    let content = if plan.is_partial() { Content::PartialChecksum } else { Content::Packet };
+    let ecn = Ecn::of(packet).unwrap_or(Ecn::NotEct);
+    let mut whole = [0; LARGEST_FRAGMENTED];
+    for index in 0..plan.count() {
+        let Some(whole) = whole.get_mut(..plan.size(index)) else { break };
+        plan.copy(index, packet, whole);
+        if !sender.push_fragments(whole, content, ecn, mtu)? {
+            counters.too_large.add(1);
         }
     }
     counters.sent_packets.add(plan.count() as u64);

@@ -115,6 +115,8 @@ impl fmt::Display for TunnelStatistics {
             (flow.unopened, "not authentic"),
             (flow.oversize, "too large for the path"),
             (flow.unsealed, "without a key"),
+            (flow.socket_drops, "in the socket's full buffer"),
+            (flow.undelivered, "on the way to the peer"),
         ] {
             if count > 0 {
                 write!(f, "{} {count} {cause}", if nothing { "" } else { "," })?;

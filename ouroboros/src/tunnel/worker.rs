@@ -72,7 +72,11 @@ fn turns(
             inbound = Some(second.take()?);
         }
         let arrived = match &mut inbound {
-            Some(inbound) if path.intersects(PollFlags::IN | PollFlags::ERR | PollFlags::HUP) => {
+            // What the background thread has read, `end` tells of.
+            Some(inbound)
+                if path.intersects(PollFlags::IN | PollFlags::ERR | PollFlags::HUP)
+                    || !end.is_empty() =>
+            {
                 inbound.turn(lane)?
             }
             _ => 0,

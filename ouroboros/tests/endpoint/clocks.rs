@@ -4,7 +4,7 @@ use ouroboros::{
     proto::{
         Now,
         endpoint::{
-            AllocationFailure, ClientSecurity, Endpoint, Event, Identity, Limits, ProfilePolicy,
+            AllocationFailure, Allocator, ClientSecurity, Event, Identity, Limits, ProfilePolicy,
             Refusal, RefusalReason, ServerSecurity, Trust,
         },
     },
@@ -18,8 +18,8 @@ use crate::harness::{
 /// Seconds that a client's clock is ahead of the server's.
 const CLOCKS: [i64; 6] = [1, -21, 3_600, -3_600, 1_000_000_000, -1_700_000_000];
 
-fn server(dialect: Dialect, policy: ServerSecurity) -> Endpoint {
-    let mut server = Endpoint::new(dialect, hash_of(dialect), Limits::default());
+fn server(dialect: Dialect, policy: ServerSecurity) -> Allocator {
+    let mut server = Allocator::new(dialect, hash_of(dialect), Limits::default());
     server.set_policy(&name(), policy);
     server.register(&name());
     server
@@ -31,7 +31,7 @@ fn off(now: Now, seconds: i64) -> Now {
 
 /// A client whose clock is `seconds` ahead, and its allocation of a flow.
 struct Client {
-    endpoint: Endpoint,
+    allocator: Allocator,
     id: ouroboros::proto::endpoint::AllocationId,
     dialect: Dialect,
     seconds: i64,
@@ -40,25 +40,25 @@ struct Client {
 
 impl Client {
     fn new(dialect: Dialect, seconds: i64, security: Option<ClientSecurity>) -> Self {
-        let mut endpoint = Endpoint::new(dialect, hash_of(dialect), Limits::default());
+        let mut allocator = Allocator::new(dialect, hash_of(dialect), Limits::default());
         let mut entropy = Counting(seconds as u8);
         let now = off(at(0), seconds);
-        let id = endpoint.allocate(now, &mut entropy, asked(security)).expect("within limits");
-        Self { endpoint, id, dialect, seconds, entropy }
+        let id = allocator.allocate(now, &mut entropy, asked(security)).expect("within limits");
+        Self { allocator, id, dialect, seconds, entropy }
     }
 
     fn sent(&mut self) -> Option<Vec<u8>> {
-        self.endpoint.poll_transmit().map(|transmit| transmit.message)
+        self.allocator.poll_transmit().map(|transmit| transmit.message)
     }
 
     fn receive(&mut self, now: Now, message: &[u8]) {
         let via = (self.dialect == Dialect::Udp).then_some(self.id);
         let now = off(now, self.seconds);
-        self.endpoint.handle(now, &mut self.entropy, SERVER, via, message);
+        self.allocator.handle(now, &mut self.entropy, SERVER, via, message);
     }
 }
 
-fn accept(server: &mut Endpoint, now: Now) -> Vec<u8> {
+fn accept(server: &mut Allocator, now: Now) -> Vec<u8> {
     let Some(Event::Requested { request, .. }) = server.poll() else { panic!("no request") };
     server.accept(now, &mut Counting(7), request, REMOTE).expect("accepted");
     server.poll_transmit().expect("a reply").message
@@ -87,7 +87,7 @@ fn any_clock_will_do_for_the_price_of_one_round_trip() {
                 server.handle(at(3), entropy, CLIENT, None, &fresh);
                 let reply = accept(&mut server, at(3));
                 client.receive(at(4), &reply);
-                let told = client.endpoint.poll();
+                let told = client.allocator.poll();
                 assert!(matches!(told, Some(Event::Allocated { .. })), "{seconds} s: {told:?}");
                 assert_eq!(server.counters().not_fresh, 0);
                 assert_eq!(server.counters().clocks, 1);
@@ -167,7 +167,7 @@ fn the_clock_of_an_old_peer_is_told_on_both_sides() {
                 assert_eq!(server.counters().not_fresh, 1);
                 let refusal = server.poll_transmit().expect("a refusal").message;
                 client.receive(at(1), &refusal);
-                match client.endpoint.poll() {
+                match client.allocator.poll() {
                     Some(Event::Failed { reason: AllocationFailure::Refused(code), .. }) => {
                         assert_eq!(code, Refusal::NotFresh.code());
                         let error =

@@ -6,7 +6,7 @@ use ouroboros::{
     crypto::{AeadBackend, Suite},
     proto::{
         endpoint::{
-            Accepted, AllocationRequest, ClientSecurity, Endpoint, Event, Limits, ProfilePolicy,
+            Accepted, AllocationRequest, Allocator, ClientSecurity, Event, Limits, ProfilePolicy,
             RequestId,
         },
         native::KeyLimits,
@@ -33,10 +33,10 @@ fn native() -> Option<ClientSecurity> {
 fn half_open(
     limits: Limits,
     request: AllocationRequest,
-) -> (Endpoint, RequestId, Option<FlowKeys>) {
+) -> (Allocator, RequestId, Option<FlowKeys>) {
     let mut entropy = Counting(3);
     let [mut server, mut client] =
-        [limits, Limits::default()].map(|limits| Endpoint::new(UDP, hash_of(UDP), limits));
+        [limits, Limits::default()].map(|limits| Allocator::new(UDP, hash_of(UDP), limits));
     server.register(&name());
     let id = client.allocate(at(0), &mut entropy, request).expect("within limits");
     let request = client.poll_transmit().expect("a request").message;
@@ -45,13 +45,14 @@ fn half_open(
     server.accept(at(0), &mut entropy, request, REMOTE).expect("accepted");
     let reply = server.poll_transmit().expect("a reply").message;
     client.handle(at(0), &mut entropy, SERVER, Some(id), &reply);
-    let Some(Event::Allocated { keys, .. }) = client.poll() else { panic!("not allocated") };
+    let Some(Event::Allocated { agreed, .. }) = client.poll() else { panic!("not allocated") };
+    let keys = agreed.map(|agreed| agreed.keys);
     assert_eq!(server.half_open(), 1);
     assert!(server.poll().is_none(), "nobody is told yet");
     (server, request, keys)
 }
 
-fn confirmed(server: &mut Endpoint) -> Option<(RequestId, Accepted, Vec<u8>)> {
+fn confirmed(server: &mut Allocator) -> Option<(RequestId, Accepted, Vec<u8>)> {
     match server.poll()? {
         Event::Confirmed { request, accepted, frame } => Some((request, accepted, frame)),
         other => panic!("{other:?}"),
@@ -85,7 +86,14 @@ fn a_flow_is_one_when_its_peer_has_proved_that_it_has_the_reply() {
         assert!(!server.handle_frame(at(2), CLIENT, REMOTE, &frame));
         let (backend, limits) = (AeadBackend::default(), KeyLimits::default());
         let ends = (REMOTE, LOCAL);
-        let mut flow = protection(accepted.keys, ends, false, backend, limits, &mut Counting(1));
+        let mut flow = protection(
+            accepted.agreed.map(|agreed| agreed.keys),
+            ends,
+            false,
+            backend,
+            limits,
+            &mut Counting(1),
+        );
         let body = flow.opener.open(&mut first.clone()).expect("opens").body;
         assert_eq!(body.len(), 5);
     }
@@ -143,7 +151,7 @@ fn a_flow_has_a_timeout_within_the_bounds_of_its_server() {
 /// Requests of their own from `peers`, accepted as soon as they come; how many
 /// were.
 fn flood(
-    server: &mut Endpoint,
+    server: &mut Allocator,
     security: Option<ClientSecurity>,
     peers: impl Iterator<Item = PeerAddress>,
     first: u32,
@@ -152,7 +160,7 @@ fn flood(
     let mut accepted = Vec::new();
     for (number, from) in (first..).zip(peers) {
         let local = Eid(number);
-        let mut client = Endpoint::new(UDP, hash_of(UDP), Limits::default());
+        let mut client = Allocator::new(UDP, hash_of(UDP), Limits::default());
         let request = AllocationRequest { local, ..asked(security.clone()) };
         let now = at(u64::from(number));
         client.allocate(now, &mut entropy, request).expect("within limits");
@@ -179,7 +187,7 @@ fn many(count: u32) -> impl Iterator<Item = PeerAddress> {
 #[test]
 fn of_plain_half_open_flows_the_newest_take_the_places_of_the_oldest() {
     let limits = Limits { half_open_without_cookies: 100, ..Limits::default() };
-    let mut server = Endpoint::new(UDP, hash_of(UDP), limits);
+    let mut server = Allocator::new(UDP, hash_of(UDP), limits);
     server.register(&name());
     let accepted = flood(&mut server, None, many(500), 1000);
     assert_eq!((accepted.len(), server.half_open()), (500, 100));
@@ -191,7 +199,7 @@ fn of_plain_half_open_flows_the_newest_take_the_places_of_the_oldest() {
 #[test]
 fn native_half_open_flows_without_proof_are_as_few_as_requests() {
     let limits = Limits::default();
-    let mut server = Endpoint::new(UDP, hash_of(UDP), limits);
+    let mut server = Allocator::new(UDP, hash_of(UDP), limits);
     server.register(&name());
     let accepted = flood(&mut server, native(), many(500), 1000);
     assert_eq!(accepted.len(), limits.unproved_requests);
@@ -203,7 +211,7 @@ fn native_half_open_flows_without_proof_are_as_few_as_requests() {
 fn one_host_has_its_share_of_the_flows_and_no_more() {
     let share = ouroboros::proto::endpoint::Share { host: 10, prefix: 15 };
     let limits = Limits { established_of: share, ..Limits::default() };
-    let mut server = Endpoint::new(UDP, hash_of(UDP), limits);
+    let mut server = Allocator::new(UDP, hash_of(UDP), limits);
     server.register(&name());
     let host = |last, port: u32| PeerAddress::Udp(([10, 0, 0, last], 1000 + port as u16).into());
     let mut established = Vec::new();
@@ -234,7 +242,7 @@ fn an_address_that_has_proved_nothing_gets_three_times_what_it_sent_at_most() {
     for security in [None, old(), native()] {
         let mut pair = Pair::new(UDP, None);
         let mut entropy = Counting(4);
-        let mut client = Endpoint::new(UDP, hash_of(UDP), Limits::default());
+        let mut client = Allocator::new(UDP, hash_of(UDP), Limits::default());
         client.allocate(at(0), &mut entropy, asked(security)).expect("within limits");
         let message = client.poll_transmit().expect("a request").message;
         let (mut came, mut went) = (0, 0);

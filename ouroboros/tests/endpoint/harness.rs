@@ -10,7 +10,7 @@ use ouroboros::{
     proto::{
         Now,
         endpoint::{
-            AcceptError, Accepted, AllocationId, AllocationRequest, ClientSecurity, Endpoint,
+            AcceptError, Accepted, AllocationId, AllocationRequest, Allocator, ClientSecurity,
             Event, Identity, Limits, ProfilePolicy, RequestId, ServerSecurity, Transmit, Trust,
         },
         native::{Capabilities, KeyLimits},
@@ -87,8 +87,8 @@ pub(crate) fn asked(security: Option<ClientSecurity>) -> AllocationRequest {
 /// A server of `my_vpn` and a client that allocates a flow to it.
 pub(crate) struct Pair {
     pub(crate) dialect: Dialect,
-    pub(crate) server: Endpoint,
-    pub(crate) client: Endpoint,
+    pub(crate) server: Allocator,
+    pub(crate) client: Allocator,
     pub(crate) allocation: AllocationId,
     pub(crate) entropy: Counting,
 }
@@ -97,8 +97,8 @@ impl Pair {
     /// Both, the allocation begun at time 0; straight to the request.
     pub(crate) fn new(dialect: Dialect, security: Option<Suite>) -> Self {
         let mut entropy = Counting(1);
-        let endpoint = || Endpoint::new(dialect, hash_of(dialect), Limits::default());
-        let (mut server, mut client) = (endpoint(), endpoint());
+        let allocator = || Allocator::new(dialect, hash_of(dialect), Limits::default());
+        let (mut server, mut client) = (allocator(), allocator());
         assert!(server.register(&name()));
         let request = asked(security.map(Into::into));
         let allocation = client.allocate(at(0), &mut entropy, request).expect("within limits");
@@ -246,8 +246,8 @@ pub(crate) fn meet(
     (on_request, on_reply): (Alter<'_>, Alter<'_>),
 ) -> Met {
     let entropy = &mut Counting(99);
-    let endpoint = || Endpoint::new(dialect, hash_of(dialect), Limits::default());
-    let (mut responder, mut requester) = (endpoint(), endpoint());
+    let allocator = || Allocator::new(dialect, hash_of(dialect), Limits::default());
+    let (mut responder, mut requester) = (allocator(), allocator());
     responder.set_policy(&name(), server.clone());
     responder.register(&name());
     let request = asked(client);
@@ -302,9 +302,9 @@ fn altered(dialect: Dialect, message: &[u8], alter: Alter<'_>) -> Vec<u8> {
 
 /// The request over UDP of a client that asks for `security`.
 pub(crate) fn template(security: Option<ClientSecurity>) -> Vec<u8> {
-    let mut endpoint = Endpoint::new(Dialect::Udp, hash_of(Dialect::Udp), Limits::default());
-    endpoint.allocate(at(0), &mut Counting(77), asked(security)).expect("within limits");
-    endpoint.poll_transmit().expect("a request").message
+    let mut allocator = Allocator::new(Dialect::Udp, hash_of(Dialect::Udp), Limits::default());
+    allocator.allocate(at(0), &mut Counting(77), asked(security)).expect("within limits");
+    allocator.poll_transmit().expect("a request").message
 }
 
 /// A request like `template`, and of its own, whichever number.

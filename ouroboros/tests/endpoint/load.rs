@@ -10,7 +10,7 @@ use ouroboros::{
     proto::{
         Now,
         endpoint::{
-            AllocationFailure, AllocationId, ClientSecurity, Endpoint, Event, Identity, Limits,
+            AllocationFailure, AllocationId, Allocator, ClientSecurity, Event, Identity, Limits,
             ProfilePolicy, Refusal, ServerSecurity, Trust,
         },
     },
@@ -35,31 +35,31 @@ fn anywhere(number: u32) -> PeerAddress {
 }
 
 struct Server {
-    endpoint: Endpoint,
+    allocator: Allocator,
     entropy: Counting,
 }
 
 impl Server {
     fn new(limits: Limits, policy: ServerSecurity) -> Self {
-        let mut endpoint = Endpoint::new(UDP, hash_of(UDP), limits);
-        endpoint.set_policy(&name(), policy);
-        endpoint.register(&name());
-        Self { endpoint, entropy: Counting(1) }
+        let mut allocator = Allocator::new(UDP, hash_of(UDP), limits);
+        allocator.set_policy(&name(), policy);
+        allocator.register(&name());
+        Self { allocator, entropy: Counting(1) }
     }
 
     /// Whether the request gets to the application.
     fn takes(&mut self, now: Now, from: PeerAddress, message: &[u8]) -> bool {
-        self.endpoint.handle(now, &mut self.entropy, from, None, message);
-        matches!(self.endpoint.poll(), Some(Event::Requested { .. }))
+        self.allocator.handle(now, &mut self.entropy, from, None, message);
+        matches!(self.allocator.poll(), Some(Event::Requested { .. }))
     }
 
     fn sent(&mut self) -> Option<Vec<u8>> {
-        self.endpoint.poll_transmit().map(|transmit| transmit.message)
+        self.allocator.poll_transmit().map(|transmit| transmit.message)
     }
 }
 
 struct Client {
-    endpoint: Endpoint,
+    allocator: Allocator,
     allocation: AllocationId,
     entropy: Counting,
 }
@@ -67,27 +67,27 @@ struct Client {
 impl Client {
     fn new(seed: u8, now: Now, security: Option<ClientSecurity>) -> Self {
         let mut entropy = Counting(seed);
-        let mut endpoint = Endpoint::new(UDP, hash_of(UDP), Limits::default());
+        let mut allocator = Allocator::new(UDP, hash_of(UDP), Limits::default());
         let request = asked(security);
-        let allocation = endpoint.allocate(now, &mut entropy, request).expect("within limits");
-        Self { endpoint, allocation, entropy }
+        let allocation = allocator.allocate(now, &mut entropy, request).expect("within limits");
+        Self { allocator, allocation, entropy }
     }
 
     fn sent(&mut self) -> Option<Vec<u8>> {
-        self.endpoint.poll_transmit().map(|transmit| transmit.message)
+        self.allocator.poll_transmit().map(|transmit| transmit.message)
     }
 
     /// What it sends when the time comes, and when that is; `None`: it gives up.
     fn waits(&mut self) -> Option<(Duration, Vec<u8>)> {
-        let due = self.endpoint.poll_timeout().expect("it goes on");
+        let due = self.allocator.poll_timeout().expect("it goes on");
         let now = Now { monotonic: due, utc: at(0).utc + due.as_nanos() as u64 };
-        self.endpoint.handle_timeout(now, &mut self.entropy);
+        self.allocator.handle_timeout(now, &mut self.entropy);
         self.sent().map(|sent| (due, sent))
     }
 
     fn take(&mut self, now: Now, message: &[u8]) {
         let via = Some(self.allocation);
-        self.endpoint.handle(now, &mut self.entropy, SERVER, via, message);
+        self.allocator.handle(now, &mut self.entropy, SERVER, via, message);
     }
 }
 
@@ -130,7 +130,7 @@ fn under_load_a_native_client_gets_its_flow_by_a_cookie() {
     assert!(!server.takes(at(1), from, &first));
     // The network doubles the request.
     assert!(!server.takes(at(1), from, &first));
-    let held = server.endpoint.held();
+    let held = server.allocator.held();
     let refusal = server.sent().expect("a refusal");
     let again = server.sent().expect("another");
     assert!(cookie_of(&refusal).is_some());
@@ -139,10 +139,10 @@ fn under_load_a_native_client_gets_its_flow_by_a_cookie() {
     let second = client.sent().expect("the request once more");
     assert!(second.len() <= 1200);
     assert!(server.takes(at(3), from, &second));
-    assert_eq!(server.endpoint.held(), (held.0 + 1, held.1 + 1));
+    assert_eq!(server.allocator.held(), (held.0 + 1, held.1 + 1));
     // What is said to the first request is of no more account.
     client.take(at(3), &again);
-    assert!(client.endpoint.poll().is_none() && client.sent().is_none());
+    assert!(client.allocator.poll().is_none() && client.sent().is_none());
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn a_busy_server_is_asked_again_for_as_long_as_the_allocation_may_take() {
         let busy = busy.encode(UDP);
         loop {
             client.take(at(now.as_millis() as u64), &busy);
-            assert!(client.endpoint.poll().is_none() && client.sent().is_none());
+            assert!(client.allocator.poll().is_none() && client.sent().is_none());
             let Some((due, request)) = client.waits() else { break };
             let waited = (due - now).as_millis();
             assert!((50..=3_000).contains(&waited), "{waited} ms");
@@ -191,7 +191,7 @@ fn a_busy_server_is_asked_again_for_as_long_as_the_allocation_may_take() {
         }
         assert!((5..=20).contains(&requests.len()), "{asked_at:?}");
         let busy = AllocationFailure::Refused(Refusal::Busy.code());
-        let end = client.endpoint.poll();
+        let end = client.allocator.poll();
         assert!(
             matches!(end, Some(Event::Failed { ref reason, .. }) if *reason == busy),
             "{end:?}"
@@ -259,8 +259,8 @@ fn a_cookie_is_for_one_address_and_for_a_while() {
     assert!(!is_good(&mut server, 1, from, &[&cookie[..], &[0]].concat()));
     // The secret is another after a minute; the former is good for one more.
     for (time, good) in [(59_000, true), (61_000, true), (119_000, true), (121_000, false)] {
-        server.endpoint.handle_timeout(at(time), &mut server.entropy);
-        while server.endpoint.poll().is_some() {}
+        server.allocator.handle_timeout(at(time), &mut server.entropy);
+        while server.allocator.poll().is_some() {}
         assert_eq!(is_good(&mut server, time, from, &cookie), good, "after {time} ms");
     }
 }
@@ -328,8 +328,8 @@ fn no_source_and_no_prefix_takes_what_is_others() {
             &request_like(9_001, at(1), &template(native()))
         ));
         // It gives back what it does not use any more.
-        server.endpoint.handle_timeout(at(6_000), &mut server.entropy);
-        while server.endpoint.poll().is_some() {}
+        server.allocator.handle_timeout(at(6_000), &mut server.entropy);
+        while server.allocator.poll().is_some() {}
         assert!(server.takes(at(6_000), flooder(0), &request_like(9_002, at(6_000), &old)));
     }
 }
@@ -364,7 +364,7 @@ fn what_a_flood_leaves_is_bounded_whoever_sends_it() {
     for number in 0..30_000 {
         let now = at(u64::from(number) / 10);
         let template = if number % 2 == 0 { &native } else { &old };
-        server.endpoint.handle(
+        server.allocator.handle(
             now,
             &mut server.entropy,
             anywhere(number % 5_000),
@@ -372,37 +372,37 @@ fn what_a_flood_leaves_is_bounded_whoever_sends_it() {
             &request_like(number, now, template),
         );
         while server.sent().is_some() {}
-        while let Some(event) = server.endpoint.poll() {
+        while let Some(event) = server.allocator.poll() {
             // The application refuses all it is asked.
             if let Event::Requested { request, .. } = event {
-                server.endpoint.refuse(now, request, Refusal::NotAvailable);
+                server.allocator.refuse(now, request, Refusal::NotAvailable);
             }
         }
-        let (pending, remembered) = server.endpoint.held();
+        let (pending, remembered) = server.allocator.held();
         assert!(pending <= 64 && remembered <= 500);
     }
-    assert_eq!(server.endpoint.held(), (0, 500));
+    assert_eq!(server.allocator.held(), (0, 500));
     // One address alone does not fill the memory.
     let limits = Limits::default();
     let mut server = Server::new(limits, ServerSecurity::default());
     for number in 0..60_000 {
         let now = at(u64::from(number) / 4);
         let from = address("192.0.2.1", 1);
-        server.endpoint.handle(
+        server.allocator.handle(
             now,
             &mut server.entropy,
             from,
             None,
             &request_like(number, now, &old),
         );
-        while let Some(event) = server.endpoint.poll() {
+        while let Some(event) = server.allocator.poll() {
             if let Event::Requested { request, .. } = event {
-                server.endpoint.refuse(now, request, Refusal::NotAvailable);
+                server.allocator.refuse(now, request, Refusal::NotAvailable);
             }
         }
         while server.sent().is_some() {}
     }
-    assert_eq!(server.endpoint.held().1, limits.remembered_of.host);
+    assert_eq!(server.allocator.held().1, limits.remembered_of.host);
     assert!(server.takes(
         at(15_000),
         address("192.0.3.1", 1),
@@ -458,11 +458,11 @@ fn amplifies_nothing(policy: ServerSecurity, asked: ClientSecurity) -> bool {
     let short = request_with(UDP, &Allocation::plain(header.id, header.timestamp));
     for message in [&request, &request, &short, &request, &short] {
         came += message.len();
-        server.endpoint.handle(at(0), &mut server.entropy, from, None, message);
-        while let Some(event) = server.endpoint.poll() {
+        server.allocator.handle(at(0), &mut server.entropy, from, None, message);
+        while let Some(event) = server.allocator.poll() {
             if let Event::Requested { request, .. } = event {
                 accepted |=
-                    server.endpoint.accept(at(0), &mut server.entropy, request, REMOTE).is_ok();
+                    server.allocator.accept(at(0), &mut server.entropy, request, REMOTE).is_ok();
             }
         }
         while let Some(sent) = server.sent() {
@@ -496,14 +496,14 @@ fn copies_of_a_request_are_answered_so_many_times() {
     let mut server = Server::new(Limits::default(), ServerSecurity::default());
     let from = anywhere(1);
     let request = Client::new(9, at(0), native()).sent().expect("a request");
-    server.endpoint.handle(at(0), &mut server.entropy, from, None, &request);
-    let Some(Event::Requested { request: id, .. }) = server.endpoint.poll() else {
+    server.allocator.handle(at(0), &mut server.entropy, from, None, &request);
+    let Some(Event::Requested { request: id, .. }) = server.allocator.poll() else {
         panic!("no request")
     };
-    server.endpoint.accept(at(0), &mut server.entropy, id, REMOTE).expect("accepted");
+    server.allocator.accept(at(0), &mut server.entropy, id, REMOTE).expect("accepted");
     let mut answers = 0;
     for _ in 0..1000 {
-        server.endpoint.handle(at(0), &mut server.entropy, from, None, &request);
+        server.allocator.handle(at(0), &mut server.entropy, from, None, &request);
         while server.sent().is_some() {
             answers += 1;
         }
@@ -515,14 +515,14 @@ fn copies_of_a_request_are_answered_so_many_times() {
 /// spend.
 #[test]
 fn slow_key_exchanges_have_a_share_of_their_own() {
-    let mut server = Endpoint::new(Dialect::EthDix, hash_of(Dialect::EthDix), Limits::default());
+    let mut server = Allocator::new(Dialect::EthDix, hash_of(Dialect::EthDix), Limits::default());
     server.register(&name());
-    let taken = |server: &mut Endpoint, kex, count: u32, time: u32| {
+    let taken = |server: &mut Allocator, kex, count: u32, time: u32| {
         let mut taken = 0;
         for number in 0..count {
             let suite = Suite { kex, ..Suite::default() };
             let mut client =
-                Endpoint::new(Dialect::EthDix, hash_of(Dialect::EthDix), Limits::default());
+                Allocator::new(Dialect::EthDix, hash_of(Dialect::EthDix), Limits::default());
             let entropy = &mut Counting((number * 3 + time) as u8);
             let now = at(u64::from(time));
             client.allocate(now, entropy, asked(Some(suite.into()))).expect("within limits");

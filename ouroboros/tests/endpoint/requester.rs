@@ -5,7 +5,7 @@ use std::time::Duration;
 use ouroboros::{
     crypto::{Cipher, Hash, Suite},
     proto::endpoint::{
-        AllocationFailure, AllocationId, AllocationRequest, Endpoint, Event, Limits,
+        AllocationFailure, AllocationId, AllocationRequest, Allocator, Event, Limits,
     },
     transport::Destination,
     wire::{Dialect, DirectoryHash, Eid, management::Message, oap::Allocation},
@@ -50,7 +50,7 @@ fn only_the_peer_that_was_asked_is_believed() {
         pair.give_client(at(2), SERVER, &reply);
         assert!(matches!(
             pair.client.poll(),
-            Some(Event::Allocated { peer: SERVER, remote: REMOTE, keys: Some(_), .. })
+            Some(Event::Allocated { peer: SERVER, remote: REMOTE, agreed: Some(_), .. })
         ));
         // Once more: nobody waits for it now.
         pair.give_client(at(3), SERVER, &reply);
@@ -93,7 +93,7 @@ fn a_reply_on_another_path_is_not_taken() {
     pair.client.handle(at(2), &mut pair.entropy, SERVER, None, &reply);
     assert!(pair.client.poll().is_none());
     pair.give_client(at(2), SERVER, &reply);
-    assert!(matches!(pair.client.poll(), Some(Event::Allocated { keys: None, .. })));
+    assert!(matches!(pair.client.poll(), Some(Event::Allocated { agreed: None, .. })));
 }
 
 /// A reply on eth-dix with this header.
@@ -123,7 +123,7 @@ fn a_weaker_reply_is_not_taken() {
         assert_eq!(pair.client.counters().bad_replies, 2);
         pair.give_client(at(2), SERVER, &reply);
         assert!(
-            matches!(pair.client.poll(), Some(Event::Allocated { suite: Some(s), .. }) if s == asked)
+            matches!(pair.client.poll(), Some(Event::Allocated { agreed: Some(a), .. }) if a.suite == asked)
         );
     }
 }
@@ -192,8 +192,8 @@ fn the_refusal_of_a_copy_is_doubted() {
 }
 
 /// A client on eth-dix that does not know where the peer is.
-fn querying(timeout: Duration) -> (Endpoint, AllocationId) {
-    let mut client = Endpoint::new(Dialect::EthDix, DirectoryHash::Sha3_256, Limits::default());
+fn querying(timeout: Duration) -> (Allocator, AllocationId) {
+    let mut client = Allocator::new(Dialect::EthDix, DirectoryHash::Sha3_256, Limits::default());
     let request = AllocationRequest { peer: None, timeout, ..asked(None) };
     let id = client.allocate(at(0), &mut Counting(3), request).expect("within limits");
     (client, id)
@@ -223,7 +223,7 @@ fn a_name_is_asked_for_until_two_seconds_have_passed() {
 fn only_who_serves_a_name_answers_for_it() {
     let (mut client, _) = querying(TIMEOUT);
     let query = client.poll_transmit().expect("a query").message;
-    let mut server = Endpoint::new(Dialect::EthDix, DirectoryHash::Sha3_256, Limits::default());
+    let mut server = Allocator::new(Dialect::EthDix, DirectoryHash::Sha3_256, Limits::default());
     server.handle(at(1), &mut Counting(1), CLIENT, None, &query);
     assert!(server.poll_transmit().is_none());
     server.register(&name());
@@ -267,8 +267,8 @@ fn a_timeout_may_be_without_end() {
 #[test]
 fn processes_that_share_an_interface_do_not_answer_for_each_other() {
     let (mut client, _) = querying(TIMEOUT);
-    let endpoint = || Endpoint::new(Dialect::EthDix, DirectoryHash::Sha3_256, Limits::default());
-    let (mut server, mut bystander) = (endpoint(), endpoint());
+    let allocator = || Allocator::new(Dialect::EthDix, DirectoryHash::Sha3_256, Limits::default());
+    let (mut server, mut bystander) = (allocator(), allocator());
     server.register(&name());
     bystander.register(&"other".parse().expect("a name"));
     let entropy = &mut Counting(1);
@@ -276,14 +276,14 @@ fn processes_that_share_an_interface_do_not_answer_for_each_other() {
     for round in 0..6 {
         let now = at(round * 10);
         let mut frames = Vec::new();
-        for endpoint in [&mut client, &mut bystander, &mut server] {
-            while let Some(transmit) = endpoint.poll_transmit() {
+        for allocator in [&mut client, &mut bystander, &mut server] {
+            while let Some(transmit) = allocator.poll_transmit() {
                 frames.push(transmit.message);
             }
         }
         for frame in frames {
-            for endpoint in [&mut client, &mut bystander, &mut server] {
-                endpoint.handle(now, entropy, SERVER, None, &frame);
+            for allocator in [&mut client, &mut bystander, &mut server] {
+                allocator.handle(now, entropy, SERVER, None, &frame);
             }
         }
         // The application takes its time.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use ouroboros::{
     crypto::identity::IdentityKey,
     proto::endpoint::{
-        AllocationRequest, ClientSecurity, Endpoint, Event, Identity, Limits, ProfilePolicy,
+        AllocationRequest, Allocator, ClientSecurity, Event, Identity, Limits, ProfilePolicy,
         ServerSecurity, Trust,
     },
     wire::{Dialect, PeerAddress, oap::Allocation},
@@ -17,8 +17,8 @@ use crate::harness::{
     own, request_with,
 };
 
-fn guarded(dialect: Dialect, friend: &Identity) -> Endpoint {
-    let mut server = Endpoint::new(dialect, hash_of(dialect), Limits::default());
+fn guarded(dialect: Dialect, friend: &Identity) -> Allocator {
+    let mut server = Allocator::new(dialect, hash_of(dialect), Limits::default());
     server.set_policy(&name(), policy(friend));
     server.register(&name());
     server
@@ -29,7 +29,7 @@ fn policy(friend: &Identity) -> ServerSecurity {
 }
 
 fn request(dialect: Dialect, security: Option<ClientSecurity>, of: &str) -> Vec<u8> {
-    let mut client = Endpoint::new(dialect, hash_of(dialect), Limits::default());
+    let mut client = Allocator::new(dialect, hash_of(dialect), Limits::default());
     let request = AllocationRequest { name: of.parse().expect("a name"), ..asked(security) };
     client.allocate(at(0), &mut Counting(of.len() as u8), request).expect("within limits");
     client.poll_transmit().expect("a request").message
@@ -205,7 +205,7 @@ fn said_under_load(
     ways: &[Option<ClientSecurity>],
 ) -> (Vec<Vec<u8>>, usize) {
     let limits = Limits { unproved_requests: 2, ..Limits::default() };
-    let mut server = Endpoint::new(Dialect::Udp, hash_of(Dialect::Udp), limits);
+    let mut server = Allocator::new(Dialect::Udp, hash_of(Dialect::Udp), limits);
     server.set_policy(&name(), policy(friend));
     server.register(&name());
     // Anybody may ask for this one, and as many as may wait without proof do.
@@ -214,7 +214,7 @@ fn said_under_load(
     let mut number = 0u8;
     let mut next = |of: &str, security: Option<ClientSecurity>| {
         number += 1;
-        let mut client = Endpoint::new(Dialect::Udp, hash_of(Dialect::Udp), limits);
+        let mut client = Allocator::new(Dialect::Udp, hash_of(Dialect::Udp), limits);
         let request = AllocationRequest { name: of.parse().expect("a name"), ..asked(security) };
         let allocation = client.allocate(at(0), &mut Counting(number), request);
         let ip = IpAddr::from([10, number, 0, 1]);

@@ -10,7 +10,7 @@ use std::{
 use ouroboros::{
     crypto::Suite,
     proto::endpoint::{
-        AllocationId, ClientSecurity, Endpoint, Event, Limits, ProfilePolicy, RequestId,
+        AllocationId, Allocator, ClientSecurity, Event, Limits, ProfilePolicy, RequestId,
     },
     transport::Destination,
     wire::{Dialect, Eid, PeerAddress, management::Message},
@@ -58,7 +58,7 @@ enum Strangers {
 /// An honest client: its allocation, and the keys once it has them.
 struct Client {
     from: PeerAddress,
-    endpoint: Endpoint,
+    allocator: Allocator,
     allocation: Option<AllocationId>,
     begins: u64,
     done: Option<u64>,
@@ -66,9 +66,9 @@ struct Client {
 
 impl Client {
     fn new(number: u32, begins: u64) -> Self {
-        let endpoint = Endpoint::new(UDP, hash_of(UDP), Limits::default());
+        let allocator = Allocator::new(UDP, hash_of(UDP), Limits::default());
         let from = address((198 << 24) | (number << 8) | 7, 5_000);
-        Self { from, endpoint, allocation: None, begins, done: None }
+        Self { from, allocator, allocation: None, begins, done: None }
     }
 }
 
@@ -82,7 +82,7 @@ struct Sent {
 
 struct Run {
     random: Random,
-    server: Endpoint,
+    server: Allocator,
     limits: Limits,
     clients: Vec<Client>,
     /// By arrival, in milliseconds.
@@ -101,7 +101,7 @@ impl Run {
             half_open_without_cookies: WITHOUT_COOKIES,
             ..Limits::default()
         };
-        let mut server = Endpoint::new(UDP, hash_of(UDP), limits);
+        let mut server = Allocator::new(UDP, hash_of(UDP), limits);
         server.register(&name());
         let mut random = Random::new(seed);
         let clients = (0..CLIENTS).map(|n| Client::new(n, 500 + random.below(3_000))).collect();
@@ -158,22 +158,25 @@ impl Run {
         }
         if client.allocation.is_none() {
             let request = asked(Some(native()));
-            let allocated = client.endpoint.allocate(now, &mut self.random, request);
+            let allocated = client.allocator.allocate(now, &mut self.random, request);
             client.allocation = Some(allocated.expect("within limits"));
         }
-        client.endpoint.handle_timeout(now, &mut self.random);
+        client.allocator.handle_timeout(now, &mut self.random);
         let mut leaving = Vec::new();
-        while let Some(event) = client.endpoint.poll() {
+        while let Some(event) = client.allocator.poll() {
             match event {
-                Event::Allocated { keys, remote, .. } => {
+                Event::Allocated { agreed, remote, .. } => {
                     client.done = Some(time);
-                    leaving.push((Some(remote), first_frame(keys, remote)));
+                    leaving.push((
+                        Some(remote),
+                        first_frame(agreed.map(|agreed| agreed.keys), remote),
+                    ));
                 }
                 Event::Failed { reason, .. } => panic!("client {index} at {time} ms: {reason:?}"),
                 _ => {}
             }
         }
-        while let Some(sent) = client.endpoint.poll_transmit() {
+        while let Some(sent) = client.allocator.poll_transmit() {
             leaving.push((None, sent.message));
         }
         let from = client.from;
@@ -194,7 +197,7 @@ impl Run {
                 (Some(index), _) => {
                     let client = &mut self.clients[index];
                     let via = client.allocation;
-                    client.endpoint.handle(now, &mut self.random, from, via, &bytes);
+                    client.allocator.handle(now, &mut self.random, from, via, &bytes);
                 }
             }
         }

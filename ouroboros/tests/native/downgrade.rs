@@ -8,7 +8,7 @@ use ouroboros::{
     crypto::{Hash, KeyExchange, Suite},
     proto::{
         endpoint::{
-            AllocationFailure, AllocationRequest, ClientSecurity, Endpoint, Event, Limits,
+            AllocationFailure, AllocationRequest, Allocator, ClientSecurity, Event, Limits,
             NegotiationError, ProfilePolicy, ServerSecurity,
         },
         native::Capabilities,
@@ -291,7 +291,7 @@ fn a_hybrid_that_does_not_fit_is_done_inside_the_flow_or_not_at_all() {
 #[test]
 fn who_required_native_is_told_why_there_is_no_flow() {
     let random = &mut Random::new(9);
-    let mut client = Endpoint::new(Dialect::Udp, DirectoryHash::Md5, Limits::default());
+    let mut client = Allocator::new(Dialect::Udp, DirectoryHash::Md5, Limits::default());
     let request = AllocationRequest {
         name: "my_vpn".parse().expect("a name"),
         qos: QosSpec::RAW,
@@ -304,7 +304,7 @@ fn who_required_native_is_told_why_there_is_no_flow() {
     let start = at(Duration::ZERO);
     let id = client.allocate(start, random, request).expect("within limits");
     let sent = client.poll_transmit().expect("a request").message;
-    let mut server = Endpoint::new(Dialect::Udp, DirectoryHash::Md5, Limits::default());
+    let mut server = Allocator::new(Dialect::Udp, DirectoryHash::Md5, Limits::default());
     server.register(&"my_vpn".parse().expect("a name"));
     let old = self::server(ProfilePolicy::Wire023);
     server.set_policy(&"my_vpn".parse().expect("a name"), old);

@@ -7,7 +7,8 @@ use ouroboros::{
     proto::{
         Now,
         endpoint::{
-            AcceptError, AllocationRequest, ClientSecurity, Endpoint, Event, Limits, ServerSecurity,
+            AcceptError, AllocationRequest, Allocator, ClientSecurity, Event, Limits,
+            ServerSecurity,
         },
         native::{
             Channel, Content, HEAD, KeyLimits, NativeKeys, Opened, Opener, SealError, Sealer,
@@ -48,8 +49,8 @@ pub(crate) fn allocate(
     on_request: impl Fn(&[u8]) -> Vec<u8>,
     on_reply: impl Fn(&[u8], &[u8]) -> Vec<u8>,
 ) -> Allocated {
-    let endpoint = || Endpoint::new(Dialect::EthDix, DirectoryHash::Sha3_256, Limits::default());
-    let (mut requester, mut responder) = (endpoint(), endpoint());
+    let allocator = || Allocator::new(Dialect::EthDix, DirectoryHash::Sha3_256, Limits::default());
+    let (mut requester, mut responder) = (allocator(), allocator());
     let name = "my_vpn".parse().expect("a name");
     responder.set_policy(&name, server);
     responder.register(&name);
@@ -70,7 +71,9 @@ pub(crate) fn allocate(
     let accepted = match responder.poll() {
         Some(Event::Requested { request, .. }) => {
             match responder.accept(start, random, request, SERVER_EID) {
-                Ok(()) => Some(responder.confirm(request).expect("half-open").keys),
+                Ok(()) => Some(
+                    responder.confirm(request).expect("half-open").agreed.map(|agreed| agreed.keys),
+                ),
                 Err(AcceptError::Refused(_)) => None,
                 Err(error) => panic!("{error}"),
             }
@@ -83,7 +86,7 @@ pub(crate) fn allocate(
         requester.handle(start, random, SERVER, None, &reply);
     }
     let allocated = match requester.poll() {
-        Some(Event::Allocated { keys, .. }) => Some(keys),
+        Some(Event::Allocated { agreed, .. }) => Some(agreed.map(|agreed| agreed.keys)),
         None | Some(Event::Failed { .. }) => None,
         other => panic!("{other:?}"),
     };

@@ -5,6 +5,7 @@ mod attacker;
 mod downgrade;
 mod eavesdropper;
 mod erasure;
+mod fragments;
 mod harness;
 mod reliable;
 mod session;

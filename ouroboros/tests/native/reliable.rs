@@ -4,7 +4,7 @@
 use ouroboros::{
     crypto::{Entropy, KeyExchange},
     proto::{
-        native::{Channel, Content, HEAD, KeyLimits, TAIL},
+        native::{Capabilities, Channel, Content, HEAD, KeyLimits, TAIL},
         negotiation::{
             Agreed, Client, ClientSecurity, NegotiationError, Offer, ProfilePolicy, ReliableTerms,
             ServerSecurity, Shape, Terms, answer,
@@ -30,7 +30,8 @@ const THEIRS: ReliableParameters =
     ReliableParameters { max_ack_delay: 2, window: 262_144, message_limit: 65_536 };
 
 fn client() -> ClientSecurity {
-    ClientSecurity { reliable: Some(OURS), ..suite(KeyExchange::X25519) }
+    let capabilities = Capabilities::NONE;
+    ClientSecurity { reliable: Some(OURS), capabilities, ..suite(KeyExchange::X25519) }
 }
 
 fn server() -> ServerSecurity {

@@ -100,8 +100,9 @@ fn no_data_is_sealed_when_the_exchange_cannot_be_done() {
         // Heard, but its offers are lost.
         ends[0].heard = now;
         ends[0].tick(now, random);
-        while ends[0].session.poll_transmit().is_some() {
-            repeats.push(now);
+        while let Some(Transmit { frame, .. }) = ends[0].session.poll_transmit() {
+            // An offer, which has a public key in it.
+            repeats.extend((frame.len() > HEAD + 32 + TAIL).then_some(now));
         }
         let sealed = ends[0].seal(now, b"data");
         assert_eq!(sealed.is_ok(), now < seconds(180), "{now:?}");
@@ -193,6 +194,76 @@ fn a_probe_tells_soon_whether_the_peer_is_there() {
     }
     assert_eq!(events(&mut ends[0]), [Event::Unresponsive]);
     assert!(pings >= 3, "{pings}");
+}
+
+#[test]
+fn round_trips_are_measured_and_lost_packets_counted_without_an_end_to_the_flow() {
+    let random = &mut Random::new(17);
+    let mut ends = settled(random, KeyExchange::X25519);
+    let ping = |end: &mut End, now| {
+        end.session.measure_round_trip(at(now));
+        assert!(end.session.awaits_pong());
+        end.session.poll_transmit().expect("a ping").frame
+    };
+    let mut measure = |sent: Duration, round_trip: Duration| {
+        let ping = ping(&mut ends[0], sent);
+        ends[1].take(sent, random, &ping, None).expect("authentic");
+        let pong = ends[1].session.poll_transmit().expect("a pong").frame;
+        ends[0].take(sent + round_trip, random, &pong, None).expect("authentic");
+        ends[0].session.round_trip()
+    };
+    let milliseconds = Duration::from_millis;
+    assert_eq!(measure(seconds(1), milliseconds(70)), Some(milliseconds(70)));
+    assert_eq!(measure(seconds(2), milliseconds(30)), Some(milliseconds(30)));
+    assert!(!ends[0].session.awaits_pong());
+    assert_eq!(ends[0].session.missed(), 0);
+    events(&mut ends[0]);
+    // The peer's next two packets are lost, and come late.
+    let now = seconds(3);
+    let lost = [b"one", b"two"].map(|data| ends[1].seal(now, data).expect("a key"));
+    let arrives = ends[1].seal(now, b"three").expect("a key");
+    ends[0].take(now, random, &arrives, None).expect("authentic");
+    assert_eq!(ends[0].session.missed(), 2);
+    ends[0].take(now, random, &lost[1], None).expect("authentic");
+    assert_eq!(ends[0].session.missed(), 1);
+    // A ping that is not answered changes nothing.
+    ping(&mut ends[0], now);
+    ends[0].tick(seconds(9), random);
+    assert_eq!(events(&mut ends[0]), []);
+    assert_eq!(ends[0].session.round_trip(), Some(milliseconds(30)));
+}
+
+#[test]
+fn a_peer_tells_how_many_packets_it_did_not_get() {
+    let random = &mut Random::new(11);
+    let mut ends = settled(random, KeyExchange::X25519);
+    events(&mut ends[0]);
+    let mut lost = 0;
+    for asked in 1..=3 {
+        for number in 0..100 {
+            let frame = ends[0].seal(seconds(asked), b"data").expect("a key");
+            if number % 10 == asked {
+                lost += 1;
+                continue;
+            }
+            ends[1].take(seconds(asked), random, &frame, None).expect("authentic");
+            // A copy is no packet.
+            assert!(ends[1].take(seconds(asked), random, &frame, None).is_err());
+        }
+        // Once a second, however often one wants to know.
+        for _ in 0..3 {
+            ends[0].session.ask_delivery(at(seconds(asked)));
+        }
+        let question = ends[0].session.poll_transmit().expect("a question").frame;
+        assert!(ends[0].session.poll_transmit().is_none());
+        ends[1].take(seconds(asked), random, &question, None).expect("authentic");
+        let answer = ends[1].session.poll_transmit().expect("an answer").frame;
+        ends[0].take(seconds(asked), random, &answer, None).expect("authentic");
+        assert_eq!(events(&mut ends[0]), [Event::Delivery { undelivered: lost }]);
+    }
+    // Nothing has left since.
+    ends[0].session.ask_delivery(at(seconds(9)));
+    assert!(ends[0].session.poll_transmit().is_none());
 }
 
 #[test]

@@ -52,6 +52,8 @@ fn main() -> ExitCode {
             a_client_that_comes_back_takes_its_own_place_only,
             a_client_that_is_asked_and_does_not_answer_has_left,
             a_client_hears_its_configuration_and_its_changes,
+            the_smallest_links_carry_ipv6_and_packets_of_its_least_mtu,
+            a_link_that_becomes_too_small_for_ipv6_keeps_it,
             a_path_that_drops_what_is_too_large_and_says_nothing_is_measured,
     ]
     .with_long(

@@ -7,14 +7,14 @@ use std::{
     thread,
 };
 
-use ouroboros::{FlowSpec, Offload, Tunnel};
+use ouroboros::{FlowSpec, Offload, Tunnel, transport::EthDix};
 use ouroboros_testing::Namespace;
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 
 use crate::{
     capture::{Capture, Packet, word},
     hosts::{End, Hosts, address, eventually, udp},
-    traffic::{FIRST, exchange, transfer},
+    traffic::{Echo, FIRST, exchange, transfer},
     wire::Wire,
 };
 
@@ -217,4 +217,58 @@ pub(crate) fn a_path_that_drops_what_is_too_large_and_says_nothing_is_measured()
         ends.iter().all(|end| (found - 16..=found).contains(&end.mtu()))
     });
     transfer(&ends, FIRST[1], 1 << 20);
+}
+
+/// A link that carries less than IPv6 has to be carried in: what is inside does not
+/// notice, but for the fragments of packets that are not TCP.
+pub(crate) fn the_smallest_links_carry_ipv6_and_packets_of_its_least_mtu() {
+    let udp4 = || udp("10.66.0.1", "10.66.0.2");
+    small_link(1000, |hosts| hosts.serving(udp4()), OVER_UDP4);
+    small_link(576, |hosts| hosts.serving(udp4()), OVER_UDP4);
+    small_link(1280, |hosts| hosts.serving(udp("fd66::1", "fd66::2")), OVER_UDP6);
+    small_link(
+        1000,
+        |hosts| hosts.serving((EthDix::on("eth0"), EthDix::on("eth0"))),
+        OVER_ETHERNET,
+    );
+}
+
+fn small_link(mtu: usize, serving: impl Fn(Hosts) -> Hosts, overhead: usize) {
+    let hosts = Hosts::with_cable();
+    for host in [&hosts.one, &hosts.two] {
+        host.shell(&format!("ip link set eth0 mtu {mtu}"));
+    }
+    let hosts = serving(hosts);
+    let ends = hosts.tunnel([Offload::ALL; 2]);
+    assert_eq!(ends.each_ref().map(End::mtu), [1280; 2]);
+    for to in FIRST {
+        let headers = if to.contains(':') { 48 } else { 28 };
+        let echo = Echo::at(&hosts.one, to);
+        let asks = echo.client(&hosts.two);
+        let mut buffer = [0; 2048];
+        for size in [8, mtu - overhead - headers, mtu - overhead - headers + 1, 1280 - headers] {
+            let datagram: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+            asks.send(&datagram).expect("sent");
+            let answered = asks.recv(&mut buffer).expect("an answer");
+            assert!(buffer[..answered] == datagram, "{size} bytes to {to} over {mtu}");
+        }
+        echo.stop(&hosts.one);
+        transfer(&ends, to, 1 << 20);
+    }
+    // Packets of TCP fit, so that hardly anything is in fragments.
+    let statistics = ends[1].statistics();
+    assert_eq!((statistics.too_large, statistics.flow.oversize), (0, 0));
+}
+
+/// A path that comes to carry less while packets pass keeps what is inside.
+pub(crate) fn a_link_that_becomes_too_small_for_ipv6_keeps_it() {
+    let hosts = Hosts::on_udp();
+    let ends = hosts.tunnel([Offload::ALL; 2]);
+    let set = |mtu: usize| {
+        for end in &ends {
+            end.host.shell(&format!("ip link set eth0 mtu {mtu}"));
+        }
+    };
+    during_a_transfer(&ends, || set(900));
+    follow(&ends, 1280);
 }

@@ -3,15 +3,15 @@
 //! client; what is done here is in force when it is answered.
 
 use std::{
-    path::PathBuf,
     sync::{Arc, Weak},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use ouroboros::{
+    LayerError,
     crypto::identity::Fingerprint,
     daemon::{
-        protocol::{ClientRow, Response},
+        protocol::{ClientRow, Response, path_from_text},
         security::Authentication,
     },
     proto::negotiation::{Invited, Joining},
@@ -33,6 +33,26 @@ impl State {
         let _ = state.irm.set_admission(admit);
     }
 
+    pub(super) async fn serve_clients(&self, name: &str) -> Outcome {
+        let parsed: Name = name.parse()?;
+        let created = self.tables().names.get(&parsed).is_some_and(|state| state.created);
+        if !created {
+            // It names a file.
+            let file = format!("{}.clients", client_name(name)?);
+            let file = ClientsFile::at(self.trust()?.path().join(file));
+            file.create()?;
+            let authentication = Authentication::Keys(file.path().display().to_string());
+            let policy = Policy { authentication, native: true, ..Policy::default() };
+            self.put_policy(parsed.clone(), policy)?;
+        }
+        for layer in self.irm.layers() {
+            if !layer.names().contains(&parsed) {
+                layer.register(name).await?;
+            }
+        }
+        Ok(Response::Done)
+    }
+
     pub(super) fn list_clients(&self, name: Option<&str>) -> Outcome {
         let files = match name {
             Some(_) => vec![self.clients_file(name)?],
@@ -42,15 +62,15 @@ impl State {
         let mut rows = Vec::new();
         for (service, file) in files {
             for entry in file.entries()? {
-                let (key, service) = (entry.key.to_string(), service.to_string());
+                let service = service.to_string();
                 let of_client = flows.iter().filter(|flow| {
                     let peer = flow.identity.as_ref();
-                    flow.name == service && peer.is_some_and(|peer| peer.fingerprint == key)
+                    flow.name == service && peer.is_some_and(|peer| peer.fingerprint == entry.key)
                 });
                 let peers = of_client.map(|flow| flow.peer.clone()).collect();
                 let prefixes = entry.prefixes.iter().map(ToString::to_string).collect();
-                let (name, invited_until) = (entry.name, entry.invited_until);
-                rows.push(ClientRow { service, name, key, prefixes, invited_until, peers });
+                let (key, name, until) = (entry.key.to_string(), entry.name, entry.invited_until);
+                rows.push(ClientRow { service, name, key, prefixes, invited_until: until, peers });
             }
         }
         Ok(Response::Clients(rows))
@@ -114,7 +134,7 @@ impl State {
         let own = tables.names.get(name).and_then(|state| state.own.as_ref());
         let identity = own.and_then(|own| own.identity.as_ref());
         let key = identity.map(|identity| identity.fingerprint().to_string());
-        key.ok_or_else(|| Error::NoName(name.to_string()))
+        key.ok_or_else(|| LayerError::NoSuchName(name.to_string()).into())
     }
 
     /// The clients' file of `name`; of the only name that has one, if there is no name.
@@ -138,7 +158,7 @@ impl State {
 /// The names that have their clients in a file.
 fn files(tables: &Tables) -> Vec<(Name, ClientsFile)> {
     let file = |policy: &Policy| match &policy.authentication {
-        Authentication::Keys(path) => Some(ClientsFile::at(PathBuf::from(path))),
+        Authentication::Keys(path) => Some(ClientsFile::at(path_from_text(path))),
         _ => None,
     };
     let names = tables.names.iter();

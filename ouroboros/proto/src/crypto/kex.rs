@@ -9,6 +9,7 @@
 mod hybrid;
 
 use p256::pkcs8::{DecodePublicKey, EncodePublicKey};
+use serde::{Deserialize, Serialize};
 use x25519_dalek::StaticSecret;
 use zeroize::Zeroizing;
 
@@ -40,7 +41,8 @@ const P384_SIZE: usize = P384_PREFIX.len() + 97;
 const P521_SIZE: usize = P521_PREFIX.len() + 133;
 
 /// The peer's key exchange data cannot be agreed with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum KeyExchangeError {
     /// It is nothing of the exchange that is under way.

@@ -1,6 +1,10 @@
 //! Algorithm identifiers and their order of strength (WIRE.md, "Allocation
 //! header", negotiation). Declared weakest first: `Ord` is the order.
 
+use serde::{Deserialize, Serialize};
+
+use crate::text::serialize_as_text;
+
 /// An authenticated cipher for packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -55,7 +59,7 @@ pub enum KeyExchange {
 }
 
 /// What one side asks of, or offers to, an encrypted flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Suite {
     /// How the secret is agreed.
     pub kex: KeyExchange,
@@ -74,7 +78,8 @@ impl Default for Suite {
 
 /// The algorithms that a configuration names. What it does not name is no
 /// demand, and the best is still preferred.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Algorithms {
     /// How the secret is agreed.
     pub kex: Option<KeyExchange>,
@@ -292,6 +297,7 @@ macro_rules! by_name {
 }
 
 by_name!(Cipher, Hash, KeyExchange);
+serialize_as_text!(Cipher, Hash, KeyExchange);
 
 impl std::fmt::Display for Suite {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

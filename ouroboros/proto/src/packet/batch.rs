@@ -173,7 +173,9 @@ pub struct Stray {
 /// Frames that came in, in one buffer that is reused.
 #[derive(Debug)]
 pub struct ReceiveBatch {
-    buffer: Box<[u8]>,
+    /// Of `capacity` bytes for paths to fill, and what was joined behind them.
+    buffer: Vec<u8>,
+    capacity: usize,
     frames: Vec<(Range<usize>, Ecn)>,
     strays: Vec<Stray>,
     calls: u64,
@@ -186,7 +188,8 @@ impl ReceiveBatch {
     /// An empty batch over `capacity` bytes of buffer.
     pub fn new(capacity: usize) -> Self {
         Self {
-            buffer: vec![0; capacity].into_boxed_slice(),
+            buffer: vec![0; capacity],
+            capacity,
             frames: Vec::with_capacity(64),
             strays: Vec::new(),
             calls: 0,
@@ -195,6 +198,7 @@ impl ReceiveBatch {
 
     /// Empties the batch and keeps its memory.
     pub fn clear(&mut self) {
+        self.buffer.truncate(self.capacity);
         self.frames.clear();
         self.strays.clear();
         self.calls = 0;
@@ -251,7 +255,8 @@ impl ReceiveBatch {
         &self.buffer
     }
 
-    /// The buffer for the kernel to fill. For paths.
+    /// The buffer for the kernel to fill, as long as the batch is empty; frames and all
+    /// after that. For paths.
     pub fn buffer_mut(&mut self) -> &mut [u8] {
         &mut self.buffer
     }
@@ -266,6 +271,19 @@ impl ReceiveBatch {
     pub fn push_marked(&mut self, range: Range<usize>, ecn: Ecn) {
         debug_assert!(range.end <= self.buffer.len());
         self.frames.push((range, ecn));
+    }
+
+    /// Adds a frame whose bytes were elsewhere, such as a packet that was made of
+    /// fragments, with what its outer IP header said of congestion; its index. `None`: the
+    /// batch holds as much again as it has room for, and no more.
+    pub fn push_joined(&mut self, bytes: &[u8], ecn: Ecn) -> Option<usize> {
+        let range = self.buffer.len()..self.buffer.len() + bytes.len();
+        if range.end > 2 * self.capacity {
+            return None;
+        }
+        self.buffer.extend_from_slice(bytes);
+        self.push_marked(range, ecn);
+        Some(self.frames.len() - 1)
     }
 
     /// Keeps a stray, or drops it if there are too many. For paths.

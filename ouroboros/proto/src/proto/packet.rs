@@ -4,8 +4,11 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 /// Which format the packets of an encrypted flow have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Profile {
     /// That of 0.23: one key for both directions, no protection from replay.
     Wire023,
@@ -26,6 +29,8 @@ pub enum Content {
     Data,
     /// Frames of a reliable flow.
     Frames,
+    /// A part of a packet: see PROTOCOL.md, "Fragments".
+    Fragment,
 }
 
 impl Content {
@@ -36,6 +41,7 @@ impl Content {
             Self::PartialChecksum => 2,
             Self::Data => 4,
             Self::Frames => 5,
+            Self::Fragment => 6,
         }
     }
 
@@ -46,6 +52,7 @@ impl Content {
             2 => Some(Self::PartialChecksum),
             4 => Some(Self::Data),
             5 => Some(Self::Frames),
+            6 => Some(Self::Fragment),
             _ => None,
         }
     }

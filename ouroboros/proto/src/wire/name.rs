@@ -2,7 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
+use serde::{Deserialize, Serialize};
 use sha3::Digest;
+
+use crate::text::serialize_as_text;
 
 /// A name that programs register in a layer and allocate flows to.
 ///
@@ -20,7 +23,7 @@ pub struct Name(String);
 
 /// The text is no name: it is empty, longer than 255 bytes, or has control
 /// characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("a name has 1 to 255 bytes and no control characters")]
 pub struct InvalidName;
 
@@ -42,6 +45,8 @@ impl FromStr for Name {
         Ok(Self(text.to_owned()))
     }
 }
+
+serialize_as_text!(Name);
 
 impl TryFrom<&str> for Name {
     type Error = InvalidName;

@@ -64,11 +64,11 @@ fn address_is_lost(socket: &Socket, namespace: Option<&NetworkNamespace>) -> boo
     let lost = || {
         let mut address = super::local_address(socket)?;
         address.set_port(0);
-        let any = super::bind(super::anywhere(address.is_ipv6()), false)?;
+        let any = super::bind(super::anywhere(address.is_ipv6()), false, 0)?;
         if option::network_namespace(&any) != option::network_namespace(socket) {
             return Ok(false);
         }
-        match super::bind(address, false) {
+        match super::bind(address, false, 0) {
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Ok(true),
             bound => bound.map(|_| false),
         }
@@ -423,6 +423,14 @@ impl Path for ConnectedPath {
                 // Somebody says that nobody listens; a repetition may tell.
                 Err(error) if is(error, Errno::CONNREFUSED) => result = Ok(()),
                 Err(error) if is_cut_off(error) && self.try_reconnect() => {}
+                // Certificates may be larger than the path; data is not cut by routers.
+                Err(error) if is(error, Errno::MSGSIZE) => {
+                    let v6 = self.peer().is_ipv6();
+                    result = socket::with_fragments(&self.socket, v6, || {
+                        self.transmit(&frame, None, Ecn::NotEct)
+                    });
+                    break;
+                }
                 _ => break,
             }
         }

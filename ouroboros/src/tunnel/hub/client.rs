@@ -13,9 +13,13 @@ use super::{ClientId, ClientStatistics};
 use crate::{
     driver,
     error::FlowError,
-    flow::{FlowCloser, FlowInfo, FlowSender, FlowWatcher},
-    proto::hub::{Configuration, IpNet, Telling},
+    flow::{FlowCloser, FlowInfo, FlowSender, FlowState, FlowWatcher},
+    proto::{
+        hub::{Configuration, IpNet, Telling},
+        protection::Content,
+    },
     sync::lock,
+    tun::offload::Ecn,
     tunnel::clamp,
 };
 
@@ -101,6 +105,15 @@ impl Client {
         self.watchers.iter().for_each(|watcher| watcher.probe(patience));
     }
 
+    pub(super) fn measure_round_trips(&self) {
+        self.watchers.iter().for_each(FlowWatcher::measure_round_trip);
+    }
+
+    /// Its flows that are there, as they are now.
+    pub(super) fn flows(&self) -> Vec<FlowState> {
+        self.watchers.iter().filter_map(FlowWatcher::state).collect()
+    }
+
     /// Ends its flows; the hub then lets it go.
     pub(super) fn close(&self) {
         self.closers.iter().for_each(FlowCloser::close);
@@ -136,7 +149,7 @@ impl Client {
         while let Some(packet) = telling.poll_transmit() {
             let mut sender = self.sender(0);
             // Lost like any other: it is said again.
-            if push(&mut sender, &packet).is_err() {
+            if push(&mut sender, &packet, self.mtu()).is_err() {
                 sender.discard();
             }
             let _ = sender.try_flush();
@@ -157,8 +170,14 @@ impl Client {
     }
 }
 
-/// Puts a packet into the batch, after what is there has left if it must.
-pub(super) fn push(sender: &mut FlowSender, packet: &[u8]) -> Result<(), FlowError> {
+/// Puts a packet into the batch, after what is there has left if it must; in fragments
+/// if it is larger than `mtu` and that is possible.
+pub(super) fn push(sender: &mut FlowSender, packet: &[u8], mtu: u16) -> Result<(), FlowError> {
+    if packet.len() > mtu.into()
+        && sender.push_fragments(packet, Content::Packet, Ecn::NotEct, mtu.into())?
+    {
+        return Ok(());
+    }
     if !sender.fits(packet.len()) {
         sender.flush()?;
     }

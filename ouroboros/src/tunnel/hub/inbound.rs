@@ -24,6 +24,7 @@ use crate::{
     flow::{FlowReceiver, Received},
     proto::{
         hub::{Router, Telling},
+        native::LARGEST_FRAGMENTED,
         protection::Content,
     },
     sync::lock,
@@ -142,7 +143,7 @@ impl Inbound {
             _ => self.turns >= LOOK,
         };
         // Most likely there is something of this flow.
-        let packets = self.serve(token, false);
+        let packets = self.serve(token);
         self.turns += 1;
         if looks || packets == 0 {
             let (more, any) = self.turn_of_many(&NOW)?;
@@ -168,7 +169,7 @@ impl Inbound {
             if token == MAILBOX {
                 self.collect();
             } else {
-                packets += self.serve(token / 2, token % 2 == 1);
+                packets += self.serve(token / 2);
             }
         }
         self.flush_forwarded();
@@ -232,13 +233,13 @@ impl Inbound {
                 self.finish(token, &FlowError::Transport(error.into()));
             } else {
                 // What came before it was watched.
-                self.serve(token, false);
+                self.serve(token);
             }
         }
     }
 
     /// Moves a batch of one flow; how many packets it was.
-    fn serve(&mut self, token: u64, ended: bool) -> usize {
+    fn serve(&mut self, token: u64) -> usize {
         let Self { core, queue, flows, joiner, touched, .. } = self;
         let Some(Arriving { client, receiver, delay }) = flows.get_mut(&token) else { return 0 };
         let router = core.router();
@@ -255,9 +256,6 @@ impl Inbound {
             Ok(count) => {
                 client.counters.received_packets.fetch_add(count as u64, Relaxed);
                 client.counters.received_bytes.fetch_add(bytes, Relaxed);
-                if ended {
-                    receiver.clear_end();
-                }
                 let alone = flows.len() == 1;
                 if let Some(flow) = flows.get_mut(&token).filter(|_| count == 0 || !alone) {
                     flow.receiver.release();
@@ -340,27 +338,37 @@ impl Admission<'_> {
     }
 
     fn forward(&mut self, to: &Shared, packet: &mut [u8], received: &Received) {
-        if packet.len() > to.mtu().into() {
+        let mtu = usize::from(to.mtu());
+        let mut sender = to.sender(self.queue);
+        let in_fragments = packet.len() > mtu && sender.takes_fragments();
+        let largest = if in_fragments { mtu.max(LARGEST_FRAGMENTED) } else { mtu };
+        if packet.len() > largest {
+            drop(sender);
             let mut answer = [0; 1280];
-            if let Some(size) = packet_too_big(packet, to.mtu().into(), &mut answer) {
+            if let Some(size) = packet_too_big(packet, largest, &mut answer) {
                 let mut sender = self.client.sender(self.queue);
-                let _ = push(&mut sender, &answer[..size]);
+                let _ = push(&mut sender, &answer[..size], self.client.mtu());
                 let _ = sender.try_flush();
             }
             return;
         }
-        let mut sender = to.sender(self.queue);
         let mut content = received.content;
         if content == Content::PartialChecksum && sender.checksums() == Checksums::Full {
             complete_for(packet, DeviceOffload::NONE);
             content = Content::Packet;
         }
-        if !sender.fits(packet.len()) && !matches!(sender.try_flush(), Ok(true)) {
+        // With as much again for what fragments take around them.
+        if !sender.fits(2 * packet.len()) && !matches!(sender.try_flush(), Ok(true)) {
             sender.discard();
         }
         let ecn = Ecn::of(packet).unwrap_or(Ecn::NotEct);
-        if let Some(room) = sender.push_content(packet.len(), content, ecn) {
-            room.copy_from_slice(packet);
+        let pushed = if in_fragments {
+            matches!(sender.push_fragments(packet, content, ecn, mtu), Ok(true))
+        } else {
+            let room = sender.push_content(packet.len(), content, ecn);
+            room.map(|room| room.copy_from_slice(packet)).is_some()
+        };
+        if pushed {
             drop(sender);
             self.client.counters.forwarded_packets.fetch_add(1, Relaxed);
             if !self.touched.iter().rev().any(|known| known == to) {

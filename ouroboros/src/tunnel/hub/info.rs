@@ -2,7 +2,7 @@
 
 use super::client::Client;
 use crate::{
-    flow::{FlowInfo, FlowStatistics},
+    flow::{FlowInfo, FlowState, FlowStatistics},
     proto::hub::IpNet,
     sync::lock,
 };
@@ -82,6 +82,8 @@ pub struct ClientInfo {
     pub client: ClientId,
     /// What was agreed with it.
     pub flow: FlowInfo,
+    /// Its flows that are there, as they are now.
+    pub flows: Vec<FlowState>,
     /// What it may send from, and is sent.
     pub prefixes: Vec<IpNet>,
     /// Largest packet that reaches it, in bytes.
@@ -95,6 +97,7 @@ impl ClientInfo {
         Self {
             client: client.id,
             flow: client.info.clone(),
+            flows: client.flows(),
             prefixes: lock(&client.prefixes).clone(),
             mtu: client.mtu(),
             statistics: client.statistics(),

@@ -31,7 +31,7 @@ use self::{
 use super::{Counters, Tunnel, TunnelBuilder, TunnelError, TunnelStatistics, clamp};
 use crate::{
     error::FlowError,
-    flow::{Flow, FlowCloser, FlowInfo},
+    flow::{Flow, FlowCloser, FlowInfo, FlowSender},
     log::Limited,
     proto::hub::{Configuration, IpNet, Router},
     sync::lock,
@@ -40,6 +40,7 @@ use crate::{
 };
 
 static MTU_REFUSED: Limited = Limited::new();
+static TOO_SMALL: Limited = Limited::new();
 
 /// Events that nobody has taken yet, at most; the oldest are dropped.
 const EVENTS: usize = 4096;
@@ -201,6 +202,14 @@ impl Hub {
         let (senders, receivers): (Vec<_>, Vec<_>) =
             flows.into_iter().map(Flow::split_for_many).unzip();
         let mtu = clamp(largest);
+        if mtu < LEAST_IPV6
+            && !senders.iter().all(FlowSender::takes_fragments)
+            && let Some(times) = TOO_SMALL.report()
+        {
+            let peer = info.peer;
+            tracing::warn!(%peer, times, "a client's path is too small for IPv6");
+            super::mtu::warn_of(mtu);
+        }
         let client = Arc::new(Client::new(id, senders, watchers, mtu));
         self.core.set_prefixes(&client, prefixes)?;
         lock(&self.core.clients).insert(id, client.clone());
@@ -257,6 +266,22 @@ impl Hub {
         self.core.note_untold(&client);
         self.core.mailboxes[0].wake();
         fits
+    }
+
+    /// Has the round trips of all clients' flows measured: see
+    /// [`FlowWatcher::measure_round_trip`](crate::FlowWatcher::measure_round_trip).
+    pub fn measure_round_trips(&self) {
+        let clients: Vec<_> = lock(&self.core.clients).values().cloned().collect();
+        clients.iter().for_each(|client| client.measure_round_trips());
+    }
+
+    /// The device's MTU, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub fn mtu(&self) -> Result<u16, TunnelError> {
+        Ok(self.core.device.mtu()?)
     }
 
     /// The clients that are there, in the order in which they came.

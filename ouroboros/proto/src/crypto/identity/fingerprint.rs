@@ -6,6 +6,8 @@ use std::{fmt, str::FromStr};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use crate::text::serialize_as_text;
+
 const SIZE: usize = 20;
 const PREFIX: &str = "o7s:";
 /// RFC 4648, section 6, in lower case: without the digits 0, 1, 8 and 9, which
@@ -46,6 +48,12 @@ impl Fingerprint {
         Self(bytes)
     }
 
+    /// The fingerprint with these bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; SIZE]) -> Self {
+        Self(bytes)
+    }
+
     /// The fingerprint's bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; SIZE] {
@@ -83,6 +91,8 @@ impl fmt::Debug for Fingerprint {
         write!(f, "Fingerprint({self})")
     }
 }
+
+serialize_as_text!(Fingerprint);
 
 impl FromStr for Fingerprint {
     type Err = InvalidFingerprint;

@@ -42,6 +42,11 @@ pub enum ConnectionEvent {
     Announced(Capabilities),
     /// No larger frames than this many bytes arrive, as far as is known.
     LargestFrame(usize),
+    /// The peer has told how many packets it got.
+    Delivery {
+        /// How many packets it did not get, of those up to the newest one that it got.
+        undelivered: u64,
+    },
     /// The peer is at this address from now on.
     Moved(PeerAddress),
     /// Frames leave and none comes: find out whether this end's own address is

@@ -224,6 +224,16 @@ impl Connection {
         }
     }
 
+    /// Asks the peer, at most once a second, how many packets it has got:
+    /// [`ConnectionEvent::Delivery`]. Native flows only.
+    pub fn ask_delivery(&mut self, now: Now) {
+        if let Protocol::Native { session, .. } = &mut self.protocol
+            && !self.ended
+        {
+            session.ask_delivery(now);
+        }
+    }
+
     /// Ends the flow and tells the peer, once, where the format can say it.
     pub fn close(&mut self, now: Now) {
         if std::mem::replace(&mut self.ended, true) {
@@ -334,6 +344,7 @@ impl Connection {
                 }
                 Event::Announced(capabilities) => ConnectionEvent::Announced(capabilities),
                 Event::LargestFrame(size) => ConnectionEvent::LargestFrame(size),
+                Event::Delivery { undelivered } => ConnectionEvent::Delivery { undelivered },
                 Event::Moved(address) => ConnectionEvent::Moved(address),
                 Event::Closed => {
                     self.ended = true;
@@ -356,6 +367,39 @@ impl Connection {
         match &self.protocol {
             Protocol::Wire023(_) => 0,
             Protocol::Native { session, .. } => session.epoch(),
+        }
+    }
+
+    /// Sends the peer a ping; [`round_trip`](Self::round_trip) is new when it has answered.
+    /// Native flows only.
+    pub fn measure_round_trip(&mut self, now: Now) {
+        if let Protocol::Native { session, .. } = &mut self.protocol {
+            session.measure_round_trip(now);
+        }
+    }
+
+    /// The round trip that was measured last; `None`: none was.
+    pub fn round_trip(&self) -> Option<Duration> {
+        match &self.protocol {
+            Protocol::Wire023(_) => None,
+            Protocol::Native { session, .. } => session.round_trip(),
+        }
+    }
+
+    /// Returns `true` if the peer has been sent a ping and has not answered it.
+    pub fn awaits_pong(&self) -> bool {
+        match &self.protocol {
+            Protocol::Wire023(_) => false,
+            Protocol::Native { session, .. } => session.awaits_pong(),
+        }
+    }
+
+    /// How many of the peer's packets were lost, or are late; `None` if the flow's packets
+    /// have no numbers.
+    pub fn missed(&self) -> Option<u64> {
+        match &self.protocol {
+            Protocol::Wire023(_) => None,
+            Protocol::Native { session, .. } => Some(session.missed()),
         }
     }
 

@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use super::{
-    AllocationFailure, AllocationId, AllocationRequest, Endpoint, Event, Refusal,
+    AllocationFailure, AllocationId, AllocationRequest, Allocator, Event, Refusal,
     TooManyAllocations, Transmit,
 };
 use crate::{
     crypto::Entropy,
     proto::{
         Now,
-        negotiation::{Agreed, Agreement, NegotiationError, Offer, Refused, Shape, Terms},
+        negotiation::{Agreement, NegotiationError, Offer, Refused, Shape, Terms},
     },
     wire::{Destination, Dialect, Eid, NameHash, PeerAddress, management::Message},
 };
@@ -91,7 +91,7 @@ impl Allocating {
     }
 }
 
-impl Endpoint {
+impl Allocator {
     /// Begins an allocation.
     ///
     /// # Errors
@@ -135,6 +135,7 @@ impl Endpoint {
     pub fn cancel(&mut self, allocation: AllocationId) {
         if let Some(allocating) = self.allocating.remove(&allocation) {
             self.by_endpoint.remove(&allocating.request.local);
+            self.abandoned -= usize::from(allocating.abandoned);
         }
     }
 
@@ -142,13 +143,13 @@ impl Endpoint {
     /// reply to it is told for 2 s yet, so that the flow can be closed, and
     /// nothing is asked again. Returns `false` if there is nothing to wait for.
     pub fn abandon(&mut self, now: Now, allocation: AllocationId) -> bool {
-        let abandoned = self.allocating.values().filter(|known| known.abandoned).count();
         let Some(allocating) = self.allocating.get_mut(&allocation) else { return false };
-        if !matches!(allocating.stage, Stage::Requesting { .. }) || abandoned >= MAX_ABANDONED {
+        let is_full = !allocating.abandoned && self.abandoned >= MAX_ABANDONED;
+        if !matches!(allocating.stage, Stage::Requesting { .. }) || is_full {
             self.cancel(allocation);
             return false;
         }
-        allocating.abandoned = true;
+        self.abandoned += usize::from(!std::mem::replace(&mut allocating.abandoned, true));
         allocating.until = allocating.until.min(now.monotonic + ABANDONED);
         allocating.deadline = allocating.deadline.min(allocating.until);
         allocating.retry = allocating.deadline;
@@ -174,11 +175,11 @@ impl Endpoint {
             Message::FlowRequest { source, qos, name, allocation }.encode(self.dialect)
         };
         let around = message(&[]).len();
+        let largest = request.largest_message.saturating_sub(around);
         let least = match self.dialect {
-            Dialect::Udp => LEAST_UDP_REQUEST.saturating_sub(around),
+            Dialect::Udp => LEAST_UDP_REQUEST.saturating_sub(around).min(largest),
             Dialect::EthDix => 0,
         };
-        let largest = request.largest_message.saturating_sub(around);
         let shape = Shape { least, largest, cookie };
         let offer = Offer::new(now.utc, terms, request.security.clone(), shape, entropy);
         allocating.message = message(&offer.header);
@@ -321,23 +322,7 @@ impl Endpoint {
         rtt: Option<Duration>,
     ) {
         self.cancel(allocation);
-        let (keys, suite, lane, reliable, identity) = match agreed {
-            Some(Agreed { keys, suite, lane, reliable, identity }) => {
-                (Some(keys), Some(suite), lane, reliable, identity)
-            }
-            None => (None, None, None, None, None),
-        };
-        self.events.push_back(Event::Allocated {
-            allocation,
-            peer,
-            remote,
-            keys,
-            suite,
-            lane,
-            reliable,
-            rtt,
-            identity,
-        });
+        self.events.push_back(Event::Allocated { allocation, peer, remote, agreed, rtt });
     }
 
     fn fail(&mut self, id: AllocationId, reason: AllocationFailure) {

@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    AcceptError, Accepted, Endpoint, Event, Refusal, RefusalReason, RequestId, Transmit,
+    AcceptError, Accepted, Allocator, Event, Refusal, RefusalReason, RequestId, Transmit,
     half_open::HalfOpen,
     memory::{AMPLIFICATION, Answered, Key, Known, clock_difference, shows_freshness},
     sources::Source,
@@ -77,7 +77,7 @@ pub(super) enum AddressValidation {
     Legacy,
 }
 
-impl Endpoint {
+impl Allocator {
     pub(super) fn handle_request(
         &mut self,
         now: Now,
@@ -103,9 +103,9 @@ impl Endpoint {
         let has_restricted_name = served
             .as_ref()
             .map_or(self.has_restricted_name, |s| s.security.clients.demands_identity());
-        let refuse = |endpoint: &mut Self, refusal| {
+        let refuse = |allocator: &mut Self, refusal| {
             if !has_restricted_name {
-                endpoint.answer(now, from, &refused(remote, refusal));
+                allocator.answer(now, from, &refused(remote, refusal));
             }
         };
         let Ok(allocation) = Allocation::parse(header, 0) else {
@@ -400,26 +400,7 @@ impl Endpoint {
             Answered { from, request: size, left: REPEATS, budget, reply: message },
         );
         let qos = self.limits.bounded(terms.qos);
-        let accepted = match agreed {
-            Some(agreed) => Accepted {
-                qos,
-                keys: Some(agreed.keys),
-                suite: Some(agreed.suite),
-                lane: agreed.lane,
-                reliable: agreed.reliable,
-                rtt: None,
-                identity: agreed.identity,
-            },
-            None => Accepted {
-                qos,
-                keys: None,
-                suite: None,
-                lane: None,
-                reliable: None,
-                rtt: None,
-                identity: None,
-            },
-        };
+        let accepted = Accepted { qos, agreed, rtt: None };
         let ends = (local, remote);
         self.hold_half_open(now, request, HalfOpen::new(from, ends, validation, accepted));
         Ok(())

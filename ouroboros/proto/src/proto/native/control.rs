@@ -17,6 +17,8 @@ const ANNOUNCE: u8 = 10;
 const ANNOUNCED: u8 = 11;
 const PROBE: u8 = 12;
 const PROBED: u8 = 13;
+const COUNT: u8 = 14;
+const COUNTED: u8 = 15;
 
 /// A control message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +50,10 @@ pub(super) enum Message<'a> {
     Probe(u16),
     /// One has.
     Probed(u16),
+    /// How many packets have arrived?
+    Count,
+    /// So many of those with numbers up to the newest.
+    Counted { newest: u64, packets: u64 },
 }
 
 /// A part of a message about the epoch `epoch`.
@@ -85,6 +91,14 @@ impl<'a> Message<'a> {
             ANNOUNCED => Self::Announced(u8::from_be_bytes(fields.try_into().ok()?)),
             PROBE => Self::Probe(u16::try_from(body.len()).ok()?),
             PROBED => Self::Probed(u16::from_be_bytes(fields.try_into().ok()?)),
+            COUNT if fields.is_empty() => Self::Count,
+            COUNTED => {
+                let (newest, packets) = fields.split_first_chunk()?;
+                Self::Counted {
+                    newest: u64::from_be_bytes(*newest),
+                    packets: u64::from_be_bytes(packets.try_into().ok()?),
+                }
+            }
             _ => return None,
         })
     }
@@ -108,6 +122,10 @@ impl<'a> Message<'a> {
                 body
             }
             Self::Probed(size) => [&[PROBED][..], &size.to_be_bytes()].concat(),
+            Self::Count => vec![COUNT],
+            Self::Counted { newest, packets } => {
+                [&[COUNTED][..], &newest.to_be_bytes(), &packets.to_be_bytes()].concat()
+            }
         }
     }
 }
@@ -186,6 +204,8 @@ mod tests {
         for message in [
             Message::Ping(1),
             Message::Pong(2),
+            Message::Count,
+            Message::Counted { newest: 3, packets: 2 },
             Message::Close,
             Message::Challenge([3; 16]),
             Message::Response([4; 16]),

@@ -7,6 +7,7 @@
 //! sockets, clocks, how the first secret was agreed (`negotiation`).
 
 mod control;
+mod fragment;
 mod mtu;
 mod open;
 mod path;
@@ -18,7 +19,12 @@ mod window;
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 pub use super::packet::{Content, KeyLimits, Opened};
+pub use fragment::{
+    FRAGMENT_HEAD, Fragment, FragmentError, LARGEST_FRAGMENTED, Reassembled, Reassembly, fragments,
+};
 pub use open::Opener;
 pub use schedule::{NativeKeys, Role};
 pub use seal::{Reserved, SealError, Sealer};
@@ -45,8 +51,21 @@ const EPOCHS: u8 = 0x0f;
 
 /// What an end of a flow can do beyond the least: offered in a request; what
 /// both can, in the reply.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "u8", into = "u8")]
 pub struct Capabilities(u8);
+
+impl From<u8> for Capabilities {
+    fn from(bits: u8) -> Self {
+        Self::from_bits(bits)
+    }
+}
+
+impl From<Capabilities> for u8 {
+    fn from(capabilities: Capabilities) -> Self {
+        capabilities.bits()
+    }
+}
 
 impl Capabilities {
     /// Nothing beyond the least.
@@ -55,7 +74,9 @@ impl Capabilities {
     pub const PARTIAL_CHECKSUMS: Self = Self(0x01);
     /// Agrees a hybrid key inside the flow before data.
     pub const HYBRID_FIRST: Self = Self(0x04);
-    const ALL: u8 = Self::PARTIAL_CHECKSUMS.0 | Self::HYBRID_FIRST.0;
+    /// Takes packets in fragments ([`Content::Fragment`]).
+    pub const FRAGMENTS: Self = Self(0x08);
+    const ALL: u8 = Self::PARTIAL_CHECKSUMS.0 | Self::HYBRID_FIRST.0 | Self::FRAGMENTS.0;
 
     /// The flags on the wire.
     pub const fn bits(self) -> u8 {

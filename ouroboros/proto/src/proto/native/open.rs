@@ -82,6 +82,12 @@ impl Receiving {
         keys.iter().any(|key| key.failures.load(Relaxed) >= self.limits.failures / 2)
     }
 
+    /// The newest packet's number, and how many packets were opened.
+    pub(super) fn count(&self) -> (u64, u64) {
+        let window = lock(&self.window);
+        (window.newest(), window.taken())
+    }
+
     /// How many keys open packets.
     pub(super) fn held(&self) -> usize {
         lock(&self.keys).len()

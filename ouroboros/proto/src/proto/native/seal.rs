@@ -105,6 +105,11 @@ impl Sending {
         self.next.load(Relaxed) >= lock(&self.state).current.due
     }
 
+    /// The number of the packet that is sealed next: so many were sealed before it.
+    pub(super) fn next(&self) -> u64 {
+        self.next.load(Relaxed)
+    }
+
     /// Goes on at `number`.
     #[cfg(test)]
     pub(super) fn leap(&self, number: u64) {

@@ -7,17 +7,23 @@ const BITS: u64 = u64::BITS as u64;
 /// words (the way of RFC 6479).
 pub(super) struct ReplayWindow {
     newest: u64,
+    taken: u64,
     seen: Box<[u64; WORDS]>,
 }
 
 impl ReplayWindow {
     pub(super) fn new() -> Self {
-        Self { newest: 0, seen: Box::new([0; WORDS]) }
+        Self { newest: 0, taken: 0, seen: Box::new([0; WORDS]) }
     }
 
     /// The highest number taken; 0 before the first.
     pub(super) fn newest(&self) -> u64 {
         self.newest
+    }
+
+    /// How many numbers were taken.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// Whether a packet's number is neither one that was taken nor too old to
@@ -41,6 +47,7 @@ impl ReplayWindow {
         }
         if new {
             self.seen[word as usize % WORDS] |= 1 << (number % BITS);
+            self.taken += 1;
         }
         new
     }

@@ -34,6 +34,24 @@ impl Session {
         }
     }
 
+    /// Sends a ping, whose answer makes a new [`round_trip`](Self::round_trip). Nothing
+    /// follows if none comes.
+    pub fn measure_round_trip(&mut self, now: Now) {
+        if !self.ended {
+            self.ping(now.monotonic);
+        }
+    }
+
+    /// From the latest ping that was answered in turn to its pong.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
+    }
+
+    /// Returns `true` if the latest ping has not been answered.
+    pub fn awaits_pong(&self) -> bool {
+        self.pinged.is_some()
+    }
+
     pub(super) fn probe_at(&mut self, now: Duration, patience: Duration, asked: bool) {
         let wait = (patience / 8).clamp(Duration::from_millis(50), RETRY);
         let (until, repeat) = (now + patience, Repeat::new(now, wait));
@@ -42,10 +60,14 @@ impl Session {
     }
 
     pub(super) fn ping(&mut self, now: Duration) {
+        self.pinged = Some(now);
         self.send(now, &Message::Ping(token(now)));
     }
 
     pub(super) fn ponged(&mut self, now: Duration, answered: u64) {
+        if let Some(sent) = self.pinged.take_if(|sent| answered == token(*sent)) {
+            self.round_trip = Some(now.saturating_sub(sent));
+        }
         if let Some(probe) = self.probe.take_if(|probe| probe.asked) {
             let latest = answered == token(probe.sent);
             let round_trip = latest.then(|| now.saturating_sub(probe.sent));

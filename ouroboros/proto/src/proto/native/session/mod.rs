@@ -7,6 +7,7 @@
 //! does. Not here: data, which passes it by; it is told of it by `traffic`.
 
 mod announcement;
+mod count;
 mod event;
 mod liveness;
 mod repeat;
@@ -16,6 +17,7 @@ use std::{collections::VecDeque, time::Duration};
 pub use self::event::{Event, SessionConfig, Transmit};
 use self::{
     announcement::Announcement,
+    count::Delivery,
     liveness::Probe,
     repeat::{RETRY, Repeat},
 };
@@ -65,10 +67,14 @@ pub struct Session {
     heard: Duration,
     confirmed: bool,
     probe: Option<Probe>,
+    /// When the latest ping left, until it is answered.
+    pinged: Option<Duration>,
+    round_trip: Option<Duration>,
     announcement: Option<Announcement>,
     search: Option<Search>,
     told_largest: Option<usize>,
     paths: Paths,
+    delivery: Delivery,
     queue: VecDeque<(Option<PeerAddress>, Vec<u8>)>,
     events: VecDeque<Event>,
     ended: bool,
@@ -100,10 +106,13 @@ impl Session {
             heard: now,
             confirmed: false,
             probe: None,
+            pinged: None,
+            round_trip: None,
             announcement: None,
             search: None,
             told_largest: None,
             paths: Paths::default(),
+            delivery: Delivery::default(),
             queue: VecDeque::new(),
             events: VecDeque::new(),
             ended: false,
@@ -159,6 +168,8 @@ impl Session {
             Some(Message::Announced(flags)) => {
                 self.announcement.take_if(|announcement| announcement.says(flags));
             }
+            Some(Message::Count) => self.count(now),
+            Some(Message::Counted { newest, packets }) => self.counted(newest, packets),
             Some(Message::Probe(size)) => self.send(now, &Message::Probed(size)),
             Some(Message::Probed(size)) => {
                 if let Some(search) = &mut self.search {
@@ -449,6 +460,7 @@ impl Session {
             self.exchange(now);
         }
         self.probe_timeout(now);
+        self.count_now_and_then(now);
         self.announce_again(now);
         self.search_further(now);
         self.challenge(now);
@@ -461,6 +473,14 @@ impl Session {
     /// messages that wait to be sent.
     pub fn held(&self) -> (usize, usize) {
         (self.channel.receiving.held(), self.queue.len())
+    }
+
+    /// How many of the peer's packets were lost, or are late.
+    pub fn missed(&self) -> u64 {
+        match self.channel.receiving.count() {
+            (_, 0) => 0,
+            (newest, packets) => newest.saturating_add(1).saturating_sub(packets),
+        }
     }
 
     /// The epoch that this end seals in, from 0.
