@@ -11,12 +11,11 @@ use super::{
     security::{Authentication, FlowSecurity, NameDemands},
 };
 pub use super::{
-    algorithms::{AlgorithmNames, SuiteNames},
     entries::{ClientRow, FlowEntry, IpcpEntry, KeyEntry, NameEntry, TransportSpec},
     grant::{BadGrant, DataPath, FlowGrant},
     path_text::{path_from_text, text_of_path},
 };
-use crate::{transport::ServerHost, wire::QosSpec};
+use crate::{crypto::Algorithms, transport::ServerHost, wire::QosSpec};
 
 /// Longest request or response in bytes.
 pub const LARGEST_DATAGRAM: usize = 64 * 1024;
@@ -30,7 +29,7 @@ pub enum Security {
     /// Plain flows.
     None,
     /// Encrypted flows, with at least these algorithms.
-    Suite(AlgorithmNames),
+    Suite(Algorithms),
 }
 
 /// What the daemon is asked.
@@ -125,6 +124,9 @@ pub enum Request {
     ListClients {
         /// The name.
         name: Option<String>,
+        /// Only those with the key of this fingerprint.
+        #[serde(default)]
+        key: Option<String>,
     },
     /// Serves a name to the clients of a file beside the daemon's key, which is made if
     /// there is none, and registers it in every layer. A name that was created is as it
@@ -357,7 +359,7 @@ mod tests {
             Request::Allocate {
                 name: "n".into(),
                 qos: QosSpec::RAW,
-                security: Some(FlowSecurity::new(&Suite::default().into(), true)),
+                security: Some(FlowSecurity { asked: Suite::default().into(), identified: true }),
                 timeout: u64::MAX,
                 server: Some("vpn.example.org:4000".parse().expect("a host")),
             },
