@@ -9,6 +9,7 @@ use std::{
 };
 
 use ouroboros::{Flow, FlowError, FlowSpec, Irm, transport::Udp};
+use ouroboros_benches::{CLIENT, SERVER};
 use quinn::{ClientConfig, Endpoint, ServerConfig};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio::{
@@ -17,7 +18,7 @@ use tokio::{
     runtime::Runtime,
 };
 
-use crate::{CLIENT, Outcome, SERVER};
+use crate::Outcome;
 
 const PORT: u16 = 3435;
 const PIECE: usize = 64 * 1024;

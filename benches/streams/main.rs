@@ -12,81 +12,34 @@ mod ends;
 use std::{
     env, fs,
     io::{BufRead, BufReader},
-    path::PathBuf,
-    process::{Child, Command, Stdio},
 };
+
+use ouroboros_benches::Hosts;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-const SERVER: &str = "10.97.0.1";
-const CLIENT: &str = "10.97.0.2";
 /// The first is compared with the others.
 const OF: &[&str] = &["ours", "ours-messages", "quinn", "tcp"];
 const FIGURES: &[(&str, &str)] =
     &[("bulk", "Gbit/s"), ("cpu", "s/GB"), ("round-trip", "us p50"), ("round-trip-p99", "us p99")];
 
-/// Two namespaces with a cable between them, as long as they are held.
-struct Hosts {
-    names: [String; 2],
-    folder: PathBuf,
-}
-
-fn ip(words: &str) -> Outcome<()> {
-    let status = Command::new("ip").args(words.split(' ')).status()?;
-    if status.success() { Ok(()) } else { Err(format!("ip {words}: needs root").into()) }
-}
-
-impl Hosts {
-    fn new() -> Outcome<Self> {
-        let id = std::process::id();
-        let folder = env::temp_dir().join(format!("streams-{id}"));
-        fs::create_dir(&folder)?;
-        let hosts = Self { names: ["a", "b"].map(|end| format!("o7s{id}{end}")), folder };
-        let [a, b] = &hosts.names;
-        ip(&format!("netns add {a}"))?;
-        ip(&format!("netns add {b}"))?;
-        ip(&format!("link add veth0 netns {a} type veth peer name veth0 netns {b}"))?;
-        for (name, address) in [(a, SERVER), (b, CLIENT)] {
-            ip(&format!("-n {name} addr add {address}/24 dev veth0"))?;
-            ip(&format!("-n {name} link set lo up"))?;
-            ip(&format!("-n {name} link set veth0 up"))?;
-        }
-        Ok(hosts)
-    }
-
-    fn run(&self, host: usize, words: &[&str]) -> Outcome<Child> {
-        let program = env::current_exe()?;
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.names[host]]).arg(program).args(words);
-        Ok(command.arg(&self.folder).stdout(Stdio::piped()).spawn()?)
-    }
-
-    /// The figures of one round, in the order of [`FIGURES`].
-    fn measure(&self, of: &str, seconds: &str) -> Outcome<Vec<f64>> {
-        let mut server = self.run(0, &["server", of])?;
-        let mut lines = BufReader::new(server.stdout.take().ok_or("no output")?).lines();
-        // It listens.
-        lines.next().ok_or("the server does not listen")??;
-        let client = self.run(1, &["client", of, seconds])?.wait_with_output()?;
-        let told = lines.next();
-        let _ = server.kill();
-        server.wait()?;
-        let numbers = |text: &str| text.split(' ').map(str::parse).collect::<Result<Vec<f64>, _>>();
-        let client = numbers(String::from_utf8(client.stdout)?.trim())?;
-        let server = numbers(told.ok_or("the server has failed")??.trim())?;
-        let [bytes, time, cpu, p50, p99] = client[..] else { return Err("no figures".into()) };
-        let [server_cpu] = server[..] else { return Err("no figures of the server".into()) };
-        Ok(vec![bytes * 8e-9 / time, (cpu + server_cpu) / (bytes * 1e-9), p50, p99])
-    }
-}
-
-impl Drop for Hosts {
-    fn drop(&mut self) {
-        for name in &self.names {
-            let _ = Command::new("ip").args(["netns", "del", name]).status();
-        }
-        let _ = fs::remove_dir_all(&self.folder);
-    }
+/// The figures of one round, in the order of [`FIGURES`].
+fn figures(hosts: &Hosts, of: &str, seconds: &str) -> Outcome<Vec<f64>> {
+    let folder = hosts.folder.to_str().ok_or("a folder whose name is text")?;
+    let mut server = hosts.run(0, &["server", of, folder])?;
+    let mut lines = BufReader::new(server.stdout.take().ok_or("no output")?).lines();
+    // It listens.
+    lines.next().ok_or("the server does not listen")??;
+    let client = hosts.run(1, &["client", of, seconds, folder])?.wait_with_output()?;
+    let told = lines.next();
+    let _ = server.kill();
+    server.wait()?;
+    let numbers = |text: &str| text.split(' ').map(str::parse).collect::<Result<Vec<f64>, _>>();
+    let client = numbers(String::from_utf8(client.stdout)?.trim())?;
+    let server = numbers(told.ok_or("the server has failed")??.trim())?;
+    let [bytes, time, cpu, p50, p99] = client[..] else { return Err("no figures".into()) };
+    let [server_cpu] = server[..] else { return Err("no figures of the server".into()) };
+    Ok(vec![bytes * 8e-9 / time, (cpu + server_cpu) / (bytes * 1e-9), p50, p99])
 }
 
 fn main() -> Outcome<()> {
@@ -105,7 +58,7 @@ fn main() -> Outcome<()> {
     let mut had = vec![Vec::new(); OF.len()];
     for _ in 0..rounds {
         for (of, had) in OF.iter().zip(&mut had) {
-            match hosts.measure(of, seconds) {
+            match figures(&hosts, of, seconds) {
                 Ok(figures) => had.push(figures),
                 Err(error) => eprintln!("{of}: {error}"),
             }
