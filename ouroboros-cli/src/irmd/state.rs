@@ -120,7 +120,9 @@ impl State {
             }
             Request::ListFlows => Ok(Response::Flows(self.flows.list())),
             Request::ListIpcps => Ok(Response::Ipcps(self.ipcps())),
-            Request::ListClients { name } => self.list_clients(name.as_deref()),
+            Request::ListClients { name, key } => {
+                self.list_clients(name.as_deref(), key.as_deref())
+            }
             Request::ServeClients { name } => self.serve_clients(&name).await,
             Request::RenameClient { name, client, to } => {
                 self.rename_client(name.as_deref(), &client, &to)

@@ -11,6 +11,7 @@ mod drive;
 mod finishing;
 mod handles;
 mod info;
+mod memory;
 mod order;
 mod packets;
 mod pool;
@@ -39,6 +40,7 @@ pub use self::{
     batched::FlowSender,
     handles::{FlowCloser, FlowWatcher},
     info::{FlowInfo, FlowState, FlowStatistics, RawFlow, WatchOffPath},
+    memory::{buffered_bytes, set_buffer_budget},
     packets::Packets,
     receiver::FlowReceiver,
     spec::FlowSpec,
