@@ -116,6 +116,8 @@ impl Irm {
     /// Adds an IPCP over `transport` to the layer called `layer`, which comes
     /// to be if it is new.
     ///
+    /// All of it is done when the future is first polled.
+    ///
     /// # Errors
     ///
     /// The transport cannot be opened: no such interface, no permission,
@@ -129,6 +131,8 @@ impl Irm {
     }
 
     /// Like [`bootstrap`](Self::bootstrap), with a name for the IPCP.
+    ///
+    /// All of it is done when the future is first polled.
     ///
     /// # Errors
     ///
@@ -239,6 +243,8 @@ impl Irm {
 
     /// The layers that this manager or its daemon hosts: what is in them.
     ///
+    /// Cancel safe.
+    ///
     /// # Errors
     ///
     /// The daemon cannot be asked.
@@ -273,6 +279,9 @@ impl Irm {
 
     /// Registers `name` in the layer called `layer`, so that peers find it here.
     ///
+    /// Cancel safe in that nothing is lost. On a handle of a daemon it is not known then
+    /// whether it was done; otherwise it is when the future is first polled.
+    ///
     /// # Errors
     ///
     /// There is no such layer, the text is no name, or it is registered already;
@@ -288,6 +297,9 @@ impl Irm {
 
     /// Takes `name` back from the layer called `layer`. Flows that were allocated to
     /// it go on.
+    ///
+    /// Cancel safe in that nothing is lost. On a handle of a daemon it is not known then
+    /// whether it was done; otherwise it is when the future is first polled.
     ///
     /// # Errors
     ///
@@ -305,6 +317,9 @@ impl Irm {
     /// itself accepts flows to all names that are registered there: nothing has to
     /// be done then.
     ///
+    /// Cancel safe in that nothing is lost. On a handle of a daemon it is not known then
+    /// whether it was done; otherwise it is when the future is first polled.
+    ///
     /// # Errors
     ///
     /// The text is no name, or the daemon cannot be asked.
@@ -313,6 +328,9 @@ impl Irm {
     }
 
     /// Takes [`bind`](Self::bind) back.
+    ///
+    /// Cancel safe in that nothing is lost. On a handle of a daemon it is not known then
+    /// whether it was done; otherwise it is when the future is first polled.
     ///
     /// # Errors
     ///

@@ -165,12 +165,24 @@ impl Irm {
     }
 
     /// Allocates a flow to `name` in the first layer that knows it.
+    ///
+    /// Cancel safe: a flow that the server accepts for a future that was dropped is closed.
+    ///
+    /// # Errors
+    ///
+    /// As [`AllocateError`] says.
     pub async fn allocate(&self, name: &str, spec: FlowSpec) -> Result<Flow, AllocateError> {
         let (parsed, timeout) = (name.parse()?, spec.timeout);
         Flow::begin(self.allocate_raw(&parsed, spec).await?, timeout).await
     }
 
     /// Like [`allocate`](Self::allocate); see [`RawFlow`].
+    ///
+    /// Cancel safe: a flow that the server accepts for a future that was dropped is closed.
+    ///
+    /// # Errors
+    ///
+    /// As [`AllocateError`] says.
     pub async fn allocate_raw(
         &self,
         name: &Name,
