@@ -6,6 +6,7 @@ mod backoff;
 mod client;
 mod clients;
 mod configured;
+pub mod doctor;
 mod leases;
 mod network;
 mod server;
