@@ -104,7 +104,7 @@ impl Pair {
             let via = Some(allocation);
             self.client.handle(self.now, &mut SystemEntropy, address(1), via, &answer);
             match self.client.poll() {
-                Some(Event::Allocated { keys, .. }) => return drop(black_box(keys)),
+                Some(Event::Allocated { agreed, .. }) => return drop(black_box(agreed)),
                 None => request = self.client.poll_transmit().expect("with a cookie").message,
                 Some(event) => panic!("{event:?}"),
             }

@@ -8,8 +8,8 @@ use ouroboros::{
     crypto::{Cipher, Hash, KeyExchange, Suite, identity::IdentityKey},
     proto::{
         endpoint::{
-            AllocationId, AllocationRequest, Allocator, ClientSecurity, Event, Identity, Limits,
-            ProfilePolicy, ServerSecurity, Trust,
+            Agreed, AllocationId, AllocationRequest, Allocator, ClientSecurity, Event, Identity,
+            Limits, ProfilePolicy, ServerSecurity, Trust,
         },
         native::Capabilities,
         protection::{FlowKeys, Profile},
@@ -184,7 +184,7 @@ impl Client {
         if let Some(Event::Requested { request, .. }) = server.poll() {
             let accepted = server.accept(now, entropy, request, REMOTE);
             accepted.expect("nothing speaks against it");
-            let keys = server.confirm(request).expect("half-open").keys;
+            let keys = server.confirm(request).expect("half-open").agreed.map(|agreed| agreed.keys);
             server.released(request);
             let message = server.poll_transmit().expect("a reply").message;
             let header = self.header_of(&message)?;
@@ -261,18 +261,19 @@ impl Client {
             assert!(!self.over, "{event:?} after the end");
             self.over = true;
             match event {
-                Event::Allocated { peer, remote, keys, suite, identity: who, .. } => {
+                Event::Allocated { peer, remote, agreed, .. } => {
                     assert_eq!(peer, from);
                     assert!(from == SERVER || self.dialect == Dialect::EthDix);
                     assert!(via || self.dialect == Dialect::EthDix);
                     assert_ne!(remote, Eid::MANAGEMENT);
                     let asked = self.asked.as_ref().map(|asked| &asked.trust);
                     if let Some(Trust::Keys(keys)) = asked {
+                        let who = agreed.as_ref().and_then(|agreed| agreed.identity.as_ref());
                         assert_eq!(who.map(|who| who.fingerprint), keys.first().copied());
                         let genuine = self.reply.as_ref().map(|(_, header, _)| header);
                         assert_eq!(self.header_of(message).as_ref(), genuine, "signed by it");
                     }
-                    self.check_allocated(message, keys, suite);
+                    self.check_allocated(message, agreed);
                 }
                 Event::Failed { .. } => {}
                 event => panic!("{event:?}: nothing is served here"),
@@ -282,18 +283,15 @@ impl Client {
     }
 
     /// That `message` makes a flow.
-    fn check_allocated(&self, message: &[u8], keys: Option<FlowKeys>, suite: Option<Suite>) {
+    fn check_allocated(&self, message: &[u8], agreed: Option<Agreed>) {
         let header = self.header_of(message).expect("a reply");
         let request = self.header.as_ref().expect("it has left");
         let hash = digest(self.asked.is_some()).digest(request);
         let answer = Allocation::parse(&header, hash.len()).expect("a header");
         assert_eq!(answer.id, request[..16]);
         assert_eq!(answer.request_hash, hash, "it answers the request");
-        let (Some(keys), Some(suite), Some(asked)) = (&keys, suite, &self.asked) else {
-            return assert!(
-                keys.is_none() && suite.is_none() && self.asked.is_none(),
-                "what is asked for is had"
-            );
+        let (Some(Agreed { keys, suite, .. }), Some(asked)) = (&agreed, &self.asked) else {
+            return assert!(agreed.is_none() && self.asked.is_none(), "what is asked for is had");
         };
         let least = asked.suite;
         assert!(suite.kex >= least.kex && suite.kdf >= least.kdf && suite.cipher >= least.cipher);

@@ -11,8 +11,8 @@ use std::{
 use ouroboros::{
     crypto::{Cipher, Hash, KeyExchange, Suite, identity::IdentityKey},
     proto::endpoint::{
-        AllocationRequest, Allocator, ClientSecurity, Event, Identity, Limits, ProfilePolicy,
-        Refusal, RequestId, ServerSecurity, Trust,
+        Agreed, AllocationRequest, Allocator, ClientSecurity, Event, Identity, Limits,
+        ProfilePolicy, Refusal, RequestId, ServerSecurity, Trust,
     },
     transport::Destination,
     wire::{
@@ -317,13 +317,16 @@ impl Server {
         if accepted.is_ok() {
             // None if it is one of too many.
             let Some(accepted) = self.allocator.confirm(request) else { return };
-            assert!(accepted.keys.is_some() || !require_encryption);
-            assert_eq!(accepted.keys.is_some(), accepted.suite.is_some());
-            assert!(accepted.suite.is_none_or(|agreed| suite.is_none_or(|least| {
-                agreed.kex >= least.kex && agreed.kdf >= least.kdf && agreed.cipher >= least.cipher
-            })));
-            let known =
-                accepted.identity.is_some_and(|i| i.fingerprint == identity(7).fingerprint());
+            let agreed = accepted.agreed;
+            assert!(agreed.is_some() || !require_encryption);
+            assert!(agreed.as_ref().is_none_or(|Agreed { suite: had, .. }| {
+                suite.is_none_or(|least| {
+                    had.kex >= least.kex && had.kdf >= least.kdf && had.cipher >= least.cipher
+                })
+            }));
+            let known = agreed
+                .and_then(|agreed| agreed.identity)
+                .is_some_and(|who| who.fingerprint == identity(7).fingerprint());
             assert!(known || !self.demands, "only friends are served");
             let [(_, reply)] = &sent[..] else { panic!("no reply") };
             let most = self.sizes.get(&request).copied().unwrap_or(usize::MAX);

@@ -36,6 +36,10 @@ use futures_lite::{Stream, StreamExt};
 use structopt::{StructOpt, clap::ErrorKind};
 use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
 
+/// The mark of what irmd's UDP layers send, where it may mark it: what a full tunnel does
+/// not take (`SO_MARK` of socket(7)). The letters "ouro".
+pub const OUTER_MARK: u32 = 0x6f75_726f;
+
 /// Options whose values are paths, and so any bytes.
 const PATHS: [&str; 3] = ["--ca", "--config", "--leases"];
 

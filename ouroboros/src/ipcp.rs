@@ -20,21 +20,23 @@ use event_listener::Event as Notify;
 
 pub(crate) use self::allocate::allocate_in;
 use self::{
-    allocate::{Agreed, Allocating},
+    allocate::{Allocated, Allocating},
     refusals::Refusals,
     responder::Responding,
 };
 use crate::{
-    crypto::{Entropy, Suite, SystemEntropy},
+    crypto::{Entropy, SystemEntropy},
     driver,
     flow::{FlowInfo, RawFlow, reserved_after},
     proto::endpoint::{
-        AllocationId, Allocator, Counters, Event, Limits, PeerIdentity, Refusal, RefusalReason,
-        RequestId, ServerSecurity,
+        AllocationId, Allocator, Counters, Event, Limits, Refusal, RefusalReason, RequestId,
+        ServerSecurity,
     },
-    proto::{negotiation::Joining, protection::FlowKeys},
+    proto::{
+        negotiation::{Agreed, Agreement, Joining},
+        protection::FlowKeys,
+    },
     sync::lock,
-    sys::namespace::NetworkNamespace,
     transport::{Management, Path, ReceiveBatch, Stray, Transport},
     wire::{Dialect, Eid, Name, PeerAddress},
 };
@@ -105,8 +107,6 @@ pub(crate) struct Core {
     pub(crate) name: String,
     pub(crate) transport: Arc<dyn Transport>,
     management: Option<Arc<dyn Management>>,
-    /// Where the transport's sockets are.
-    namespace: NetworkNamespace,
     allocator: Mutex<Allocator>,
     allocating: Mutex<HashMap<AllocationId, Allocating>>,
     responding: Mutex<Responding>,
@@ -131,7 +131,6 @@ impl Core {
         let core = Arc::new(Self {
             name,
             management: transport.management(),
-            namespace: NetworkNamespace::current(),
             transport,
             allocator: Mutex::new(allocator),
             allocating: Mutex::default(),
@@ -333,22 +332,10 @@ impl Core {
                 self.log_refusal(Some(name), from, &reason.into());
             }
             Event::Refused { name, from, reason } => self.log_refusal(name, from, &reason),
-            Event::Allocated {
-                allocation,
-                peer,
-                remote,
-                keys,
-                suite,
-                lane,
-                reliable,
-                rtt,
-                identity,
-            } => {
+            Event::Allocated { allocation, peer, remote, agreed, rtt } => {
                 let allocating = lock(&self.allocating).remove(&allocation);
-                if let Some(allocating) = allocating {
-                    let agreed =
-                        Agreed { peer, remote, keys, suite, lane, reliable, rtt, identity };
-                    allocating.agreed(agreed);
+                if let Some(known) = allocating {
+                    known.allocated(Allocated { peer, remote, agreed, rtt });
                 }
             }
             Event::Failed { allocation, reason } => {
@@ -359,16 +346,13 @@ impl Core {
     }
 }
 
-fn with_encryption(
-    info: FlowInfo,
-    keys: &Option<FlowKeys>,
-    suite: Option<Suite>,
-    identity: Option<PeerIdentity>,
-) -> FlowInfo {
-    match (suite, keys) {
-        (Some(suite), Some(keys)) => info.encrypted(suite, keys.profile(), identity),
-        _ => info,
-    }
+/// The same flow with what was agreed of it, and its keys.
+fn with_agreement(mut info: FlowInfo, agreed: Agreement) -> (FlowInfo, Option<FlowKeys>) {
+    let Some(Agreed { suite, keys, lane, reliable, identity }) = agreed else {
+        return (info, None);
+    };
+    (info.lane, info.reliable) = (lane, reliable);
+    (info.encrypted(suite, keys.profile(), identity), Some(keys))
 }
 
 /// Of the endpoint ids, so many may be kept from use; Ethernet has 65,536.

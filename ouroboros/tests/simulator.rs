@@ -170,9 +170,13 @@ fn run(seed: u64, dialect: Dialect, signed: bool) {
             match server.accept(now, random, request, Eid(next_eid)) {
                 Ok(()) if from == CLIENT => {
                     let flow = server.confirm(request).expect("half-open");
-                    let known = flow.identity.map(|identity| identity.fingerprint);
+                    let identity = flow.agreed.as_ref().and_then(|agreed| agreed.identity.as_ref());
+                    let known = identity.map(|identity| identity.fingerprint);
                     assert_eq!(known, signed.then(|| theirs.fingerprint()));
-                    accepted.entry(remote).or_default().push((Eid(next_eid), flow.keys));
+                    accepted
+                        .entry(remote)
+                        .or_default()
+                        .push((Eid(next_eid), flow.agreed.map(|agreed| agreed.keys)));
                 }
                 Err(AcceptError::Gone) => panic!("a request is gone without a word"),
                 _ => {}
@@ -180,11 +184,12 @@ fn run(seed: u64, dialect: Dialect, signed: bool) {
         }
         while let Some(event) = client.poll() {
             match event {
-                Event::Allocated { allocation, peer, remote, keys, identity, .. } => {
+                Event::Allocated { allocation, peer, remote, agreed, .. } => {
                     assert_eq!(peer, SERVER);
+                    let identity = agreed.as_ref().and_then(|agreed| agreed.identity.as_ref());
                     let known = identity.map(|identity| identity.fingerprint);
                     assert_eq!(known, signed.then(|| ours.fingerprint()));
-                    allocated.insert(ids[&allocation], (remote, keys));
+                    allocated.insert(ids[&allocation], (remote, agreed.map(|agreed| agreed.keys)));
                 }
                 Event::Failed { .. } => failed += 1,
                 _ => {}

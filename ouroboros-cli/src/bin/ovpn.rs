@@ -24,7 +24,8 @@ use ouroboros_cli::{
     http::Place,
     output,
     ovpn::{
-        Accepted, Clients, Outcome, Settings, Told, client, doctor, server,
+        Accepted, Clients, Invite, Join, Outcome, Settings, Told, client, doctor, keep_serving,
+        serve_name, server,
         status::{self, Observed},
     },
     println, service, termination,
@@ -40,6 +41,14 @@ const MOST_SECONDS: u32 = 86_400;
 
 const AFTER_HELP: &str = "\
 EXAMPLES:
+    ovpn --serve office --ip 10.0.0.1/24
+        serves the clients that are invited
+    ovpn invite alice --server vpn.example.org
+        prints the line by which one client joins, once, within a day
+    ovpn join LINE
+        joins that server, and has the tunnel run
+    ovpn clients revoke alice
+        ends a client's tunnel, and gives it no other
     ovpn --dev office0 --ip 10.0.0.1/24 --metrics unix:/run/ouroboros/office0
         serves all clients with one device, and its metrics to a scraper
     ovpn -n my_vpn --ip server --accept-routes --identify
@@ -60,6 +69,8 @@ METRICS:
     ovpn_peer_dropped_packets_total, ovpn_peer_mtu_bytes.
 
 FILES:
+    /etc/ouroboros/NAME.clients the clients of --serve NAME: a key, a name, addresses a line
+    /etc/ouroboros/ovpn/*.env   the options of tunnels (ovpn@.service), as join writes them
     /run/ouroboros/irmd.sock    where irmd listens
     /run/ouroboros/ovpn/*.sock  where running tunnels tell of themselves (ovpn status)
 
@@ -90,6 +101,10 @@ struct Arguments {
     /// Allocates a flow to this name
     #[structopt(short, long)]
     name: Option<Name>,
+    /// Serves this name to the clients that `ovpn invite` lets in; irmd has the name, and a
+    /// layer over UDP, from then on
+    #[structopt(long, value_name = "NAME", conflicts_with = "name")]
+    serve: Option<Name>,
     /// Name of the tunnel's device; tun0, tun1, ... otherwise
     #[structopt(long, value_name = "DEVICE")]
     dev: Option<String>,
@@ -144,12 +159,26 @@ struct Arguments {
     /// Server: remembers in this file which addresses clients with an identity have
     #[structopt(long, parse(from_os_str), value_name = "FILE", conflicts_with = "name")]
     leases: Option<PathBuf>,
+    /// Client: has irmd make a layer over UDP, at every address, if it has none
+    #[structopt(long, requires = "name")]
+    ensure_layer: bool,
     /// Client: routes the networks that the server tells of through the tunnel
     #[structopt(long, requires = "name")]
     accept_routes: bool,
     /// Client: uses the resolvers that the server tells of
     #[structopt(long, requires = "name")]
     accept_dns: bool,
+    /// Client: leads everything beyond this machine's own networks through the tunnel. The
+    /// way to the server follows the uplink. Undone at the end
+    #[structopt(long, requires = "name")]
+    full_tunnel: bool,
+    /// Client: with --full-tunnel, nothing goes another way before the tunnel is up and
+    /// while it is away, also if ovpn is killed: until it is started again and ends
+    #[structopt(long, requires = "full-tunnel")]
+    kill_switch: bool,
+    /// Server: what clients send beyond it leaves with its own address (nftables)
+    #[structopt(long, conflicts_with = "name")]
+    masquerade: bool,
     /// Spreads an encrypted tunnel's connections over so many flows, for machines with more
     /// cores than one flow keeps busy
     #[structopt(
@@ -191,6 +220,10 @@ enum Command {
     Doctor(doctor::Options),
     /// Lists, renames and revokes the clients of this machine's servers
     Clients(Clients),
+    /// Invites a client: prints a line that it joins with, once
+    Invite(Invite),
+    /// Joins a server by an invitation, and has the tunnel run
+    Join(Join),
 }
 
 fn main() -> ExitCode {
@@ -207,6 +240,8 @@ fn main() -> ExitCode {
                 outcome => outcome.map(drop),
             },
             Command::Clients(command) => task::block_on(command.run()),
+            Command::Invite(command) => task::block_on(command.run()),
+            Command::Join(command) => task::block_on(command.run()),
         };
         return finished(done);
     }
@@ -274,6 +309,10 @@ fn settings(arguments: &Arguments) -> Result<Settings, String> {
             search_domains: arguments.search.clone(),
         },
         accepted: Accepted { routes: arguments.accept_routes, dns: arguments.accept_dns },
+        full_tunnel: arguments.full_tunnel,
+        kill_switch: arguments.kill_switch,
+        masquerade: arguments.masquerade,
+        ensure_layer: arguments.ensure_layer,
         observed: Observed::default(),
     })
 }
@@ -362,7 +401,13 @@ async fn run(arguments: &Arguments, settings: &Settings) -> Outcome {
     let tunnels = async {
         match &arguments.name {
             Some(name) => client(&irm, name, spec(arguments)?, settings).await,
-            None => server(&irm, settings).await,
+            None => match &arguments.serve {
+                Some(name) => {
+                    serve_name(name).await?;
+                    future::or(server(&irm, settings), keep_serving(name)).await
+                }
+                None => server(&irm, settings).await,
+            },
         }
     };
     let watched = service::watchdog(|| ());

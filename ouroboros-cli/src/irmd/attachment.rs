@@ -7,6 +7,9 @@ use ouroboros::{
     transport::{EthDix, IntoTransport, OpenError, Transport, Udp},
     wire::DirectoryHash,
 };
+use rustix::thread::{CapabilitySet, capabilities};
+
+use crate::OUTER_MARK;
 
 /// An attachment to be opened.
 pub(super) struct Attachment(pub(super) TransportSpec);
@@ -26,6 +29,9 @@ impl IntoTransport for Attachment {
             }
             TransportSpec::Udp { ip, port } => {
                 let mut builder = Udp::at(ip.address());
+                if may_mark() {
+                    builder = builder.mark(OUTER_MARK);
+                }
                 if let Some(zone) = ip.zone() {
                     builder = builder.zone(zone);
                 }
@@ -36,6 +42,11 @@ impl IntoTransport for Attachment {
             }
         }
     }
+}
+
+/// Whether this process may mark what its sockets send.
+fn may_mark() -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN))
 }
 
 pub(super) fn directory_hash(name: &str) -> Option<DirectoryHash> {

@@ -127,6 +127,7 @@ impl State {
                 Ok(Response::Configuration(self.configuration().to_lines()))
             }
             Request::ListClients { name } => self.list_clients(name.as_deref()),
+            Request::ServeClients { name } => self.serve_clients(&name).await,
             Request::RenameClient { name, client, to } => {
                 self.rename_client(name.as_deref(), &client, &to)
             }

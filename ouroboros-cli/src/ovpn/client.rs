@@ -15,15 +15,19 @@ use ouroboros::{
         hub::IpNet,
         negotiation::{Profile, ProfilePolicy},
     },
+    transport::ServerHost,
     tun::InterfaceAddress,
-    wire::Name,
+    wire::{Name, PeerAddress},
 };
 
 use super::{
     Outcome, Settings, announce,
     attempts::Attempts,
     configured::{self, InForce},
-    daemon_may_come, own_key,
+    daemon_may_come,
+    full_tunnel::{self, FullTunnel},
+    layer::ensure_layer,
+    own_key,
 };
 use crate::service;
 
@@ -48,6 +52,16 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
     if spec.has_manager_identity() {
         println!("This machine's key is {}.", own_key().await?);
     }
+    let full_tunnel = match settings.full_tunnel {
+        true => Some(FullTunnel::begin(settings.kill_switch)?),
+        false => {
+            full_tunnel::clear_remains();
+            None
+        }
+    };
+    if settings.ensure_layer {
+        ensure_layer().await?;
+    }
     println!("Allocating a flow to {name}.");
     let mut flows = first(irm, name, &spec, lanes).await?;
     meet(flows[0].info());
@@ -64,12 +78,21 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
     loop {
         let since = Instant::now();
         flows.iter().for_each(|flow| flow.expect_answers_within(PROBE_TIMEOUT));
-        let up = format!("{} is up.", settings.describe(&tunnel.interface_name_now()));
+        let device = tunnel.interface_name_now();
+        if let Some(full_tunnel) = &full_tunnel {
+            full_tunnel.lead(&device, &settings.addresses)?;
+            println!("{}", full_tunnel.describe(&device));
+        }
+        let up = format!("{} is up.", settings.describe(&device));
         println!("{up}");
         service::status(&up);
         let wanted = settings.addresses.iter().filter(|_| chosen);
         let wanted = wanted.filter_map(|own| IpNet::new(own.address(), own.prefix()).ok());
         tunnel.ask(&wanted.collect::<Vec<_>>());
+        let known = match flows[0].info().peer {
+            PeerAddress::Udp(address) => address.to_string().parse().ok(),
+            _ => None,
+        };
         let ended = {
             let run = async { Ended::Flow(tunnel.run_lanes(flows).await) };
             let told = follow(&tunnel, &settings, &mut in_force, chosen);
@@ -95,7 +118,7 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
         if since.elapsed() >= LIVED {
             attempts = Attempts::default();
         }
-        flows = again(irm, name, &spec, tunnel.queues(), &mut attempts).await;
+        flows = again(irm, name, &spec, tunnel.queues(), known, &mut attempts).await;
         meet(flows[0].info());
     }
 }
@@ -215,13 +238,22 @@ async fn again(
     name: &Name,
     spec: &FlowSpec,
     lanes: usize,
+    known: Option<ServerHost>,
     attempts: &mut Attempts,
 ) -> Vec<Flow> {
     let queues = u8::try_from(lanes).unwrap_or(u8::MAX);
     attempts.begin();
+    let mut anew = false;
     loop {
         attempts.pause().await;
-        let reason = match irm.allocate_lanes(name.as_str(), spec.clone(), queues).await {
+        // Where its name is looked up in turn with where it was: the resolver may be
+        // beyond the tunnel.
+        anew = !anew;
+        let spec = match &known {
+            Some(known) if !anew => spec.clone().at_server(known.clone()),
+            _ => spec.clone(),
+        };
+        let reason = match irm.allocate_lanes(name.as_str(), spec, queues).await {
             Ok(flows) if flows.len() == lanes => return flows,
             Ok(_) => "the server knows of one flow only".to_owned(),
             Err(error) => error.to_string(),
@@ -242,7 +274,7 @@ mod tests {
 
     #[test]
     fn flows_that_come_after_are_never_weaker() {
-        let peer = ouroboros::wire::PeerAddress::Udp(([10, 0, 0, 1], 3435).into());
+        let peer = PeerAddress::Udp(([10, 0, 0, 1], 3435).into());
         let name: Name = "my_vpn".parse().expect("a name");
         let plain = FlowInfo::new(name, peer, (Eid(1), Eid(2)), QosSpec::RAW);
         assert!(!as_good_as(&plain, FlowSpec::raw()).is_encrypted());

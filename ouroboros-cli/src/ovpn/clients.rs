@@ -8,13 +8,18 @@ use ouroboros::daemon::{
     Client, DaemonError,
     protocol::{ClientRow, Request, Response},
 };
-use structopt::StructOpt;
+use structopt::{StructOpt, clap::AppSettings};
 
 use super::Outcome;
 use crate::table::table;
 
 /// What to do with the clients of a server.
 #[derive(StructOpt)]
+#[structopt(settings = &[
+    AppSettings::SubcommandRequired,
+    AppSettings::DisableHelpSubcommand,
+    AppSettings::VersionlessSubcommands,
+])]
 pub enum Clients {
     /// Lists the clients and the open invitations
     List {
@@ -131,8 +136,11 @@ mod tests {
             row("dave", Some(1_600_000_000), None),
         ];
         let text = listed(rows, 1_650_000_000);
-        let last: Vec<_> =
-            text.lines().skip(1).map(|line| &line[line.find(" -  ").unwrap() + 4..]).collect();
+        let last: Vec<_> = text
+            .lines()
+            .skip(1)
+            .map(|line| line[line.find(" -  ").unwrap() + 4..].trim())
+            .collect();
         let expected = [
             "connected from 10.0.0.1:3435",
             "not connected",

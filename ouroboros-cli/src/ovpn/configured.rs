@@ -88,6 +88,9 @@ impl InForce {
     pub(super) fn apply(&mut self, tunnel: &Tunnel, settings: &Settings, told: &Configuration) {
         let Accepted { routes, dns } = settings.accepted;
         let device = &tunnel.interface_name_now();
+        let mut told = told.clone();
+        // In the main table it would lead the tunnel's own packets into the tunnel.
+        told.routes.retain(|route| route.prefix_len() > 0);
         if routes {
             for route in self.routes.iter().filter(|route| !told.routes.contains(route)) {
                 let _ = tunnel.remove_route(*route);
@@ -109,7 +112,7 @@ impl InForce {
             return;
         }
         if dns {
-            resolve(device, &resolvers);
+            resolve(device, &resolvers, settings.full_tunnel);
         } else {
             let servers = list(&told.dns_servers);
             println!("The server offers resolvers: {servers} (--accept-dns).");
@@ -118,9 +121,9 @@ impl InForce {
     }
 }
 
-/// Has systemd-resolved ask these resolvers for the device; it forgets them when
-/// the device goes.
-fn resolve(device: &str, told: &Configuration) {
+/// Has systemd-resolved ask these resolvers for the device, for all names if `everything`
+/// goes there; it forgets them when the device goes.
+fn resolve(device: &str, told: &Configuration, everything: bool) {
     let run = |words: &[String]| {
         let outcome = Command::new("resolvectl").args(words).output();
         outcome.is_ok_and(|output| output.status.success())
@@ -129,7 +132,8 @@ fn resolve(device: &str, told: &Configuration) {
     servers.extend(told.dns_servers.iter().map(ToString::to_string));
     let mut domains = vec!["domain".to_owned(), device.to_owned()];
     domains.extend(told.search_domains.iter().cloned());
-    if run(&servers) && (told.search_domains.is_empty() || run(&domains)) {
+    domains.extend(everything.then(|| "~.".to_owned()));
+    if run(&servers) && (domains.len() == 2 || run(&domains)) {
         println!("Resolvers of {device}: {}.", list(&told.dns_servers));
     } else {
         println!(

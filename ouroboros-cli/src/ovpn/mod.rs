@@ -7,7 +7,12 @@ mod client;
 mod clients;
 mod configured;
 pub mod doctor;
+mod full_tunnel;
+mod invite;
+mod join;
+mod layer;
 mod leases;
+mod masquerade;
 mod network;
 mod server;
 pub mod status;
@@ -27,6 +32,9 @@ use ouroboros::{
 use attempts::Attempts;
 pub use client::client;
 pub use clients::Clients;
+pub use invite::Invite;
+pub use join::Join;
+pub use layer::{keep_serving, serve_name};
 pub use server::server;
 use status::Observed;
 
@@ -57,6 +65,14 @@ pub struct Settings {
     pub told: Told,
     /// What a client takes of it.
     pub accepted: Accepted,
+    /// A client leads everything through its tunnel.
+    pub full_tunnel: bool,
+    /// With a full tunnel: nothing leaves another way, be there a tunnel or not.
+    pub kill_switch: bool,
+    /// What a server's clients send beyond it has the server's own address.
+    pub masquerade: bool,
+    /// A client has irmd make a layer over UDP if it has none.
+    pub ensure_layer: bool,
     /// Who can be asked how the tunnel is.
     pub observed: Observed,
 }

@@ -21,6 +21,7 @@ use ouroboros::{
 use super::{
     Outcome, Settings, announce,
     leases::Leases,
+    masquerade::{self, Masquerade},
     network::{self, Grant, Network},
     own_key,
 };
@@ -51,6 +52,18 @@ pub async fn server(irm: &Irm, settings: &Settings) -> Outcome {
     }
     let device = settings.tunnel().queues(settings.lanes);
     let hub = HubBuilder::new(device).forward_between_clients(settings.forward).build()?;
+    let networks = settings.addresses.iter();
+    let networks = networks.filter_map(|own| IpNet::new(own.address(), own.prefix()).ok());
+    let networks: Vec<_> = networks.collect();
+    let _masquerade = match settings.masquerade {
+        true => Some(Masquerade::begin(hub.interface_name(), &networks)?),
+        false => None,
+    };
+    if settings.masquerade {
+        for missing in masquerade::not_forwarded(&networks) {
+            println!("Warning: {missing}.");
+        }
+    }
     let hub = Arc::new(hub);
     let _observing = settings.observed.server(&hub, &settings.addresses);
     let mut server = Server {

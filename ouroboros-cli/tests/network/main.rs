@@ -5,9 +5,11 @@ mod addresses;
 mod confined;
 mod devices;
 mod eavesdropper;
+mod full_tunnel;
 mod host;
 mod hostile;
 mod hub;
+mod joining;
 mod killed;
 mod known;
 mod moving;
@@ -24,8 +26,10 @@ use addresses::*;
 use confined::*;
 use devices::*;
 use eavesdropper::*;
+use full_tunnel::*;
 use hostile::*;
 use hub::*;
+use joining::*;
 use killed::*;
 use known::*;
 use moving::*;
@@ -79,6 +83,10 @@ fn main() -> ExitCode {
             a_server_gives_its_clients_addresses_and_has_one_device,
             a_server_s_own_demands_refuse_who_does_not_meet_them,
             clients_with_addresses_of_their_own_share_the_server,
+            a_full_tunnel_takes_everything_but_its_own_packets_and_is_undone,
+            a_kill_switch_lets_nothing_out_before_and_after_the_tunnel,
+            clients_join_by_a_line_and_are_listed_renamed_and_revoked,
+            a_server_and_its_client_are_back_when_all_was_started_anew,
             a_device_that_was_down_gets_its_ipv6_addresses_and_routes_back,
             a_device_that_is_renamed_is_followed,
             a_device_in_another_network_namespace_goes_on,

@@ -129,6 +129,13 @@ pub enum Request {
         /// The name.
         name: Option<String>,
     },
+    /// Serves a name to the clients of a file beside the daemon's key, which is made if
+    /// there is none, and registers it in every layer. A name that was created is as it
+    /// was.
+    ServeClients {
+        /// The name.
+        name: String,
+    },
     /// Gives a client another name in that file. The name may be left out, here and below,
     /// if there is one such only.
     RenameClient {

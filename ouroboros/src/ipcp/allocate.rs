@@ -14,20 +14,19 @@ use std::{
 use async_channel::{Receiver, Sender};
 use futures_lite::{FutureExt, future};
 
-use super::{Core, Ipcp, Reserved, with_encryption};
+use super::{Core, Ipcp, Reserved, with_agreement};
 use crate::{
-    crypto::{Suite, SystemEntropy},
+    crypto::SystemEntropy,
     driver,
     error::AllocateError,
     flow::{Flow, FlowInfo, FlowSpec, Interest, RawFlow, Readiness},
     proto::{
-        endpoint::{AllocationId, AllocationRequest, PeerIdentity},
-        negotiation::ReliableTerms,
-        protection::FlowKeys,
+        endpoint::{AllocationId, AllocationRequest},
+        negotiation::Agreement,
     },
     sync::lock,
     transport::{Path, SendBatch},
-    wire::{Eid, Name, PeerAddress, QosSpec, extension::Lane},
+    wire::{Eid, Name, PeerAddress, QosSpec},
 };
 
 /// Keepalives with which a client's flow begins, the last after 6.3 s.
@@ -187,18 +186,14 @@ impl Core {
 
 type Attempting = Pin<Box<dyn Future<Output = Result<RawFlow, AllocateError>> + Send>>;
 
-type Outcome = Result<Agreed, AllocateError>;
+type Outcome = Result<Allocated, AllocateError>;
 
-/// What the peer agreed to.
-pub(super) struct Agreed {
+/// A flow that a peer has granted.
+pub(super) struct Allocated {
     pub(super) peer: PeerAddress,
     pub(super) remote: Eid,
-    pub(super) keys: Option<FlowKeys>,
-    pub(super) suite: Option<Suite>,
-    pub(super) lane: Option<Lane>,
-    pub(super) reliable: Option<ReliableTerms>,
+    pub(super) agreed: Agreement,
     pub(super) rtt: Option<Duration>,
-    pub(super) identity: Option<PeerIdentity>,
 }
 
 /// An allocation whose messages are under way.
@@ -208,10 +203,10 @@ pub(super) struct Allocating {
 }
 
 impl Allocating {
-    /// Passes on what the peer agreed to; its flow goes along the path from now on.
-    pub(super) fn agreed(self, agreed: Agreed) {
-        let connected = self.path.connect(agreed.remote, agreed.peer);
-        let _ = self.outcome.try_send(connected.map(|()| agreed).map_err(AllocateError::from));
+    /// Passes on what the peer has granted: the flow goes along the path from now on.
+    pub(super) fn allocated(self, allocated: Allocated) {
+        let connected = self.path.connect(allocated.remote, allocated.peer);
+        let _ = self.outcome.try_send(connected.map(|()| allocated).map_err(AllocateError::from));
     }
 
     pub(super) fn failed(self, error: AllocateError) {
@@ -242,7 +237,7 @@ impl Attempt {
         peer: Option<PeerAddress>,
     ) -> Result<Self, AllocateError> {
         let reserved = core.reserve().ok_or(AllocateError::TooManyAllocations)?;
-        let path = core.namespace.run(|| core.transport.open_requester(reserved.eid, peer))?;
+        let path = core.transport.open_requester(reserved.eid, peer)?;
         let (sender, outcome) = async_channel::bounded(1);
         let request = AllocationRequest {
             name: name.clone(),
@@ -312,13 +307,12 @@ impl Pending {
         lock(&self.core.allocating).remove(&self.allocation);
     }
 
-    fn flow(self, agreed: Agreed) -> RawFlow {
+    fn flow(self, allocated: Allocated) -> RawFlow {
         let Self { core, path, early, reserved, name, qos, .. } = self;
-        let Agreed { peer, remote, mut keys, suite, lane, reliable, rtt, identity } = agreed;
+        let Allocated { peer, remote, agreed, rtt } = allocated;
         let ends = (reserved.eid, remote);
-        let mut info =
-            with_encryption(FlowInfo::new(name, peer, ends, qos), &keys, suite, identity);
-        (info.lane, info.reliable, info.allocation_rtt) = (lane, reliable, rtt);
+        let (mut info, mut keys) = with_agreement(FlowInfo::new(name, peer, ends, qos), agreed);
+        info.allocation_rtt = rtt;
         let greeting = keys.as_mut().map_or_else(Vec::new, |keys| keys.greeting(ends));
         // A native flow's session goes on by itself, if this one is lost.
         let times = if greeting.is_empty() { GREETINGS } else { 1 };

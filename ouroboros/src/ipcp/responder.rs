@@ -7,14 +7,13 @@
 
 use std::{
     collections::HashMap,
-    io,
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, Weak},
 };
 
 use async_executor::Task;
 
-use super::{Core, EARLY_FRAMES, Notice, Requested, Reserved, with_encryption};
+use super::{Core, EARLY_FRAMES, Notice, Requested, Reserved, with_agreement};
 use crate::{
     crypto::SystemEntropy,
     driver::{self, Watch},
@@ -105,7 +104,7 @@ impl Core {
         if lock(&self.responding).half_open.len() >= LARGEST_NUMBER_OF_PATHS {
             return None;
         }
-        let path = match self.open_responder(local, remote, from) {
+        let path = match self.transport.open_responder(local, remote, from) {
             Ok(path) => path,
             Err(error) => {
                 tracing::debug!(ipcp = self.name, %from, %error, "no path to a requester");
@@ -114,16 +113,6 @@ impl Core {
         };
         let reader = read_half_open(Arc::downgrade(self), path.clone(), from, local);
         Some((reserved, Frames::Own(path, driver::spawn(reader))))
-    }
-
-    /// Opens a path beside the IPCP's own socket, whichever thread this is.
-    fn open_responder(
-        &self,
-        local: Eid,
-        remote: Eid,
-        from: PeerAddress,
-    ) -> io::Result<Arc<dyn Path>> {
-        self.namespace.run(|| self.transport.open_responder(local, remote, from))
     }
 
     /// Takes a frame for an endpoint that has no path, or has one that is read
@@ -152,7 +141,7 @@ impl Core {
         let mut early = vec![frame];
         let path = match &frames {
             Frames::Own(path, _) => path.clone(),
-            Frames::Shared(_) => match self.open_responder(local, remote, from) {
+            Frames::Shared(_) => match self.transport.open_responder(local, remote, from) {
                 Ok(path) => path,
                 Err(error) => {
                     if let Some(times) = NO_PATH.report() {
@@ -171,10 +160,10 @@ impl Core {
                 }
             }
         }
-        let Accepted { qos, keys, suite, lane, reliable, rtt, identity } = accepted;
+        let Accepted { qos, agreed, rtt } = accepted;
         let info = FlowInfo::new(name, from, (local, remote), qos);
-        let mut info = with_encryption(info, &keys, suite, identity);
-        (info.lane, info.reliable, info.allocation_rtt) = (lane, reliable, rtt);
+        let (mut info, keys) = with_agreement(info, agreed);
+        info.allocation_rtt = rtt;
         let mut flow = self.raw_flow(path, info, keys, early, reserved);
         match frames {
             Frames::Shared(take) => {

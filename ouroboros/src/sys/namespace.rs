@@ -1,7 +1,7 @@
 //! Network namespaces: a socket belongs to that of the thread which opens it. The
 //! background thread opens sockets for IPCPs that were bootstrapped by threads in
-//! others; a TUN device may be moved to another. `ipcp` and `tun` ask. No `unsafe` is
-//! needed here.
+//! others; a TUN device may be moved to another. Transports and `tun` ask. No `unsafe`
+//! is needed here.
 
 use std::{
     fs::File,

@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     driver,
-    sys::link::Link,
+    sys::{link::Link, namespace::NetworkNamespace},
     wire::{Dialect, DirectoryHash, Eid, MacAddress, Name, PeerAddress},
 };
 
@@ -97,7 +97,8 @@ impl IntoTransport for EthDix {
             oversized: Oversized::default(),
         });
         driver::spawn(watch(Arc::downgrade(&management))).detach();
-        Ok(Arc::new(Attachment { station, hash: self.hash, management }))
+        let namespace = NetworkNamespace::current();
+        Ok(Arc::new(Attachment { station, namespace, hash: self.hash, management }))
     }
 }
 
@@ -131,6 +132,8 @@ async fn watch(management: Weak<EthManagement>) {
 
 struct Attachment {
     station: Arc<Station>,
+    /// Where the interface is.
+    namespace: NetworkNamespace,
     hash: DirectoryHash,
     management: Arc<EthManagement>,
 }
@@ -162,7 +165,7 @@ impl Transport for Attachment {
 
     fn open_requester(&self, local: Eid, _peer: Option<PeerAddress>) -> io::Result<Arc<dyn Path>> {
         // Whoever the request goes to, only `connect` says who answered.
-        let socket = self.station.open(local, None)?;
+        let socket = self.namespace.run(|| self.station.open(local, None))?;
         Ok(Arc::new(EthPath::new(&self.station, socket, local, OnceLock::new())))
     }
 
@@ -174,7 +177,7 @@ impl Transport for Attachment {
     ) -> io::Result<Arc<dyn Path>> {
         check_eid(remote)?;
         let peer = mac(peer)?;
-        let socket = self.station.open(local, Some(peer))?;
+        let socket = self.namespace.run(|| self.station.open(local, Some(peer)))?;
         Ok(Arc::new(EthPath::new(&self.station, socket, local, (remote, peer).into())))
     }
 }

@@ -113,7 +113,8 @@ pub trait Transport: Send + Sync + 'static {
     /// Opens the data path of a flow that this side requests, before the
     /// request leaves, so that no early packet is missed. `peer` is where the
     /// request will go, if it is known yet. The path takes frames for `local`
-    /// from then on.
+    /// from then on, in the network namespace in which the transport was opened,
+    /// whichever the calling thread's is.
     fn open_requester(&self, local: Eid, peer: Option<PeerAddress>) -> io::Result<Arc<dyn Path>>;
 
     /// Opens the data path of a flow that the peer requested, before the reply

@@ -20,7 +20,7 @@ use super::{
     oversized::Oversized,
 };
 use crate::{
-    sys::link::Link,
+    sys::{link::Link, namespace::NetworkNamespace},
     wire::{Dialect, DirectoryHash, Eid, MacAddress, Name, PeerAddress},
 };
 
@@ -65,7 +65,8 @@ impl PcapDix {
 impl IntoTransport for PcapDix {
     fn open(self) -> Result<Arc<dyn Transport>, OpenError> {
         let link = find(&self.interface)?;
-        let station = Arc::new(Station { settings: self, link });
+        let namespace = NetworkNamespace::current();
+        let station = Arc::new(Station { settings: self, link, namespace });
         let port = station.open(Eid::MANAGEMENT, OnceLock::new()).map_err(|error| {
             // libpcap tells a missing privilege in words only.
             if error.to_string().to_lowercase().contains("permi") {
@@ -87,6 +88,8 @@ fn other(error: Error) -> io::Error {
 struct Station {
     settings: PcapDix,
     link: Link,
+    /// Where the interface is.
+    namespace: NetworkNamespace,
 }
 
 impl Station {
@@ -95,11 +98,13 @@ impl Station {
         // libpcap cuts its ring into slots of the snapshot's size: one as large
         // as a frame, or the ring holds a few dozen frames only.
         let snapshot = (HEADER + self.largest()) as i32;
-        let mut capture = Capture::from_device(self.settings.interface.as_str())
-            .map(|capture| capture.immediate_mode(true).snaplen(snapshot).buffer_size(RING))
-            .and_then(Capture::open)
-            .and_then(Capture::setnonblock)
-            .map_err(other)?;
+        let open = || {
+            Capture::from_device(self.settings.interface.as_str())
+                .map(|capture| capture.immediate_mode(true).snaplen(snapshot).buffer_size(RING))
+                .and_then(Capture::open)
+                .and_then(Capture::setnonblock)
+        };
+        let mut capture = self.namespace.run(open).map_err(other)?;
         // Loopback frames come once already, and their direction is no help.
         if !self.link.loopback {
             capture.direction(Direction::In).map_err(other)?;

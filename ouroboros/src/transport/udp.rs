@@ -55,6 +55,7 @@ pub struct Udp {
     port: Option<u16>,
     remote_port: Option<u16>,
     resolver: Resolver,
+    mark: u32,
 }
 
 impl Udp {
@@ -73,6 +74,7 @@ impl Udp {
             port: Some(Self::PORT),
             remote_port: None,
             resolver: Resolver::System,
+            mark: 0,
         }
     }
 
@@ -81,7 +83,7 @@ impl Udp {
     /// can allocate a flow to here.
     #[must_use]
     pub fn connect_only(address: IpAddr) -> Self {
-        Self { address, zone: None, port: None, remote_port: None, resolver: Resolver::System }
+        Self { port: None, ..Self::at(address) }
     }
 
     /// The interface of a link-local address, by its name or its index in decimal
@@ -101,6 +103,15 @@ impl Udp {
             Some(own) => *own = port,
             None => self.remote_port = Some(port),
         }
+        self
+    }
+
+    /// Marks what this layer's sockets send (`SO_MARK` of socket(7)), so that rules of
+    /// routing can send it another way than what goes through a tunnel over it. Needs
+    /// `CAP_NET_ADMIN`, or `CAP_NET_RAW` from Linux 5.17 on.
+    #[must_use]
+    pub fn mark(mut self, mark: u32) -> Self {
+        self.mark = mark;
         self
     }
 
@@ -171,10 +182,10 @@ impl IntoTransport for Udp {
             }
         }
         let listener = match self.port {
-            Some(_) => Some(Arc::new(listen(own)?)),
+            Some(_) => Some(Arc::new(listen(own, self.mark)?)),
             None => {
                 // Says now rather than at the first flow if the address is wrong.
-                bind(own, false).map_err(|error| unusable(error, own))?;
+                bind(own, false, self.mark).map_err(|error| unusable(error, own))?;
                 None
             }
         };
@@ -184,6 +195,7 @@ impl IntoTransport for Udp {
             listener,
             own,
             both_families,
+            mark: self.mark,
             namespace: Arc::new(NetworkNamespace::current()),
             routes: Mutex::default(),
             off_path_handlers: Mutex::default(),
@@ -218,12 +230,12 @@ enum Families {
     Both,
 }
 
-/// A socket at `address`, for one family.
-fn bind(address: SocketAddr, reuse: bool) -> io::Result<Socket> {
-    bind_for(Families::One, address, reuse)
+/// A socket at `address`, for one family; mark 0 is none.
+fn bind(address: SocketAddr, reuse: bool, mark: u32) -> io::Result<Socket> {
+    bind_for(Families::One, address, reuse, mark)
 }
 
-fn bind_for(families: Families, address: SocketAddr, reuse: bool) -> io::Result<Socket> {
+fn bind_for(families: Families, address: SocketAddr, reuse: bool, mark: u32) -> io::Result<Socket> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
@@ -232,6 +244,9 @@ fn bind_for(families: Families, address: SocketAddr, reuse: bool) -> io::Result<
     }
     if reuse {
         socket.set_reuse_port(true)?;
+    }
+    if mark != 0 {
+        socket.set_mark(mark)?;
     }
     socket.bind(&SockAddr::from(address))?;
     socket::forbid_fragments(&socket, address.is_ipv6())?;
@@ -245,7 +260,7 @@ fn bind_for(families: Families, address: SocketAddr, reuse: bool) -> io::Result<
 /// The listening socket, at `::` for both families if nobody listens there for IPv4.
 /// Responder paths join its port later; a second listener must not, so it is bound
 /// alone where that is possible.
-fn listen(address: SocketAddr) -> Result<Socket, OpenError> {
+fn listen(address: SocketAddr, mark: u32) -> Result<Socket, OpenError> {
     let in_use = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
     let listeners = socket::udp_listeners(address.port());
     let families = match address.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED) {
@@ -258,12 +273,12 @@ fn listen(address: SocketAddr) -> Result<Socket, OpenError> {
         true => Families::Both,
         false => Families::One,
     };
-    let bound = bind_for(families, address, false).or_else(|error| {
+    let bound = bind_for(families, address, false, mark).or_else(|error| {
         // Flows outlive the daemon that opened them, and hold the port with
         // sockets that are connected to their peers.
         let is_listening = |listener: &IpAddr| socket::is_in_the_way(*listener, address.ip());
         if in_use(&error) && listeners.is_some_and(|all| !all.iter().any(is_listening)) {
-            return bind_for(families, address, true);
+            return bind_for(families, address, true, mark);
         }
         Err(error)
     });
@@ -287,14 +302,14 @@ fn anywhere(v6: bool) -> SocketAddr {
 /// A socket to ask `peer` for a flow from: at `own`, as long as that is an
 /// address of this machine. It is bound there only if the kernel would choose
 /// another one, so that it can leave an address that is lost.
-fn requesting(own: SocketAddr, peer: SocketAddr) -> io::Result<Socket> {
-    let chosen = bind(anywhere(peer.is_ipv6()), false)?;
+fn requesting(own: SocketAddr, peer: SocketAddr, mark: u32) -> io::Result<Socket> {
+    let chosen = bind(anywhere(peer.is_ipv6()), false, mark)?;
     let way = chosen.connect(&SockAddr::from(peer));
     if own.ip().is_unspecified() || (way.is_ok() && local_address(&chosen)?.ip() == own.ip()) {
         return way.map(|()| chosen);
     }
     // A rule of routing may know a way from there only.
-    match bind(with_scope(own.ip(), 0, scope(own)), false) {
+    match bind(with_scope(own.ip(), 0, scope(own)), false, mark) {
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
             way.map(|()| chosen).map_err(|error| no_way(own, peer, &error))
         }
@@ -362,6 +377,8 @@ struct Shared {
     own: SocketAddr,
     /// Whether the listener serves IPv4 as well as IPv6.
     both_families: bool,
+    /// That of what the sockets send; 0: none.
+    mark: u32,
     /// Where the paths' sockets are.
     namespace: Arc<NetworkNamespace>,
     /// Flows that receive through a queue, by endpoint id and peer.
@@ -443,9 +460,10 @@ impl Transport for Attachment {
             io::Error::new(io::ErrorKind::InvalidInput, "a UDP flow needs the peer's address")
         })?;
         let peer = udp_address(peer)?;
-        let socket = requesting(self.shared.own, peer)?;
-        let path = ConnectedPath::requester(socket, local, peer)?;
-        Ok(Arc::new(path.inside(&self.shared.namespace)))
+        let Shared { own, namespace, mark, .. } = &*self.shared;
+        let path = namespace
+            .run(|| ConnectedPath::requester(requesting(*own, peer, *mark)?, local, peer))?;
+        Ok(Arc::new(path.inside(namespace)))
     }
 
     fn open_responder(
@@ -459,10 +477,12 @@ impl Transport for Attachment {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "this IPCP only connects"));
         };
         if !lock(&self.shared.connected).insert(peer) {
-            let path = SharedPath::new(&self.shared, Arc::clone(listener), local, remote, peer)?;
-            return Ok(Arc::new(path));
+            let listener = Arc::clone(listener);
+            let open = || SharedPath::new(&self.shared, listener, local, remote, peer);
+            return Ok(Arc::new(self.shared.namespace.run(open)?));
         }
-        let opened = bind(beside(self.shared.own, peer), true).and_then(|socket| {
+        let opened = self.shared.namespace.run(|| {
+            let socket = bind(beside(self.shared.own, peer), true, self.shared.mark)?;
             ConnectedPath::responder(&self.shared.connected, socket, local, remote, peer)
         });
         match opened {

@@ -30,6 +30,8 @@ const INVITATIONS: usize = 1024;
 const LONGEST_NAME: usize = 63;
 /// How often an edit begins anew because the file has changed meanwhile.
 const ATTEMPTS: usize = 8;
+/// What a file that was made here begins with.
+const HEADING: &str = "# A line for each client: its key, a name, its addresses and networks.\n";
 /// What a line of an invitation begins with.
 const INVITED: &str = "invited";
 const UNTIL: &str = "until=";
@@ -137,6 +139,15 @@ impl ClientsFile {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// Makes the file, with no client, if there is none.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made.
+    pub fn create(&self) -> Result<(), TrustError> {
+        file::create(&self.0, HEADING.as_bytes(), false).map(drop)
     }
 
     /// The clients, in the order of the lines. Lines that make no sense are left out.

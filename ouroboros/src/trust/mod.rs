@@ -9,6 +9,7 @@
 
 mod clients;
 mod file;
+mod invitation;
 mod key;
 mod known;
 mod list;
@@ -20,6 +21,7 @@ use std::{
 
 pub use clients::{ClientEntry, ClientName, ClientsError, ClientsFile, InvalidClientName};
 pub use file::Flaw;
+pub use invitation::{InvalidInvitation, Invitation};
 pub use key::KeyFile;
 pub use known::{ChangedKey, KnownKey, KnownNames, Pin};
 pub use list::{authorities, authorized_keys, certificate, invitations, reread_authorized_keys};

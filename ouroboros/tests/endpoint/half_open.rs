@@ -45,7 +45,8 @@ fn half_open(
     server.accept(at(0), &mut entropy, request, REMOTE).expect("accepted");
     let reply = server.poll_transmit().expect("a reply").message;
     client.handle(at(0), &mut entropy, SERVER, Some(id), &reply);
-    let Some(Event::Allocated { keys, .. }) = client.poll() else { panic!("not allocated") };
+    let Some(Event::Allocated { agreed, .. }) = client.poll() else { panic!("not allocated") };
+    let keys = agreed.map(|agreed| agreed.keys);
     assert_eq!(server.half_open(), 1);
     assert!(server.poll().is_none(), "nobody is told yet");
     (server, request, keys)
@@ -85,7 +86,14 @@ fn a_flow_is_one_when_its_peer_has_proved_that_it_has_the_reply() {
         assert!(!server.handle_frame(at(2), CLIENT, REMOTE, &frame));
         let (backend, limits) = (AeadBackend::default(), KeyLimits::default());
         let ends = (REMOTE, LOCAL);
-        let mut flow = protection(accepted.keys, ends, false, backend, limits, &mut Counting(1));
+        let mut flow = protection(
+            accepted.agreed.map(|agreed| agreed.keys),
+            ends,
+            false,
+            backend,
+            limits,
+            &mut Counting(1),
+        );
         let body = flow.opener.open(&mut first.clone()).expect("opens").body;
         assert_eq!(body.len(), 5);
     }

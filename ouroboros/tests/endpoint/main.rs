@@ -4,6 +4,7 @@ mod arbitrary;
 mod clocks;
 mod half_open;
 mod harness;
+mod invitations;
 mod load;
 mod requester;
 mod responder;

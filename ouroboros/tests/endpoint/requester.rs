@@ -50,7 +50,7 @@ fn only_the_peer_that_was_asked_is_believed() {
         pair.give_client(at(2), SERVER, &reply);
         assert!(matches!(
             pair.client.poll(),
-            Some(Event::Allocated { peer: SERVER, remote: REMOTE, keys: Some(_), .. })
+            Some(Event::Allocated { peer: SERVER, remote: REMOTE, agreed: Some(_), .. })
         ));
         // Once more: nobody waits for it now.
         pair.give_client(at(3), SERVER, &reply);
@@ -93,7 +93,7 @@ fn a_reply_on_another_path_is_not_taken() {
     pair.client.handle(at(2), &mut pair.entropy, SERVER, None, &reply);
     assert!(pair.client.poll().is_none());
     pair.give_client(at(2), SERVER, &reply);
-    assert!(matches!(pair.client.poll(), Some(Event::Allocated { keys: None, .. })));
+    assert!(matches!(pair.client.poll(), Some(Event::Allocated { agreed: None, .. })));
 }
 
 /// A reply on eth-dix with this header.
@@ -123,7 +123,7 @@ fn a_weaker_reply_is_not_taken() {
         assert_eq!(pair.client.counters().bad_replies, 2);
         pair.give_client(at(2), SERVER, &reply);
         assert!(
-            matches!(pair.client.poll(), Some(Event::Allocated { suite: Some(s), .. }) if s == asked)
+            matches!(pair.client.poll(), Some(Event::Allocated { agreed: Some(a), .. }) if a.suite == asked)
         );
     }
 }

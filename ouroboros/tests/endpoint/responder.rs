@@ -165,11 +165,14 @@ fn a_server_asks_for_its_least_and_takes_the_stronger() {
         let reply = pair.sent_by_server();
         pair.give_client(at(2), SERVER, &reply);
         match (accepted, pair.client.poll()) {
-            (Ok(accepted), Some(Event::Allocated { keys, suite, .. })) => {
-                assert_eq!(accepted.suite, suite);
-                match (accepted.keys, keys) {
-                    (Some(keys), Some(other)) => assert!(keys.is_counterpart(&other)),
-                    (keys, other) => assert!(keys.is_none() && other.is_none()),
+            (Ok(accepted), Some(Event::Allocated { agreed, .. })) => {
+                let suite = agreed.as_ref().map(|agreed| agreed.suite);
+                match (accepted.agreed, agreed) {
+                    (Some(one), Some(other)) => {
+                        assert_eq!(one.suite, other.suite);
+                        assert!(one.keys.is_counterpart(&other.keys));
+                    }
+                    (one, other) => assert!(one.is_none() && other.is_none()),
                 }
                 Some(suite)
             }

@@ -165,9 +165,12 @@ impl Run {
         let mut leaving = Vec::new();
         while let Some(event) = client.allocator.poll() {
             match event {
-                Event::Allocated { keys, remote, .. } => {
+                Event::Allocated { agreed, remote, .. } => {
                     client.done = Some(time);
-                    leaving.push((Some(remote), first_frame(keys, remote)));
+                    leaving.push((
+                        Some(remote),
+                        first_frame(agreed.map(|agreed| agreed.keys), remote),
+                    ));
                 }
                 Event::Failed { reason, .. } => panic!("client {index} at {time} ms: {reason:?}"),
                 _ => {}

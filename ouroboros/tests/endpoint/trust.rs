@@ -12,6 +12,7 @@ use ouroboros::{
             ProfilePolicy, ServerSecurity, Trust,
         },
         native::Capabilities,
+        negotiation::Agreed,
         protection::{FlowKeys, Profile},
     },
     wire::{Dialect, oap::Allocation},
@@ -46,8 +47,8 @@ fn old(security: ClientSecurity) -> ClientSecurity {
 /// server's key (K), its certificate (C), no signature (A), the profile (X).
 fn letter(met: &Met) -> char {
     match &met.told {
-        Event::Allocated { keys: None, identity: None, .. } => 'p',
-        Event::Allocated { keys: Some(keys), identity, .. } => {
+        Event::Allocated { agreed: None, .. } => 'p',
+        Event::Allocated { agreed: Some(Agreed { keys, identity, .. }), .. } => {
             let letter = if keys.profile() == Profile::Native { 'n' } else { 'o' };
             if identity.is_some() { letter.to_ascii_uppercase() } else { letter }
         }
@@ -63,6 +64,14 @@ fn letter(met: &Met) -> char {
             },
             other => panic!("{other:?}"),
         },
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What was agreed for a flow that came about; `None` if it is plain.
+fn agreed(told: Event) -> Option<Agreed> {
+    match told {
+        Event::Allocated { agreed, .. } => agreed,
         other => panic!("{other:?}"),
     }
 }
@@ -112,10 +121,12 @@ fn every_policy_meets_every_client_as_it_says() {
             let identity = client.as_ref().and_then(|client| client.identity.as_ref());
             for met in met {
                 let Some(Ok(accepted)) = met.accepted else { continue };
-                let known = accepted.identity.map(|client| client.fingerprint);
+                let client = accepted.agreed.as_ref().and_then(|agreed| agreed.identity.as_ref());
+                let known = client.map(|client| client.fingerprint);
                 assert_eq!(known, identity.map(Identity::fingerprint), "client {number}");
-                if let Event::Allocated { keys: Some(keys), .. } = met.told {
-                    assert!(keys.is_counterpart(&accepted.keys.expect("encrypted")));
+                if let Event::Allocated { agreed: Some(agreed), .. } = met.told {
+                    let server = accepted.agreed.expect("encrypted");
+                    assert!(agreed.keys.is_counterpart(&server.keys));
                 }
             }
         }
@@ -133,14 +144,14 @@ fn every_kind_of_key_signs_in_both_directions() {
                     let certified = matches!(trust, Trust::Authorities(_));
                     let asked = ClientSecurity { profile, ..named(client.clone(), trust) };
                     let met = meet(Dialect::Udp, at(0), Some(asked), &policy, UNALTERED);
-                    let Event::Allocated { identity: Some(identity), .. } = met.told else {
-                        panic!("{:?}", met.told);
-                    };
+                    let identity = agreed(met.told).and_then(|agreed| agreed.identity);
+                    let identity = identity.expect("who the server is");
                     assert_eq!(identity.fingerprint, server.fingerprint());
                     assert_eq!(identity.common_name, "my_vpn");
                     assert_eq!(identity.is_certified(), certified);
                     let accepted = met.accepted.expect("requested").expect("accepted");
-                    let identity = accepted.identity.expect("who the client is");
+                    let identity = accepted.agreed.and_then(|agreed| agreed.identity);
+                    let identity = identity.expect("who the client is");
                     assert_eq!(identity.fingerprint, client.fingerprint());
                     assert!(identity.is_certified());
                 }
@@ -172,11 +183,9 @@ fn a_reply_that_an_ec_key_signed_without_naming_a_digest_is_accepted() {
             };
             let encrypted = client.is_some();
             let met = meet(dialect, at(0), client, &policy, (&unaltered, &resigned));
-            let Event::Allocated { keys, identity, .. } = met.told else {
-                panic!("{:?}", met.told)
-            };
-            assert_eq!(keys.is_some(), encrypted);
-            let known = identity.map(|server| server.fingerprint);
+            let agreed = agreed(met.told);
+            assert_eq!(agreed.is_some(), encrypted);
+            let known = agreed.and_then(|agreed| agreed.identity).map(|server| server.fingerprint);
             assert_eq!(known, encrypted.then(|| server.fingerprint()));
         }
     }
@@ -370,8 +379,8 @@ fn what_is_taken_away_on_the_way_makes_no_weaker_flow_with_who_is_authenticated(
         assert!(matches!(met.told, Event::Failed { .. }), "{:?}", met.told);
     }
     let met = meet(Dialect::EthDix, at(0), Some(asked.clone()), &policy, UNALTERED);
-    let Event::Allocated { keys: Some(FlowKeys::Native(keys)), .. } = met.told else {
-        panic!("{:?}", met.told);
+    let Some(Agreed { keys: FlowKeys::Native(keys), .. }) = agreed(met.told) else {
+        panic!("not a native flow");
     };
     assert!(keys.capabilities().contains(capabilities));
     // A server that demands its clients' identities does not take part in it.
@@ -395,14 +404,12 @@ fn what_a_policy_does_not_name_is_no_demand_and_the_best_is_answered() {
     for dialect in DIALECTS {
         for asked in [weakest, default] {
             let met = meet(dialect, at(0), Some(old(asked.into())), &policy, UNALTERED);
-            let Event::Allocated { suite: Some(suite), .. } = met.told else {
-                panic!("{:?}", met.told)
-            };
-            assert_eq!(suite, default, "asked for {asked}");
+            let agreed = agreed(met.told).expect("encrypted");
+            assert_eq!(agreed.suite, default, "asked for {asked}");
         }
         let met = meet(dialect, at(0), Some(encrypted()), &policy, UNALTERED);
-        let Event::Allocated { suite: Some(suite), .. } = met.told else { panic!() };
-        assert_eq!(suite.kex, KeyExchange::X25519MlKem768);
+        let agreed = agreed(met.told).expect("encrypted");
+        assert_eq!(agreed.suite.kex, KeyExchange::X25519MlKem768);
         // What is named is a demand, and a refusal says what both sides have.
         let strict = with(Algorithms { kex: Some(KeyExchange::X25519), ..Algorithms::default() });
         let met = meet(dialect, at(0), Some(old(default.into())), &strict, UNALTERED);
@@ -436,12 +443,11 @@ fn every_algorithm_makes_a_flow_in_either_format() {
             let asked = ClientSecurity { profile, digest, ..suite.into() };
             let policy = ServerSecurity::default();
             let met = meet(Dialect::EthDix, at(0), Some(asked), &policy, UNALTERED);
-            let Event::Allocated { keys: Some(keys), suite: Some(agreed), .. } = met.told else {
-                panic!("{suite}: {:?}", met.told)
-            };
-            assert_eq!(agreed, suite);
+            let agreed = agreed(met.told).expect("encrypted");
+            assert_eq!(agreed.suite, suite);
             let accepted = met.accepted.expect("requested").expect("accepted");
-            assert!(keys.is_counterpart(&accepted.keys.expect("encrypted")), "{suite}");
+            let server = accepted.agreed.expect("encrypted");
+            assert!(agreed.keys.is_counterpart(&server.keys), "{suite}");
         }
     }
 }

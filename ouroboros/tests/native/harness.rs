@@ -71,7 +71,9 @@ pub(crate) fn allocate(
     let accepted = match responder.poll() {
         Some(Event::Requested { request, .. }) => {
             match responder.accept(start, random, request, SERVER_EID) {
-                Ok(()) => Some(responder.confirm(request).expect("half-open").keys),
+                Ok(()) => Some(
+                    responder.confirm(request).expect("half-open").agreed.map(|agreed| agreed.keys),
+                ),
                 Err(AcceptError::Refused(_)) => None,
                 Err(error) => panic!("{error}"),
             }
@@ -84,7 +86,7 @@ pub(crate) fn allocate(
         requester.handle(start, random, SERVER, None, &reply);
     }
     let allocated = match requester.poll() {
-        Some(Event::Allocated { keys, .. }) => Some(keys),
+        Some(Event::Allocated { agreed, .. }) => Some(agreed.map(|agreed| agreed.keys)),
         None | Some(Event::Failed { .. }) => None,
         other => panic!("{other:?}"),
     };

@@ -34,6 +34,26 @@ impl State {
         let _ = state.irm.set_admission(admit);
     }
 
+    pub(super) async fn serve_clients(&self, name: &str) -> Outcome {
+        let parsed: Name = name.parse()?;
+        let created = self.tables().names.get(&parsed).is_some_and(|state| state.created);
+        if !created {
+            // It names a file.
+            let file = format!("{}.clients", client_name(name)?);
+            let file = ClientsFile::at(self.trust()?.path().join(file));
+            file.create()?;
+            let authentication = Authentication::Keys(file.path().display().to_string());
+            let policy = Policy { authentication, native: true, ..Policy::default() };
+            self.put_policy(parsed.clone(), policy)?;
+        }
+        for layer in self.irm.layers() {
+            if !layer.names().contains(&parsed) {
+                layer.register(name).await?;
+            }
+        }
+        Ok(Response::Done)
+    }
+
     pub(super) fn list_clients(&self, name: Option<&str>) -> Outcome {
         let files = match name {
             Some(_) => vec![self.clients_file(name)?],

@@ -64,11 +64,11 @@ fn address_is_lost(socket: &Socket, namespace: Option<&NetworkNamespace>) -> boo
     let lost = || {
         let mut address = super::local_address(socket)?;
         address.set_port(0);
-        let any = super::bind(super::anywhere(address.is_ipv6()), false)?;
+        let any = super::bind(super::anywhere(address.is_ipv6()), false, 0)?;
         if option::network_namespace(&any) != option::network_namespace(socket) {
             return Ok(false);
         }
-        match super::bind(address, false) {
+        match super::bind(address, false, 0) {
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Ok(true),
             bound => bound.map(|_| false),
         }

@@ -46,7 +46,7 @@ impl SharedPath {
         // A socket for the moment: only a connected one knows its path's MTU.
         let mut own = super::beside(shared.own, peer);
         own.set_port(0);
-        let probe = super::bind(own, false)?;
+        let probe = super::bind(own, false, shared.mark)?;
         let largest = ConnectedPath::requester(probe, local, peer)?.largest_frame();
         let queue = Arc::new(Route::new(QUEUED)?);
         lock(&shared.routes).insert((local, peer), Arc::downgrade(&queue));

@@ -48,6 +48,12 @@ impl Fingerprint {
         Self(bytes)
     }
 
+    /// The fingerprint with these bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; SIZE]) -> Self {
+        Self(bytes)
+    }
+
     /// The fingerprint's bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; SIZE] {

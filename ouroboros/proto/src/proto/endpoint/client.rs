@@ -11,7 +11,7 @@ use crate::{
     crypto::Entropy,
     proto::{
         Now,
-        negotiation::{Agreed, Agreement, NegotiationError, Offer, Refused, Shape, Terms},
+        negotiation::{Agreement, NegotiationError, Offer, Refused, Shape, Terms},
     },
     wire::{Destination, Dialect, Eid, NameHash, PeerAddress, management::Message},
 };
@@ -135,6 +135,7 @@ impl Allocator {
     pub fn cancel(&mut self, allocation: AllocationId) {
         if let Some(allocating) = self.allocating.remove(&allocation) {
             self.by_endpoint.remove(&allocating.request.local);
+            self.abandoned -= usize::from(allocating.abandoned);
         }
     }
 
@@ -142,13 +143,13 @@ impl Allocator {
     /// reply to it is told for 2 s yet, so that the flow can be closed, and
     /// nothing is asked again. Returns `false` if there is nothing to wait for.
     pub fn abandon(&mut self, now: Now, allocation: AllocationId) -> bool {
-        let abandoned = self.allocating.values().filter(|known| known.abandoned).count();
         let Some(allocating) = self.allocating.get_mut(&allocation) else { return false };
-        if !matches!(allocating.stage, Stage::Requesting { .. }) || abandoned >= MAX_ABANDONED {
+        let is_full = !allocating.abandoned && self.abandoned >= MAX_ABANDONED;
+        if !matches!(allocating.stage, Stage::Requesting { .. }) || is_full {
             self.cancel(allocation);
             return false;
         }
-        allocating.abandoned = true;
+        self.abandoned += usize::from(!std::mem::replace(&mut allocating.abandoned, true));
         allocating.until = allocating.until.min(now.monotonic + ABANDONED);
         allocating.deadline = allocating.deadline.min(allocating.until);
         allocating.retry = allocating.deadline;
@@ -321,23 +322,7 @@ impl Allocator {
         rtt: Option<Duration>,
     ) {
         self.cancel(allocation);
-        let (keys, suite, lane, reliable, identity) = match agreed {
-            Some(Agreed { keys, suite, lane, reliable, identity }) => {
-                (Some(keys), Some(suite), lane, reliable, identity)
-            }
-            None => (None, None, None, None, None),
-        };
-        self.events.push_back(Event::Allocated {
-            allocation,
-            peer,
-            remote,
-            keys,
-            suite,
-            lane,
-            reliable,
-            rtt,
-            identity,
-        });
+        self.events.push_back(Event::Allocated { allocation, peer, remote, agreed, rtt });
     }
 
     fn fail(&mut self, id: AllocationId, reason: AllocationFailure) {

@@ -18,7 +18,7 @@ use super::{
     sources::{Shares, Source},
 };
 use crate::{
-    proto::{Now, protection::authenticates},
+    proto::{Now, negotiation::Agreed, protection::authenticates},
     wire::{Eid, PeerAddress},
 };
 
@@ -52,9 +52,9 @@ impl HalfOpen {
     /// begins in silence, too, unless the flow is to be that of somebody known: a
     /// request can be replayed, its keys cannot.
     fn is_proved_by(&self, frame: &[u8]) -> bool {
-        let Some(keys) = &self.accepted.keys else { return true };
+        let Some(Agreed { keys, identity, .. }) = &self.accepted.agreed else { return true };
         if frame.is_empty() {
-            return !keys.is_native() && self.accepted.identity.is_none();
+            return !keys.is_native() && identity.is_none();
         }
         let errors = self.accepted.qos.checks_errors();
         authenticates(keys, (self.local, self.remote), errors, frame)
@@ -135,7 +135,7 @@ impl Allocator {
         let life = match flow.validation {
             AddressValidation::Legacy => self.limits.half_open_for_silent,
             // A link has no cookies, but 0.23 peers.
-            _ if !flow.accepted.keys.as_ref().is_some_and(|keys| keys.is_native()) => {
+            _ if !flow.accepted.agreed.as_ref().is_some_and(|agreed| agreed.keys.is_native()) => {
                 self.limits.half_open_for_silent
             }
             _ => self.limits.half_open_for,

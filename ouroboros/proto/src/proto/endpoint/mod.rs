@@ -31,18 +31,18 @@ use self::{
 };
 pub use self::{limits::Limits, sources::Share};
 pub use super::negotiation::{
-    ClientSecurity, Identity, NegotiationError, PeerIdentity, ProfilePolicy, ServerSecurity, Trust,
+    Agreed, ClientSecurity, Identity, NegotiationError, PeerIdentity, ProfilePolicy,
+    ServerSecurity, Trust,
 };
 use super::{
     Now,
-    negotiation::{Joining, ReliableTerms, Terms},
-    protection::FlowKeys,
+    negotiation::{Joining, Terms},
 };
 use crate::{
-    crypto::{Entropy, Suite},
+    crypto::Entropy,
     wire::{
         Destination, Dialect, DirectoryHash, Eid, Name, NameHash, PeerAddress, QosSpec,
-        extension::Lane, management::Message,
+        management::Message,
     },
 };
 
@@ -155,18 +155,10 @@ pub struct Accepted {
     /// The quality of service: the peer's timeout within this side's bounds
     /// ([`Limits::flow_timeout`]).
     pub qos: QosSpec,
-    /// The agreed keys; `None` for a plain flow.
-    pub keys: Option<FlowKeys>,
-    /// The agreed suite; `None` for a plain flow.
-    pub suite: Option<Suite>,
-    /// The flow's place in the client's tunnel, if it has one.
-    pub lane: Option<Lane>,
-    /// The reliable profile, if it was agreed.
-    pub reliable: Option<ReliableTerms>,
+    /// What was agreed with the client; `None` for a plain flow.
+    pub agreed: Option<Agreed>,
     /// From the reply to the client's proof that it has it, once that is there.
     pub rtt: Option<Duration>,
-    /// Who the client is; `None`: it has not said.
-    pub identity: Option<PeerIdentity>,
 }
 
 /// A request was not accepted.
@@ -261,18 +253,10 @@ pub enum Event {
         peer: PeerAddress,
         /// Its endpoint.
         remote: Eid,
-        /// The agreed keys; `None` for a plain flow.
-        keys: Option<FlowKeys>,
-        /// The agreed suite; `None` for a plain flow.
-        suite: Option<Suite>,
-        /// The flow's place in a tunnel of several, if the peer knows of such.
-        lane: Option<Lane>,
-        /// The reliable profile, if it was agreed.
-        reliable: Option<ReliableTerms>,
+        /// What was agreed with the server; `None` for a plain flow.
+        agreed: Option<Agreed>,
         /// From the request to the reply, unless the request was repeated.
         rtt: Option<Duration>,
-        /// Who the server is; `None`: it has not said.
-        identity: Option<PeerIdentity>,
     },
     /// An own allocation failed.
     Failed {
@@ -340,6 +324,8 @@ pub struct Allocator {
     largest_certificate: usize,
     allocating: HashMap<AllocationId, Allocating>,
     by_endpoint: HashMap<Eid, AllocationId>,
+    /// Those of `allocating` that nobody waits for any more.
+    abandoned: usize,
     /// In the order in which they came, which is that of their ends.
     pending: BTreeMap<RequestId, Pending>,
     shares: Shares,
@@ -374,6 +360,7 @@ impl Allocator {
             largest_certificate: 0,
             allocating: HashMap::new(),
             by_endpoint: HashMap::new(),
+            abandoned: 0,
             pending: BTreeMap::new(),
             shares: Shares::default(),
             half_open: HalfOpenFlows::default(),

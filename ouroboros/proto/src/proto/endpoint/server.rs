@@ -400,26 +400,7 @@ impl Allocator {
             Answered { from, request: size, left: REPEATS, budget, reply: message },
         );
         let qos = self.limits.bounded(terms.qos);
-        let accepted = match agreed {
-            Some(agreed) => Accepted {
-                qos,
-                keys: Some(agreed.keys),
-                suite: Some(agreed.suite),
-                lane: agreed.lane,
-                reliable: agreed.reliable,
-                rtt: None,
-                identity: agreed.identity,
-            },
-            None => Accepted {
-                qos,
-                keys: None,
-                suite: None,
-                lane: None,
-                reliable: None,
-                rtt: None,
-                identity: None,
-            },
-        };
+        let accepted = Accepted { qos, agreed, rtt: None };
         let ends = (local, remote);
         self.hold_half_open(now, request, HalfOpen::new(from, ends, validation, accepted));
         Ok(())

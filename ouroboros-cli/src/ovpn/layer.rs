@@ -1,0 +1,92 @@
+//! What a tunnel needs of irmd, made where it is missing: a layer over UDP, a name that is
+//! served to the clients of a file. Not here: what was made otherwise, which stays as it is.
+
+use std::{process, time::Duration};
+
+use async_std::task;
+use ouroboros::{
+    LayerError,
+    daemon::{
+        Client,
+        protocol::{IpcpEntry, Request, Response, TransportSpec},
+    },
+    wire::Name,
+};
+
+use super::{attempts::Attempts, clients::unexpected, daemon_may_come};
+
+/// The IPCP and its layer.
+const IPCP: &str = "ovpn";
+const LAYER: &str = "internet";
+/// How often to see whether the daemon still serves the name: it may be another one.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// Makes a layer over UDP, at every address, if irmd has none.
+///
+/// # Errors
+///
+/// irmd cannot be asked, or another program has the port.
+pub(super) async fn ensure_layer() -> Result<(), LayerError> {
+    let client = Client::new();
+    let Response::Ipcps(ipcps) = client.ask(&Request::ListIpcps).await? else {
+        return Err(unexpected().into());
+    };
+    let is_udp = |ipcp: &IpcpEntry| matches!(ipcp.transport, Some(TransportSpec::Udp { .. }));
+    if ipcps.iter().any(is_udp) {
+        return Ok(());
+    }
+    let mut outcome = Ok(());
+    // Of both families; without IPv6, of one.
+    for ip in ["::", "0.0.0.0"] {
+        let Ok(ip) = ip.parse() else { continue };
+        let transport = TransportSpec::Udp { ip, port: None };
+        let (name, layer) = (IPCP.to_owned(), LAYER.to_owned());
+        outcome = client.ask(&Request::BootstrapIpcp { name, layer, transport }).await.map(drop);
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
+
+/// Has irmd serve `name` to the clients of its file, and to this process.
+///
+/// # Errors
+///
+/// irmd does not do it.
+pub async fn serve_name(name: &Name) -> Result<(), LayerError> {
+    let mut attempts = Attempts::default();
+    loop {
+        attempts.pause().await;
+        match ask_to_serve(name).await {
+            Err(LayerError::Daemon(error)) if daemon_may_come(&error) => {
+                attempts.say(&format!("Not yet: {error}."));
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn ask_to_serve(name: &Name) -> Result<(), LayerError> {
+    ensure_layer().await?;
+    let client = Client::new();
+    client.ask(&Request::ServeClients { name: name.to_string() }).await?;
+    let (pid, name) = (process::id(), name.to_string());
+    client.ask(&Request::Process { pid, name, bind: true }).await.map(drop)
+}
+
+/// Has irmd go on serving `name`: one that was started anew is told again.
+pub async fn keep_serving<T>(name: &Name) -> T {
+    loop {
+        task::sleep(INTERVAL).await;
+        let Ok(Response::Names(names)) = Client::new().ask(&Request::ListNames).await else {
+            continue;
+        };
+        let own = names.iter().find(|known| known.name == name.as_str());
+        if own.is_none_or(|known| !known.processes.contains(&process::id()))
+            && let Err(error) = ask_to_serve(name).await
+        {
+            tracing::warn!(%name, %error, "irmd does not serve the name");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! A server's masquerading: what its clients send beyond it leaves with its own address.
+//! By a table of nftables that is the device's; `nft` makes it.
+
+use std::{
+    fs,
+    io::Write,
+    process::{Command, Stdio},
+};
+
+use ouroboros::proto::hub::IpNet;
+
+/// A table, which is there as long as this is.
+pub(super) struct Masquerade {
+    table: String,
+}
+
+impl Masquerade {
+    /// Masquerades what comes from `networks` and leaves by another device than `device`.
+    /// Takes the place of what a server that was killed has left.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be, in one line.
+    pub(super) fn begin(device: &str, networks: &[IpNet]) -> Result<Self, String> {
+        let table = format!("ovpn-{device}");
+        let rule = |network: &IpNet| {
+            let family = if network.addr().is_ipv4() { "ip" } else { "ip6" };
+            let network = network.trunc();
+            format!("{family} saddr {network} oifname != \"{device}\" masquerade\n")
+        };
+        let rules: String = networks.iter().map(rule).collect();
+        // In one step: made if it is not there, so that it can be made anew.
+        nft(&format!(
+            "add table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n\
+             chain postrouting {{\ntype nat hook postrouting priority srcnat;\n{rules}}}\n}}\n"
+        ))?;
+        Ok(Self { table })
+    }
+}
+
+impl Drop for Masquerade {
+    fn drop(&mut self) {
+        let _ = nft(&format!("delete table inet {}\n", self.table));
+    }
+}
+
+/// What is missing for packets of `networks` to be passed on, in one line for each family.
+pub(super) fn not_forwarded(networks: &[IpNet]) -> Vec<String> {
+    let families =
+        [(true, "IPv4", "net.ipv4.ip_forward"), (false, "IPv6", "net.ipv6.conf.all.forwarding")];
+    let is_off = |setting: &str| {
+        let path = format!("/proc/sys/{}", setting.replace('.', "/"));
+        fs::read_to_string(path).is_ok_and(|value| value.trim() == "0")
+    };
+    let missing = families.into_iter().filter(|(v4, _, setting)| {
+        networks.iter().any(|network| network.addr().is_ipv4() == *v4) && is_off(setting)
+    });
+    let line = |(_, family, setting)| {
+        format!("this machine does not pass {family} on: sysctl -w {setting}=1")
+    };
+    missing.map(line).collect()
+}
+
+fn nft(rules: &str) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("--masquerade needs the nft command: {error}");
+    let mut nft = Command::new("nft");
+    let nft = nft.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = nft.stderr(Stdio::piped()).spawn().map_err(failed)?;
+    let written = child.stdin.take().map(|mut input| input.write_all(rules.as_bytes()));
+    let output = child.wait_with_output().map_err(failed)?;
+    if output.status.success() {
+        return written.unwrap_or(Ok(())).map_err(failed);
+    }
+    let error = String::from_utf8_lossy(&output.stderr);
+    Err(format!("--masquerade: nft: {}", error.lines().next().unwrap_or("failed").trim()))
+}
