@@ -25,6 +25,7 @@ pub mod tools;
 use std::{
     env,
     error::Error,
+    ffi::OsStr,
     fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -33,6 +34,7 @@ use std::{
 
 use async_signal::{Signal, Signals};
 use futures_lite::{Stream, StreamExt};
+use ouroboros::daemon::protocol::{path_from_text, text_of_path};
 use structopt::{StructOpt, clap::ErrorKind};
 use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
 
@@ -48,12 +50,17 @@ const PATHS: [&str; 3] = ["--ca", "--config", "--leases"];
 /// `--generate-man` prints the tool's man page, `--generate-completions` what a shell
 /// needs to complete its options.
 pub fn arguments<T: StructOpt>() -> T {
+    arguments_where::<T>(|_| false)
+}
+
+/// The same, where those arguments may be any bytes as well that `is_bytes` says.
+pub fn arguments_where<T: StructOpt>(is_bytes: impl Fn(&OsStr) -> bool) -> T {
     let all: Vec<_> = env::args_os().collect();
     let is_path = |at: usize| {
         let before = at.checked_sub(1).and_then(|before| all[before].to_str());
         let option = all[at].to_string_lossy();
         let joined = option.split_once('=').is_some_and(|(option, _)| PATHS.contains(&option));
-        joined || before.is_some_and(|before| PATHS.contains(&before))
+        joined || before.is_some_and(|before| PATHS.contains(&before)) || is_bytes(&all[at])
     };
     let bad = (1..all.len()).find(|&at| all[at].to_str().is_none() && !is_path(at));
     if let Some(bad) = bad {
@@ -145,24 +152,26 @@ pub fn termination() -> io::Result<impl Stream<Item = Signal> + Unpin> {
     }))
 }
 
-/// The executable that running `program` would run: its real path.
+/// The executable that running `program` would run: its real path. Both as
+/// [`text_of_path`] has them.
 ///
 /// # Errors
 ///
 /// There is none.
 pub fn find_program(program: &str) -> Result<String, String> {
     let candidates: Vec<PathBuf> = if program.contains('/') {
-        vec![program.into()]
+        vec![path_from_text(program)]
     } else {
         let path = env::var_os("PATH").unwrap_or_default();
-        env::split_paths(&path).map(|folder| folder.join(program)).collect()
+        let program = path_from_text(program);
+        env::split_paths(&path).map(|folder| folder.join(&program)).collect()
     };
     candidates
         .iter()
         .find(|candidate| is_program(candidate))
         .and_then(|found| fs::canonicalize(found).ok())
-        .and_then(|real| real.to_str().map(str::to_owned))
-        .ok_or_else(|| format!("{program}: no such program in PATH"))
+        .map(text_of_path)
+        .ok_or_else(|| format!("{}: no such program in PATH", path_from_text(program).display()))
 }
 
 fn is_program(path: &Path) -> bool {

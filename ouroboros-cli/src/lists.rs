@@ -6,7 +6,7 @@ use ouroboros::{
     LayerError,
     daemon::{
         Client, DaemonError,
-        protocol::{FlowEntry, IpcpEntry, NameEntry, Request, Response},
+        protocol::{FlowEntry, IpcpEntry, NameEntry, Request, Response, path_from_text},
     },
 };
 use serde::Serialize;
@@ -74,8 +74,10 @@ pub fn ipcps(ipcps: &[IpcpEntry]) -> String {
 #[must_use]
 pub fn names(names: &[NameEntry]) -> String {
     let row = |name: &NameEntry| {
-        let processes: Vec<_> = name.processes.iter().map(u32::to_string).collect();
-        let bound = [name.programs.clone(), processes].concat().join(", ");
+        let processes = name.processes.iter().map(u32::to_string);
+        let programs = name.programs.iter();
+        let programs = programs.map(|path| path_from_text(path).to_string_lossy().into_owned());
+        let bound = programs.chain(processes).collect::<Vec<_>>().join(", ");
         vec![name.name.clone(), name.layers.join(", "), bound, name.encryption.clone()]
     };
     let rows: Vec<_> = names.iter().map(row).collect();

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ouroboros::daemon::{
-    protocol::{Request, Security},
+    protocol::{Request, Security, path_from_text, text_of_path},
     security::Authentication,
 };
 
@@ -26,9 +26,6 @@ pub enum BadPolicy {
     /// Misuse: a line of it makes no sense.
     #[error("{0}: {1}")]
     Line(PathBuf, #[source] BadLine),
-    /// Misuse: the daemon is told paths as text.
-    #[error("{0}: a path that is not UTF-8")]
-    Path(PathBuf),
 }
 
 /// The request that creates `name` with `security`, whose paths are relative to `folder`.
@@ -38,13 +35,16 @@ pub enum BadPolicy {
 /// As [`BadPolicy`] says.
 pub fn request(name: String, security: NameSecurity, folder: &Path) -> Result<Request, BadPolicy> {
     let place = |path: Option<String>| -> Result<Option<String>, BadPolicy> {
-        let Some(path) = path.map(|path| folder.join(path)) else { return Ok(None) };
+        let Some(path) = path.map(|path| folder.join(path_from_text(&path))) else {
+            return Ok(None);
+        };
         let absolute = absolute(&path).map_err(|error| BadPolicy::Io(path, error))?;
-        let text = absolute.to_str().map(str::to_owned);
-        text.map(Some).ok_or(BadPolicy::Path(absolute))
+        Ok(Some(text_of_path(absolute)))
     };
     let encryption = |path: Option<String>| -> Result<Option<Security>, BadPolicy> {
-        let Some(path) = path.map(|path| folder.join(path)) else { return Ok(None) };
+        let Some(path) = path.map(|path| folder.join(path_from_text(&path))) else {
+            return Ok(None);
+        };
         let text = fs::read_to_string(&path).map_err(|error| BadPolicy::Io(path.clone(), error))?;
         enc_conf::parse(&text).map(Some).map_err(|error| BadPolicy::Line(path, error))
     };

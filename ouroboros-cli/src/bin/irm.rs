@@ -3,10 +3,11 @@
 use std::{
     env,
     error::Error,
+    ffi::OsStr,
     fs::{self, OpenOptions},
     io::{self, Write},
     net::IpAddr,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::{ffi::OsStrExt, fs::OpenOptionsExt},
     path::{Path, PathBuf},
     process::ExitCode,
     thread,
@@ -18,7 +19,7 @@ use ouroboros::{
     crypto::identity::IdentityKey,
     daemon::{
         Client, DaemonError,
-        protocol::{Request, Response},
+        protocol::{Request, Response, path_from_text, text_of_path},
     },
     trust::{KeyFile, TrustError, TrustFolder},
 };
@@ -94,15 +95,23 @@ struct Arguments {
     #[structopt(short, long)]
     watch: bool,
     /// A command, such as: ipcp bootstrap type eth-dix name dix layer my_layer dev lo
+    #[structopt(parse(from_os_str = text_of_path))]
     words: Vec<String>,
 }
 
+/// Text with paths in it, as people read it.
+fn shown(text: &str) -> String {
+    path_from_text(text).to_string_lossy().into_owned()
+}
+
 fn main() -> ExitCode {
-    let arguments = ouroboros_cli::arguments::<Arguments>();
+    // Options are text; words are what the grammar takes.
+    let is_word = |argument: &OsStr| !argument.as_bytes().starts_with(b"-");
+    let arguments = ouroboros_cli::arguments_where::<Arguments>(is_word);
     let command = match grammar::parse(&arguments.words) {
         Ok(command) => command,
         Err(error) => {
-            eprintln!("irm: {error}");
+            eprintln!("irm: {}", shown(&error.to_string()));
             return ExitCode::from(2);
         }
     };
@@ -162,7 +171,7 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
         }
         Command::SignCertificate { key, name, days, folder } => {
             let key = match key {
-                Some(file) => authority::public_key(file.as_ref())?,
+                Some(file) => authority::public_key(&path_from_text(&file))?,
                 None => own_key()?.public_key().clone(),
             };
             let days = days.unwrap_or(authority::CERTIFICATE_DAYS);
@@ -170,21 +179,23 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
             return Ok(());
         }
         Command::CheckConfiguration { file } => {
-            let configuration = Configuration::read(Path::new(&file))?;
-            println!("{file} makes sense: {configuration}");
+            let file = path_from_text(&file);
+            let configuration = Configuration::read(&file)?;
+            println!("{} makes sense: {configuration}", file.display());
             return Ok(());
         }
         Command::SaveConfiguration { file, force } => {
-            return save_configuration(file.as_deref().map(Path::new), force);
+            return save_configuration(file.as_deref().map(path_from_text).as_deref(), force);
         }
         Command::DiffConfiguration { file } => {
-            let wanted = Configuration::read(Path::new(&file))?;
+            let file = path_from_text(&file);
+            let wanted = Configuration::read(&file)?;
             let (had, now) = (configuration(true)?, configuration(false)?);
             let changes = had.changes(&now, &wanted);
             if json {
                 println!("{}", serde_json::to_string_pretty(&changes)?);
             } else if changes.is_empty() {
-                println!("{file} would change nothing.");
+                println!("{} would change nothing.", file.display());
             }
             changes.iter().filter(|_| !json).for_each(|change| println!("{change}"));
             return Ok(());
@@ -213,7 +224,7 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
         Response::Ipcps(ipcps) if json => println!("{}", serde_json::to_string_pretty(&ipcps)?),
         Response::Names(names) if json => println!("{}", serde_json::to_string_pretty(&names)?),
         Response::Flows(flows) if json => println!("{}", serde_json::to_string_pretty(&flows)?),
-        Response::Key(key) => println!("{} {}", key.fingerprint, key.path),
+        Response::Key(key) => println!("{} {}", key.fingerprint, shown(&key.path)),
         Response::Ipcps(ipcps) => print!("{}", lists::ipcps(&ipcps)),
         Response::Names(names) => print!("{}", lists::names(&names)),
         Response::Flows(flows) => print!("{}", lists::flows(&flows)),
@@ -262,7 +273,7 @@ fn save_configuration(file: Option<&Path>, force: bool) -> Result<(), Box<dyn Er
 /// Where the authority is: beside this user's key, unless another folder is given.
 fn authority_folder(given: Option<String>) -> Result<PathBuf, TrustError> {
     let own = || TrustFolder::of_user().map(|folder| folder.path().join("authority"));
-    given.map_or_else(own, |folder| Ok(folder.into()))
+    given.map_or_else(own, |folder| Ok(path_from_text(&folder)))
 }
 
 /// This machine's key, which only who may read its file has.
@@ -270,8 +281,9 @@ fn own_key() -> Result<IdentityKey, Box<dyn Error>> {
     let Response::Key(entry) = async_std::task::block_on(ask(Request::ShowKey))? else {
         return Err("irmd does not tell its key".into());
     };
-    let key = KeyFile::at(&entry.path).load()?;
-    Ok(key.ok_or_else(|| format!("{}: there is no such file", entry.path))?)
+    let file = path_from_text(&entry.path);
+    let key = KeyFile::at(&file).load()?;
+    Ok(key.ok_or_else(|| format!("{}: there is no such file", file.display()))?)
 }
 
 /// Prints where clients are to find the server of `name`. Without addresses these are the

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use ouroboros::daemon::protocol::TransportSpec;
+use ouroboros::daemon::protocol::{TransportSpec, path_from_text};
 
 /// What the user wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -238,6 +238,11 @@ pub enum UsageError {
         /// Why not.
         reason: &'static str,
     },
+    /// Bytes that are not UTF-8, as
+    /// [`text_of_path`](ouroboros::daemon::protocol::text_of_path) has them, where text
+    /// is meant.
+    #[error("{}: not UTF-8", path_from_text(.0).display())]
+    NotUtf8(String),
     /// Two keywords exclude each other.
     #[error("{0} and {1}: one of them")]
     Together(&'static str, &'static str),

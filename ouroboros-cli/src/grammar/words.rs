@@ -5,11 +5,16 @@ use ouroboros::wire::Name;
 
 use super::{UsageError, Words};
 
+/// Keywords whose values are paths, and may be any bytes
+/// ([`text_of_path`](ouroboros::daemon::protocol::text_of_path)).
+const PATHS: [&str; 8] = ["program", "sencpath", "cencpath", "clients", "ca", "key", "cert", "in"];
+
 /// The candidate that `word` is, or is an unambiguous beginning of.
 pub(super) fn matching(
     word: &str,
     candidates: &[&'static str],
 ) -> Result<&'static str, UsageError> {
+    text(word)?;
     if let Some(whole) = candidates.iter().find(|candidate| **candidate == word) {
         return Ok(whole);
     }
@@ -35,8 +40,14 @@ pub(super) fn one_of(
     })
 }
 
+/// Fails if a word is not UTF-8.
+fn text(word: &str) -> Result<(), UsageError> {
+    if word.contains('\0') { Err(UsageError::NotUtf8(word.to_owned())) } else { Ok(()) }
+}
+
 /// The text, if it is a name that flows can be allocated to.
 pub(super) fn flow_name(value: String) -> Result<String, UsageError> {
+    text(&value)?;
     match value.parse::<Name>() {
         Ok(_) => Ok(value),
         Err(_) => {
@@ -98,6 +109,9 @@ impl Pairs {
                 true => (String::new(), rest),
                 false => value(rest, &format!("a value behind {keyword}"))?,
             };
+            if !PATHS.contains(&keyword) {
+                text(&value)?;
+            }
             if pairs.iter().any(|(known, _)| *known == keyword) {
                 return Err(UsageError::Twice(keyword));
             }

@@ -12,7 +12,10 @@ use std::{
 use ouroboros::{
     FlowSpec, Identity, PolicyError, ServerSecurity, Trust,
     crypto::{Algorithms, Suite, identity::CaStore},
-    daemon::security::{Authentication, FlowSecurity},
+    daemon::{
+        protocol::path_from_text,
+        security::{Authentication, FlowSecurity},
+    },
     proto::{
         native::Capabilities,
         negotiation::{ClientSecurity, ProfilePolicy},
@@ -79,18 +82,19 @@ impl Policy {
             _ => security.identity(self.identity(name, folder, keys)?),
         };
         if let Authentication::Keys(path) = &self.authentication {
-            security.invited = trust::invitations(path.as_ref());
+            security.invited = trust::invitations(&path_from_text(path));
         }
         security.clients = match &self.authentication {
             Authentication::Keys(path) => Trust::Keys(match last.map(|last| &last.clients) {
                 Some(Trust::Keys(last)) => {
-                    let (clients, flaws) = trust::reread_authorized_keys(path.as_ref(), last);
+                    let (clients, flaws) =
+                        trust::reread_authorized_keys(&path_from_text(path), last);
                     for flaw in flaws {
                         tracing::error!(%name, %flaw, "a list of clients is not as it should be");
                     }
                     clients
                 }
-                _ => trust::authorized_keys(path.as_ref())?,
+                _ => trust::authorized_keys(&path_from_text(path))?,
             }),
             Authentication::Authorities(own) => {
                 Trust::Authorities(authorities(own.as_deref(), folder)?)
@@ -230,9 +234,9 @@ impl Policy {
         let mut paths = vec![self.key(folder).path().to_owned()];
         paths.extend(self.certificate.clone());
         match &self.authentication {
-            Authentication::Keys(path) => paths.push(path.into()),
+            Authentication::Keys(path) => paths.push(path_from_text(path)),
             Authentication::Authorities(own) => {
-                let place = own.as_ref().map_or_else(|| folder.authorities(), Into::into);
+                let place = own.as_deref().map_or_else(|| folder.authorities(), path_from_text);
                 // A file may be written anew where it is.
                 let files = fs::read_dir(&place).into_iter().flatten().flatten();
                 let mut files: Vec<_> = files.map(|file| file.path()).take(FILES).collect();
@@ -319,7 +323,7 @@ pub(super) fn both(
 
 /// Those in the folder of one's own, or else the daemon's, who may have none.
 fn authorities(own: Option<&str>, folder: &TrustFolder) -> Result<CaStore, Error> {
-    let place = own.map_or_else(|| folder.authorities(), PathBuf::from);
+    let place = own.map_or_else(|| folder.authorities(), path_from_text);
     if own.is_none() && !place.exists() {
         return Ok(CaStore::new());
     }

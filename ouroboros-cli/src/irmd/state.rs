@@ -23,7 +23,10 @@ use ouroboros::{
     Destruction, FlowSpec, Irm, LayerError, RawFlow, ServerSecurity, Trust,
     crypto::{Algorithms, SystemEntropy},
     daemon::{
-        protocol::{IpcpEntry, KeyEntry, NameEntry, Request, Response, Security, TransportSpec},
+        protocol::{
+            IpcpEntry, KeyEntry, NameEntry, Request, Response, Security, TransportSpec,
+            path_from_text,
+        },
         security::{FlowSecurity, NameDemands},
     },
     trust::{KeyFile, Pin, TrustError, TrustFolder},
@@ -88,7 +91,8 @@ fn named_policy(request: Request) -> Result<(Name, Policy), Error> {
         return Err(Error::UnknownRequest);
     };
     let (server, client) = (algorithms(server.as_ref())?, algorithms(client.as_ref())?);
-    let (key, certificate) = (key.map(Into::into), certificate.map(Into::into));
+    let (key, certificate) =
+        (key.as_deref().map(path_from_text), certificate.as_deref().map(path_from_text));
     let policy = Policy { server, client, authentication, native, key, certificate };
     Ok((name.parse()?, policy))
 }

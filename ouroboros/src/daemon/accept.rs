@@ -22,6 +22,7 @@ use futures_lite::future;
 
 use super::{
     client::{flow_of, open},
+    path_text::text_of_path,
     protocol::{Request, Response},
     security::NameDemands,
 };
@@ -160,7 +161,7 @@ impl Acceptor {
 
     /// Asks for flows as long as somebody waits.
     async fn ask(&self, path: PathBuf, name: Option<String>) {
-        let program = std::env::current_exe().ok().and_then(|path| Some(path.to_str()?.to_owned()));
+        let program = std::env::current_exe().ok().map(text_of_path);
         let mut had_daemon = false;
         while self.goes_on(&name) {
             let outcome = match self.ask_once(&path, &name, &program, &mut had_daemon).await {

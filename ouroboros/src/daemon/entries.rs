@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::security::PeerData;
+use super::{path_text::text_of_path, security::PeerData};
 use crate::{crypto::identity::IdentityKey, transport::ScopedAddress, trust::KeyFile, wire::Eid};
 
 /// What an IPCP is bootstrapped over.
@@ -33,7 +33,7 @@ pub enum TransportSpec {
 pub struct KeyEntry {
     /// What it is known by.
     pub fingerprint: String,
-    /// The file it is in.
+    /// The file it is in ([`text_of_path`]).
     pub path: String,
 }
 
@@ -41,7 +41,7 @@ impl KeyEntry {
     /// The key that is in `file`.
     pub fn new(file: &KeyFile, key: &IdentityKey) -> Self {
         let fingerprint = key.public_key().fingerprint().to_string();
-        Self { fingerprint, path: file.path().display().to_string() }
+        Self { fingerprint, path: text_of_path(file.path()) }
     }
 }
 

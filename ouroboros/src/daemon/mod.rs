@@ -13,6 +13,7 @@ mod entries;
 mod failure;
 mod grant;
 mod handed;
+mod path_text;
 pub mod protocol;
 mod relay;
 pub mod security;

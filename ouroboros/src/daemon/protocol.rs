@@ -14,6 +14,7 @@ pub use super::{
     algorithms::{AlgorithmNames, SuiteNames},
     entries::{ClientRow, FlowEntry, IpcpEntry, KeyEntry, NameEntry, TransportSpec},
     grant::{BadGrant, DataPath, FlowGrant},
+    path_text::{path_from_text, text_of_path},
 };
 use crate::{transport::ServerHost, wire::QosSpec};
 
@@ -75,7 +76,8 @@ pub enum Request {
         /// encrypted.
         #[serde(default)]
         native: bool,
-        /// File with the key that the server has instead of the daemon's.
+        /// File with the key that the server has instead of the daemon's. A path, as all
+        /// of them here: see [`text_of_path`].
         #[serde(default)]
         key: Option<String>,
         /// File with the certificate that an authority has given to the key.
@@ -166,7 +168,7 @@ pub enum Request {
     },
     /// Binds a program, or takes the binding back.
     Program {
-        /// The executable, as an absolute path.
+        /// The executable, as an absolute path ([`text_of_path`]).
         path: String,
         /// The name.
         name: String,
@@ -186,7 +188,7 @@ pub enum Request {
     Accept {
         /// Only this name.
         name: Option<String>,
-        /// Its executable, as an absolute path. Who may ask could also bind, so
+        /// Its executable, as an absolute path ([`text_of_path`]). Who may ask could also bind, so
         /// it is believed, and the daemon needs no right to look for itself.
         program: Option<String>,
         /// What flows have to be like beyond what the names demand, as long as this

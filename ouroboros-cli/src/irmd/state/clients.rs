@@ -3,7 +3,6 @@
 //! client; what is done here is in force when it is answered.
 
 use std::{
-    path::PathBuf,
     sync::{Arc, Weak},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -12,7 +11,7 @@ use ouroboros::{
     LayerError,
     crypto::identity::Fingerprint,
     daemon::{
-        protocol::{ClientRow, Response},
+        protocol::{ClientRow, Response, path_from_text},
         security::Authentication,
     },
     proto::negotiation::{Invited, Joining},
@@ -159,7 +158,7 @@ impl State {
 /// The names that have their clients in a file.
 fn files(tables: &Tables) -> Vec<(Name, ClientsFile)> {
     let file = |policy: &Policy| match &policy.authentication {
-        Authentication::Keys(path) => Some(ClientsFile::at(PathBuf::from(path))),
+        Authentication::Keys(path) => Some(ClientsFile::at(path_from_text(path))),
         _ => None,
     };
     let names = tables.names.iter();
