@@ -1,7 +1,7 @@
 //! What a daemon has, as its configuration file would say it. Not here: what a file may
 //! say (`configuration`).
 
-use ouroboros::daemon::protocol::{Request, Security};
+use ouroboros::daemon::protocol::{Request, Security, text_of_path};
 
 use super::{NameState, State, lock};
 use crate::configuration::{Configuration, Ipcp, Policy};
@@ -43,7 +43,7 @@ impl State {
 /// The request that creates the name as it is.
 fn created(name: String, state: &NameState) -> Request {
     let policy = state.policy.clone();
-    let path = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
+    let path = |path: std::path::PathBuf| text_of_path(&path);
     Request::CreateName {
         name,
         server: policy.server.map(|named| Security::Suite(named.into())),
