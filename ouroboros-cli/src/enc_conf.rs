@@ -69,7 +69,7 @@ pub fn parse(text: &str) -> Result<Security, BadLine> {
             }
         }
     }
-    Ok(Security::Suite(named.into()))
+    Ok(Security::Suite(named))
 }
 
 fn algorithm<T: FromStr<Err = UnknownAlgorithm>>(value: &str) -> Result<T, String> {
@@ -92,7 +92,7 @@ mod tests {
 
     fn named(text: &str) -> Algorithms {
         match parse(text).expect(text) {
-            Security::Suite(names) => Algorithms::try_from(&names).expect("what was parsed"),
+            Security::Suite(named) => named,
             Security::None => panic!("{text} asks for plain flows"),
         }
     }

@@ -90,7 +90,7 @@ pub fn flows(flows: &[FlowEntry]) -> String {
     let unknown = || "-".to_owned();
     let row = |flow: &FlowEntry| {
         let way = if flow.relayed { "relayed" } else { "handed over" };
-        let key = flow.identity.as_ref().map_or_else(unknown, |peer| peer.fingerprint.clone());
+        let key = flow.identity.as_ref().map_or_else(unknown, |peer| peer.fingerprint.to_string());
         vec![
             flow.name.clone(),
             flow.peer.clone(),

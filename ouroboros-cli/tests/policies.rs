@@ -11,9 +11,9 @@ use futures_lite::future;
 use ouroboros::{
     AllocateError, Destruction, Flow, FlowSpec, Identity, Irm, LayerError, PolicyError,
     ServerSecurity,
-    crypto::{Cipher, KeyExchange, Suite, SystemEntropy, identity::IdentityKey},
+    crypto::{Algorithms, Cipher, KeyExchange, Suite, SystemEntropy, identity::IdentityKey},
     daemon::{
-        protocol::{AlgorithmNames, Request, Response, Security},
+        protocol::{Request, Response, Security},
         security::Authentication,
     },
     transport::memory::Network,
@@ -242,10 +242,10 @@ fn a_key_whose_file_is_lost_or_damaged_stays_in_use() {
 fn a_program_that_names_no_algorithms_has_those_of_the_name_and_never_less() {
     block_on(async {
         let (server, client) = hosts().await;
-        let named = AlgorithmNames {
-            kex: Some("prime256v1".to_owned()),
-            cipher: Some("chacha20-poly1305".to_owned()),
-            ..AlgorithmNames::default()
+        let named = Algorithms {
+            kex: Some(KeyExchange::P256),
+            cipher: Some(Cipher::ChaCha20Poly1305),
+            ..Algorithms::default()
         };
         client.create(Authentication::None, Some(Security::Suite(named))).await;
         server.serves().await;

@@ -4,8 +4,8 @@ use std::{io, path::PathBuf};
 
 use ouroboros::{
     AllocateError, LayerError, PolicyError,
-    crypto::{UnknownAlgorithm, identity::InvalidFingerprint},
-    daemon::{DaemonError, Failure, security::BadSecurity},
+    crypto::identity::InvalidFingerprint,
+    daemon::{DaemonError, Failure},
     error::TooManyFlows,
     proto::negotiation::IdentityError,
     trust::{ClientsError, InvalidClientName, TrustError},
@@ -34,12 +34,6 @@ pub enum Error {
     /// Misuse: no such hash is known.
     #[error("{0}: not a directory hash (sha3-224, -256, -384 or -512)")]
     DirectoryHash(String),
-    /// Misuse: no such algorithm is known.
-    #[error(transparent)]
-    Algorithm(#[from] UnknownAlgorithm),
-    /// Misuse: what is asked of a flow's security makes no sense.
-    #[error(transparent)]
-    Security(#[from] BadSecurity),
     /// A clients' file cannot be edited as asked.
     #[error(transparent)]
     Clients(#[from] ClientsError),

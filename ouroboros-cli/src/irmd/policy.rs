@@ -136,7 +136,9 @@ impl Policy {
     ) -> Result<Allocation, Error> {
         let encrypted = self.client.is_some() || self.authenticates() || self.native;
         let (mut security, mut identified) = match asked {
-            Some(asked) => (self.with_named(name, asked.open()?)?, asked.identified),
+            Some(FlowSecurity { asked, identified }) => {
+                (self.with_named(name, asked.clone())?, *identified)
+            }
             None if encrypted => (self.client.map_or_else(Default::default, Into::into), false),
             None => return Ok(Allocation { spec, remembered: false }),
         };

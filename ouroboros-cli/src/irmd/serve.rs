@@ -17,7 +17,7 @@ use ouroboros::{
         Connection, DaemonError, Failure, Listener, attend, hand_over,
         protocol::{FlowEntry, FlowGrant, Request, Response},
         relay, revoke,
-        security::{FlowSecurity, PeerData},
+        security::FlowSecurity,
     },
     log::Limited,
     proto::negotiation::Profile,
@@ -101,7 +101,7 @@ async fn answer(state: &State, connection: &Connection, slot: ConnectionSlot) ->
     let request = match asked.await {
         Ok((request, _)) => request,
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            return refuse(connection, Failure::other("not a request")).await;
+            return refuse(connection, Failure::other(format!("not a request: {error}"))).await;
         }
         Err(error) => return Err(error),
     };
@@ -215,7 +215,7 @@ impl Given {
             remote: info.remote,
             encryption: info.suite.map_or_else(|| "none".to_owned(), |suite| suite.to_string()),
             native: info.profile == Some(Profile::Native),
-            identity: info.identity.as_ref().map(PeerData::from),
+            identity: info.identity.clone(),
             relayed: handed.is_none(),
             process: connection.peer_process().ok(),
             since: SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|now| now.as_secs()),

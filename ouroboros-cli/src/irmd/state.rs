@@ -76,10 +76,10 @@ pub struct State {
     from_file: Mutex<Configuration>,
 }
 
-fn algorithms(security: Option<&Security>) -> Result<Option<Algorithms>, Error> {
+fn algorithms(security: Option<Security>) -> Option<Algorithms> {
     match security {
-        Some(Security::Suite(names)) => Ok(Some(Algorithms::try_from(names)?)),
-        _ => Ok(None),
+        Some(Security::Suite(named)) => Some(named),
+        _ => None,
     }
 }
 
@@ -90,7 +90,7 @@ fn named_policy(request: Request) -> Result<(Name, Policy), Error> {
     else {
         return Err(Error::UnknownRequest);
     };
-    let (server, client) = (algorithms(server.as_ref())?, algorithms(client.as_ref())?);
+    let (server, client) = (algorithms(server), algorithms(client));
     let (key, certificate) =
         (key.as_deref().map(path_from_text), certificate.as_deref().map(path_from_text));
     let policy = Policy { server, client, authentication, native, key, certificate };
@@ -354,18 +354,18 @@ impl State {
     ///
     /// It makes no sense, or cannot be had together with the policy.
     pub(super) fn demand(&self, pid: u32, demands: &[NameDemands]) -> Result<(), Error> {
-        for demand in demands {
-            let (name, security) = demand.open()?;
+        for NameDemands { name, security } in demands {
             let mut tables = self.tables();
             let state = tables.names.entry(name.clone()).or_default();
             let own = state.own.clone().unwrap_or_else(|| state.policy.without_files());
-            policy::both(&name, &own, &security)?;
-            let same = state.demands.get(&pid).is_some_and(|(process, known)| {
-                process.lives() && format!("{known:?}") == format!("{security:?}")
-            });
+            policy::both(name, &own, security)?;
+            let same = state
+                .demands
+                .get(&pid)
+                .is_some_and(|(process, known)| process.lives() && known == security);
             if !same {
-                state.demands.insert(pid, (Process::with_id(pid)?, security));
-                self.apply(&name, state);
+                state.demands.insert(pid, (Process::with_id(pid)?, security.clone()));
+                self.apply(name, state);
             }
         }
         Ok(())

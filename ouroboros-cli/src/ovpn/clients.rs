@@ -136,11 +136,8 @@ mod tests {
             row("dave", Some(1_600_000_000), None),
         ];
         let text = listed(rows, 1_650_000_000);
-        let last: Vec<_> = text
-            .lines()
-            .skip(1)
-            .map(|line| line[line.find(" -  ").unwrap() + 4..].trim())
-            .collect();
+        let last: Vec<_> =
+            text.lines().skip(1).map(|line| line.split_once(" - ").unwrap().1.trim()).collect();
         let expected = [
             "connected from 10.0.0.1:3435",
             "not connected",

@@ -135,7 +135,10 @@ impl Client {
         let request = Request::Allocate {
             name: name.to_owned(),
             qos: spec.qos(),
-            security: security.map(|security| FlowSecurity::new(security, spec.manager_identity)),
+            security: security.map(|asked| FlowSecurity {
+                asked: asked.clone(),
+                identified: spec.manager_identity,
+            }),
             timeout: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
             server: spec.server.clone(),
         };

@@ -3,8 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{path_text::text_of_path, security::PeerData};
-use crate::{crypto::identity::IdentityKey, transport::ScopedAddress, trust::KeyFile, wire::Eid};
+use super::path_text::text_of_path;
+use crate::{
+    crypto::identity::IdentityKey, proto::negotiation::PeerIdentity, transport::ScopedAddress,
+    trust::KeyFile, wire::Eid,
+};
 
 /// What an IPCP is bootstrapped over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,7 +110,7 @@ pub struct FlowEntry {
     /// Whether they have the native profile.
     pub native: bool,
     /// Who the peer is; `None`: nobody knows.
-    pub identity: Option<PeerData>,
+    pub identity: Option<PeerIdentity>,
     /// Whether its frames pass through the daemon; otherwise the application
     /// has the flow's own socket.
     pub relayed: bool,

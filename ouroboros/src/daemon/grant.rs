@@ -1,21 +1,13 @@
 //! A flow on its way from the daemon to an application: what it is like, its
 //! keys, and how its frames arrive. Not here: the descriptor (`handed`, `relay`).
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::{algorithms::SuiteNames, security::PeerData};
 use crate::{
-    crypto::Suite,
     flow::{FlowInfo, RawFlow},
-    proto::{
-        negotiation::{PeerIdentity, ReliableTerms},
-        protection::{FlowKeys, Profile},
-    },
+    proto::protection::FlowKeys,
     transport::Handed,
-    wire::{Eid, Name, PeerAddress, QosSpec, extension::Lane},
 };
 
 /// How a flow's frames reach the application.
@@ -34,41 +26,12 @@ pub enum DataPath {
 /// The keys of a flow on their way to the application, as
 /// [`FlowKeys::into_bytes`] has them.
 #[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
-struct GrantedKeys {
-    /// Of the native profile, or of 0.23's.
-    native: bool,
-    bytes: Vec<u8>,
-}
-
-impl GrantedKeys {
-    fn new(keys: FlowKeys) -> Self {
-        let native = keys.profile() == Profile::Native;
-        Self { native, bytes: std::mem::take(&mut *keys.into_bytes()) }
-    }
-
-    fn open(&self, suite: Suite) -> Result<FlowKeys, BadGrant> {
-        let profile = if self.native { Profile::Native } else { Profile::Wire023 };
-        FlowKeys::from_bytes(profile, suite, &self.bytes).ok_or(BadGrant)
-    }
-}
+struct GrantedKeys(Vec<u8>);
 
 /// A flow handed to an application. Packets are sealed and opened there.
 #[derive(Serialize, Deserialize)]
 pub struct FlowGrant {
-    name: String,
-    pub(super) peer: PeerAddress,
-    local: Eid,
-    remote: Eid,
-    qos: QosSpec,
-    suite: Option<SuiteNames>,
-    identity: Option<PeerData>,
-    lane: Option<Lane>,
-    #[serde(default)]
-    reliable: Option<ReliableTerms>,
-    #[serde(default)]
-    allocation_rtt: Option<Duration>,
-    first_use: bool,
-    remembered: bool,
+    info: FlowInfo,
     keys: Option<GrantedKeys>,
     /// Largest frame of the path in bytes.
     pub(super) largest_frame: usize,
@@ -85,21 +48,10 @@ pub struct BadGrant;
 
 impl FlowGrant {
     pub(super) fn new(flow: &mut RawFlow, path: DataPath) -> Self {
-        let keys = flow.keys.take().map(GrantedKeys::new);
-        let info = &flow.info;
+        let keys = flow.keys.take();
+        let keys = keys.map(|keys| GrantedKeys(std::mem::take(&mut *keys.into_bytes())));
         Self {
-            name: info.name.to_string(),
-            peer: info.peer,
-            local: info.local,
-            remote: info.remote,
-            qos: info.qos,
-            suite: info.suite.map(Into::into),
-            identity: info.identity.as_ref().map(Into::into),
-            lane: info.lane,
-            reliable: info.reliable,
-            allocation_rtt: info.allocation_rtt,
-            first_use: info.first_use,
-            remembered: info.remembered,
+            info: flow.info.clone(),
             keys,
             largest_frame: flow.path.largest_frame(),
             early: 0,
@@ -111,22 +63,14 @@ impl FlowGrant {
     ///
     /// # Errors
     ///
-    /// No name is one, or keys and suite do not go together.
+    /// Keys and suite do not go together.
     pub fn open(&self) -> Result<(FlowInfo, Option<FlowKeys>), BadGrant> {
-        let name: Name = self.name.parse().map_err(|_| BadGrant)?;
-        let suite = self.suite.as_ref().map(Suite::try_from).transpose().map_err(|_| BadGrant)?;
-        let identity = self.identity.as_ref().map(PeerIdentity::try_from).transpose();
-        let identity = identity.map_err(|_| BadGrant)?;
-        let mut info = FlowInfo::new(name, self.peer, (self.local, self.remote), self.qos);
-        info.first_use = self.first_use;
-        info.remembered = self.remembered;
-        (info.lane, info.reliable) = (self.lane, self.reliable);
-        info.allocation_rtt = self.allocation_rtt;
-        match (suite, &self.keys) {
-            (None, None) => Ok((info, None)),
-            (Some(suite), Some(keys)) => {
-                let keys = keys.open(suite)?;
-                Ok((info.encrypted(suite, keys.profile(), identity), Some(keys)))
+        let info = self.info.clone();
+        match (info.suite, info.profile, &self.keys) {
+            (None, None, None) => Ok((info, None)),
+            (Some(suite), Some(profile), Some(GrantedKeys(bytes))) => {
+                let keys = FlowKeys::from_bytes(profile, suite, bytes).ok_or(BadGrant)?;
+                Ok((info, Some(keys)))
             }
             _ => Err(BadGrant),
         }
@@ -135,7 +79,7 @@ impl FlowGrant {
 
 impl std::fmt::Debug for FlowGrant {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FlowGrant").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("FlowGrant").field("name", &self.info.name).finish_non_exhaustive()
     }
 }
 
@@ -143,10 +87,17 @@ impl std::fmt::Debug for FlowGrant {
 mod tests {
     use super::*;
     use crate::{
-        crypto::{Cipher, Entropy, FlowKey, identity::IdentityKey},
+        crypto::{Cipher, Entropy, FlowKey, Suite, identity::IdentityKey},
         daemon::{protocol::Response, relay::RelayPath},
-        proto::native::{Capabilities, NativeKeys, Role},
-        wire::extension::ReliableParameters,
+        proto::{
+            native::{Capabilities, NativeKeys, Role},
+            negotiation::{PeerIdentity, ReliableTerms},
+            protection::Profile,
+        },
+        wire::{
+            Eid, PeerAddress, QosSpec,
+            extension::{Lane, ReliableParameters},
+        },
     };
 
     fn peer_identity() -> PeerIdentity {
@@ -216,11 +167,7 @@ mod tests {
             assert_eq!(grant.path, DataPath::Socket(Handed::Udp));
             assert_eq!(grant.largest_frame, 1468);
             let (opened, opened_keys) = grant.open().expect("a grant that makes sense");
-            let told = |i: &FlowInfo| {
-                let agreed = (i.suite, i.profile, i.identity.clone(), i.lane, i.reliable);
-                (i.name.clone(), i.peer, i.local, i.remote, i.qos, agreed)
-            };
-            assert_eq!(told(&opened), told(&info(suite, opened_keys.as_ref())));
+            assert_eq!(opened, info(suite, opened_keys.as_ref()));
             match (opened_keys, peer) {
                 (Some(keys), Some(peer)) => assert!(keys.is_counterpart(&peer)),
                 (keys, peer) => assert!(keys.is_none() && peer.is_none()),

@@ -6,7 +6,6 @@
 //! [`relay`]. Not here: the daemon's state and policy (`ouroboros-cli`).
 
 mod accept;
-mod algorithms;
 mod client;
 pub mod control;
 mod entries;

@@ -11,12 +11,11 @@ use super::{
     security::{Authentication, FlowSecurity, NameDemands},
 };
 pub use super::{
-    algorithms::{AlgorithmNames, SuiteNames},
     entries::{ClientRow, FlowEntry, IpcpEntry, KeyEntry, NameEntry, TransportSpec},
     grant::{BadGrant, DataPath, FlowGrant},
     path_text::{path_from_text, text_of_path},
 };
-use crate::{transport::ServerHost, wire::QosSpec};
+use crate::{crypto::Algorithms, transport::ServerHost, wire::QosSpec};
 
 /// Longest request or response in bytes.
 pub const LARGEST_DATAGRAM: usize = 64 * 1024;
@@ -30,7 +29,7 @@ pub enum Security {
     /// Plain flows.
     None,
     /// Encrypted flows, with at least these algorithms.
-    Suite(AlgorithmNames),
+    Suite(Algorithms),
 }
 
 /// What the daemon is asked.
@@ -367,7 +366,7 @@ mod tests {
             Request::Allocate {
                 name: "n".into(),
                 qos: QosSpec::RAW,
-                security: Some(FlowSecurity::new(&Suite::default().into(), true)),
+                security: Some(FlowSecurity { asked: Suite::default().into(), identified: true }),
                 timeout: u64::MAX,
                 server: Some("vpn.example.org:4000".parse().expect("a host")),
             },

@@ -10,6 +10,7 @@ use std::{
 };
 
 use event_listener::Event;
+use serde::{Deserialize, Serialize};
 
 use super::handles::FlowCloser;
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
 };
 
 /// What was agreed for a flow.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct FlowInfo {
     /// The name the flow was allocated to.

@@ -62,15 +62,15 @@ impl State {
         let mut rows = Vec::new();
         for (service, file) in files {
             for entry in file.entries()? {
-                let (key, service) = (entry.key.to_string(), service.to_string());
+                let service = service.to_string();
                 let of_client = flows.iter().filter(|flow| {
                     let peer = flow.identity.as_ref();
-                    flow.name == service && peer.is_some_and(|peer| peer.fingerprint == key)
+                    flow.name == service && peer.is_some_and(|peer| peer.fingerprint == entry.key)
                 });
                 let peers = of_client.map(|flow| flow.peer.clone()).collect();
                 let prefixes = entry.prefixes.iter().map(ToString::to_string).collect();
-                let (name, invited_until) = (entry.name, entry.invited_until);
-                rows.push(ClientRow { service, name, key, prefixes, invited_until, peers });
+                let (key, name, until) = (entry.key.to_string(), entry.name, entry.invited_until);
+                rows.push(ClientRow { service, name, key, prefixes, invited_until: until, peers });
             }
         }
         Ok(Response::Clients(rows))

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use der::Decode;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime, pem::PemObject};
+use serde::{Deserialize, Serialize};
 use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_cert::{Certificate, Version, ext::pkix::BasicConstraints};
 
 use super::{CertificateError, PeerCertificate, certificate::Period};
-use crate::wire::Name;
+use crate::{text::Hexadecimal, wire::Name};
 
 /// Certificates that are trusted: an authority's for what it has signed, and
 /// each for itself.
@@ -16,7 +17,8 @@ use crate::wire::Name;
 /// The allocation header carries one certificate, so the store has to hold the
 /// authority that signed it: an intermediate one as well as a root. Revocation
 /// lists are not read.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(try_from = "Vec<Hexadecimal<Vec<u8>>>", into = "Vec<Hexadecimal<Vec<u8>>>")]
 pub struct CaStore {
     trusted: Vec<Trusted>,
 }
@@ -27,6 +29,32 @@ struct Trusted {
     validity: Period,
     /// `None` if it is no authority.
     anchor: Option<TrustAnchor<'static>>,
+}
+
+impl PartialEq for CaStore {
+    fn eq(&self, other: &Self) -> bool {
+        self.certificates().eq(other.certificates())
+    }
+}
+
+impl Eq for CaStore {}
+
+impl From<CaStore> for Vec<Hexadecimal<Vec<u8>>> {
+    fn from(store: CaStore) -> Self {
+        store.certificates().map(|der| Hexadecimal(der.to_vec())).collect()
+    }
+}
+
+impl TryFrom<Vec<Hexadecimal<Vec<u8>>>> for CaStore {
+    type Error = CertificateError;
+
+    fn try_from(certificates: Vec<Hexadecimal<Vec<u8>>>) -> Result<Self, CertificateError> {
+        let mut store = Self::new();
+        for Hexadecimal(der) in certificates {
+            store.add(&der)?;
+        }
+        Ok(store)
+    }
 }
 
 impl CaStore {

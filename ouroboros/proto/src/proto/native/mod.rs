@@ -19,6 +19,8 @@ mod window;
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 pub use super::packet::{Content, KeyLimits, Opened};
 pub use fragment::{
     FRAGMENT_HEAD, Fragment, FragmentError, LARGEST_FRAGMENTED, Reassembled, Reassembly, fragments,
@@ -49,8 +51,21 @@ const EPOCHS: u8 = 0x0f;
 
 /// What an end of a flow can do beyond the least: offered in a request; what
 /// both can, in the reply.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "u8", into = "u8")]
 pub struct Capabilities(u8);
+
+impl From<u8> for Capabilities {
+    fn from(bits: u8) -> Self {
+        Self::from_bits(bits)
+    }
+}
+
+impl From<Capabilities> for u8 {
+    fn from(capabilities: Capabilities) -> Self {
+        capabilities.bits()
+    }
+}
 
 impl Capabilities {
     /// Nothing beyond the least.

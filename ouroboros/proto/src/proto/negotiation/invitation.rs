@@ -1,10 +1,11 @@
 //! What proves that the sender of a request is invited: that it knows the secret of an
 //! invitation, of which the server keeps the public key only. Not here: where
 //! invitations are kept, and who takes a client up (the caller of
-//! [`Endpoint`](crate::proto::endpoint::Endpoint)).
+//! [`Allocator`](crate::proto::endpoint::Allocator)).
 
 use std::fmt;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::{NegotiationError, Terms};
@@ -13,6 +14,7 @@ use crate::{
         Entropy, Hash, Secret,
         identity::{Fingerprint, IdentityKey, PublicKey},
     },
+    text::{Hexadecimal, parsed},
     wire::{extension::InvitationProof, oap::Allocation},
 };
 
@@ -54,6 +56,22 @@ impl InvitationSecret {
     pub fn key(&self) -> IdentityKey {
         let secret = Secret::extract(Hash::Sha256, CONTEXT, &self.0);
         IdentityKey::from_ed25519_seed(&secret.expand(KEY_LABEL))
+    }
+}
+
+/// In hexadecimal digits, for who hands a request on to another process.
+impl Serialize for InvitationSecret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&Hexadecimal(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for InvitationSecret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Hexadecimal(mut bytes) = parsed(deserializer)?;
+        let secret = Self(bytes);
+        bytes.zeroize();
+        Ok(secret)
     }
 }
 

@@ -36,7 +36,8 @@ pub const DEFAULT_CAPABILITIES: Capabilities =
     Capabilities::HYBRID_FIRST.union(Capabilities::FRAGMENTS);
 
 /// Whether an encrypted flow is to have the native profile.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ProfilePolicy {
     /// The format of 0.23, as if there were no other.
     Wire023,
@@ -48,8 +49,9 @@ pub enum ProfilePolicy {
     RequireNative,
 }
 
-/// What a client asks of an encrypted flow.
-#[derive(Clone, Debug)]
+/// What a client asks of an encrypted flow. Serialized without an identity, whose key
+/// stays where it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientSecurity {
     /// The key exchange, and the least cipher and hash. A hybrid exchange that
     /// does not fit the request is done inside the flow, before data.
@@ -67,6 +69,7 @@ pub struct ClientSecurity {
     /// flows have FRCT, as with a 0.23 peer.
     pub reliable: Option<ReliableParameters>,
     /// Who asks; `None`: a stranger.
+    #[serde(skip)]
     pub identity: Option<Identity>,
     /// What proves to the server that this side is invited, if its identity is no client
     /// of the server's yet. In native requests with an identity only.
@@ -144,7 +147,9 @@ impl ClientSecurity {
 /// let native_only = both.clone().require_native();
 /// # Ok::<(), ouroboros::wire::InvalidName>(())
 /// ```
-#[derive(Clone, Debug)]
+///
+/// Serialized without an identity, whose key stays where it is, and invitations.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerSecurity {
     /// The least key exchange, cipher and hash; `None`: the client's choice.
     pub suite: Option<Suite>,
@@ -160,6 +165,7 @@ pub struct ServerSecurity {
     pub reliable: Option<ReliableParameters>,
     /// What replies to encrypted requests are signed with; its certificate has
     /// to be for the name.
+    #[serde(skip)]
     pub identity: Option<Identity>,
     /// Whether 0.23 clients are shown the identity, too. They know a server by
     /// an authority only, and refuse one that vouches for itself.
@@ -170,6 +176,7 @@ pub struct ServerSecurity {
     /// Who else can become one of [`Trust::Keys`]: the first who proves an invitation that
     /// is open. A request by one is told as [`Joining`], and gets a flow if the client's
     /// key is in [`clients`](Self::clients) when it is accepted.
+    #[serde(skip)]
     pub invited: Vec<Invited>,
 }
 

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::{NegotiationError, UnsupportedAlgorithm};
 use crate::{
     crypto::{
@@ -19,6 +21,15 @@ pub struct Identity {
     key: Arc<IdentityKey>,
     certificate: Arc<[u8]>,
 }
+
+/// The same key and certificate.
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        self.certificate == other.certificate && self.key.public_key() == other.key.public_key()
+    }
+}
+
+impl Eq for Identity {}
 
 /// The certificate is none for the key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -101,7 +112,8 @@ pub(super) const LARGEST_SIGNATURE: usize = 104;
 pub(super) const USUAL_SIGNATURE: usize = 64;
 
 /// Whom one believes to be the peer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Trust {
     /// Anyone. A signature is checked all the same where there is one, and the
     /// peer's identity told.
@@ -126,7 +138,7 @@ impl Trust {
 }
 
 /// Who the peer is: it has signed what it sent with this key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerIdentity {
     /// Its key.
     pub fingerprint: Fingerprint,
