@@ -3,9 +3,12 @@
 
 use std::fmt::Write;
 
-use ouroboros::daemon::{
-    protocol::{AlgorithmNames, Request, Security, TransportSpec},
-    security::Authentication,
+use ouroboros::{
+    crypto::Algorithms,
+    daemon::{
+        protocol::{Request, Security, TransportSpec},
+        security::Authentication,
+    },
 };
 
 use super::{Configuration, Ipcp};
@@ -116,13 +119,16 @@ fn security(text: &mut String, policy: &Request) {
 
 /// The settings of a file of algorithms, in one line.
 fn algorithms(security: &Security) -> String {
-    let Security::Suite(AlgorithmNames { kex, kdf, cipher, digest }) = security else {
+    let Security::Suite(Algorithms { kex, kdf, cipher, digest }) = security else {
         return quoted("none");
     };
-    let named = [("kex", kex), ("kdf", kdf), ("cipher", cipher), ("digest", digest)];
-    let settings =
-        named.iter().filter_map(|(key, value)| Some(format!("{key}={}", (*value).as_ref()?)));
-    quoted(&settings.collect::<Vec<_>>().join(" "))
+    let named = [
+        kex.map(|kex| format!("kex={kex}")),
+        kdf.map(|kdf| format!("kdf={kdf}")),
+        cipher.map(|cipher| format!("cipher={cipher}")),
+        digest.map(|digest| format!("digest={digest}")),
+    ];
+    quoted(&named.into_iter().flatten().collect::<Vec<_>>().join(" "))
 }
 
 fn pair(text: &mut String, key: &str, value: Option<String>) {

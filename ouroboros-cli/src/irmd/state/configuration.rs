@@ -46,8 +46,8 @@ fn created(name: String, state: &NameState) -> Request {
     let path = |path: std::path::PathBuf| text_of_path(&path);
     Request::CreateName {
         name,
-        server: policy.server.map(|named| Security::Suite(named.into())),
-        client: policy.client.map(|named| Security::Suite(named.into())),
+        server: policy.server.map(Security::Suite),
+        client: policy.client.map(Security::Suite),
         authentication: policy.authentication,
         native: policy.native,
         key: policy.key.map(path),
