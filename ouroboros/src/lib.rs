@@ -44,6 +44,7 @@ pub use error::{AllocateError, FlowError, LayerError, NotEmbedded, PolicyError};
 pub use flow::{
     Flow, FlowCloser, FlowInfo, FlowReadHalf, FlowReceiver, FlowSender, FlowSpec, FlowState,
     FlowStatistics, FlowStream, FlowWatcher, FlowWriteHalf, Packets, RawFlow, WatchOffPath,
+    buffered_bytes, set_buffer_budget,
 };
 pub use ipcp::Ipcp;
 pub use irm::{Destruction, Irm, LayerInfo};

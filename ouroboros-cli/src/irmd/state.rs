@@ -130,7 +130,9 @@ impl State {
             Request::ShowConfiguration { .. } => {
                 Ok(Response::Configuration(self.configuration().to_lines()))
             }
-            Request::ListClients { name } => self.list_clients(name.as_deref()),
+            Request::ListClients { name, key } => {
+                self.list_clients(name.as_deref(), key.as_deref())
+            }
             Request::ServeClients { name } => self.serve_clients(&name).await,
             Request::RenameClient { name, client, to } => {
                 self.rename_client(name.as_deref(), &client, &to)

@@ -87,6 +87,7 @@ fn main() -> ExitCode {
             a_kill_switch_lets_nothing_out_before_and_after_the_tunnel,
             clients_join_by_a_line_and_are_listed_renamed_and_revoked,
             a_server_and_its_client_are_back_when_all_was_started_anew,
+            a_client_has_the_addresses_and_networks_that_its_line_says,
             a_device_that_was_down_gets_its_ipv6_addresses_and_routes_back,
             a_device_that_is_renamed_is_followed,
             a_device_in_another_network_namespace_goes_on,

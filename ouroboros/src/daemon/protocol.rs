@@ -129,6 +129,9 @@ pub enum Request {
     ListClients {
         /// The name.
         name: Option<String>,
+        /// Only those with the key of this fingerprint.
+        #[serde(default)]
+        key: Option<String>,
     },
     /// Serves a name to the clients of a file beside the daemon's key, which is made if
     /// there is none, and registers it in every layer. A name that was created is as it

@@ -10,6 +10,7 @@ mod batched;
 mod drive;
 mod handles;
 mod info;
+mod memory;
 mod order;
 mod packets;
 mod pool;
@@ -47,6 +48,7 @@ pub use self::{
     batched::{FlowReceiver, FlowSender},
     handles::{FlowCloser, FlowWatcher},
     info::{FlowInfo, FlowState, FlowStatistics, RawFlow, WatchOffPath},
+    memory::{buffered_bytes, set_buffer_budget},
     packets::Packets,
     spec::FlowSpec,
     stream::{FlowReadHalf, FlowStream, FlowWriteHalf},

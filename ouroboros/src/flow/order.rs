@@ -291,6 +291,8 @@ impl Order {
             }
             (Protocol::Reliable(reliable), before) => {
                 counters.retransmitted.store(reliable.stream().statistics().lost, Relaxed);
+                // Before it is looked at what can be written.
+                reliable.account();
                 let after = reliable.state();
                 news.signal = before.is_some_and(|before| after.is_news_after(before));
                 news.drained = news.signal && after.drained;

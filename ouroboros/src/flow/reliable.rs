@@ -6,6 +6,7 @@ use std::{io, time::Duration};
 
 use super::{
     info::FlowInfo,
+    memory::Account,
     pool::{self, Pooled},
 };
 use crate::{
@@ -46,6 +47,7 @@ pub(super) struct Reliable {
     /// Largest frame that the path carries, in bytes, and until when that is believed:
     /// to ask it is a system call.
     largest: (usize, Duration),
+    account: Account,
     /// When the figures are told next.
     traced: Duration,
 }
@@ -96,6 +98,7 @@ impl Reliable {
             unsent: None,
             paused: None,
             largest: (0, Duration::ZERO),
+            account: Account::default(),
             traced: now + TRACED,
         }
     }
@@ -145,6 +148,12 @@ impl Reliable {
         let bytes = &batch.frame(opened.index)[opened.body.clone()];
         // What is malformed is dropped: the peer's fault, and nobody else's.
         let _ = self.messages.handle(now, Packet { number: opened.number, marked, body, bytes });
+    }
+
+    /// Counts what the flow holds, and learns how much it may.
+    pub(super) fn account(&mut self) {
+        let limit = self.account.update(self.messages.memory());
+        self.stream_mut().set_memory_limit(limit);
     }
 
     /// Tells the figures of the flow now and then, to who traces.

@@ -84,7 +84,7 @@ async fn reports(dev: Option<&str>) -> Result<Vec<Report>, Box<dyn Error + Send 
 
 /// Tells clients by the names that the daemon has for their keys, if it tells.
 async fn name_clients(reports: &mut [Report]) {
-    let asked = Client::new().ask(&Request::ListClients { name: None }).await;
+    let asked = Client::new().ask(&Request::ListClients { name: None, key: None }).await;
     let Ok(Response::Clients(rows)) = asked else { return };
     let servers = reports.iter_mut().filter(|report| report.role == Role::Server);
     for peer in servers.flat_map(|report| &mut report.peers) {

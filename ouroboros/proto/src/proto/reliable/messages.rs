@@ -106,8 +106,9 @@ impl Messages {
     pub fn handle(&mut self, now: Duration, packet: Packet<'_>) -> Result<(), Malformed> {
         self.stream.handle(now, packet)?;
         self.read_head();
+        // One that does not fit the window would never be whole.
         if let Some(size) = self.size
-            && size as u64 > WHOLE
+            && size as u64 > WHOLE.min(self.stream.window / 2)
         {
             self.take_out(size);
         }
@@ -178,6 +179,11 @@ impl Messages {
         let start = self.begun.len();
         self.begun.resize(start + available, 0);
         self.stream.read(&mut self.begun[start..]);
+    }
+
+    /// Bytes of memory that hold data, in both directions.
+    pub fn memory(&self) -> u64 {
+        self.stream.memory() + self.begun.capacity() as u64
     }
 
     /// How far this end's direction is.
@@ -283,6 +289,29 @@ mod tests {
         carry(&mut one, &mut other, &mut numbers[0], now);
         assert_eq!(other.front(), Front::End);
         assert_eq!(one.write(b"more"), Ok(false), "nothing is written behind the end");
+    }
+
+    #[test]
+    fn a_window_that_is_smaller_than_a_message_does_not_hold_it_up() {
+        for (window, size) in [(4_096, 10_000), (16_384, 16_383), (1, 5_000), (0, 3)] {
+            let rtt = Duration::from_micros(100);
+            let peer_window = window;
+            let config = Config { initial_rtt: rtt, window, peer_window, ..Config::default() };
+            let new = || Messages::new(Duration::ZERO, config, (1 << 20, 1 << 20));
+            let [mut one, mut other] = [new(), new()];
+            other.stream_mut().set_memory_limit(0);
+            one.write(&vec![7; size]).expect("within the limit");
+            let (mut numbers, mut now) = ([0, 0], Duration::ZERO);
+            while other.front() != Front::Message(size) {
+                now += Duration::from_millis(1);
+                assert!(now < Duration::from_secs(60), "window {window}, message of {size}");
+                for end in [&mut one, &mut other] {
+                    end.stream_mut().handle_timeout(now);
+                }
+                carry(&mut one, &mut other, &mut numbers[0], now);
+                carry(&mut other, &mut one, &mut numbers[1], now);
+            }
+        }
     }
 
     #[test]

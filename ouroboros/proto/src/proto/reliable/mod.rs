@@ -36,6 +36,11 @@ const OFFSET: usize = 4;
 const MAX_WINDOW: u64 = extension::MAX_WINDOW as u64;
 /// Longest wait before a blocked sender says so again.
 const MAX_BLOCKED_WAIT: Duration = Duration::from_secs(1);
+/// Least that credit is ahead of what was read, in bytes, once the first was used.
+const MIN_WINDOW: u64 = 4096;
+/// Bytes that may be held in each direction whatever the [limit](Stream::set_memory_limit):
+/// with less nothing would move.
+const MIN_MEMORY: u64 = 32 * 1024;
 
 /// How an end of a stream is to be.
 #[derive(Clone, Copy, Debug)]
@@ -179,7 +184,7 @@ pub struct Statistics {
     pub credit: u64,
     /// Bytes that were written and are not acknowledged.
     pub unacknowledged: u64,
-    /// Bytes of received data that are held.
+    /// Bytes of memory that hold what was received and not read.
     pub held: u64,
 }
 
@@ -263,6 +268,10 @@ pub struct Stream {
     /// Packets that were handed out and have no number yet.
     unnumbered: VecDeque<Option<(u64, Payload)>>,
     scratch: Vec<u8>,
+    /// Bytes that may be held in each direction.
+    memory_limit: u64,
+    /// Something was dropped for it, and is to be told when there is room again.
+    dropped: bool,
     paced: Option<Duration>,
     malformed: u64,
 }
@@ -279,7 +288,7 @@ impl Stream {
     pub fn with_controller(now: Duration, config: Config, control: Box<dyn Controller>) -> Self {
         let Config { largest_body, initial_rtt, max_ack_delay, .. } = config;
         let recovery = Recovery::new(control, largest_body as u64, initial_rtt, max_ack_delay);
-        let window = config.window.min(MAX_WINDOW);
+        let granted = config.window.min(MAX_WINDOW);
         Self {
             config,
             recovery,
@@ -295,8 +304,8 @@ impl Stream {
             blocked: None,
             blocked_due: false,
             receive: ReceiveBuffer::default(),
-            window,
-            granted: window,
+            window: granted.max(MIN_WINDOW),
+            granted,
             granted_at: now,
             credit_due: false,
             end: None,
@@ -305,6 +314,8 @@ impl Stream {
             closed: None,
             unnumbered: VecDeque::new(),
             scratch: Vec::new(),
+            memory_limit: u64::MAX,
+            dropped: false,
             paced: None,
             malformed: 0,
         }
@@ -316,7 +327,20 @@ impl Stream {
             return 0;
         }
         let limit = self.config.send_buffer.max(2 * self.recovery.window());
+        let limit = limit.min(self.memory_limit);
         limit.saturating_sub(self.send.unacknowledged())
+    }
+
+    /// Sets how many bytes may be held in each direction from now on: credit that is not
+    /// given yet and room to write follow it, and what comes beyond it is dropped, as if
+    /// lost, even where credit was given. 32 KiB are always had.
+    pub fn set_memory_limit(&mut self, limit: u64) {
+        self.memory_limit = limit.max(MIN_MEMORY);
+    }
+
+    /// Bytes of memory that hold data, in both directions.
+    pub fn memory(&self) -> u64 {
+        self.send.held() + self.receive.held()
     }
 
     /// Takes as much of `data` as may be written; how many bytes.
@@ -461,6 +485,11 @@ impl Stream {
         {
             self.credit_due = true;
         }
+        let room = self.receive.held() < self.memory_limit || self.readable() < MIN_MEMORY;
+        if self.dropped && room {
+            // The sender is to try again, and not to wait for its timer.
+            (self.dropped, self.credit_due) = (false, true);
+        }
     }
 
     /// Handles a packet whose number was not there before.
@@ -498,6 +527,7 @@ impl Stream {
                             self.settle(outcome);
                         }
                         Frame::Credit(offset) => {
+                            self.recovery.on_room();
                             let credit = complete(offset, self.credit);
                             if credit > self.credit && credit <= self.send.sent() + MAX_WINDOW {
                                 self.credit = credit;
@@ -548,6 +578,12 @@ impl Stream {
         let offset = complete(offset, self.receive.contiguous());
         let end = offset.saturating_add(bytes.len() as u64);
         if self.end.is_some_and(|known| end > known) {
+            return false;
+        }
+        if self.receive.held() >= self.memory_limit
+            && !self.receive.is_next(offset, end, MIN_MEMORY)
+        {
+            self.dropped = true;
             return false;
         }
         let taken = self.receive.insert(offset, bytes, self.granted);
@@ -651,6 +687,7 @@ impl Stream {
         self.credit_due = false;
         let (rtt, _) = self.recovery.round_trip();
         let read = self.receive.read_offset();
+        self.window = self.window.min(self.memory_limit);
         if read + self.window > self.granted {
             if now.saturating_sub(self.granted_at) < 2 * rtt {
                 self.window = (2 * self.window).min(self.config.max_window).min(MAX_WINDOW);

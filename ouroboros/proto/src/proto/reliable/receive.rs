@@ -16,6 +16,8 @@ pub(super) struct ReceiveBuffer {
     /// Page `first_page + n` of the stream, if any of it is there.
     pages: VecDeque<Option<Box<[u8]>>>,
     first_page: u64,
+    /// Pages that are there.
+    held: u64,
     /// All below was read.
     read: u64,
     /// All below is there.
@@ -61,7 +63,10 @@ impl ReceiveBuffer {
             while self.pages.len() <= page {
                 self.pages.push_back(None);
             }
-            let page = self.pages[page].get_or_insert_with(|| vec![0; PAGE as usize].into());
+            let page = self.pages[page].get_or_insert_with(|| {
+                self.held += 1;
+                vec![0; PAGE as usize].into()
+            });
             page[from..from + now.len()].copy_from_slice(now);
             (at, bytes) = (at + now.len() as u64, later);
         }
@@ -109,16 +114,23 @@ impl ReceiveBuffer {
     pub(super) fn consume(&mut self, count: usize) {
         self.read += (count as u64).min(self.available());
         while self.first_page < self.read / PAGE {
-            self.pages.pop_front();
+            self.held -= u64::from(self.pages.pop_front().is_some_and(|page| page.is_some()));
             self.first_page += 1;
         }
         if self.read == self.highest {
-            self.pages.clear();
+            // An idle flow holds nothing.
+            (self.pages, self.held) = (VecDeque::new(), 0);
         }
+    }
+
+    /// Returns `true` if bytes from `offset` to `end` can be read at once, and less than
+    /// `enough` is there to be read: without them nothing would move.
+    pub(super) fn is_next(&self, offset: u64, end: u64, enough: u64) -> bool {
+        offset <= self.contiguous && end > self.contiguous && self.available() < enough
     }
 
     /// Bytes of memory that pages take.
     pub(super) fn held(&self) -> u64 {
-        self.pages.iter().flatten().count() as u64 * PAGE
+        self.held * PAGE
     }
 }

@@ -13,9 +13,10 @@ const GRANULARITY: Duration = Duration::from_millis(1);
 const PACKET_THRESHOLD: u64 = 3;
 const MAX_PACKET_THRESHOLD: u64 = 1024;
 const MAX_BACKOFF: u32 = 10;
-/// Probe timeouts in a row after which a path is taken for one that drops packets with
-/// ECT (RFC 9000, section 13.4.2); two more if anything has come through.
-const ECT_PROBES: u32 = 3;
+/// Probe timeouts without any answer after which a path is taken for one that drops
+/// packets with ECT (RFC 9000, section 13.4.2): where nothing came through yet, where
+/// something has.
+const ECT_PATIENCE: (u32, u32) = (7, 31);
 /// Longest probe timeout.
 const MAX_PTO: Duration = Duration::from_secs(2);
 /// A round trip below which nothing is paced.
@@ -78,6 +79,8 @@ pub(super) struct Recovery {
     packet_threshold: u64,
     reordering: Duration,
     backoff: u32,
+    /// Since when packets have left and none was acknowledged.
+    unanswered: Option<Duration>,
     probes: u32,
     last_sent: Duration,
     ce: u32,
@@ -131,6 +134,7 @@ impl Recovery {
             packet_threshold: PACKET_THRESHOLD,
             reordering: Duration::ZERO,
             backoff: 0,
+            unanswered: None,
             probes: 0,
             last_sent: Duration::ZERO,
             ce: 0,
@@ -168,6 +172,11 @@ impl Recovery {
         self.ect
     }
 
+    /// The peer says that it has room: what it dropped for want of it can be sent again.
+    pub(super) fn on_room(&mut self) {
+        self.backoff = 0;
+    }
+
     /// Packets that the peer got marked with congestion experienced.
     pub(super) fn marked(&self) -> u32 {
         self.ce
@@ -178,9 +187,14 @@ impl Recovery {
         self.sent.len()
     }
 
+    /// The probe timeout without backoff.
+    fn base_timeout(&self) -> Duration {
+        self.smoothed + (4 * self.variation).max(GRANULARITY) + self.max_ack_delay
+    }
+
     /// How long to wait for an acknowledgement before asking.
     pub(super) fn probe_timeout(&self) -> Duration {
-        let wait = self.smoothed + (4 * self.variation).max(GRANULARITY) + self.max_ack_delay;
+        let wait = self.base_timeout();
         (wait * (1 << self.backoff.min(MAX_BACKOFF))).min(MAX_PTO.max(2 * wait))
     }
 
@@ -255,6 +269,10 @@ impl Recovery {
         self.highest = Some(number);
         if let Some((size, payload)) = sent {
             self.last_sent = now;
+            let silent = now.saturating_sub(*self.unanswered.get_or_insert(now));
+            let (at_first, later) = ECT_PATIENCE;
+            let patience = if self.largest_acked.is_some() { later } else { at_first };
+            self.ect &= silent < patience * self.base_timeout();
             let limited = 2 * (self.in_flight + QUANTUM.0 * self.segment) >= self.window();
             let fate = Fate::Outstanding;
             self.sent.push_back(Sent { number, at: now, size, limited, fate, payload });
@@ -308,7 +326,7 @@ impl Recovery {
                 Duration::from_micros(u64::from(ack.delay) * DELAY_UNIT),
             );
         }
-        (self.backoff, self.probes) = (0, 0);
+        (self.backoff, self.unanswered, self.probes) = (0, None, 0);
         if spurious {
             let step = (self.minimum / 4).max(GRANULARITY / 4);
             self.reordering = (self.reordering + step).min(self.smoothed);
@@ -392,9 +410,7 @@ impl Recovery {
         let Some(newest) = newest else { return };
         self.reduce(now, newest, false);
         self.doubtful += lost;
-        let persistent =
-            3 * (self.smoothed + (4 * self.variation).max(GRANULARITY) + self.max_ack_delay);
-        if span > persistent {
+        if span > 3 * self.base_timeout() {
             self.controller.on_persistent();
             self.recovery = None;
         }
@@ -451,12 +467,16 @@ impl Recovery {
         self.detect(now, &mut outcome);
         if outcome.lost.is_empty() {
             self.backoff += 1;
-            let came_through = u32::from(self.largest_acked.is_some());
-            self.ect &= self.backoff < ECT_PROBES + 2 * came_through;
             self.probes = 2;
             self.last_sent = now;
-            let oldest = self.sent.iter().filter(|sent| sent.fate == Fate::Outstanding);
-            outcome.lost.extend(oldest.take(2).map(|sent| sent.payload.clone()));
+            // What the reader waits for, which may have been sent again long after the
+            // rest, and what has been under way for longest.
+            let outstanding = || self.sent.iter().filter(|sent| sent.fate == Fate::Outstanding);
+            let first = outstanding()
+                .filter(|sent| !sent.payload.data.is_empty())
+                .min_by_key(|sent| sent.payload.data.start);
+            let probed = first.into_iter().chain(outstanding().take(2)).take(2);
+            outcome.lost.extend(probed.map(|sent| sent.payload.clone()));
         }
         self.forget(now);
         outcome

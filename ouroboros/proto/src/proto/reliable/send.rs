@@ -12,6 +12,8 @@ const CHUNK: (usize, usize) = (1024, 64 * 1024);
 pub(super) struct SendBuffer {
     /// What is kept, in pieces with the offsets of their first bytes.
     chunks: VecDeque<(u64, Vec<u8>)>,
+    /// Bytes that were allocated for them.
+    held: u64,
     /// All below is acknowledged.
     acknowledged: u64,
     /// All from here on has never been sent.
@@ -29,7 +31,9 @@ impl SendBuffer {
             let spare = self.chunks.back().map_or(0, |(_, chunk)| chunk.capacity() - chunk.len());
             if spare == 0 {
                 let size = data.len().max(self.unacknowledged() as usize).clamp(CHUNK.0, CHUNK.1);
-                self.chunks.push_back((self.end, Vec::with_capacity(size)));
+                let chunk = Vec::with_capacity(size);
+                self.held += chunk.capacity() as u64;
+                self.chunks.push_back((self.end, chunk));
                 continue;
             }
             let (now, later) = data.split_at(spare.min(data.len()));
@@ -115,8 +119,14 @@ impl SendBuffer {
             && start + chunk.len() as u64 <= self.acknowledged
             && !chunk.is_empty()
         {
+            self.held -= chunk.capacity() as u64;
             self.chunks.pop_front();
         }
+    }
+
+    /// Bytes of memory that hold what was written.
+    pub(super) fn held(&self) -> u64 {
+        self.held
     }
 
     pub(super) fn on_lost(&mut self, range: Range<u64>) {

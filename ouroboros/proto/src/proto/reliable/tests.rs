@@ -99,6 +99,8 @@ struct End {
     /// Largest body of a packet, and from when it is another.
     largest: usize,
     grows: Option<(Duration, usize)>,
+    /// From when on it may hold so many bytes only.
+    squeezed: Option<(Duration, u64)>,
 }
 
 type Arrivals = BTreeMap<(Duration, u64), (usize, u64, Body, Vec<u8>)>;
@@ -123,6 +125,7 @@ impl End {
             stalled_until,
             largest: config.largest_body,
             grows: None,
+            squeezed: None,
         }
     }
 
@@ -181,6 +184,11 @@ fn run(
                 end.largest = size;
             }
             end.stream.set_largest_body(end.largest);
+            if let Some((at, limit)) = end.squeezed
+                && at <= now
+            {
+                end.stream.set_memory_limit(limit);
+            }
             while let Some(transmit) = end.stream.poll_transmit(now) {
                 assert!(transmit.size <= end.largest, "a packet is no larger than it may be");
                 let mut bytes = vec![0; transmit.size];
@@ -217,7 +225,8 @@ fn run(
         let next = due.chain(stalled).chain(arrives).chain(again).min();
         let next = next.unwrap_or_else(|| panic!("deadlock: nothing is due at {now:?}"));
         now = next.max(now + Duration::from_nanos(1));
-        assert!(now < limit, "no end after {now:?}: {:?} {:?}", ends[0].stream, ends[1].stream);
+        let figures = [0, 1].map(|end: usize| ends[end].stream.statistics());
+        assert!(now < limit, "no end after {now:?}: {figures:?}");
         while let Some(entry) = wire.first_entry()
             && entry.key().0 <= now
         {
@@ -246,6 +255,10 @@ fn transfer(seed: u64) {
         End::new(config(one.0, other.0), one.1, one.2),
         End::new(config(other.0, one.0), other.1, other.2),
     ];
+    for end in &mut ends {
+        let at = Duration::from_millis(random.below(1_000));
+        end.squeezed = random.permille(250).then(|| (at, random.below(100_000)));
+    }
     let mut links = [Link::of(random), Link::of(random)];
     run(&mut ends, &mut links, random, Duration::from_secs(600));
     for (end, other) in [(&ends[0], &ends[1]), (&ends[1], &ends[0])] {
@@ -436,6 +449,48 @@ fn a_peer_that_keeps_no_credit_costs_no_more_than_it_has() {
     }
     assert!(stream.statistics().held <= 3 * 4096);
     assert_eq!(stream.read(&mut [0; 10]), Read::Blocked);
+}
+
+#[test]
+fn who_may_hold_little_holds_little_whatever_credit_was_given() {
+    let config = Config { window: 1 << 20, peer_window: 1 << 20, ..Config::default() };
+    let mut stream = Stream::new(Duration::ZERO, config);
+    stream.set_memory_limit(100_000);
+    let mut number = 0;
+    let mut carry = |stream: &mut Stream, offset: u32, size: usize| {
+        let bytes = [&offset.to_be_bytes()[..], &vec![1; size]].concat();
+        let packet = Packet { number, marked: false, body: Body::Data, bytes: &bytes };
+        number += 1;
+        stream.handle(Duration::ZERO, packet).expect("well-formed");
+    };
+    // Everything but the first byte, of which no more is kept than may be.
+    for at in 0..700 {
+        carry(&mut stream, at * 1000 + 1, 1000);
+    }
+    assert!(stream.memory() <= 110_000, "{}", stream.memory());
+    // What can be read at once is taken all the same.
+    carry(&mut stream, 0, 1);
+    assert!(stream.readable() > 90_000);
+    assert!(stream.memory() <= 110_000);
+    let mut buffer = vec![0; 200_000];
+    let Read::Data(read) = stream.read(&mut buffer) else { panic!("there is something") };
+    assert_eq!((stream.memory(), stream.readable()), (0, 0));
+    carry(&mut stream, read as u32, 1000);
+    assert_eq!(stream.readable(), 1000, "there is room again");
+    // And writing waits for room.
+    stream.set_memory_limit(0);
+    assert!(stream.write(&[0; 100_000]) <= 32 * 1024);
+}
+
+#[test]
+fn a_sender_whose_data_was_dropped_goes_on_when_there_is_room() {
+    let config = Config { initial_rtt: MILLISECOND, ..Config::default() };
+    let stalled = Duration::from_secs(20);
+    let mut ends = [End::new(config, 300_000, Duration::ZERO), End::new(config, 0, stalled)];
+    ends[1].squeezed = Some((Duration::ZERO, 0));
+    let mut links = [plain(MILLISECOND, 0, 0), plain(MILLISECOND, 0, 0)];
+    let took = run(&mut ends, &mut links, &mut Random(7), Duration::from_secs(60));
+    assert!(took < stalled + Duration::from_millis(200), "not by its timer: {took:?}");
 }
 
 #[test]
