@@ -65,7 +65,7 @@ async fn key(state: &State) -> Fingerprint {
 }
 
 async fn clients(server: &Host) -> Vec<ClientRow> {
-    match server.state.handle(Request::ListClients { name: None }).await {
+    match server.state.handle(Request::ListClients { name: None, key: None }).await {
         Ok(Response::Clients(rows)) => rows,
         other => panic!("{other:?}"),
     }
@@ -188,7 +188,8 @@ fn an_invitation_lets_in_one_client_in_time_and_nobody_without_its_secret() {
 fn an_edit_is_refused_with_what_to_do() {
     block_on(async {
         let (server, _) = hosts().await;
-        let list = |name: Option<&str>| Request::ListClients { name: name.map(str::to_owned) };
+        let list =
+            |name: Option<&str>| Request::ListClients { name: name.map(str::to_owned), key: None };
         let revoke = Request::RevokeClient { name: None, client: "alice".into() };
         let none = server.state.handle(revoke).await.expect_err("no file");
         assert!(none.to_string().contains("irm name create NAME clients FILE"), "{none}");

@@ -4,9 +4,13 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use der::DateTime;
-use ouroboros::daemon::{
-    Client, DaemonError,
-    protocol::{ClientRow, Request, Response},
+use ouroboros::{
+    FlowInfo,
+    daemon::{
+        Client, DaemonError,
+        protocol::{ClientRow, Request, Response},
+    },
+    proto::hub::IpNet,
 };
 use structopt::{StructOpt, clap::AppSettings};
 
@@ -59,7 +63,7 @@ impl Clients {
     pub async fn run(&self) -> Outcome {
         match self {
             Self::List { service, json } => {
-                let request = Request::ListClients { name: service.clone() };
+                let request = Request::ListClients { name: service.clone(), key: None };
                 let Response::Clients(rows) = Client::new().ask(&request).await? else {
                     return Err(unexpected().into());
                 };
@@ -81,6 +85,19 @@ impl Clients {
         }
         Ok(())
     }
+}
+
+/// The addresses and networks that the clients' file has for the client of a flow; none if
+/// it has no line there, or irmd cannot be asked.
+pub(super) async fn assigned(info: &FlowInfo) -> Vec<IpNet> {
+    let Some(peer) = &info.identity else { return Vec::new() };
+    let (name, key) = (Some(info.name.to_string()), Some(peer.fingerprint.to_string()));
+    let Ok(Response::Clients(rows)) = Client::new().ask(&Request::ListClients { name, key }).await
+    else {
+        return Vec::new();
+    };
+    let clients = rows.into_iter().filter(|row| row.invited_until.is_none());
+    clients.flat_map(|row| row.prefixes).filter_map(|prefix| prefix.parse().ok()).collect()
 }
 
 /// irmd answers another request than was asked.

@@ -8,7 +8,10 @@
 //! ends. As soon as there are two, each has its own addresses, and one that cannot
 //! say what is left of the network.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ouroboros::{
     ClientId, FlowInfo,
@@ -31,6 +34,10 @@ struct Member {
     asked: Option<Vec<IpNet>>,
     /// Its own.
     granted: Vec<IpAddr>,
+    /// Those of the server's network that it is to have, and no others of their families.
+    fixed: Vec<IpAddr>,
+    /// Networks behind it.
+    behind: Vec<IpNet>,
     /// Something has come from it.
     heard: bool,
 }
@@ -92,7 +99,40 @@ impl Network {
         };
         let passing = fingerprint.is_none();
         let (asked, granted, heard) = (None, Vec::new(), false);
-        self.clients.insert(client, Member { key, passing, asked, granted, heard });
+        let (fixed, behind) = (Vec::new(), Vec::new());
+        let member = Member { key, passing, asked, granted, fixed, behind, heard };
+        self.clients.insert(client, member);
+    }
+
+    /// A client has what its server's administrator has written: addresses of the
+    /// server's network, and networks behind it.
+    pub(super) fn assign(&mut self, client: ClientId, prefixes: Vec<IpNet>) {
+        let inside = |prefix: &IpNet| {
+            let host = prefix.prefix_len() == prefix.max_prefix_len();
+            host && self.nets.iter().any(|net| net.contains(&prefix.addr()))
+        };
+        let (fixed, behind): (Vec<_>, Vec<_>) = prefixes.into_iter().partition(inside);
+        let fixed: Vec<_> = fixed.iter().map(IpNet::addr).collect();
+        let Some(member) = self.clients.get_mut(&client) else { return };
+        let key = member.key.clone();
+        (member.fixed, member.behind) = (fixed.clone(), behind.iter().map(IpNet::trunc).collect());
+        // Who had one of them before, and is not there, gets another when it comes back.
+        let present: Vec<_> = self.clients.values().map(|member| &member.key).collect();
+        let holds = |held: &Assignment| {
+            let addresses = held.v4.map(IpAddr::from).into_iter().chain(held.v6.map(IpAddr::from));
+            addresses.into_iter().any(|address| fixed.contains(&address))
+        };
+        let absent = self
+            .pool
+            .assignments()
+            .filter(|(holder, held)| **holder != key && holds(held) && !present.contains(holder));
+        let absent: Vec<_> = absent.map(|(holder, _)| holder.clone()).collect();
+        absent.iter().for_each(|holder| self.pool.release(holder));
+    }
+
+    /// The networks behind the clients that are there.
+    pub(super) fn behind(&self) -> BTreeSet<IpNet> {
+        self.clients.values().flat_map(|member| member.behind.iter().copied()).collect()
     }
 
     /// A client has gone. One without an identity does not come back.
@@ -137,7 +177,16 @@ impl Network {
         let mut grant = Grant::default();
         member.granted.clear();
         let key = member.key.clone();
-        for address in wanted.iter().map(IpNet::addr) {
+        let fixed = member.fixed.clone();
+        let other = |address: &IpAddr| {
+            fixed.iter().any(|own| own.is_ipv4() == address.is_ipv4()) && !fixed.contains(address)
+        };
+        let asked = wanted.iter().map(IpNet::addr);
+        for address in asked.chain(fixed.iter().copied().filter(|_| wanted.is_empty())) {
+            if other(&address) {
+                grant.refused.push(address);
+                continue;
+            }
             match self.pool.assign_fixed(&key, now, address) {
                 Ok(_) => member.granted.push(address),
                 Err(_) => grant.refused.push(address),
@@ -146,6 +195,7 @@ impl Network {
         if wanted.is_empty() {
             let is_connected = |key: &String| connected.contains(key);
             if let Ok(assignment) = self.pool.assign(&key, now, is_connected) {
+                member.granted.clear();
                 member.granted.extend(assignment.v4.map(IpAddr::from));
                 member.granted.extend(assignment.v6.map(IpAddr::from));
             }
@@ -180,9 +230,12 @@ impl Network {
         let silent = self.clients.iter().filter(|(_, member)| member.asked.is_none());
         let heir = silent.max_by_key(|(client, member)| (member.heard, **client));
         let heir = heir.map(|(client, _)| *client);
+        let mut taken = BTreeSet::new();
         let of = |(client, member): (&ClientId, &Member)| {
             let own = member.granted.iter().map(|address| IpNet::from(*address));
             let mut prefixes: Vec<_> = own.collect();
+            // Of two with the same network behind them, the first.
+            prefixes.extend(member.behind.iter().filter(|net| taken.insert(**net)));
             if heir == Some(*client) {
                 prefixes.extend(self.nets.iter().map(IpNet::trunc));
             }
@@ -260,12 +313,60 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_starts_anew_and_cannot_say_takes_the_place_of_its_former_flow() {
+        let mut network = network();
+        let own = nets(&["10.9.0.0/24", "fd09::/64"]);
+        network.joined(id(1), &info(2, None));
+        network.heard(id(1));
+        // From the same host: the former flow has not ended, since no 0.23 client says so.
+        network.joined(id(2), &info(2, None));
+        assert_eq!(of(&network, id(1)), own, "nothing has come from the new one");
+        network.heard(id(2));
+        assert_eq!((of(&network, id(1)), of(&network, id(2))), (Vec::new(), own));
+        network.left(id(1));
+        assert!(of(&network, id(2)).contains(&nets(&["0.0.0.0/0"])[0]));
+    }
+
+    #[test]
     fn a_client_that_asks_the_server_never_has_more_than_its_own() {
         let mut network = network();
         network.joined(id(1), &info(2, None));
         let grant = network.requested(id(1), Vec::new(), 1).expect("there");
         assert_eq!(grant.addresses, nets(&["10.9.0.2/24", "fd09::2/64"]));
         assert_eq!(of(&network, id(1)), nets(&["10.9.0.2/32", "fd09::2/128"]));
+    }
+
+    #[test]
+    fn a_client_has_what_is_written_for_it_and_who_had_that_before_has_not() {
+        let (mut network, alice, bob) = (network(), identity(), identity());
+        // Bob had it, and is away.
+        network.joined(id(1), &info(2, Some(&bob)));
+        network.requested(id(1), nets(&["10.9.0.7/24"]), 1).expect("there");
+        network.left(id(1));
+        network.joined(id(2), &info(3, Some(&alice)));
+        let behind = nets(&["10.9.0.7/32", "172.16.2.1/24", "fd16::/64"]);
+        network.assign(id(2), behind);
+        let grant = network.requested(id(2), Vec::new(), 2).expect("there");
+        assert_eq!(grant.addresses, nets(&["10.9.0.7/24", "fd09::2/64"]));
+        let all = ["10.9.0.7/32", "fd09::2/128", "172.16.2.0/24", "fd16::/64"];
+        assert_eq!(of(&network, id(2)), nets(&all));
+        assert_eq!(network.behind().len(), 2);
+        // What it would like instead it does not get.
+        let grant = network.requested(id(2), nets(&["10.9.0.8/24"]), 3).expect("there");
+        assert_eq!(
+            (grant.addresses, grant.refused),
+            (Vec::new(), vec![nets(&["10.9.0.8/24"])[0].addr()])
+        );
+        let grant = network.requested(id(2), nets(&["10.9.0.7/24"]), 4).expect("there");
+        assert_eq!(grant.addresses, nets(&["10.9.0.7/24"]));
+        // Bob is back, and has the same network behind it: the first has it.
+        network.joined(id(3), &info(2, Some(&bob)));
+        network.assign(id(3), nets(&["10.9.0.7/32", "172.16.2.0/24"]));
+        let grant = network.requested(id(3), Vec::new(), 5).expect("there");
+        assert_eq!(grant.addresses, nets(&["10.9.0.2/24", "fd09::3/64"]));
+        assert_eq!(of(&network, id(3)), nets(&["10.9.0.2/32", "fd09::3/128"]));
+        network.left(id(2));
+        assert!(of(&network, id(3)).contains(&nets(&["172.16.2.0/24"])[0]));
     }
 
     #[test]

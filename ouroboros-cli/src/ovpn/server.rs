@@ -1,7 +1,7 @@
 //! A server: one device for all its clients.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -20,6 +20,7 @@ use ouroboros::{
 
 use super::{
     Outcome, Settings, announce,
+    clients::assigned,
     leases::Leases,
     masquerade::{self, Masquerade},
     network::{self, Grant, Network},
@@ -71,6 +72,7 @@ pub async fn server(irm: &Irm, settings: &Settings) -> Outcome {
         settings,
         hub,
         prefixes: HashMap::new(),
+        routes: BTreeSet::new(),
         present: Arc::default(),
         leases: settings.leases.as_deref().map(Leases::at),
     };
@@ -137,6 +139,8 @@ struct Server<'a> {
     network: Network,
     /// What the hub knows.
     prefixes: HashMap<ClientId, Vec<IpNet>>,
+    /// Networks behind clients, which are routed through the device.
+    routes: BTreeSet<IpNet>,
     /// How many clients there are, with those who are about to be.
     present: Arc<AtomicUsize>,
     leases: Option<Leases>,
@@ -153,7 +157,7 @@ impl Server<'_> {
                 None
             };
             match future::or(event, tick).await {
-                Some(Some(event)) => self.handle(event),
+                Some(Some(event)) => self.handle(event).await,
                 Some(None) => {
                     return Err(match self.hub.take_error() {
                         Some(error) => error.into(),
@@ -175,10 +179,11 @@ impl Server<'_> {
         }
     }
 
-    fn handle(&mut self, event: ClientEvent) {
+    async fn handle(&mut self, event: ClientEvent) {
         match event {
             ClientEvent::Joined { client, info } => {
                 self.network.joined(client, &info);
+                self.network.assign(client, assigned(&info).await);
                 println!("{} is up.", self.settings.describe(&self.hub.interface_name_now()));
             }
             ClientEvent::Left { client, reason } => {
@@ -254,6 +259,24 @@ impl Server<'_> {
                 Err(error) => println!("A client's address cannot be used: {error}."),
             }
         }
+        self.route();
+    }
+
+    /// Routes the networks behind the clients that are there. A way to everything is the
+    /// server's own.
+    fn route(&mut self) {
+        let wanted = self.network.behind();
+        let wanted: BTreeSet<_> = wanted.into_iter().filter(|net| net.prefix_len() > 0).collect();
+        for network in self.routes.difference(&wanted) {
+            let _ = self.hub.remove_route(*network);
+        }
+        for network in wanted.difference(&self.routes) {
+            match self.hub.add_route(*network) {
+                Ok(()) => println!("Route: {network}, which is behind a client."),
+                Err(error) => println!("The route {network} cannot be made: {error}."),
+            }
+        }
+        self.routes = wanted;
     }
 }
 

@@ -115,6 +115,29 @@ pub(crate) fn clients_join_by_a_line_and_are_listed_renamed_and_revoked() {
     drop(bob);
 }
 
+pub(crate) fn a_client_has_the_addresses_and_networks_that_its_line_says() {
+    let site = Site::new();
+    let _server = serve(&site);
+    let line = site.invite("branch --server 10.66.0.1");
+    // By hand, before it has joined.
+    let clients = site.server.folder.path().join("trust/office.clients");
+    let text = fs::read_to_string(&clients).expect("read");
+    let text = text.replace(" branch ", " branch 10.9.0.77 172.16.2.0/24 ");
+    fs::write(&clients, text).expect("written");
+    site.alice.ip("link set lo up");
+    site.alice.ip("addr add 172.16.2.1/24 dev lo");
+    let _client = site.alice.start("ovpn", &format!("join {line}"), "is up");
+    let has = |what: &str| site.alice.ip("-o addr show tun0").contains(what);
+    eventually("its address is there", || has("10.9.0.77/24"));
+    eventually("its network is reached", || {
+        site.server.run("ping", "-c1 -W1 172.16.2.1").status.success()
+    });
+    assert!(site.server.ip("route").contains("172.16.2.0/24 dev office0"));
+    assert!(site.lists("branch", "172.16.2.0/24"), "{}", site.clients());
+    site.server.must("ovpn", "clients revoke branch");
+    eventually("the route is gone", || !site.server.ip("route").contains("172.16.2.0/24"));
+}
+
 pub(crate) fn a_server_and_its_client_are_back_when_all_was_started_anew() {
     let mut site = Site::new();
     let server = serve(&site);

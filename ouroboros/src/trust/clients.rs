@@ -115,7 +115,7 @@ pub enum ClientsError {
 }
 
 /// The file of a server's clients. A line is the client's key, a name for it, and the
-/// addresses and networks that it has, or `invited`, the key of an invitation, a name and
+/// addresses and networks that an `ovpn` server has for it, or `invited`, the key of an invitation, a name and
 /// `until=` with a time. Lines that begin with `#`, and what no such word is, are for
 /// people.
 ///

@@ -11,11 +11,11 @@ use ouroboros::{
     LayerError,
     crypto::identity::Fingerprint,
     daemon::{
-        protocol::{ClientRow, Response, path_from_text},
+        protocol::{ClientRow, Response, path_from_text, text_of_path},
         security::Authentication,
     },
     proto::negotiation::{Invited, Joining},
-    trust::{ClientName, ClientsFile},
+    trust::{ClientEntry, ClientName, ClientsFile},
     wire::Name,
 };
 
@@ -41,7 +41,7 @@ impl State {
             let file = format!("{}.clients", client_name(name)?);
             let file = ClientsFile::at(self.trust()?.path().join(file));
             file.create()?;
-            let authentication = Authentication::Keys(file.path().display().to_string());
+            let authentication = Authentication::Keys(text_of_path(file.path()));
             let policy = Policy { authentication, native: true, ..Policy::default() };
             self.put_policy(parsed.clone(), policy)?;
         }
@@ -53,7 +53,8 @@ impl State {
         Ok(Response::Done)
     }
 
-    pub(super) fn list_clients(&self, name: Option<&str>) -> Outcome {
+    pub(super) fn list_clients(&self, name: Option<&str>, key: Option<&str>) -> Outcome {
+        let only: Option<Fingerprint> = key.map(str::parse).transpose()?;
         let files = match name {
             Some(_) => vec![self.clients_file(name)?],
             None => files(&self.tables()),
@@ -61,7 +62,8 @@ impl State {
         let flows = self.flows.list();
         let mut rows = Vec::new();
         for (service, file) in files {
-            for entry in file.entries()? {
+            let wanted = |entry: &ClientEntry| only.is_none_or(|key| entry.key == key);
+            for entry in file.entries()?.into_iter().filter(wanted) {
                 let service = service.to_string();
                 let of_client = flows.iter().filter(|flow| {
                     let peer = flow.identity.as_ref();

@@ -258,6 +258,24 @@ impl Hub {
         Ok(true)
     }
 
+    /// Routes a network through the device; the route goes with it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not take it.
+    pub fn add_route(&self, network: IpNet) -> Result<(), TunnelError> {
+        Ok(self.core.device.add_route(network.network(), network.prefix_len())?)
+    }
+
+    /// Takes such a route away.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not.
+    pub fn remove_route(&self, network: IpNet) -> Result<(), TunnelError> {
+        Ok(self.core.device.remove_route(network.network(), network.prefix_len())?)
+    }
+
     /// Tells a client its configuration, as soon as it asks and again until it
     /// has heard. `false`: it is not there, or that is more than can be told.
     pub fn tell(&self, client: ClientId, configuration: &Configuration) -> bool {
