@@ -432,7 +432,7 @@ impl Irm {
     }
 
     /// Under which identity flows are allocated whose spec says
-    /// [`with_manager_identity`](FlowSpec::with_manager_identity).
+    /// [`with_manager_identity`](crate::FlowSpec::with_manager_identity).
     ///
     /// # Errors
     ///
