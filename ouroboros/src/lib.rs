@@ -56,7 +56,9 @@ pub use proto::endpoint::{Counters, Limits};
 #[doc(inline)]
 pub use proto::negotiation::{Identity, PeerIdentity, ServerSecurity, Trust};
 #[doc(inline)]
-pub use proto::reliable::{CloseReason, Statistics as ReliableStatistics};
+pub use proto::reliable::{
+    CloseReason, Statistics as ReliableStatistics, congestion::CongestionControl,
+};
 pub use tunnel::{
     ClientEvent, ClientId, ClientInfo, ClientStatistics, Hub, HubBuilder, Offload, Tunnel,
     TunnelBuilder, TunnelError, TunnelStatistics, UnknownOffload,
