@@ -24,7 +24,7 @@ use crate::{
         protocol::{Request, Response},
     },
     error::{AllocateError, LayerError, NotEmbedded, PolicyError},
-    flow::{Flow, FlowSpec, RawFlow},
+    flow::{Flow, FlowInfo, FlowSpec, RawFlow},
     ipcp::{Core, Ipcp, allocate_in},
     layer::{Layer, LayerState},
     proto::{
@@ -393,9 +393,17 @@ impl Irm {
         for ipcp in layers.iter().flat_map(Layer::ipcps) {
             ipcp.0.set_policy(&name, security.clone());
         }
+        // First, so that a flow which is admitted meanwhile meets the one or the other.
+        lock(&self.0.policies).insert(name.clone(), security.clone());
         self.0.accepted.end_unless(&name, &security);
-        lock(&self.0.policies).insert(name, security);
         Ok(())
+    }
+
+    /// Returns `true` if a flow that was accepted here is as the policy of its name demands
+    /// now ([`set_policy`](Self::set_policy)). On a handle of a daemon all are.
+    #[must_use]
+    pub fn permits(&self, info: &FlowInfo) -> bool {
+        lock(&self.0.policies).get(&info.name).is_none_or(|policy| info.meets(policy))
     }
 
     /// Has `admit` make clients of those who prove an invitation
@@ -547,7 +555,12 @@ impl Irm {
             }
             accepting.begin(wanted);
             if let Some(flow) = accepting.take_established(wanted) {
-                return Ok(flow);
+                if self.permits(&flow.info) {
+                    return Ok(flow);
+                }
+                // Agreed before a stricter policy: dropped, it ends.
+                drop(Flow::new(flow));
+                continue;
             }
             changed.await;
         }
