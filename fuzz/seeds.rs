@@ -174,7 +174,7 @@ fn daemon() -> io::Result<()> {
         flow.open().expect("a grant that makes sense");
         write("daemon", &format!("response-{name}"), format!("\x01{grant}").as_bytes())?;
     }
-    let refused = serde_json::to_vec(&Response::Error(Failure::Other(text("no such name"))))?;
+    let refused = serde_json::to_vec(&Response::Error(Failure::other("no such name")))?;
     write("daemon", "response-error", &[&[1][..], &refused].concat())?;
     let mac = PeerAddress::Mac(MacAddress([2, 0, 0, 0, 0, 7]));
     let v6 = PeerAddress::Udp("[fd66::1]:3435".parse().expect("an address"));

@@ -2,6 +2,7 @@
 //! No sockets.
 
 mod clients;
+mod configuration;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,6 +17,7 @@ use super::{
     process::Process,
     untaken::Untaken,
 };
+use crate::configuration::Configuration;
 use event_listener::{Event, EventListener};
 use ouroboros::{
     Destruction, FlowSpec, Irm, LayerError, RawFlow, ServerSecurity, Trust,
@@ -70,6 +72,8 @@ pub struct State {
     untaken: Untaken,
     /// Bindings, or what has not been taken.
     accepting_changed: Event,
+    /// What the configuration file said when it was read last.
+    from_file: Mutex<Configuration>,
 }
 
 fn algorithms(security: Option<Security>) -> Option<Algorithms> {
@@ -120,6 +124,12 @@ impl State {
             }
             Request::ListFlows => Ok(Response::Flows(self.flows.list())),
             Request::ListIpcps => Ok(Response::Ipcps(self.ipcps())),
+            Request::ShowConfiguration { from_file: true } => {
+                Ok(Response::Configuration(lock(&self.from_file).to_lines()))
+            }
+            Request::ShowConfiguration { .. } => {
+                Ok(Response::Configuration(self.configuration().to_lines()))
+            }
             Request::ListClients { name, key } => {
                 self.list_clients(name.as_deref(), key.as_deref())
             }

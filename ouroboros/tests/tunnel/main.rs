@@ -3,6 +3,7 @@
 
 mod capture;
 mod checksums;
+mod crowd;
 mod hosts;
 mod hub;
 mod lanes;
@@ -17,6 +18,7 @@ mod wire;
 use std::process::ExitCode;
 
 use checksums::*;
+use crowd::*;
 use hub::*;
 use lanes::*;
 use movement::*;
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
             a_client_that_comes_back_takes_its_own_place_only,
             a_client_that_is_asked_and_does_not_answer_has_left,
             a_client_hears_its_configuration_and_its_changes,
+            a_hundred_clients_have_a_server_and_the_next_one_when_it_was_killed,
             the_smallest_links_carry_ipv6_and_packets_of_its_least_mtu,
             a_link_that_becomes_too_small_for_ipv6_keeps_it,
             a_path_that_drops_what_is_too_large_and_says_nothing_is_measured,
@@ -60,6 +63,11 @@ fn main() -> ExitCode {
         Needs::Tunnels,
         "ten_gigabytes_each_way_arrive_intact",
         ten_gigabytes_each_way_arrive_intact,
+    )
+    .with_long(
+        Needs::Tunnels,
+        "a_thousand_clients_have_a_server_and_the_next_one_when_it_was_killed",
+        a_thousand_clients_have_a_server_and_the_next_one_when_it_was_killed,
     )
     .run()
 }
