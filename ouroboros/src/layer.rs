@@ -109,8 +109,10 @@ impl Layer {
     ///
     /// As [`AllocateError`] says.
     pub async fn allocate(&self, name: &str, spec: FlowSpec) -> Result<Flow, AllocateError> {
-        let (name, timeout) = (name.parse()?, spec.timeout);
-        Flow::begin(self.allocate_raw(&name, spec).await?, timeout).await
+        let (name, timeout, control) = (name.parse()?, spec.timeout, spec.congestion_control);
+        let flow = Flow::begin(self.allocate_raw(&name, spec).await?, timeout).await?;
+        flow.set_congestion_control(control);
+        Ok(flow)
     }
 
     /// Like [`allocate`](Self::allocate), before packets are protected: for

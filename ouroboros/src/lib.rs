@@ -53,7 +53,9 @@ pub use layer::Layer;
 use ouroboros_proto::sync;
 pub use ouroboros_proto::{proto, wire};
 pub use proto::negotiation::{Identity, PeerIdentity, ServerSecurity, Trust};
-pub use proto::reliable::{CloseReason, Statistics as ReliableStatistics};
+pub use proto::reliable::{
+    CloseReason, Statistics as ReliableStatistics, congestion::CongestionControl,
+};
 pub use tunnel::{
     ClientEvent, ClientId, ClientInfo, ClientStatistics, Hub, HubBuilder, Offload, Tunnel,
     TunnelBuilder, TunnelError, TunnelStatistics, UnknownOffload,

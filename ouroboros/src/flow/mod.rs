@@ -64,7 +64,7 @@ use crate::{
         connection::{Connection, ConnectionConfig},
         native::{Capabilities, KeyLimits},
         protection::{Protection, protection},
-        reliable::Statistics as ReliableStatistics,
+        reliable::{Statistics as ReliableStatistics, congestion::CongestionControl},
     },
     sync::lock,
     transport::PathOffload,
@@ -230,6 +230,20 @@ impl Flow {
     #[must_use]
     pub fn statistics(&self) -> FlowStatistics {
         self.shared.statistics()
+    }
+
+    /// Has another congestion control from now on, at this end; CUBIC by default. Of no
+    /// effect on a flow that is not in the reliable profile.
+    ///
+    /// ```
+    /// # fn with(flow: &ouroboros::Flow) {
+    /// use ouroboros::CongestionControl;
+    /// // Over a link that loses packets without being full.
+    /// flow.set_congestion_control(CongestionControl::Bbr);
+    /// # }
+    /// ```
+    pub fn set_congestion_control(&self, control: CongestionControl) {
+        self.shared.set_congestion_control(control);
     }
 
     /// Figures of a flow in the reliable profile now: round trip, congestion window,

@@ -133,7 +133,12 @@ impl Irm {
             }
             accepting.begin(wanted);
             if let Some(flow) = accepting.take_established(wanted) {
-                return Ok(flow);
+                if self.permits(&flow.info) {
+                    return Ok(flow);
+                }
+                // Agreed before a stricter policy: dropped, it ends.
+                drop(Flow::new(flow));
+                continue;
             }
             changed.await;
         }
@@ -172,8 +177,10 @@ impl Irm {
     ///
     /// As [`AllocateError`] says.
     pub async fn allocate(&self, name: &str, spec: FlowSpec) -> Result<Flow, AllocateError> {
-        let (parsed, timeout) = (name.parse()?, spec.timeout);
-        Flow::begin(self.allocate_raw(&parsed, spec).await?, timeout).await
+        let (parsed, timeout, control) = (name.parse()?, spec.timeout, spec.congestion_control);
+        let flow = Flow::begin(self.allocate_raw(&parsed, spec).await?, timeout).await?;
+        flow.set_congestion_control(control);
+        Ok(flow)
     }
 
     /// Like [`allocate`](Self::allocate); see [`RawFlow`].
