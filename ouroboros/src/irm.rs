@@ -21,6 +21,7 @@ use crate::{
         protocol::{Request, Response},
     },
     error::{LayerError, NotEmbedded, PolicyError},
+    flow::FlowInfo,
     ipcp::{Core, Ipcp},
     layer::{Layer, LayerState},
     proto::{
@@ -407,9 +408,17 @@ impl Irm {
         for ipcp in layers.iter().flat_map(Layer::ipcps) {
             ipcp.0.set_policy(&name, security.clone());
         }
+        // First, so that a flow which is admitted meanwhile meets the one or the other.
+        lock(&self.0.policies).insert(name.clone(), security.clone());
         self.0.accepted.end_unless(&name, &security);
-        lock(&self.0.policies).insert(name, security);
         Ok(())
+    }
+
+    /// Returns `true` if a flow that was accepted here is as the policy of its name demands
+    /// now ([`set_policy`](Self::set_policy)). On a handle of a daemon all are.
+    #[must_use]
+    pub fn permits(&self, info: &FlowInfo) -> bool {
+        lock(&self.0.policies).get(&info.name).is_none_or(|policy| info.meets(policy))
     }
 
     /// Has `admit` make clients of those who prove an invitation
@@ -432,7 +441,7 @@ impl Irm {
     }
 
     /// Under which identity flows are allocated whose spec says
-    /// [`with_manager_identity`](FlowSpec::with_manager_identity).
+    /// [`with_manager_identity`](crate::FlowSpec::with_manager_identity).
     ///
     /// # Errors
     ///

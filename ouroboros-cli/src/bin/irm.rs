@@ -85,6 +85,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// with the keys of clients that get a flow, or ca DIR of authorities that vouch for
 /// them; key FILE and cert FILE instead of irmd's own key; native, for flows in no
 /// other format; sencpath FILE and cencpath FILE with the algorithms.
+#[allow(rustdoc::broken_intra_doc_links, reason = "the text of --help")]
 #[derive(StructOpt)]
 #[structopt(name = "irm", after_help = AFTER_HELP)]
 struct Arguments {

@@ -385,9 +385,10 @@ impl State {
             tracing::error!(%reason, "nobody gets a flow");
             own.clients(Trust::Keys(Vec::new()))
         });
+        // It hosts the layers itself, so that this cannot fail. First, so that a flow which
+        // is admitted meanwhile meets the one or the other.
+        let _ = self.irm.set_policy(name.clone(), security.clone());
         self.flows.revoke_unless(name, &security);
-        // It hosts the layers itself, so that this cannot fail.
-        let _ = self.irm.set_policy(name.clone(), security);
     }
 
     fn trust(&self) -> Result<TrustFolder, Error> {

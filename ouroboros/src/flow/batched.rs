@@ -195,7 +195,7 @@ impl FlowSender {
     }
 
     /// Readable once the flow has ended: [`check`](Self::check) tells. It is readable,
-    /// too, when the flow's [`FlowReceiver`] has something to read.
+    /// too, when the flow's [`FlowReceiver`](crate::FlowReceiver) has something to read.
     #[must_use]
     pub fn end(&self) -> BorrowedFd<'_> {
         end(&self.shared)

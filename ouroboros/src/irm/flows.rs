@@ -133,7 +133,12 @@ impl Irm {
             }
             accepting.begin(wanted);
             if let Some(flow) = accepting.take_established(wanted) {
-                return Ok(flow);
+                if self.permits(&flow.info) {
+                    return Ok(flow);
+                }
+                // Agreed before a stricter policy: dropped, it ends.
+                drop(Flow::new(flow));
+                continue;
             }
             changed.await;
         }
