@@ -74,6 +74,14 @@ fn in_full(command: &Command) -> Vec<String> {
             return words;
         }
         Command::CheckConfiguration { file } => vec!["config", "check", file],
+        Command::DiffConfiguration { file } => vec!["config", "diff", file],
+        Command::SaveConfiguration { file: None, .. } => vec!["config", "save"],
+        Command::SaveConfiguration { file: Some(file), force: false } => {
+            vec!["config", "save", file]
+        }
+        Command::SaveConfiguration { file: Some(file), .. } => {
+            vec!["config", "save", file, "force"]
+        }
         Command::Completions(shell) => {
             return vec!["completions".to_owned(), format!("{shell:?}").to_lowercase()];
         }

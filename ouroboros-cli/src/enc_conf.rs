@@ -19,6 +19,14 @@ pub struct BadLine {
     reason: String,
 }
 
+impl BadLine {
+    /// What is wrong, without the line's number.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+}
+
 /// What release 0.23 knows and this library does not have.
 const UNSUPPORTED: [&str; 11] = [
     "X448",

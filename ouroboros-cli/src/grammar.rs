@@ -57,15 +57,35 @@ pub fn parse(words: Words<'_>) -> Result<Command, UsageError> {
             }
         },
         "config" => {
-            let (_, rest) = take(rest, &["check"])?;
+            let (command, rest) = take(rest, &["check", "save", "diff"])?;
+            if command == "save" {
+                return save(rest);
+            }
             let (file, rest) = value(rest, "a file")?;
-            nothing_more(rest).map(|()| Command::CheckConfiguration { file })
+            nothing_more(rest)?;
+            Ok(match command {
+                "check" => Command::CheckConfiguration { file },
+                _ => Command::DiffConfiguration { file },
+            })
         }
         "register" => registration(rest, true),
         "unregister" => registration(rest, false),
         "completions" => completions(rest),
         _ => binding(rest, command == "bind"),
     }
+}
+
+/// `config save`, `config save FILE`, `config save FILE force`.
+fn save(words: Words<'_>) -> Result<Command, UsageError> {
+    let Some((file, rest)) = words.split_first() else {
+        return Ok(Command::SaveConfiguration { file: None, force: false });
+    };
+    let force = !rest.is_empty();
+    if force {
+        let (_, rest) = take(rest, &["force"])?;
+        nothing_more(rest)?;
+    }
+    Ok(Command::SaveConfiguration { file: Some(file.clone()), force })
 }
 
 fn certificate(words: Words<'_>) -> Result<Command, UsageError> {
@@ -462,6 +482,10 @@ mod tests {
             ),
             ("status", Status),
             ("conf ch a", CheckConfiguration { file: a.clone() }),
+            ("conf d a", DiffConfiguration { file: a.clone() }),
+            ("config save", SaveConfiguration { file: None, force: false }),
+            ("config save a", SaveConfiguration { file: Some(a.clone()), force: false }),
+            ("conf s a f", SaveConfiguration { file: Some(a.clone()), force: true }),
             (
                 "n change a native",
                 ChangeName {

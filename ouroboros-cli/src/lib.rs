@@ -13,6 +13,7 @@ pub mod enc_conf;
 pub mod grammar;
 pub mod http;
 pub mod irmd;
+mod journal;
 pub mod lists;
 pub mod man;
 pub mod metrics;
@@ -103,7 +104,7 @@ fn usage(message: &str) -> String {
 }
 
 /// Logs to standard output or standard error, as `RUST_LOG` says or from
-/// `info` on.
+/// `info` on; with priorities where the journal is behind the stream.
 pub fn log(stdout: bool) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|error| {
         if env::var_os("RUST_LOG").is_some_and(|value| !value.is_empty()) {
@@ -113,7 +114,14 @@ pub fn log(stdout: bool) {
     });
     let stream = if stdout { output::Stream::Out } else { output::Stream::Err };
     let writer = BoxMakeWriter::new(move || stream);
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).init();
+    let logging = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let journal =
+        if stdout { journal::is_behind(io::stdout()) } else { journal::is_behind(io::stderr()) };
+    if journal {
+        logging.event_format(journal::Prefixed::new()).init();
+    } else {
+        logging.init();
+    }
 }
 
 /// Says in one line why `tool` failed.

@@ -21,6 +21,7 @@ use ouroboros::{
         security::Authentication,
     },
     proto::negotiation::InvitationSecret,
+    transport::memory::Network,
 };
 use ouroboros_cli::irmd::State;
 
@@ -181,6 +182,48 @@ fn an_invitation_lets_in_one_client_in_time_and_nobody_without_its_secret() {
         must_hear_nothing(&server, &first, spec).await;
         let text = fs::read_to_string(&path).expect("read");
         assert_eq!(text.lines().filter(|line| line.starts_with("o7s:")).count(), 1, "{text}");
+    });
+}
+
+#[test]
+fn who_is_revoked_before_a_program_has_its_flow_has_none() {
+    block_on(async {
+        let network = Network::new();
+        let server = Host::new(network.station()).await;
+        serve(&server).await;
+        let mut allocated = Vec::new();
+        for name in ["alice", "bob", "carol"] {
+            let client = Host::new(network.station()).await;
+            let (secret, key) = invite(&server, name, FOREVER).await;
+            let spec = identified().trust(Trust::Keys(vec![key])).with_invitation(secret);
+            let spec = spec.timeout(Duration::from_secs(10));
+            allocated.push(task::spawn(async move {
+                let flow = client.application.allocate("my_vpn", spec).await;
+                (client, flow)
+            }));
+        }
+        // One program, one flow: the others wait for it, as requests or as flows.
+        let first = accept(&server.application).await;
+        for name in ["alice", "bob", "carol"] {
+            let revoke = Request::RevokeClient { name: None, client: name.into() };
+            server.state.handle(revoke).await.expect("revoked");
+        }
+        end(&first).await;
+        // A program that would take them lets none live.
+        let taking = server.application.clone();
+        let taking = task::spawn(async move { while taking.accept("my_vpn").await.is_ok() {} });
+        let mut held = Vec::new();
+        for allocated in allocated {
+            held.push(within("the end of an allocation", allocated).await);
+        }
+        within("the end of all flows", async {
+            while !server.state.flows.list().is_empty() {
+                task::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        drop(held);
+        taking.cancel().await;
     });
 }
 

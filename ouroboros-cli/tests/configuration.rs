@@ -141,3 +141,44 @@ fn a_file_that_makes_no_sense_is_told_by_the_check_and_by_the_daemon() {
     assert!(complaint(check(&file), 1).contains("others can write to it"));
     assert!(complaint(check(&folder.path().join("none")), 1).contains("No such file"));
 }
+
+#[test]
+fn what_is_in_force_is_saved_and_a_file_is_compared_with_it() {
+    let folder = Folder::new();
+    let socket = socket_in(&folder);
+    let daemon = Daemon::start(&socket);
+    let (first, second) = (port(), port());
+    told(irm(&socket, &format!("i b t udp n wan l internet ip 127.0.0.1 port {first}")));
+    told(irm(&socket, "n c office native"));
+    told(irm(&socket, "reg n office l internet"));
+    told(irm(&socket, "reg n other l internet"));
+    told(irm(&socket, "bind program sh name office"));
+    let saved = folder.path().join("saved.conf");
+    told(irm(&socket, &format!("config save {}", saved.display())));
+    let text = fs::read_to_string(&saved).expect("written");
+    assert_eq!(told(irm(&socket, "config save")), text);
+    let said = complaint(irm(&socket, &format!("config save {}", saved.display())), 1);
+    assert!(said.contains("there is such a file") && said.contains(" force"), "{said}");
+    told(irm(&socket, &format!("config save {} force", saved.display())));
+    told(irm(&socket, &format!("config check {}", saved.display())));
+    let diff = |path: &Path| told(irm(&socket, &format!("config diff {}", path.display())));
+    assert!(diff(&saved).contains("would change nothing"), "{}", diff(&saved));
+    let before = [told(irm(&socket, "ipcp list")), told(irm(&socket, "name list"))];
+    daemon.end(Signal::TERM);
+
+    // The next daemon begins with the same.
+    let mut daemon = start(&socket, &saved);
+    assert_eq!([told(irm(&socket, "ipcp list")), told(irm(&socket, "name list"))], before);
+    assert!(diff(&saved).contains("would change nothing"));
+    let more = layer("lan", second, "") + &text.replace("native = true\n", "");
+    let file = write(&folder, &more);
+    let expected = format!("+ IPCP lan: udp4 over 127.0.0.1 port {second} in lan\n~ name office\n");
+    assert_eq!(diff(&file), expected);
+    // As it then does.
+    fs::rename(&file, &saved).expect("renamed");
+    daemon.signal(Signal::HUP);
+    daemon.logs("configured");
+    assert!(diff(&saved).contains("would change nothing"));
+    assert!(entry(&socket, "ipcp list", "lan").contains(&second.to_string()));
+    assert!(!entry(&socket, "name list", "office").contains("native only"));
+}

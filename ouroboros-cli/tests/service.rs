@@ -3,8 +3,10 @@
 mod tool;
 
 use std::{
-    os::unix::net::UnixDatagram,
+    fs::{self, File},
+    os::unix::{fs::MetadataExt, net::UnixDatagram},
     process::{Child, Stdio},
+    thread,
 };
 
 use ouroboros_testing::Folder;
@@ -65,6 +67,42 @@ fn irmd_tells_its_manager_when_it_serves_that_it_runs_and_that_it_ends() {
     manager.is_told("WATCHDOG=1");
     end(daemon);
     manager.is_told("STOPPING=1");
+}
+
+#[test]
+fn lines_for_the_journal_have_their_priority_in_front() {
+    let manager = Manager::new();
+    for stdout in [true, false] {
+        let path = manager.folder.path().join(format!("log-{stdout}"));
+        let log = File::create(&path).expect("made");
+        let of = log.metadata().expect("told");
+        for (stream, prefixed) in
+            [(format!("{}:{}", of.dev(), of.ino()), true), ("1:1".to_owned(), false)]
+        {
+            log.set_len(0).expect("emptied");
+            let mut command = tool(env!("CARGO_BIN_EXE_irmd"), &socket_in(&manager.folder));
+            command.env("JOURNAL_STREAM", stream).env_remove("NOTIFY_SOCKET");
+            let file = File::options().append(true).open(&path).expect("there");
+            if stdout {
+                command.arg("--stdout").stdout(file).stderr(Stdio::null());
+            } else {
+                command.stdout(Stdio::null()).stderr(file);
+            }
+            let mut daemon = command.spawn().expect("it starts");
+            let text = loop {
+                let text = fs::read_to_string(&path).expect("text");
+                if text.contains(" serves") {
+                    break text;
+                }
+                assert!(daemon.try_wait().expect("a child").is_none(), "it has ended: {text}");
+                thread::yield_now();
+            };
+            end(daemon);
+            let line = text.lines().find(|line| line.contains(" serves")).expect("found");
+            assert_eq!(line.starts_with("<6>"), prefixed, "{line}");
+            assert_eq!(line.contains(" INFO "), !prefixed, "{line}");
+        }
+    }
 }
 
 #[test]

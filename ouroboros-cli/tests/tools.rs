@@ -364,6 +364,7 @@ fn wrong_usage_is_one_line_and_exit_code_two() {
         (ovpn, "--ip 10.0.0.1/24 --metrics 0.0.0.0:9586"),
         (ovpn, "--ip 10.0.0.1/24 status"),
         (ovpn, "status --frobnicate"),
+        (ovpn, "doctor --frobnicate"),
         (ovpn, "frobnicate"),
     ] {
         let output = tool(path, &socket).args(line.split_whitespace()).output().expect("runs");
@@ -570,7 +571,8 @@ fn irm_s_words_are_completed_as_its_parser_expects_them() {
         ("irm key generate ", "force"),
         ("irm bind ", "program process name"),
         ("irm completions ", "bash zsh fish"),
-        ("irm config ", "check"),
+        ("irm config ", "check save diff"),
+        ("irm config save f ", "force"),
         ("irm st", "status"),
     ] {
         let expected: Vec<_> = words.split_whitespace().collect();

@@ -31,6 +31,8 @@ impl Irm {
     /// that is all that is asked for, if the flows are not to be encrypted, or
     /// if the peer does not know of lanes, as one of 0.23.
     ///
+    /// Dropping the future closes those that there are.
+    ///
     /// # Errors
     ///
     /// One of them cannot be had; the others are closed.
@@ -79,6 +81,8 @@ impl LaneAcceptor {
     /// Waits for a tunnel, and returns its flows in order: one flow, if it is
     /// not of several. Those of several must all come from the same host and
     /// identity within 5 s; they are closed otherwise.
+    ///
+    /// Cancel safe: flows of a tunnel that is not complete wait for the next call.
     ///
     /// # Errors
     ///

@@ -61,6 +61,8 @@ impl Layer {
 
     /// Registers `name`, so that peers find it here.
     ///
+    /// All of it is done when the future is first polled.
+    ///
     /// # Errors
     ///
     /// The text is no name, or it is registered already.
@@ -80,6 +82,8 @@ impl Layer {
 
     /// Takes `name` back. Flows that were allocated to it go on.
     ///
+    /// All of it is done when the future is first polled.
+    ///
     /// # Errors
     ///
     /// The text is no name, or it is not registered here.
@@ -98,13 +102,27 @@ impl Layer {
     }
 
     /// Allocates a flow to the program that serves `name` in this layer.
+    ///
+    /// Cancel safe: a flow that the server accepts for a future that was dropped is closed.
+    ///
+    /// # Errors
+    ///
+    /// As [`AllocateError`] says.
     pub async fn allocate(&self, name: &str, spec: FlowSpec) -> Result<Flow, AllocateError> {
-        let (name, timeout) = (name.parse()?, spec.timeout);
-        Flow::begin(self.allocate_raw(&name, spec).await?, timeout).await
+        let (name, timeout, control) = (name.parse()?, spec.timeout, spec.congestion_control);
+        let flow = Flow::begin(self.allocate_raw(&name, spec).await?, timeout).await?;
+        flow.set_congestion_control(control);
+        Ok(flow)
     }
 
     /// Like [`allocate`](Self::allocate), before packets are protected: for
     /// those who carry flows to another process.
+    ///
+    /// Cancel safe: a flow that the server accepts for a future that was dropped is closed.
+    ///
+    /// # Errors
+    ///
+    /// As [`AllocateError`] says.
     pub async fn allocate_raw(
         &self,
         name: &Name,

@@ -1,31 +1,27 @@
 #![doc = include_str!("../GUIDE.md")]
 //!
-//! [`wire`], [`crypto`] and [`proto`] are the crate `ouroboros-proto`.
+//! # Modules
 //!
-//! - [`wire`]: one file per header: bytes to typed values and back. No I/O.
-//! - [`crypto`]: key exchanges, key schedule, AEAD backends, identities. No I/O.
-//! - [`proto`]: state machines without I/O: allocation, packet protection,
-//!   liveness. Time and randomness are arguments.
-//! - [`transport`]: what carries frames: eth-dix, UDP, memory; in batches.
-//! - [`tun`]: the TUN device and its segmentation offloads.
-//! - `ipcp`, `layer`, `irm`: what drives `proto` over a transport; the public
-//!   handles [`Ipcp`], [`Layer`] and [`Irm`].
-//! - `flow`: packets of one flow, async ([`Flow`]) and batched ([`FlowSender`],
-//!   [`FlowReceiver`]).
-//! - `lanes`: flows of one tunnel, allocated and accepted together
-//!   ([`LaneAcceptor`]).
-//! - `tunnel`: a TUN device at the end of a flow ([`Tunnel`]).
-//! - [`daemon`]: the same flows, served by `irmd`.
+//! - [`transport`]: what carries frames: eth-dix, UDP, memory.
+//! - [`tun`]: the TUN device; [`Tunnel`] and [`Hub`] put one at the end of flows.
 //! - [`trust`]: files of keys, known names, authorized clients, authorities.
-//! - `sys`: the only `unsafe`: sockets, ioctls, batched system calls.
+//! - [`security`]: what is asked of flows beyond [`Trust`] and [`ServerSecurity`].
+//! - [`crypto`]: algorithms, keys, identities.
+//! - [`wire`]: names, addresses, qualities of service and the formats they have.
+//! - [`mod@error`]: all errors.
+//!
+//! What is public and not documented is this workspace's, and may change at any time.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("ouroboros needs Linux: packet sockets, TUN devices, epoll");
 
 pub mod crypto;
+#[doc(hidden)]
 pub mod daemon;
 pub mod error;
+#[doc(hidden)]
 pub mod log;
+pub mod security;
 pub mod transport;
 pub mod trust;
 pub mod tun;
@@ -40,7 +36,8 @@ mod layer;
 mod sys;
 mod tunnel;
 
-pub use error::{AllocateError, FlowError, LayerError, NotEmbedded, PolicyError};
+pub use daemon::socket_path;
+pub use error::{AllocateError, DaemonError, FlowError, LayerError, NotEmbedded, PolicyError};
 pub use flow::{
     Flow, FlowCloser, FlowInfo, FlowReadHalf, FlowReceiver, FlowSender, FlowSpec, FlowState,
     FlowStatistics, FlowStream, FlowWatcher, FlowWriteHalf, Packets, RawFlow, WatchOffPath,
@@ -50,10 +47,18 @@ pub use ipcp::Ipcp;
 pub use irm::{Destruction, Irm, LayerInfo};
 pub use lanes::LaneAcceptor;
 pub use layer::Layer;
+#[doc(hidden)]
+pub use ouroboros_proto::proto;
 use ouroboros_proto::sync;
-pub use ouroboros_proto::{proto, wire};
+pub use ouroboros_proto::wire;
+#[doc(inline)]
+pub use proto::endpoint::{Counters, Limits};
+#[doc(inline)]
 pub use proto::negotiation::{Identity, PeerIdentity, ServerSecurity, Trust};
-pub use proto::reliable::{CloseReason, Statistics as ReliableStatistics};
+#[doc(inline)]
+pub use proto::reliable::{
+    CloseReason, Statistics as ReliableStatistics, congestion::CongestionControl,
+};
 pub use tunnel::{
     ClientEvent, ClientId, ClientInfo, ClientStatistics, Hub, HubBuilder, Offload, Tunnel,
     TunnelBuilder, TunnelError, TunnelStatistics, UnknownOffload,

@@ -357,6 +357,25 @@ fn closing_ends_the_other_end_where_the_format_can_say_it() {
     }
 }
 
+/// The 0.23 format has no farewell: what is said is that nothing is said any more, at
+/// once, so that the peer's own timeout is all that it takes.
+#[test]
+fn a_peer_that_cannot_be_told_notices_by_the_keepalives_that_stop() {
+    for kind in [Kind::Plain, Kind::Wire023] {
+        let mut world = World::new(kind, 9, 0);
+        // Idle, and alive by keepalives alone.
+        world.run(seconds(1000), None);
+        assert!(world.ends.iter().all(|end| end.ended().is_none()), "{kind:?}");
+        let now = at(world.now);
+        world.ends[0].connection.close(now);
+        assert_eq!(world.ends[0].connection.poll_transmit(), None, "{kind:?}");
+        world.run(seconds(1200), None);
+        let (when, how) = world.ends[1].ended().expect("noticed");
+        assert_eq!(how, ConnectionEvent::Down, "{kind:?}");
+        assert!(when <= now.monotonic + TIMEOUT + seconds(1), "{kind:?}: {when:?}");
+    }
+}
+
 #[test]
 fn a_flow_without_a_timeout_is_kept_for_ever_and_says_nothing_of_itself() {
     for kind in [Kind::Plain, Kind::Wire023] {

@@ -14,7 +14,7 @@ use std::{
 
 use futures_lite::{AsyncReadExt, AsyncWriteExt, FutureExt, future};
 use ouroboros::{
-    Flow, FlowError, FlowSpec, Irm, ServerSecurity,
+    CongestionControl, Flow, FlowError, FlowSpec, Irm, ServerSecurity,
     transport::{
         IntoTransport, Udp,
         fault::{Faults, Faulty},
@@ -326,6 +326,26 @@ fn a_reader_that_stops_is_told_to_the_writer() {
         // The other direction goes on.
         accepted.send(b"two").await.expect("sent");
         assert_eq!(allocated.recv_vec().await.expect("received"), b"two");
+    }));
+}
+
+#[test]
+fn messages_arrive_whatever_the_congestion_control_and_when_it_is_changed() {
+    future::block_on(in_time(async {
+        let network = Network::new();
+        let ends = (Faulty::new(network.station(), BAD, 7), Faulty::new(network.station(), BAD, 8));
+        let spec = FlowSpec::reliable().encrypted().congestion_control(CongestionControl::Bbr);
+        let (accepted, allocated) = pair_over(ends, ServerSecurity::default(), spec).await;
+        let sending = async {
+            for number in 0..3_000 {
+                if number == 2_000 {
+                    allocated.set_congestion_control(CongestionControl::Cubic);
+                }
+                allocated.send(&message(number)).await.expect("sent");
+            }
+            allocated.finish().await.expect("the peer has all of them");
+        };
+        future::zip(sending, receive(&accepted, 3_000)).await;
     }));
 }
 

@@ -1,8 +1,17 @@
 //! Tells `irmd` what to do.
 
 use std::{
-    env, error::Error, ffi::OsStr, io, net::IpAddr, os::unix::ffi::OsStrExt, path::PathBuf,
-    process::ExitCode, thread, time::Duration,
+    env,
+    error::Error,
+    ffi::OsStr,
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    net::IpAddr,
+    os::unix::{ffi::OsStrExt, fs::OpenOptionsExt},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    thread,
+    time::Duration,
 };
 
 use ouroboros::{
@@ -34,6 +43,8 @@ EXAMPLES:
         has ovpn serve whoever asks for my_vpn
     irm status --watch
         shows every second what there is
+    irm config save /etc/ouroboros/irmd.conf
+        has the layers, names and bindings of now be there after a restart
     irm --json flow list
         prints the flows that programs have as JSON
 
@@ -63,6 +74,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// irm cert sign [key FILE] for N [days D] [in DIR], which prints its certificate for the
 /// owner of a public key (this machine without one) as N: a server's name, or a client,
 /// irm config check FILE, which tells all that is wrong in a file for irmd --config,
+/// irm config save [FILE [force]], which writes what is in force as such a file,
+/// irm config diff FILE, which tells what irmd would change if it read that file now,
 /// irm status, which shows all IPCPs, names and flows,
 /// irm flow list, irm bind|unbind program P name N, irm bind|unbind process PID name N,
 /// irm register|unregister name N layer L, irm completions bash|zsh|fish, which prints what
@@ -72,6 +85,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// with the keys of clients that get a flow, or ca DIR of authorities that vouch for
 /// them; key FILE and cert FILE instead of irmd's own key; native, for flows in no
 /// other format; sencpath FILE and cencpath FILE with the algorithms.
+#[allow(rustdoc::broken_intra_doc_links, reason = "the text of --help")]
 #[derive(StructOpt)]
 #[structopt(name = "irm", after_help = AFTER_HELP)]
 struct Arguments {
@@ -171,6 +185,22 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
             println!("{} makes sense: {configuration}", file.display());
             return Ok(());
         }
+        Command::SaveConfiguration { file, force } => {
+            return save_configuration(file.as_deref().map(path_from_text).as_deref(), force);
+        }
+        Command::DiffConfiguration { file } => {
+            let file = path_from_text(&file);
+            let wanted = Configuration::read(&file)?;
+            let (had, now) = (configuration(true)?, configuration(false)?);
+            let changes = had.changes(&now, &wanted);
+            if json {
+                println!("{}", serde_json::to_string_pretty(&changes)?);
+            } else if changes.is_empty() {
+                println!("{} would change nothing.", file.display());
+            }
+            changes.iter().filter(|_| !json).for_each(|change| println!("{change}"));
+            return Ok(());
+        }
         Command::CreateName { name, security } => {
             name_policy::request(name, security, &env::current_dir()?)?
         }
@@ -201,6 +231,43 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
         Response::Flows(flows) => print!("{}", lists::flows(&flows)),
         _ => {}
     }
+    Ok(())
+}
+
+/// What the daemon has; what it has taken from its file, if `from_file`.
+fn configuration(from_file: bool) -> Result<Configuration, Box<dyn Error>> {
+    match async_std::task::block_on(ask(Request::ShowConfiguration { from_file }))? {
+        Response::Configuration(lines) => Ok(Configuration::from_lines(&lines)?),
+        _ => Err("irmd does not tell its configuration".into()),
+    }
+}
+
+/// Writes what the daemon has as a configuration file, which is there as a whole or not.
+fn save_configuration(file: Option<&Path>, force: bool) -> Result<(), Box<dyn Error>> {
+    let text = configuration(false)?.to_toml();
+    // Such as a program that is bound and was deleted.
+    if let Err(flaws) = Configuration::parse(&text, Path::new("/")) {
+        let flaws: Vec<_> = flaws.into_iter().map(|flaw| flaw.reason).collect();
+        let flaws = flaws.join("; ");
+        return Err(format!("what is in force would make no sense in a file: {flaws}").into());
+    }
+    let Some(file) = file else {
+        print!("{text}");
+        return Ok(());
+    };
+    let at = |error| format!("{}: {error}", file.display());
+    if !force && file.exists() {
+        let path = file.display();
+        return Err(format!("{path}: there is such a file: irm config save {path} force").into());
+    }
+    let mut new = file.as_os_str().to_owned();
+    new.push(".new");
+    let _ = fs::remove_file(&new);
+    let mut options = OpenOptions::new();
+    let mut written = options.write(true).create_new(true).mode(0o644).open(&new).map_err(at)?;
+    written.write_all(text.as_bytes()).and_then(|()| written.sync_all()).map_err(at)?;
+    fs::rename(&new, file).map_err(at)?;
+    println!("{}: {} bytes", file.display(), text.len());
     Ok(())
 }
 

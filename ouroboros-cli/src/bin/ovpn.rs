@@ -24,8 +24,8 @@ use ouroboros_cli::{
     http::Place,
     output,
     ovpn::{
-        Accepted, Clients, Invite, Join, Outcome, Settings, Told, client, keep_serving, serve_name,
-        server,
+        Accepted, Clients, Invite, Join, Outcome, Settings, Told, client, doctor, keep_serving,
+        serve_name, server,
         status::{self, Observed},
     },
     println, service, termination,
@@ -55,6 +55,8 @@ EXAMPLES:
         connects to the server of my_vpn, and takes its addresses and routes from it
     ovpn status --watch
         shows every second who is connected, from where, and what has gone through
+    ovpn doctor --name my_vpn
+        looks why a client finds no server of my_vpn
 
 METRICS:
     Of a tunnel, with the label device: ovpn_info, ovpn_peers, ovpn_sent_packets_total,
@@ -214,6 +216,8 @@ struct Arguments {
 enum Command {
     /// Shows the tunnels that run on this machine, and who is connected
     Status(status::Options),
+    /// Looks for what usually is wrong, and says what to do; fails if tunnels cannot work
+    Doctor(doctor::Options),
     /// Lists, renames and revokes the clients of this machine's servers
     Clients(Clients),
     /// Invites a client: prints a line that it joins with, once
@@ -228,6 +232,13 @@ fn main() -> ExitCode {
     if let Some(command) = &arguments.command {
         let done = match command {
             Command::Status(options) => task::block_on(status::status(options)),
+            Command::Doctor(options) => match task::block_on(doctor::doctor(options)) {
+                Ok(false) => {
+                    let _ = output::finish();
+                    return ExitCode::FAILURE;
+                }
+                outcome => outcome.map(drop),
+            },
             Command::Clients(command) => task::block_on(command.run()),
             Command::Invite(command) => task::block_on(command.run()),
             Command::Join(command) => task::block_on(command.run()),

@@ -3,7 +3,9 @@
 //! All that is wrong in a file is told, each with its line. Not here: doing what the file
 //! says (`irmd::configured`).
 
+mod changes;
 mod table;
+mod write;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,17 +17,18 @@ use std::{
 };
 
 use ouroboros::{
-    daemon::protocol::{Request, TransportSpec},
+    daemon::protocol::{Request, Security, TransportSpec},
     transport::ScopedAddress,
     wire::Name,
 };
 use rustix::process::geteuid;
+use serde::{Deserialize, Serialize};
 use toml::{Spanned, de::DeTable};
 
 pub use self::table::Flaw;
 use self::table::{Placed, Source, Table};
 use crate::{
-    find_program,
+    enc_conf, find_program,
     grammar::{Auth, NameSecurity},
     name_policy,
 };
@@ -34,7 +37,7 @@ use crate::{
 const LARGEST: u64 = 1 << 20;
 
 /// What a file says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configuration {
     /// IPCPs by name.
     pub ipcps: BTreeMap<String, Ipcp>,
@@ -47,7 +50,7 @@ pub struct Configuration {
 }
 
 /// An IPCP.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ipcp {
     /// Its type, as `irm ipcp create` has it.
     pub kind: String,
@@ -57,10 +60,23 @@ pub struct Ipcp {
     pub transport: TransportSpec,
 }
 
+impl Ipcp {
+    /// One that is in `layer`. Its type is the one that its attachment says.
+    #[must_use]
+    pub fn new(layer: String, transport: TransportSpec) -> Self {
+        let kind = match &transport {
+            TransportSpec::EthDix { .. } => "eth-dix",
+            TransportSpec::Udp { ip, .. } if ip.address().is_ipv4() => "udp4",
+            TransportSpec::Udp { .. } => "udp6",
+        };
+        Self { kind: kind.to_owned(), layer: Some(layer), transport }
+    }
+}
+
 /// The policy of a name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
-    /// The line that its table begins in.
+    /// The line that its table begins in; 0: it is from no file.
     pub line: usize,
     /// A [`Request::CreateName`].
     pub request: Request,
@@ -225,8 +241,10 @@ impl<'s> Parser<'s, '_> {
             }
         }
         let Some(transport) = transport else { return };
-        let layer = layer.map(|layer| layer.value);
-        let ipcp = Ipcp { kind: kind.to_owned(), layer, transport };
+        let ipcp = match layer.map(|layer| layer.value) {
+            Some(layer) => Ipcp::new(layer, transport),
+            None => Ipcp { kind: kind.to_owned(), layer: None, transport },
+        };
         if self.found.ipcps.insert(name.to_owned(), ipcp).is_some() {
             self.source.wrong(&table.place, format!("{name}: another IPCP has that name"));
         }
@@ -300,7 +318,16 @@ impl<'s> Parser<'s, '_> {
         {
             self.source.wrong(&lb.place, "lb: spill or round-robin is known");
         }
+        let inline = [self.algorithms("senc", table), self.algorithms("cenc", table)];
         let security = self.security(table);
+        for (key, file, inline) in [
+            ("senc", security.as_ref().and_then(|security| security.server.as_ref()), &inline[0]),
+            ("cenc", security.as_ref().and_then(|security| security.client.as_ref()), &inline[1]),
+        ] {
+            if file.is_some() && inline.is_some() {
+                self.source.wrong(&table.place, format!("{key} and {key}path: one of them"));
+            }
+        }
         let made = security.and_then(|security| {
             name_policy::request(name.to_owned(), security, self.folder)
                 .map_err(|error| self.source.wrong(&table.place, error.to_string()))
@@ -308,9 +335,28 @@ impl<'s> Parser<'s, '_> {
         });
         if let Err(error) = name.parse::<Name>() {
             self.source.wrong(&table.place, format!("{}: {error}", name.escape_debug()));
-        } else if let Some(request) = made {
+        } else if let Some(mut request) = made {
+            if let Request::CreateName { server, client, .. } = &mut request {
+                let [senc, cenc] = inline;
+                *server = senc.or(server.take());
+                *client = cenc.or(client.take());
+            }
             let line = self.source.line(&table.place);
             self.found.names.insert(name.to_owned(), Policy { line, request });
+        }
+    }
+
+    /// The algorithms that a text names with spaces between them, as a file of algorithms
+    /// has them in lines.
+    fn algorithms(&mut self, key: &'static str, table: &mut Table<'_, '_>) -> Option<Security> {
+        let text = table.text(key)?;
+        let lines = text.value.split_whitespace().collect::<Vec<_>>().join("\n");
+        match enc_conf::parse(&lines) {
+            Ok(security) => Some(security),
+            Err(error) => {
+                self.source.wrong(&text.place, format!("{key}: {}", error.reason()));
+                None
+            }
         }
     }
 
@@ -388,7 +434,7 @@ impl<'s> Parser<'s, '_> {
 
 #[cfg(test)]
 mod tests {
-    use ouroboros::daemon::{protocol::Security, security::Authentication};
+    use ouroboros::daemon::security::Authentication;
     use ouroboros_testing::Folder;
 
     use super::*;

@@ -100,6 +100,18 @@ pub enum Command {
         /// The file, as given.
         file: String,
     },
+    /// `config diff`
+    DiffConfiguration {
+        /// The file, as given.
+        file: String,
+    },
+    /// `config save`
+    SaveConfiguration {
+        /// The file, as given; standard output otherwise.
+        file: Option<String>,
+        /// In the place of one that is there.
+        force: bool,
+    },
     /// `flow list`
     ListFlows,
     /// `status`

@@ -71,6 +71,7 @@ impl Configured {
             return Err(BadFile::Flaws(self.path.clone(), flaws));
         }
         let had = std::mem::replace(&mut self.in_force, wanted.clone());
+        self.state.set_from_file(wanted.clone());
         self.take_away(&had, &wanted).await;
         self.give(&had, &wanted).await;
         self.attempt().await;

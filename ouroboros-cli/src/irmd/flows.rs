@@ -108,6 +108,18 @@ pub(super) struct Admitted {
     id: u64,
 }
 
+impl Admitted {
+    /// Ends the flow: the policy of its name does not allow it any more.
+    pub(super) fn revoke(&self) {
+        if let Some(Entry { accepted: Some((_, revoke)), .. }) =
+            lock(&self.table).entries.get(&self.id)
+        {
+            // Full: it has been said.
+            let _ = revoke.try_send(());
+        }
+    }
+}
+
 impl Drop for Admitted {
     fn drop(&mut self) {
         lock(&self.table).entries.remove(&self.id);

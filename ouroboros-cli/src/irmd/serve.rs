@@ -222,8 +222,13 @@ impl Given {
         };
         let FlowEntry { name, peer, relayed, .. } = &entry;
         tracing::info!(name, peer, relayed, "flow allocated");
+        let accepted_here = accepted;
         let accepted = accepted.then(|| info.clone());
         let (admitted, revoked) = state.flows.admit(entry, accepted)?;
+        // From here on a stricter policy finds it; one that came before does not.
+        if accepted_here && !state.irm.permits(&flow.info) {
+            admitted.revoke();
+        }
         flow.release = Some(Box::new((flow.release.take(), admitted)));
         Ok(Self { flow, handed, revoked })
     }

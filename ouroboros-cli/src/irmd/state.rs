@@ -2,6 +2,7 @@
 //! No sockets.
 
 mod clients;
+mod configuration;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,6 +17,7 @@ use super::{
     process::Process,
     untaken::Untaken,
 };
+use crate::configuration::Configuration;
 use event_listener::{Event, EventListener};
 use ouroboros::{
     Destruction, FlowSpec, Irm, LayerError, RawFlow, ServerSecurity, Trust,
@@ -70,6 +72,8 @@ pub struct State {
     untaken: Untaken,
     /// Bindings, or what has not been taken.
     accepting_changed: Event,
+    /// What the configuration file said when it was read last.
+    from_file: Mutex<Configuration>,
 }
 
 fn algorithms(security: Option<Security>) -> Option<Algorithms> {
@@ -120,6 +124,12 @@ impl State {
             }
             Request::ListFlows => Ok(Response::Flows(self.flows.list())),
             Request::ListIpcps => Ok(Response::Ipcps(self.ipcps())),
+            Request::ShowConfiguration { from_file: true } => {
+                Ok(Response::Configuration(lock(&self.from_file).to_lines()))
+            }
+            Request::ShowConfiguration { .. } => {
+                Ok(Response::Configuration(self.configuration().to_lines()))
+            }
             Request::ListClients { name, key } => {
                 self.list_clients(name.as_deref(), key.as_deref())
             }
@@ -375,9 +385,10 @@ impl State {
             tracing::error!(%reason, "nobody gets a flow");
             own.clients(Trust::Keys(Vec::new()))
         });
+        // It hosts the layers itself, so that this cannot fail. First, so that a flow which
+        // is admitted meanwhile meets the one or the other.
+        let _ = self.irm.set_policy(name.clone(), security.clone());
         self.flows.revoke_unless(name, &security);
-        // It hosts the layers itself, so that this cannot fail.
-        let _ = self.irm.set_policy(name.clone(), security);
     }
 
     fn trust(&self) -> Result<TrustFolder, Error> {

@@ -6,6 +6,7 @@ mod backoff;
 mod client;
 mod clients;
 mod configured;
+pub mod doctor;
 mod full_tunnel;
 mod invite;
 mod join;

@@ -313,6 +313,21 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_starts_anew_and_cannot_say_takes_the_place_of_its_former_flow() {
+        let mut network = network();
+        let own = nets(&["10.9.0.0/24", "fd09::/64"]);
+        network.joined(id(1), &info(2, None));
+        network.heard(id(1));
+        // From the same host: the former flow has not ended, since no 0.23 client says so.
+        network.joined(id(2), &info(2, None));
+        assert_eq!(of(&network, id(1)), own, "nothing has come from the new one");
+        network.heard(id(2));
+        assert_eq!((of(&network, id(1)), of(&network, id(2))), (Vec::new(), own));
+        network.left(id(1));
+        assert!(of(&network, id(2)).contains(&nets(&["0.0.0.0/0"])[0]));
+    }
+
+    #[test]
     fn a_client_that_asks_the_server_never_has_more_than_its_own() {
         let mut network = network();
         network.joined(id(1), &info(2, None));

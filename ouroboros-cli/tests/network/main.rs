@@ -52,6 +52,7 @@ fn main() -> ExitCode {
             an_eavesdropper_reads_pings_of_a_plain_tunnel_only,
             ipv6_passes_inside_the_tunnel,
             a_server_and_its_clients_tell_how_their_tunnels_are,
+            the_doctor_finds_what_is_missing,
             the_server_outlives_a_client_that_was_killed,
             a_client_outlives_a_server_that_was_killed,
             a_client_s_tunnel_comes_back_after_its_server_and_leaks_nothing_meanwhile,

@@ -117,3 +117,33 @@ pub(crate) fn a_tunnel_that_waits_tells_what_it_waits_for() {
     assert_eq!(waiting.end(Signal::TERM), Some(0));
     assert!(host.must("ovpn", "status").contains("No tunnel runs here."));
 }
+
+pub(crate) fn the_doctor_finds_what_is_missing() {
+    let mut pair = Pair::new(UDP4);
+    let text = pair.one.must("ovpn", "doctor");
+    for part in ["/dev/net/tun can be opened", "irmd: it serves", "my_vpn is as it should be"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let text = pair.two.must("ovpn", "doctor --name my_vpn");
+    assert!(text.contains("(2694581a473adbf3d988f56c79953cae) is at 10.66.0.1"), "{text}");
+    let failed = |words: &str| {
+        let output = pair.two.run("ovpn", words);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        text
+    };
+    let text = failed("doctor --name nobody_s_vpn");
+    let problem = text.lines().find(|line| line.starts_with("PROBLEM")).expect("one");
+    assert!(problem.contains("nobody_s_vpn is looked up as "), "{problem}");
+    assert!(problem.contains("irm name dns nobody_s_vpn"), "{problem}");
+    let findings: serde_json::Value =
+        serde_json::from_str(&failed("doctor --json --name nobody_s_vpn")).expect("JSON");
+    let findings = findings.as_array().expect("a list");
+    let lookup = findings.iter().find(|finding| finding["check"] == "lookup").expect("looked up");
+    assert_eq!(lookup["severity"], "problem");
+    pair.kill();
+    let output = pair.two.run("ovpn", "doctor");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("PROBLEM  irmd: irmd is not running"), "{text}");
+}

@@ -3,7 +3,7 @@
 //!
 //! [`Client`] asks. The daemon's side gives a flow's own socket away with
 //! [`hand_over`] and then [`attend`]s to the flow, or carries its frames with
-//! [`relay`]. Not here: the daemon's state and policy (`ouroboros-cli`).
+//! [`relay()`]. Not here: the daemon's state and policy (`ouroboros-cli`).
 
 mod accept;
 mod client;

@@ -119,6 +119,11 @@ pub enum Request {
     ListNames,
     /// Lists the flows that applications have.
     ListFlows,
+    /// Tells what the daemon has, as its configuration file would say it.
+    ShowConfiguration {
+        /// Instead, what it has taken from that file.
+        from_file: bool,
+    },
     /// Lists the clients of a name whose clients are in a file; of all such names without
     /// one.
     ListClients {
@@ -235,6 +240,8 @@ pub enum Response {
         /// The fingerprint of the server's key.
         server_key: String,
     },
+    /// A configuration: the lines of a JSON text that `irm` knows.
+    Configuration(Vec<String>),
     /// The daemon's key.
     Key(KeyEntry),
     /// A flow; its data path's descriptor comes with the datagram.
@@ -254,6 +261,7 @@ impl Response {
             Self::Names(list) => cut(list).into_iter().map(Self::Names).collect(),
             Self::Flows(list) => cut(list).into_iter().map(Self::Flows).collect(),
             Self::Clients(list) => cut(list).into_iter().map(Self::Clients).collect(),
+            Self::Configuration(lines) => cut(lines).into_iter().map(Self::Configuration).collect(),
             other => vec![other],
         }
     }
@@ -271,6 +279,7 @@ impl Response {
             (Self::Names(list), Self::Names(part)) => append(list, part),
             (Self::Flows(list), Self::Flows(part)) => append(list, part),
             (Self::Clients(list), Self::Clients(part)) => append(list, part),
+            (Self::Configuration(lines), Self::Configuration(part)) => append(lines, part),
             _ => None,
         }
     }
@@ -282,6 +291,7 @@ impl Response {
             Self::Names(list) => !list.is_empty(),
             Self::Flows(list) => !list.is_empty(),
             Self::Clients(list) => !list.is_empty(),
+            Self::Configuration(lines) => !lines.is_empty(),
             _ => false,
         }
     }

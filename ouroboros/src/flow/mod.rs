@@ -8,6 +8,7 @@
 
 mod batched;
 mod drive;
+mod finishing;
 mod handles;
 mod info;
 mod memory;
@@ -15,7 +16,10 @@ mod order;
 mod packets;
 mod pool;
 mod readiness;
+mod receiver;
+mod receiving;
 mod reliable;
+mod sending;
 mod shared;
 mod spec;
 mod stream;
@@ -25,33 +29,32 @@ use std::{
     io,
     pin::pin,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::SeqCst},
-    task::{Context, Poll, ready},
+    task::Context,
     time::Duration,
 };
 
 use event_listener::EventListener;
 use futures_lite::future;
-use rustix::event::PollFlags;
 
-pub(crate) use self::{
-    batched::Received,
-    order::reserved_after,
-    readiness::{Interest, Readiness},
-};
-use self::{
-    batched::Sends,
-    drive::Taken,
-    order::{Order, Owner},
-    shared::{CLOSED, Inbox, Parts, Shared, Waiting},
-};
 pub use self::{
-    batched::{FlowReceiver, FlowSender},
+    batched::FlowSender,
     handles::{FlowCloser, FlowWatcher},
     info::{FlowInfo, FlowState, FlowStatistics, RawFlow, WatchOffPath},
     memory::{buffered_bytes, set_buffer_budget},
     packets::Packets,
+    receiver::FlowReceiver,
     spec::FlowSpec,
     stream::{FlowReadHalf, FlowStream, FlowWriteHalf},
+};
+use self::{
+    batched::Sends,
+    order::{Order, Owner},
+    shared::{CLOSED, Parts, Shared},
+};
+pub(crate) use self::{
+    order::reserved_after,
+    readiness::{Interest, Readiness},
+    receiver::Received,
 };
 use crate::{
     crypto::{AeadBackend, SystemEntropy},
@@ -61,7 +64,7 @@ use crate::{
         connection::{Connection, ConnectionConfig},
         native::{Capabilities, KeyLimits},
         protection::{Protection, protection},
-        reliable::Statistics as ReliableStatistics,
+        reliable::{Statistics as ReliableStatistics, congestion::CongestionControl},
     },
     sync::lock,
     transport::PathOffload,
@@ -195,352 +198,6 @@ impl Flow {
         self.shared.fragments
     }
 
-    /// Sends one packet. Returns when the transport has taken it; the network
-    /// may still lose it.
-    ///
-    /// Cancel safe: a packet whose future is dropped is sent or is not sent;
-    /// nothing else is lost.
-    ///
-    /// # Errors
-    ///
-    /// The packet is empty or too large, the flow has ended, or the transport has
-    /// failed.
-    pub async fn send(&self, packet: &[u8]) -> Result<(), FlowError> {
-        self.ready().await?;
-        if self.shared.order.is_some() {
-            lock(&self.sender).check_size(packet.len())?;
-            while !self.shared.write_in_order(packet)? {
-                self.writable().await?;
-            }
-            return Ok(());
-        }
-        while !self.push(packet)? {
-            self.writable().await?;
-        }
-        self.flush().await
-    }
-
-    /// Sends packets, many with one system call; how many. Returns when the
-    /// transport has taken them; the network may still lose some.
-    ///
-    /// Cancel safe: of packets whose future is dropped, the first ones are sent;
-    /// nothing else is lost.
-    ///
-    /// # Errors
-    ///
-    /// As [`send`](Self::send), of the first packet that cannot be sent. Those
-    /// before it have been sent, or will be with the next.
-    pub async fn send_many<P: AsRef<[u8]>>(
-        &self,
-        packets: impl IntoIterator<Item = P>,
-    ) -> Result<usize, FlowError> {
-        self.ready().await?;
-        let mut packets = packets.into_iter();
-        if self.shared.order.is_some() {
-            let mut count = 0;
-            for packet in packets {
-                self.send(packet.as_ref()).await?;
-                count += 1;
-            }
-            return Ok(count);
-        }
-        let (mut count, mut next) = (0, packets.next());
-        while next.is_some() {
-            {
-                let mut sender = lock(&self.sender);
-                while let Some(packet) = &next {
-                    if !self.push_to(&mut sender, packet.as_ref())? {
-                        break;
-                    }
-                    count += 1;
-                    next = packets.next();
-                }
-            }
-            self.flush().await?;
-        }
-        Ok(count)
-    }
-
-    /// Sends one packet if that is possible at once. `false`: the transport is
-    /// full, or the flow's first keys are not agreed yet, and nothing was sent.
-    ///
-    /// # Errors
-    ///
-    /// As [`send`](Self::send).
-    pub fn try_send(&self, packet: &[u8]) -> Result<bool, FlowError> {
-        if !self.is_ready()? {
-            return Ok(false);
-        }
-        let mut sender = lock(&self.sender);
-        if self.shared.order.is_some() {
-            sender.check_size(packet.len())?;
-            return self.shared.write_in_order(packet);
-        }
-        if !sender.try_flush()? || !self.push_to(&mut sender, packet)? {
-            return Ok(false);
-        }
-        let sent = sender.try_flush()?;
-        if !sent {
-            // The caller still has it.
-            sender.discard();
-        }
-        Ok(sent)
-    }
-
-    /// [`send`](Self::send) as a poll function, for one task at a time.
-    ///
-    /// # Errors
-    ///
-    /// As [`send`](Self::send).
-    pub fn poll_send(
-        &self,
-        context: &mut Context<'_>,
-        packet: &[u8],
-    ) -> Poll<Result<(), FlowError>> {
-        loop {
-            if self.try_send(packet)? {
-                return Poll::Ready(Ok(()));
-            }
-            let changed = self.poll_changes(&self.pollers.send, context);
-            if self.shared.order.is_some() {
-                // Not the socket, but the peer's window has to open.
-                if !changed {
-                    return match self.try_send(packet)? {
-                        true => Poll::Ready(Ok(())),
-                        false => Poll::Pending,
-                    };
-                }
-            } else if self.is_ready()? {
-                if !changed && self.readiness.poll(context, Interest::Writable)?.is_pending() {
-                    return Poll::Pending;
-                }
-            } else if !changed {
-                return Poll::Pending;
-            }
-        }
-    }
-
-    /// Receives one packet into `buffer` and returns its size in bytes. What else
-    /// is there is read with the same system call, and handed out by later calls.
-    ///
-    /// Cancel safe: no packet is lost when the future is dropped.
-    ///
-    /// # Errors
-    ///
-    /// The flow has ended, and what came before the peer closed it was received;
-    /// the buffer is too small, and the packet is lost; the transport has failed.
-    pub async fn recv(&self, buffer: &mut [u8]) -> Result<usize, FlowError> {
-        self.receive(|inbox| copy_first(inbox, buffer)).await?
-    }
-
-    /// Receives one packet.
-    ///
-    /// Cancel safe: no packet is lost when the future is dropped.
-    ///
-    /// # Errors
-    ///
-    /// As [`recv`](Self::recv).
-    pub async fn recv_vec(&self) -> Result<Vec<u8>, FlowError> {
-        self.receive(|inbox| {
-            let packet = inbox.packets.first().map(|(bytes, _)| bytes.to_vec());
-            inbox.packets.remove_first();
-            packet.unwrap_or_default()
-        })
-        .await
-    }
-
-    /// Receives what is there, at least one packet, into `packets`, which lose
-    /// what they held; how many there are then.
-    ///
-    /// Cancel safe: no packet is lost when the future is dropped.
-    ///
-    /// # Errors
-    ///
-    /// As [`recv`](Self::recv).
-    pub async fn recv_many(&self, packets: &mut Packets) -> Result<usize, FlowError> {
-        packets.clear();
-        self.receive(|inbox| {
-            std::mem::swap(&mut inbox.packets, packets);
-            packets.len()
-        })
-        .await
-    }
-
-    /// Receives one packet into `buffer` if there is one; its size in bytes.
-    ///
-    /// # Errors
-    ///
-    /// As [`recv`](Self::recv).
-    pub fn try_recv(&self, buffer: &mut [u8]) -> Result<Option<usize>, FlowError> {
-        match self.shared.take(|inbox| copy_first(inbox, buffer))? {
-            Taken::Packets(size) => size.map(Some),
-            Taken::Nothing | Taken::Busy => Ok(None),
-        }
-    }
-
-    /// [`recv`](Self::recv) as a poll function, for one task at a time.
-    ///
-    /// # Errors
-    ///
-    /// As [`recv`](Self::recv).
-    pub fn poll_recv(
-        &self,
-        context: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<Result<usize, FlowError>> {
-        Poll::Ready(ready!(self.poll_receive(context, |inbox| copy_first(inbox, buffer)))?)
-    }
-
-    /// Reads into `buffer`, whatever packets it is of; at least one byte, if `buffer`
-    /// has room for it.
-    fn poll_read(
-        &self,
-        context: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<Result<usize, FlowError>> {
-        self.poll_receive(context, |inbox| inbox.packets.read(buffer))
-    }
-
-    /// Writes as much of `data` as there is room for, as packets of any size. What makes
-    /// room is read by the background thread, or who reads.
-    fn poll_write(&self, context: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize, FlowError>> {
-        let mut listens = false;
-        loop {
-            if self.is_ready()? {
-                match self.shared.write_stream(data)? {
-                    0 => {}
-                    count => return Poll::Ready(Ok(count)),
-                }
-            }
-            if listens {
-                return Poll::Pending;
-            }
-            listens = !self.poll_changes(&self.pollers.send, context);
-        }
-    }
-
-    /// Says that nothing more is written; ready when the peer has all that was.
-    fn poll_finish(&self, context: &mut Context<'_>) -> Poll<Result<(), FlowError>> {
-        let mut listens = false;
-        loop {
-            if self.shared.finish_order()? {
-                return Poll::Ready(Ok(()));
-            }
-            self.shared.check()?;
-            if listens {
-                return Poll::Pending;
-            }
-            listens = !self.poll_changes(&self.pollers.finish, context);
-        }
-    }
-
-    /// Says that nothing more will be sent, and waits until the peer's end of the flow
-    /// has everything; its program need not have received it yet. Receiving goes on, and
-    /// the peer that has received everything gets [`FlowError::EndOfStream`]. Towards a
-    /// 0.23 peer, whose protocol cannot say that, this only waits.
-    ///
-    /// For one task at a time. Cancel safe: what was said stays said.
-    ///
-    /// # Errors
-    ///
-    /// The flow has ended before the peer had everything, or the peer wants no more.
-    pub async fn finish(&self) -> Result<(), FlowError> {
-        future::poll_fn(|context| self.poll_finish(context)).await
-    }
-
-    /// Ends the flow at once: what the peer has not received is dropped, and it is told
-    /// `code` ([`FlowError::Aborted`]), if the flow is reliable and in the native
-    /// profile.
-    pub fn abort(&self, code: u32) {
-        self.shared.abort_order(code);
-        self.shared.end(CLOSED);
-    }
-
-    /// Says that nothing more will be sent, waits until the peer's end of the flow has
-    /// everything, and closes the flow. The peer receives everything, and then
-    /// [`FlowError::ClosedWith`] `code` and `reason` (of which the first 128 bytes are
-    /// sent). A 0.23 peer, and that of a plain flow, gets neither code nor reason.
-    ///
-    /// Cancel safe: what was said stays said, and the flow is open still.
-    ///
-    /// ```
-    /// # use ouroboros::{FlowError, FlowSpec, Irm, transport::memory::Network};
-    /// # futures_lite::future::block_on(async {
-    /// # let network = Network::new();
-    /// # let (server, client) = (Irm::new(), Irm::new());
-    /// # server.bootstrap("l", network.station()).await?.register("echo").await?;
-    /// # client.bootstrap("l", network.station()).await?;
-    /// # let spec = FlowSpec::reliable().encrypted();
-    /// # let both = futures_lite::future::zip(server.accept("echo"), client.allocate("echo", spec));
-    /// # let (accepted, flow) = both.await;
-    /// # let (accepted, flow) = (accepted?, flow?);
-    /// flow.send(b"the last message").await?;
-    /// flow.close_with(7, "done").await?;
-    /// assert_eq!(accepted.recv_vec().await?, b"the last message");
-    /// let Err(FlowError::ClosedWith(why)) = accepted.recv_vec().await else { panic!() };
-    /// assert_eq!((why.code, &why.reason[..]), (7, &b"done"[..]));
-    /// # Ok::<_, Box<dyn std::error::Error>>(())
-    /// # }).unwrap();
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// As [`finish`](Self::finish): the peer may not have all that was sent. The flow is
-    /// closed all the same.
-    pub async fn close_with(&self, code: u32, reason: impl AsRef<[u8]>) -> Result<(), FlowError> {
-        let finished = match self.shared.finish_order_with(code, reason.as_ref()) {
-            Ok(_) => self.finish().await,
-            Err(error) => Err(error),
-        };
-        self.close();
-        finished
-    }
-
-    /// Says that nothing more will be received, for the reason `code`: what has not been
-    /// received is dropped, and sending fails at the peer with [`FlowError::Stopped`].
-    /// Of no effect on a flow that is not in the reliable profile.
-    pub fn stop(&self, code: u32) {
-        self.shared.stop_order(code);
-    }
-
-    /// Gives `take` an inbox with a packet in it, when there is one: for one task at a
-    /// time.
-    fn poll_receive<T>(
-        &self,
-        context: &mut Context<'_>,
-        mut take: impl FnMut(&mut Inbox) -> T,
-    ) -> Poll<Result<T, FlowError>> {
-        self.shared.polled.store(true, SeqCst);
-        let polled = self.poll_taken(context, &mut take);
-        if polled.is_ready() {
-            self.shared.polled.store(false, SeqCst);
-            self.shared.stopped_waiting();
-        }
-        polled
-    }
-
-    fn poll_taken<T>(
-        &self,
-        context: &mut Context<'_>,
-        take: &mut impl FnMut(&mut Inbox) -> T,
-    ) -> Poll<Result<T, FlowError>> {
-        for _ in 0..LOOKS {
-            // The end first: what changes after this is seen.
-            let changed = self.poll_changes(&self.pollers.receive, context);
-            match self.shared.take(&mut *take)? {
-                Taken::Packets(taken) => return Poll::Ready(Ok(taken)),
-                Taken::Busy => continue,
-                Taken::Nothing if changed => continue,
-                Taken::Nothing => {}
-            }
-            if self.readiness.poll(context, Interest::Readable)?.is_pending() {
-                return Poll::Pending;
-            }
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    }
-
     /// Returns `true` if the flow has changed since the last call; wakes
     /// `context` when it does.
     fn poll_changes(
@@ -555,46 +212,6 @@ impl Flow {
             *listener = None;
         }
         changed
-    }
-
-    /// [`send`](Self::send) for threads that may block.
-    ///
-    /// # Errors
-    ///
-    /// As [`send`](Self::send).
-    pub fn send_blocking(&self, packet: &[u8]) -> Result<(), FlowError> {
-        if self.shared.order.is_some() {
-            return async_io::block_on(self.send(packet));
-        }
-        if !self.is_ready()? {
-            future::block_on(self.ready())?;
-        }
-        while !self.push(packet)? {
-            batched::wait(&self.shared, PollFlags::OUT)?;
-        }
-        while !lock(&self.sender).try_flush()? {
-            batched::wait(&self.shared, PollFlags::OUT)?;
-        }
-        Ok(())
-    }
-
-    /// [`recv`](Self::recv) for threads that may block.
-    ///
-    /// # Errors
-    ///
-    /// As [`recv`](Self::recv).
-    pub fn recv_blocking(&self, buffer: &mut [u8]) -> Result<usize, FlowError> {
-        if self.shared.order.is_some() {
-            return async_io::block_on(self.recv(buffer));
-        }
-        let _waiting = Waiting::new(&self.shared, true);
-        loop {
-            match self.shared.take(|inbox| copy_first(inbox, buffer))? {
-                Taken::Packets(size) => return size,
-                Taken::Busy => {}
-                Taken::Nothing => batched::wait(&self.shared, PollFlags::IN)?,
-            }
-        }
     }
 
     /// Largest packet that can be sent now, in bytes.
@@ -613,6 +230,20 @@ impl Flow {
     #[must_use]
     pub fn statistics(&self) -> FlowStatistics {
         self.shared.statistics()
+    }
+
+    /// Has another congestion control from now on, at this end; CUBIC by default. Of no
+    /// effect on a flow that is not in the reliable profile.
+    ///
+    /// ```
+    /// # fn with(flow: &ouroboros::Flow) {
+    /// use ouroboros::CongestionControl;
+    /// // Over a link that loses packets without being full.
+    /// flow.set_congestion_control(CongestionControl::Bbr);
+    /// # }
+    /// ```
+    pub fn set_congestion_control(&self, control: CongestionControl) {
+        self.shared.set_congestion_control(control);
     }
 
     /// Figures of a flow in the reliable profile now: round trip, congestion window,
@@ -695,91 +326,6 @@ impl Flow {
         }
     }
 
-    fn has_unread(&self) -> bool {
-        !lock(&self.shared.inbox).packets.is_empty() || self.shared.is_readable_in_order()
-    }
-
-    /// Puts a packet into the sender's batch; `false`: it is full.
-    fn push(&self, packet: &[u8]) -> Result<bool, FlowError> {
-        let mut sender = lock(&self.sender);
-        Ok(self.push_to(&mut sender, packet)?
-            || (sender.try_flush()? && self.push_to(&mut sender, packet)?))
-    }
-
-    fn push_to(&self, sender: &mut FlowSender, packet: &[u8]) -> Result<bool, FlowError> {
-        sender.check_size(packet.len())?;
-        let Some(slot) = sender.push(packet.len()) else { return Ok(false) };
-        slot.copy_from_slice(packet);
-        Ok(true)
-    }
-
-    async fn flush(&self) -> Result<(), FlowError> {
-        while !lock(&self.sender).try_flush()? {
-            self.writable().await?;
-        }
-        Ok(())
-    }
-
-    async fn writable(&self) -> Result<(), FlowError> {
-        let changed = self.shared.changes();
-        self.shared.check()?;
-        if self.shared.order.is_some() {
-            return self.writable_in_order(changed).await;
-        }
-        let ready = self.readiness.wait(Interest::Writable);
-        future::or(async { Ok(ready.await?) }, async {
-            changed.await;
-            Ok(())
-        })
-        .await
-    }
-
-    /// Waits until a packet may be written in order, and reads meanwhile what the
-    /// peer says of that.
-    async fn writable_in_order(&self, changed: EventListener) -> Result<(), FlowError> {
-        let _waiting = Waiting::new(&self.shared, false);
-        self.shared.read_unread();
-        if self.shared.is_writable_in_order() {
-            return Ok(());
-        }
-        let ready = self.readiness.wait(Interest::Readable);
-        future::or(async { Ok(ready.await?) }, async {
-            changed.await;
-            Ok(())
-        })
-        .await
-    }
-
-    /// Gives `take` an inbox with a packet in it, when there is one.
-    async fn receive<T>(&self, take: impl FnOnce(&mut Inbox) -> T) -> Result<T, FlowError> {
-        let mut take = Some(take);
-        let mut attempt = || self.shared.take(|inbox| take.take().map(|take| take(inbox)));
-        let _waiting = Waiting::new(&self.shared, false);
-        loop {
-            match attempt()? {
-                Taken::Packets(Some(taken)) => return Ok(taken),
-                Taken::Packets(None) | Taken::Nothing => {}
-                Taken::Busy => {
-                    future::yield_now().await;
-                    continue;
-                }
-            }
-            let changed = self.shared.changes();
-            if self.shared.check().is_err()
-                || self.shared.off_path_any.load(SeqCst)
-                || self.shared.is_readable_in_order()
-            {
-                continue;
-            }
-            let ready = self.readiness.wait(Interest::Readable);
-            future::or(ready, async {
-                changed.await;
-                Ok(())
-            })
-            .await?;
-        }
-    }
-
     /// Ends the flow with [`FlowError::Down`] when the peer, asked whether it
     /// is there, does not say so within `patience`. It is asked when packets
     /// have left for a while and none has come. Without this only the flow's own
@@ -828,23 +374,6 @@ impl Flow {
         let owner = sender.owner();
         (sender, FlowReceiver::new(shared, owner))
     }
-}
-
-/// Times that one poll looks for a packet among what is not for the application.
-const LOOKS: usize = 4;
-
-fn copy_first(inbox: &mut Inbox, buffer: &mut [u8]) -> Result<usize, FlowError> {
-    let Some((packet, _)) = inbox.packets.first() else { return Ok(0) };
-    let size = packet.len();
-    let copied = match buffer.get_mut(..size) {
-        Some(slot) => {
-            slot.copy_from_slice(packet);
-            Ok(size)
-        }
-        None => Err(FlowError::BufferTooSmall { size, buffer: buffer.len() }),
-    };
-    inbox.packets.remove_first();
-    copied
 }
 
 impl std::fmt::Debug for Flow {

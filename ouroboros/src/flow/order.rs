@@ -24,7 +24,7 @@ use crate::{
     proto::{
         frct::{Config, Event, Failure, Frct, RETRANSMISSION_LIMIT, Service, Transmit, inactivity},
         protection::{Content, Sealer},
-        reliable::{Front, SendState, Statistics},
+        reliable::{Front, SendState, Statistics, congestion::CongestionControl},
     },
     sync::lock,
     transport::{Path, ReceiveBatch, SendBatch},
@@ -516,6 +516,15 @@ impl Shared {
         self.with_order(|order, _| {
             if let Protocol::Reliable(reliable) = &mut order.protocol {
                 reliable.stream_mut().stop(code);
+            }
+        });
+    }
+
+    /// Has another congestion control from now on.
+    pub(super) fn set_congestion_control(&self, control: CongestionControl) {
+        self.with_order(|order, _| {
+            if let Protocol::Reliable(reliable) = &mut order.protocol {
+                reliable.stream_mut().set_congestion_control(control);
             }
         });
     }

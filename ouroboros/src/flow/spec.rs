@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use crate::{
     crypto::Suite,
-    proto::negotiation::{ClientSecurity, Identity, InvitationSecret, ProfilePolicy, Trust},
+    proto::{
+        negotiation::{ClientSecurity, Identity, InvitationSecret, ProfilePolicy, Trust},
+        reliable::congestion::CongestionControl,
+    },
     transport::ServerHost,
     wire::{QosSpec, extension::Lane},
 };
@@ -27,6 +30,7 @@ pub struct FlowSpec {
     pub(crate) manager_identity: bool,
     pub(crate) timeout: Duration,
     pub(crate) server: Option<ServerHost>,
+    pub(crate) congestion_control: CongestionControl,
 }
 
 impl FlowSpec {
@@ -41,7 +45,9 @@ impl FlowSpec {
     #[must_use]
     pub const fn with_qos(qos: QosSpec) -> Self {
         let timeout = Duration::from_secs(10);
-        Self { qos, security: None, manager_identity: false, timeout, server: None }
+        let congestion_control = CongestionControl::Cubic;
+        let (security, manager_identity, server) = (None, false, None);
+        Self { qos, security, manager_identity, timeout, server, congestion_control }
     }
 
     /// A flow whose messages arrive in order, and none is lost:
@@ -57,6 +63,14 @@ impl FlowSpec {
     /// [`QosSpec::BEST_EFFORT`].
     pub const fn ordered() -> Self {
         Self::with_qos(QosSpec::BEST_EFFORT)
+    }
+
+    /// With this congestion control at this end of a reliable flow in the native profile;
+    /// CUBIC by default. See [`Flow::set_congestion_control`](crate::Flow::set_congestion_control).
+    #[must_use]
+    pub const fn congestion_control(mut self, control: CongestionControl) -> Self {
+        self.congestion_control = control;
+        self
     }
 
     /// A CRC-32 behind every packet.

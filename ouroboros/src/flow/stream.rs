@@ -139,6 +139,8 @@ impl FlowStream {
     ///
     /// Cancel safe: the end is told in any case.
     ///
+    /// Cancel safe, as [`FlowStream::finish`].
+    ///
     /// # Errors
     ///
     /// The flow has ended before, or the peer reads no more.
@@ -162,6 +164,8 @@ impl FlowStream {
     /// As [`close`](Self::close), and tells the peer why: see [`Flow::close_with`]. The peer
     /// reads to the end as if the stream had been finished, and finds the reason in
     /// [`Flow::closed`].
+    ///
+    /// Dropping the future drops the stream.
     ///
     /// # Errors
     ///

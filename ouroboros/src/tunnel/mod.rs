@@ -292,6 +292,8 @@ impl Tunnel {
     /// thread can use. The kernel keeps each connection inside to one queue, so
     /// that its packets keep their order. The first flow that ends ends all.
     ///
+    /// Dropping the future closes the flows.
+    ///
     /// # Errors
     ///
     /// As for [`run`](Self::run).

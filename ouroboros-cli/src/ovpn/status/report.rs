@@ -73,6 +73,9 @@ pub struct Peer {
     pub name: String,
     /// The fingerprint of the peer's key, if it has shown one.
     pub identity: Option<String>,
+    /// What the server's list calls the client that has the key.
+    #[serde(default)]
+    pub client: Option<String>,
     /// The name that the peer's certificate or key has.
     pub common_name: Option<String>,
     /// Where it is, in the layer.
@@ -291,6 +294,7 @@ impl Peer {
         Some(Self {
             name: first.info.name.to_string(),
             identity: identity.map(|peer| peer.fingerprint.to_string()),
+            client: None,
             common_name: identity.map(|peer| peer.common_name.clone()),
             outer: first.peer.to_string(),
             inner: Vec::new(),

@@ -3,6 +3,10 @@
 use std::{error::Error, fs, io, path::PathBuf, time::Duration};
 
 use async_std::task;
+use ouroboros::daemon::{
+    Client,
+    protocol::{ClientRow, Request, Response},
+};
 use structopt::StructOpt;
 
 use super::{
@@ -35,7 +39,8 @@ pub struct Options {
 /// There is none with the device, or none of them may be asked.
 pub async fn status(options: &Options) -> Result<(), Box<dyn Error + Send + Sync>> {
     loop {
-        let reports = reports(options.dev.as_deref()).await?;
+        let mut reports = reports(options.dev.as_deref()).await?;
+        name_clients(&mut reports).await;
         if options.json {
             println!("{}", serde_json::to_string(&reports)?);
         } else {
@@ -74,6 +79,18 @@ async fn reports(dev: Option<&str>) -> Result<Vec<Report>, Box<dyn Error + Send 
         }
         Some(dev) if reports.is_empty() => Err(format!("no tunnel has the device {dev}").into()),
         _ => Ok(reports),
+    }
+}
+
+/// Tells clients by the names that the daemon has for their keys, if it tells.
+async fn name_clients(reports: &mut [Report]) {
+    let asked = Client::new().ask(&Request::ListClients { name: None, key: None }).await;
+    let Ok(Response::Clients(rows)) = asked else { return };
+    let servers = reports.iter_mut().filter(|report| report.role == Role::Server);
+    for peer in servers.flat_map(|report| &mut report.peers) {
+        let same =
+            |row: &&ClientRow| peer.identity.as_ref() == Some(&row.key) && peer.name == row.service;
+        peer.client = rows.iter().find(same).and_then(|row| row.name.clone());
     }
 }
 
@@ -143,7 +160,10 @@ fn row(peer: &Peer) -> Vec<String> {
     let inner: Vec<_> = peer.inner.iter().map(ToString::to_string).collect();
     let both = |packets: u64, count: u64| format!("{} ({packets})", bytes(count));
     vec![
-        peer.identity.as_deref().map_or_else(unknown, short),
+        match (&peer.client, &peer.identity) {
+            (Some(name), _) => name.escape_debug().to_string(),
+            (None, key) => key.as_deref().map_or_else(unknown, short),
+        },
         peer.name.clone(),
         if inner.is_empty() { unknown() } else { inner.join(",") },
         peer.outer.clone(),

@@ -1,6 +1,6 @@
 //! Names and their directory hashes (WIRE.md, "Names").
 
-use std::{fmt, str::FromStr};
+use std::{fmt, ops::Deref, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use sha3::Digest;
@@ -31,6 +31,15 @@ impl Name {
     /// The name's text.
     #[must_use]
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Where a text is asked for, such as `irm.accept(&name)`.
+impl Deref for Name {
+    type Target = str;
+
+    fn deref(&self) -> &str {
         &self.0
     }
 }

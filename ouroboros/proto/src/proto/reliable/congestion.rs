@@ -1,7 +1,34 @@
-//! Congestion control: how much may be in flight. One trait, and CUBIC
-//! (RFC 9438) with HyStart++ (RFC 9406).
+//! Congestion control: how much may be in flight. One trait, CUBIC (RFC 9438) with
+//! HyStart++ (RFC 9406), and BBR.
+
+mod bbr;
 
 use std::{fmt::Debug, time::Duration};
+
+pub use bbr::Bbr;
+
+/// Which congestion control a flow has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CongestionControl {
+    /// CUBIC: gives way to losses of any kind, and shares with others of its kind.
+    #[default]
+    Cubic,
+    /// BBR version 3: follows the bandwidth and the round trip, so that losses that
+    /// are no congestion cost little.
+    Bbr,
+}
+
+impl CongestionControl {
+    /// A controller with a window of `window` bytes at first, and segments of `segment`.
+    #[must_use]
+    pub fn controller(self, window: u64, segment: u64) -> Box<dyn Controller> {
+        match self {
+            Self::Cubic => Box::new(Cubic::new(window, segment)),
+            Self::Bbr => Box::new(Bbr::new(window, segment)),
+        }
+    }
+}
 
 /// What an acknowledgement says to a [`Controller`].
 #[derive(Clone, Copy, Debug)]
@@ -18,12 +45,40 @@ pub struct Acked {
     pub round: bool,
     /// The window was in use when the packets were sent.
     pub limited: bool,
+    /// Bytes that were acknowledged so far.
+    pub delivered: u64,
+    /// The same when the packet left that is the last of those that are acknowledged.
+    pub prior_delivered: u64,
+    /// Bytes in a second that arrived between the two; `None`: not measured.
+    pub rate: Option<f64>,
+    /// The application had no more to send then.
+    pub app_limited: bool,
+    /// Bytes in flight after it.
+    pub in_flight: u64,
+}
+
+/// A packet that was lost, for a [`Controller`].
+#[derive(Clone, Copy, Debug)]
+pub struct Lost {
+    /// When that was found.
+    pub now: Duration,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Bytes that were in flight when it had been sent.
+    pub in_flight: u64,
+    /// Bytes that were found lost since then.
+    pub since: u64,
+    /// The application had no more to send then.
+    pub app_limited: bool,
 }
 
 /// Decides how many bytes may be in flight.
 pub trait Controller: Debug + Send {
-    /// Packets outside of a recovery were acknowledged.
+    /// Packets were acknowledged; of a controller that is not model-based, those that
+    /// were sent outside of a recovery.
     fn on_acked(&mut self, acked: Acked);
+    /// A packet was lost.
+    fn on_lost(&mut self, _lost: Lost) {}
     /// Packets were lost, or marked with congestion experienced (`marked`), for the
     /// first time in a round trip.
     fn on_congestion(&mut self, now: Duration, marked: bool);
@@ -37,6 +92,14 @@ pub trait Controller: Debug + Send {
     fn window(&self) -> u64;
     /// Where the window goes in recovery.
     fn threshold(&self) -> u64;
+    /// The pace in bytes per second; `None`: as the window and the round trip say.
+    fn pacing_rate(&self) -> Option<f64> {
+        None
+    }
+    /// Returns `true` if the window is right in a recovery, too.
+    fn is_model_based(&self) -> bool {
+        false
+    }
 }
 
 const BETA: f64 = 0.7;

@@ -18,7 +18,7 @@ mod send;
 use std::{collections::VecDeque, time::Duration};
 
 use acks::Acks;
-use congestion::{Controller, Cubic};
+use congestion::{CongestionControl, Controller};
 pub use messages::{Front, Messages, TooLarge};
 use receive::ReceiveBuffer;
 use recovery::{Outcome, Payload, Recovery};
@@ -238,6 +238,8 @@ impl Notice {
 #[derive(Debug)]
 pub struct Stream {
     config: Config,
+    /// Which congestion control it has, if that is known.
+    control: Option<CongestionControl>,
     recovery: Recovery,
     acks: Acks,
     send: SendBuffer,
@@ -281,7 +283,9 @@ impl Stream {
     pub fn new(now: Duration, config: Config) -> Self {
         let segment = config.largest_body as u64;
         let packets = if config.initial_rtt < Duration::from_millis(5) { 32 } else { 10 };
-        Self::with_controller(now, config, Box::new(Cubic::new(packets * segment, segment)))
+        let control = CongestionControl::default().controller(packets * segment, segment);
+        let stream = Self::with_controller(now, config, control);
+        Self { control: Some(CongestionControl::default()), ..stream }
     }
 
     /// Like [`new`](Self::new), with another congestion control.
@@ -291,6 +295,7 @@ impl Stream {
         let granted = config.window.min(MAX_WINDOW);
         Self {
             config,
+            control: None,
             recovery,
             acks: Acks::default(),
             send: SendBuffer::default(),
@@ -319,6 +324,15 @@ impl Stream {
             paced: None,
             malformed: 0,
         }
+    }
+
+    /// Has another congestion control from now on, which begins anew; the same goes on.
+    pub fn set_congestion_control(&mut self, control: CongestionControl) {
+        if self.control.replace(control) == Some(control) {
+            return;
+        }
+        let (window, segment) = (self.recovery.window(), self.config.largest_body as u64);
+        self.recovery.set_controller(control.controller(window, segment));
     }
 
     /// Bytes that can be written before the writer has to wait.
@@ -649,6 +663,9 @@ impl Stream {
         }
         let largest = self.config.largest_body;
         let mut work = self.has_work();
+        if !work {
+            self.recovery.on_nothing_to_send();
+        }
         if work && let Err(paced) = self.recovery.may_send(now, largest as u64) {
             self.paced = paced;
             work = false;

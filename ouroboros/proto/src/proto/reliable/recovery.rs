@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, ops::Range, time::Duration};
 
-use super::congestion::{Acked, Controller};
+use super::congestion::{Acked, Controller, Lost};
 use crate::wire::{
     frame::{Ack, DELAY_UNIT},
     management::Malformed,
@@ -48,6 +48,14 @@ struct Sent {
     at: Duration,
     size: u64,
     limited: bool,
+    /// What there was to be said when it left: bytes delivered and when the last of them
+    /// was, when the run of packets began that it is of, bytes in flight and lost.
+    delivered: u64,
+    delivered_at: Duration,
+    first_sent: Duration,
+    in_flight: u64,
+    lost: u64,
+    app_limited: bool,
     fate: Fate,
     payload: Payload,
 }
@@ -92,6 +100,12 @@ pub(super) struct Recovery {
     doubtful: u64,
     /// The first number of the present round.
     round: u64,
+    delivered: u64,
+    delivered_at: Duration,
+    first_sent: Duration,
+    lost_bytes: u64,
+    /// The application had no more to send until so much is delivered.
+    app_limited: u64,
     tokens: f64,
     refilled: Duration,
     pub(super) lost_packets: u64,
@@ -142,6 +156,11 @@ impl Recovery {
             recovery: None,
             doubtful: 0,
             round: 0,
+            delivered: 0,
+            delivered_at: Duration::ZERO,
+            first_sent: Duration::ZERO,
+            lost_bytes: 0,
+            app_limited: 0,
             tokens: 0.0,
             refilled: Duration::ZERO,
             lost_packets: 0,
@@ -157,6 +176,11 @@ impl Recovery {
     pub(super) fn set_segment(&mut self, segment: u64) {
         self.segment = segment;
         self.controller.set_segment(segment);
+    }
+
+    pub(super) fn set_controller(&mut self, controller: Box<dyn Controller>) {
+        self.controller = controller;
+        self.recovery = None;
     }
 
     pub(super) fn in_flight(&self) -> u64 {
@@ -206,7 +230,7 @@ impl Recovery {
             return true;
         }
         match &self.recovery {
-            Some(reduction) if reduction.active => {
+            Some(reduction) if reduction.active && !self.controller.is_model_based() => {
                 let threshold = self.controller.threshold();
                 let allowed = if self.in_flight > threshold {
                     (reduction.delivered * threshold).div_ceil(reduction.in_flight.max(1))
@@ -222,7 +246,9 @@ impl Recovery {
 
     /// What leaves in a second at most, in bytes.
     pub(super) fn rate(&self) -> f64 {
-        1.25 * self.controller.window() as f64 / self.smoothed.as_secs_f64().max(1e-6)
+        self.controller.pacing_rate().unwrap_or_else(|| {
+            1.25 * self.controller.window() as f64 / self.smoothed.as_secs_f64().max(1e-6)
+        })
     }
 
     fn quantum(&self) -> f64 {
@@ -274,8 +300,30 @@ impl Recovery {
             let patience = if self.largest_acked.is_some() { later } else { at_first };
             self.ect &= silent < patience * self.base_timeout();
             let limited = 2 * (self.in_flight + QUANTUM.0 * self.segment) >= self.window();
-            let fate = Fate::Outstanding;
-            self.sent.push_back(Sent { number, at: now, size, limited, fate, payload });
+            if self.in_flight <= size {
+                (self.first_sent, self.delivered_at) = (now, now);
+            }
+            self.sent.push_back(Sent {
+                number,
+                at: now,
+                size,
+                limited,
+                delivered: self.delivered,
+                delivered_at: self.delivered_at,
+                first_sent: self.first_sent,
+                in_flight: self.in_flight,
+                lost: self.lost_bytes,
+                app_limited: self.app_limited > 0,
+                fate: Fate::Outstanding,
+                payload,
+            });
+        }
+    }
+
+    /// There is nothing more to send, though there would be room.
+    pub(super) fn on_nothing_to_send(&mut self) {
+        if self.in_flight + self.segment <= self.controller.window() {
+            self.app_limited = (self.delivered + self.in_flight).max(1);
         }
     }
 
@@ -285,6 +333,7 @@ impl Recovery {
         let ranges = ack.ranges(highest)?;
         let mut largest = None;
         let (mut bytes, mut limited, mut spurious) = (0, false, false);
+        let mut newest_sent = (0, Duration::ZERO, Duration::ZERO, false);
         for range in ranges {
             if *range.end() > highest {
                 return Err(Malformed);
@@ -313,6 +362,13 @@ impl Recovery {
                 sent.fate = Fate::Acked;
                 if largest.is_none_or(|(number, _)| number < sent.number) {
                     largest = Some((sent.number, sent.at));
+                    self.first_sent = sent.at;
+                    newest_sent = (
+                        sent.delivered,
+                        sent.delivered_at,
+                        sent.at.saturating_sub(sent.first_sent),
+                        sent.app_limited,
+                    );
                 }
                 outcome.acked.push(std::mem::take(&mut sent.payload));
             }
@@ -344,7 +400,18 @@ impl Recovery {
         if round {
             self.round = highest + 1;
         }
-        if !reduced {
+        self.delivered += bytes;
+        if bytes > 0 {
+            self.delivered_at = now;
+        }
+        if self.delivered > self.app_limited {
+            self.app_limited = 0;
+        }
+        let (prior_delivered, prior_at, send_time, app_limited) = newest_sent;
+        let interval = send_time.max(now.saturating_sub(prior_at));
+        let rate = (bytes > 0 && interval >= self.minimum && !interval.is_zero())
+            .then(|| (self.delivered - prior_delivered) as f64 / interval.as_secs_f64());
+        if !reduced || self.controller.is_model_based() {
             let (latest_rtt, smoothed_rtt) = (newest.then_some(self.latest), self.smoothed);
             self.controller.on_acked(Acked {
                 now,
@@ -353,6 +420,11 @@ impl Recovery {
                 smoothed_rtt,
                 round,
                 limited,
+                delivered: self.delivered,
+                prior_delivered,
+                rate,
+                app_limited,
+                in_flight: self.in_flight,
             });
         }
         if newest && ack.ce.wrapping_sub(self.ce).cast_signed() > 0 {
@@ -400,6 +472,14 @@ impl Recovery {
                     sent.fate = Fate::Lost;
                     self.in_flight = self.in_flight.saturating_sub(sent.size);
                     lost += 1;
+                    self.lost_bytes += sent.size;
+                    self.controller.on_lost(Lost {
+                        now,
+                        bytes: sent.size,
+                        in_flight: sent.in_flight,
+                        since: self.lost_bytes - sent.lost,
+                        app_limited: sent.app_limited,
+                    });
                     outcome.lost.push(sent.payload.clone());
                     span = span.max(sent.at.saturating_sub(*run.get_or_insert(sent.at)));
                     newest = newest.max(Some(sent.at));

@@ -256,6 +256,9 @@ fn transfer(seed: u64) {
         End::new(config(other.0, one.0), other.1, other.2),
     ];
     for end in &mut ends {
+        if random.permille(500) {
+            end.stream.set_congestion_control(CongestionControl::Bbr);
+        }
         let at = Duration::from_millis(random.below(1_000));
         end.squeezed = random.permille(250).then(|| (at, random.below(100_000)));
     }
@@ -298,16 +301,21 @@ fn plain(delay: Duration, rate: u64, loss: u64) -> Link {
 #[test]
 #[ignore = "prints figures: goodput over 200 Mbit/s and 20 ms by loss"]
 fn goodput() {
-    for loss in [0, 1, 10, 50] {
-        let (size, rtt) = (50_000_000, 20 * MILLISECOND);
+    let of = [CongestionControl::Cubic, CongestionControl::Bbr];
+    for (control, loss) in of.into_iter().flat_map(|of| [0, 1, 10, 50].map(|loss| (of, loss))) {
+        let (size, rtt) = (
+            if control == CongestionControl::Bbr { 50_000_000 } else { 10_000_000 },
+            20 * MILLISECOND,
+        );
         let config = Config { initial_rtt: rtt, ..Config::default() };
         let mut ends =
             [End::new(config, size, Duration::ZERO), End::new(config, 0, Duration::ZERO)];
+        ends[0].stream.set_congestion_control(control);
         let mut links = [plain(rtt / 2, 25_000_000, loss), plain(rtt / 2, 25_000_000, 0)];
         let took = run(&mut ends, &mut links, &mut Random(7), Duration::from_secs(3600));
         let goodput = size as f64 * 8e-6 / took.as_secs_f64();
         let figures = ends[0].stream.statistics();
-        eprintln!("loss {loss}/1000: {goodput:.1} Mbit/s, {figures:?}");
+        eprintln!("{control:?}, loss {loss}/1000: {goodput:.1} Mbit/s, {figures:?}");
     }
 }
 
