@@ -23,6 +23,8 @@ mod management;
 mod opening;
 #[path = "../../fuzz/bodies/order.rs"]
 mod order;
+#[path = "../../fuzz/bodies/reliable.rs"]
+mod reliable;
 #[path = "../../fuzz/bodies/segment.rs"]
 mod segment;
 #[path = "../../fuzz/bodies/server.rs"]
@@ -42,6 +44,6 @@ macro_rules! replayed {
 }
 
 replayed!(
-    allocation, client, coalesce, daemon, fragments, frct, management, opening, order, segment,
-    server, session
+    allocation, client, coalesce, daemon, fragments, frct, management, opening, order, reliable,
+    segment, server, session
 );
