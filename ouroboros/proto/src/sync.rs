@@ -7,3 +7,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Mutexes and atomics of what the threads of a flow share. They are loom's where its
+/// model tries the orders in which threads can run (`native::model`).
+pub(crate) mod shared {
+    #[cfg(all(test, loom))]
+    pub(crate) use loom::sync::{Mutex, MutexGuard, atomic};
+    #[cfg(not(all(test, loom)))]
+    pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
+
+    /// As [`lock`](super::lock).
+    pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

@@ -185,5 +185,7 @@ fn associated(receiver: Eid, header: &[u8; HEADER]) -> [u8; 4 + HEADER] {
     associated
 }
 
+#[cfg(all(test, loom))]
+mod model;
 #[cfg(test)]
 mod tests;

@@ -1,13 +1,7 @@
 //! Opening. What does not authenticate changes nothing but a count; the replay
 //! window is asked after authentication, once for a batch.
 
-use std::sync::{
-    Arc, Mutex, Weak,
-    atomic::{
-        AtomicBool, AtomicU64,
-        Ordering::{Acquire, Relaxed, Release},
-    },
-};
+use std::sync::{Arc, Weak};
 
 use super::{
     Content, EPOCHS, HEAD, HEADER, KIND, KeyLimits, TAIL, associated, nonce, schedule::ReceiveKey,
@@ -15,7 +9,14 @@ use super::{
 };
 use crate::{
     proto::packet::{OpenError, Opened},
-    sync::lock,
+    sync::shared::{
+        Mutex,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+        lock,
+    },
     wire::Eid,
 };
 

@@ -3,19 +3,23 @@
 
 use std::{
     ops::Range,
-    sync::{
-        Arc, Mutex, Weak,
-        atomic::{
-            AtomicBool, AtomicU64,
-            Ordering::{Acquire, Relaxed, Release},
-        },
-    },
+    sync::{Arc, Weak},
 };
 
 use super::{
     Content, EPOCHS, HEAD, HEADER, KIND, KeyLimits, TAIL, associated, nonce, schedule::SendKey,
 };
-use crate::{sync::lock, wire::Eid};
+use crate::{
+    sync::shared::{
+        Mutex,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+        lock,
+    },
+    wire::Eid,
+};
 
 /// Nothing may be sealed now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
