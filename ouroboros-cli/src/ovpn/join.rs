@@ -54,6 +54,12 @@ pub struct Join {
     /// Uses the resolvers that the server tells of
     #[structopt(long)]
     accept_dns: bool,
+    /// Leads everything beyond this machine's own networks through the tunnel
+    #[structopt(long)]
+    full_tunnel: bool,
+    /// With --full-tunnel, nothing goes another way while the tunnel is away
+    #[structopt(long, requires = "full-tunnel")]
+    kill_switch: bool,
     /// Runs the tunnel in this process, also where there is systemd
     #[structopt(long)]
     foreground: bool,
@@ -128,9 +134,12 @@ impl Join {
         if let Some(device) = &self.dev {
             options += &format!(" --dev {device}");
         }
-        for (wanted, option) in
-            [(self.accept_routes, " --accept-routes"), (self.accept_dns, " --accept-dns")]
-        {
+        for (wanted, option) in [
+            (self.accept_routes, " --accept-routes"),
+            (self.accept_dns, " --accept-dns"),
+            (self.full_tunnel, " --full-tunnel"),
+            (self.kill_switch, " --kill-switch"),
+        ] {
             if wanted {
                 options += option;
             }
