@@ -114,7 +114,9 @@ pub fn log(stdout: bool) {
     });
     let stream = if stdout { output::Stream::Out } else { output::Stream::Err };
     let writer = BoxMakeWriter::new(move || stream);
-    let logging = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    // No colours, though another crate of a build may want them: most logs are files.
+    let logging = tracing_subscriber::fmt().with_ansi(false);
+    let logging = logging.with_env_filter(filter).with_writer(writer);
     let journal =
         if stdout { journal::is_behind(io::stdout()) } else { journal::is_behind(io::stderr()) };
     if journal {
