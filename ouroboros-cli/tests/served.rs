@@ -3,7 +3,11 @@
 
 mod daemon;
 
-use std::process;
+use std::{
+    process,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    thread,
+};
 
 use async_std::task::{self, block_on};
 use daemon::{Host, hosts};
@@ -302,6 +306,28 @@ fn errors_have_the_type_that_they_have_without_a_daemon() {
         );
         drop(accepting);
     });
+}
+
+#[test]
+fn a_name_that_is_being_registered_is_not_forgotten_by_who_lists_names() {
+    const NAMES: usize = 300;
+    let (host, _other) = block_on(hosts());
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(SeqCst) {
+                block_on(host.ask(Request::ListNames));
+            }
+        });
+        for number in 0..NAMES {
+            let (name, layer) = (format!("name{number}"), "my_layer".to_owned());
+            block_on(host.ask(Request::Register { name, layer }));
+        }
+        done.store(true, SeqCst);
+    });
+    let listed = block_on(host.state.handle(Request::ListNames)).expect("listed");
+    let Response::Names(names) = listed else { panic!("{listed:?}") };
+    assert_eq!(names.len(), NAMES);
 }
 
 #[test]

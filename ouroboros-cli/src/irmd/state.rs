@@ -37,6 +37,8 @@ use ouroboros::{
 struct NameState {
     /// By `name create`, not only by what else was said of it.
     created: bool,
+    /// Registrations under way: what is made for them stays meanwhile.
+    registering: usize,
     policy: Policy,
     /// Of the policy's files before they were read.
     stamps: Vec<Stamp>,
@@ -292,10 +294,14 @@ impl State {
         let known =
             self.irm.layer(layer).ok_or_else(|| LayerError::NoSuchLayer(layer.to_owned()))?;
         let parsed: Name = name.parse()?;
-        self.tables().names.entry(parsed).or_default();
+        self.tables().names.entry(parsed.clone()).or_default().registering += 1;
         // Its key, before anybody can ask for it.
         self.refresh();
-        known.register(name).await?;
+        let registered = known.register(name).await;
+        if let Some(state) = self.tables().names.get_mut(&parsed) {
+            state.registering = state.registering.saturating_sub(1);
+        }
+        registered?;
         Ok(Response::Done)
     }
 
@@ -465,7 +471,8 @@ impl State {
         tables.names.retain(|name, state| {
             let bound = !state.programs.is_empty() || !state.processes.is_empty();
             let demanded = !state.demands.is_empty();
-            state.created || bound || demanded || !registered(name).is_empty()
+            let registering = state.registering > 0;
+            state.created || bound || demanded || registering || !registered(name).is_empty()
         });
         let entry = |(name, state): (&Name, &NameState)| NameEntry {
             name: name.to_string(),
