@@ -12,6 +12,11 @@ use rustix::{
     },
 };
 
+/// Returns `true` if this thread has the capabilities.
+pub(crate) fn has(wanted: CapabilitySet) -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(wanted))
+}
+
 /// Keeps `kept` of the capabilities that this process has, and of root's
 /// supplementary groups `groups`. No program that it runs has more; others of
 /// the same user cannot look into its memory, and no core of it is written.

@@ -31,6 +31,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{self, ExitCode},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use async_signal::{Signal, Signals};
@@ -42,6 +43,16 @@ use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
 /// The mark of what irmd's UDP layers send, where it may mark it: what a full tunnel does
 /// not take (`SO_MARK` of socket(7)). The letters "ouro".
 pub const OUTER_MARK: u32 = 0x6f75_726f;
+
+/// What the clock says: time since the beginning of 1970, zero before.
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The same in whole seconds.
+fn now() -> u64 {
+    since_1970().as_secs()
+}
 
 /// Options whose values are paths, and so any bytes.
 const PATHS: [&str; 3] = ["--ca", "--config", "--leases"];

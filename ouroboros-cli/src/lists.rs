@@ -1,6 +1,6 @@
 //! What a daemon has, as tables for people and as JSON. Not here: asking it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use ouroboros::{
     LayerError,
@@ -11,7 +11,7 @@ use ouroboros::{
 };
 use serde::Serialize;
 
-use crate::{grammar::Command, table::table};
+use crate::{grammar::Command, since_1970, table::table};
 
 /// All of a daemon's lists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -106,8 +106,7 @@ pub fn flows(flows: &[FlowEntry]) -> String {
 }
 
 fn age(since: u64) -> f64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.saturating_sub(Duration::from_secs(since)).as_secs_f64()
+    since_1970().saturating_sub(Duration::from_secs(since)).as_secs_f64()
 }
 
 /// So many seconds, as short as people read them.

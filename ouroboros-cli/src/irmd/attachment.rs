@@ -7,9 +7,9 @@ use ouroboros::{
     transport::{EthDix, IntoTransport, OpenError, Transport, Udp},
     wire::DirectoryHash,
 };
-use rustix::thread::{CapabilitySet, capabilities};
+use rustix::thread::CapabilitySet;
 
-use crate::OUTER_MARK;
+use crate::{OUTER_MARK, confine::has};
 
 /// An attachment to be opened.
 pub(super) struct Attachment(pub(super) TransportSpec);
@@ -29,7 +29,7 @@ impl IntoTransport for Attachment {
             }
             TransportSpec::Udp { ip, port } => {
                 let mut builder = Udp::at(ip.address());
-                if may_mark() {
+                if has(CapabilitySet::NET_ADMIN) {
                     builder = builder.mark(OUTER_MARK);
                 }
                 if let Some(zone) = ip.zone() {
@@ -42,11 +42,6 @@ impl IntoTransport for Attachment {
             }
         }
     }
-}
-
-/// Whether this process may mark what its sockets send.
-fn may_mark() -> bool {
-    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN))
 }
 
 pub(super) fn directory_hash(name: &str) -> Option<DirectoryHash> {

@@ -11,10 +11,7 @@ use async_std::task;
 use futures_lite::future;
 use ouroboros::{
     AllocateError, Flow, FlowError, FlowInfo, FlowSpec, Irm, Trust, Tunnel, TunnelError,
-    proto::{
-        hub::IpNet,
-        negotiation::{Profile, ProfilePolicy},
-    },
+    proto::negotiation::{Profile, ProfilePolicy},
     transport::ServerHost,
     tun::InterfaceAddress,
     wire::{Name, PeerAddress},
@@ -27,7 +24,7 @@ use super::{
     daemon_may_come,
     full_tunnel::{self, FullTunnel},
     layer::ensure_layer,
-    own_key,
+    networks, own_key,
 };
 use crate::service;
 
@@ -72,7 +69,7 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
         settings.addresses = configured::addresses(&configured::ask(&flows[0]).await?);
     }
     let mut tunnel = Arc::new(settings.tunnel().queues(flows.len()).build()?);
-    let mut observing = settings.observed.client(&tunnel, &settings.addresses);
+    let mut observing = settings.observed.client(&tunnel, networks(&settings.addresses));
     let mut in_force = InForce::default();
     let mut attempts = Attempts::default();
     loop {
@@ -86,9 +83,8 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
         let up = format!("{} is up.", settings.describe(&device));
         println!("{up}");
         service::status(&up);
-        let wanted = settings.addresses.iter().filter(|_| chosen);
-        let wanted = wanted.filter_map(|own| IpNet::new(own.address(), own.prefix()).ok());
-        tunnel.ask(&wanted.collect::<Vec<_>>());
+        let own = networks(&settings.addresses);
+        tunnel.ask(if chosen { &own } else { &[] });
         let known = match flows[0].info().peer {
             PeerAddress::Udp(address) => address.to_string().parse().ok(),
             _ => None,
@@ -109,7 +105,7 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
                 drop((observing, tunnel));
                 settings.addresses = addresses;
                 tunnel = Arc::new(settings.tunnel().queues(lanes).build()?);
-                observing = settings.observed.client(&tunnel, &settings.addresses);
+                observing = settings.observed.client(&tunnel, networks(&settings.addresses));
                 in_force = InForce::default();
                 FlowError::Closed
             }

@@ -1,7 +1,7 @@
 //! `ovpn clients`: who the clients of a server are, under which names, and who is one no
 //! more. irmd keeps the file that says so. Not here: new clients (`invite`, `join`).
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use der::DateTime;
 use ouroboros::{
@@ -15,7 +15,7 @@ use ouroboros::{
 use structopt::{StructOpt, clap::AppSettings};
 
 use super::Outcome;
-use crate::table::table;
+use crate::{now, table::table};
 
 /// What to do with the clients of a server.
 #[derive(StructOpt)]
@@ -126,10 +126,6 @@ fn listed(rows: Vec<ClientRow>, now: u64) -> String {
 pub(super) fn time(seconds: u64) -> String {
     let time = DateTime::from_unix_duration(Duration::from_secs(seconds));
     time.map_or_else(|_| "the end of time".to_owned(), |time| time.to_string())
-}
-
-pub(super) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

@@ -22,8 +22,9 @@ use structopt::StructOpt;
 
 use super::{
     Outcome,
-    clients::{now, time, unexpected},
+    clients::{time, unexpected},
 };
+use crate::now;
 
 /// Addresses that an invitation has, at most.
 const MOST_SERVERS: usize = 8;

@@ -24,12 +24,8 @@ use ouroboros::{
 use rustix::process::geteuid;
 use structopt::StructOpt;
 
-use super::{
-    Outcome,
-    clients::{now, time},
-    layer::ensure_layer,
-    own_key,
-};
+use super::{Outcome, clients::time, layer::ensure_layer, own_key};
+use crate::now;
 
 /// Bytes that are read of standard input, at most: more than a line has.
 const LARGEST_LINE: u64 = 16 * 1024;

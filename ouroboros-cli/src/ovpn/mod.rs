@@ -97,6 +97,12 @@ pub struct Accepted {
     pub dns: bool,
 }
 
+/// Addresses of a device, with the networks that they are in.
+fn networks(addresses: &[InterfaceAddress]) -> Vec<IpNet> {
+    let network = |own: &InterfaceAddress| IpNet::new(own.address(), own.prefix()).ok();
+    addresses.iter().filter_map(network).collect()
+}
+
 impl Settings {
     fn tunnel(&self) -> TunnelBuilder {
         let mut builder = Tunnel::builder().offload(self.offload);

@@ -16,7 +16,6 @@ use std::{
 use ouroboros::{
     ClientId, FlowInfo,
     proto::hub::{AddressPool, Assignment, IpNet},
-    tun::InterfaceAddress,
 };
 
 /// The server's network, and the clients that are there.
@@ -61,9 +60,7 @@ pub(super) struct Grant {
 
 impl Network {
     /// The network that a server with these addresses is in.
-    pub(super) fn new(own: &[InterfaceAddress]) -> Self {
-        let net = |address: &InterfaceAddress| IpNet::new(address.address(), address.prefix()).ok();
-        let nets: Vec<IpNet> = own.iter().filter_map(net).collect();
+    pub(super) fn new(nets: Vec<IpNet>) -> Self {
         let v4 = nets.iter().find_map(|net| match net {
             IpNet::V4(v4) => Some(*v4),
             IpNet::V6(_) => None,
@@ -72,7 +69,7 @@ impl Network {
             IpNet::V6(v6) => Some(*v6),
             IpNet::V4(_) => None,
         });
-        let reserved: Vec<_> = own.iter().map(InterfaceAddress::address).collect();
+        let reserved: Vec<_> = nets.iter().map(IpNet::addr).collect();
         let pool = AddressPool::new(v4, v6, &reserved);
         Self { nets, pool, clients: BTreeMap::new() }
     }
@@ -260,8 +257,7 @@ mod tests {
     use super::*;
 
     fn network() -> Network {
-        let own = ["10.9.0.1/24", "fd09::1/64"].map(|own| own.parse().expect("an address"));
-        Network::new(&own)
+        Network::new(nets(&["10.9.0.1/24", "fd09::1/64"]))
     }
 
     fn info(host: u8, key: Option<&Identity>) -> FlowInfo {

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use async_std::task;
@@ -24,9 +24,9 @@ use super::{
     leases::Leases,
     masquerade::{self, Masquerade},
     network::{self, Grant, Network},
-    own_key,
+    networks, own_key,
 };
-use crate::service;
+use crate::{now, service};
 
 /// How often to look whether the daemon is back.
 const RETRY: Duration = Duration::from_millis(500);
@@ -53,22 +53,20 @@ pub async fn server(irm: &Irm, settings: &Settings) -> Outcome {
     }
     let device = settings.tunnel().queues(settings.lanes);
     let hub = HubBuilder::new(device).forward_between_clients(settings.forward).build()?;
-    let networks = settings.addresses.iter();
-    let networks = networks.filter_map(|own| IpNet::new(own.address(), own.prefix()).ok());
-    let networks: Vec<_> = networks.collect();
+    let networks = networks(&settings.addresses);
     let _masquerade = match settings.masquerade {
-        true => Some(Masquerade::begin(hub.interface_name(), &networks)?),
+        true => {
+            for missing in masquerade::not_forwarded(&networks) {
+                println!("Warning: {missing}.");
+            }
+            Some(Masquerade::begin(hub.interface_name(), &networks)?)
+        }
         false => None,
     };
-    if settings.masquerade {
-        for missing in masquerade::not_forwarded(&networks) {
-            println!("Warning: {missing}.");
-        }
-    }
     let hub = Arc::new(hub);
-    let _observing = settings.observed.server(&hub, &settings.addresses);
+    let _observing = settings.observed.server(&hub, networks.clone());
     let mut server = Server {
-        network: Network::new(&settings.addresses),
+        network: Network::new(networks),
         settings,
         hub,
         prefixes: HashMap::new(),
@@ -278,8 +276,4 @@ impl Server<'_> {
         }
         self.routes = wanted;
     }
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -2,10 +2,7 @@
 //! taken up when they prove an invitation. The file is the only place that says who is a
 //! client; what is done here is in force when it is answered.
 
-use std::{
-    sync::{Arc, Weak},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::{Arc, Weak};
 
 use ouroboros::{
     LayerError,
@@ -20,6 +17,7 @@ use ouroboros::{
 };
 
 use super::{Error, Outcome, State, Tables, policy::Policy};
+use crate::now;
 
 impl State {
     /// Has clients that prove an invitation become clients, for as long as `state` is
@@ -169,8 +167,4 @@ fn files(tables: &Tables) -> Vec<(Name, ClientsFile)> {
 
 fn client_name(text: &str) -> Result<ClientName, Error> {
     text.parse().map_err(|error| Error::ClientName(text.escape_debug().to_string(), error))
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -9,16 +9,14 @@ use std::{
     process::{Command, Stdio},
 };
 
-use ouroboros::daemon::protocol::TransportSpec;
-use rustix::thread::{CapabilitySet, capabilities};
+use ouroboros::{daemon::protocol::TransportSpec, transport::Udp};
+use rustix::thread::CapabilitySet;
 
 use super::{Finding, firewall};
-use crate::lists::Overview;
+use crate::{confine::has, lists::Overview};
 
 /// IPv6 needs packets of 1280 bytes inside; what is around them takes no more than this.
 const LEAST_UPLINK: u32 = 1280 + 80;
-/// The UDP port of a layer that is not told another.
-const PORT: u16 = 3435;
 
 /// Where files are read and programs are run.
 #[derive(Clone, Debug)]
@@ -91,9 +89,7 @@ impl Machine {
     }
 
     fn rights(&self) -> Finding {
-        let has =
-            capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN));
-        if has {
+        if has(CapabilitySet::NET_ADMIN) {
             Finding::good("rights", "this process may make devices")
         } else {
             Finding::warning(
@@ -235,7 +231,7 @@ impl Machine {
 fn ports(overview: Option<&Overview>) -> Vec<u16> {
     let ipcps = overview.map(|overview| &overview.ipcps[..]).unwrap_or_default();
     let port = |transport: &TransportSpec| match transport {
-        TransportSpec::Udp { port, .. } => Some(port.unwrap_or(PORT)),
+        TransportSpec::Udp { port, .. } => Some(port.unwrap_or(Udp::PORT)),
         _ => None,
     };
     let ports = ipcps.iter().filter_map(|ipcp| ipcp.transport.as_ref().and_then(port));

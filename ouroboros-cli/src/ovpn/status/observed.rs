@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ouroboros::{FlowState, Hub, Tunnel, proto::hub::IpNet, tun::InterfaceAddress};
+use ouroboros::{FlowState, Hub, Tunnel, proto::hub::IpNet};
 
 use super::report::{Report, Role};
 use crate::http::Page;
@@ -37,18 +37,16 @@ impl Drop for Observing {
 
 impl Observed {
     /// Has a client's tunnel be told of.
-    pub fn client(&self, tunnel: &Arc<Tunnel>, addresses: &[InterfaceAddress]) -> Observing {
+    pub fn client(&self, tunnel: &Arc<Tunnel>, addresses: Vec<IpNet>) -> Observing {
         self.observe(addresses, End::Client(tunnel.clone()))
     }
 
     /// Has a server's device and clients be told of.
-    pub fn server(&self, hub: &Arc<Hub>, addresses: &[InterfaceAddress]) -> Observing {
+    pub fn server(&self, hub: &Arc<Hub>, addresses: Vec<IpNet>) -> Observing {
         self.observe(addresses, End::Server(hub.clone()))
     }
 
-    fn observe(&self, addresses: &[InterfaceAddress], end: End) -> Observing {
-        let net = |own: &InterfaceAddress| IpNet::new(own.address(), own.prefix()).ok();
-        let addresses = addresses.iter().filter_map(net).collect();
+    fn observe(&self, addresses: Vec<IpNet>, end: End) -> Observing {
         *self.source() = Some(Source { addresses, end });
         Observing(self.clone())
     }
