@@ -141,6 +141,12 @@ impl Network {
         }
     }
 
+    /// Clients of which nothing has come yet.
+    pub(super) fn unheard(&self) -> Vec<ClientId> {
+        let unheard = self.clients.iter().filter(|(_, member)| !member.heard);
+        unheard.map(|(client, _)| *client).collect()
+    }
+
     /// Something has come from a client.
     pub(super) fn heard(&mut self, client: ClientId) {
         if let Some(member) = self.clients.get_mut(&client) {

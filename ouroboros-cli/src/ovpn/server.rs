@@ -163,9 +163,10 @@ impl Server<'_> {
                     });
                 }
                 None => {
-                    for client in self.hub.clients() {
-                        if client.statistics.received_packets > 0 {
-                            self.network.heard(client.client);
+                    for client in self.network.unheard() {
+                        let info = self.hub.client(client);
+                        if info.is_some_and(|info| info.statistics.received_packets > 0) {
+                            self.network.heard(client);
                         }
                     }
                     if self.settings.statistics {
