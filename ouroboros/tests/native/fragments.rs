@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ouroboros::{
-    crypto::{Entropy, KeyExchange},
+    crypto::KeyExchange,
     proto::{
         native::{
             Capabilities, Channel, Content, FRAGMENT_HEAD, HEAD, KeyLimits, NativeKeys, Reassembly,
@@ -19,28 +19,12 @@ use ouroboros::{
 };
 use serde_json::Value;
 
-use crate::harness::suite;
+use crate::harness::{Counting, hex, suite};
 
 const TIME: u64 = 1_800_000_000_000_000_000;
 /// The largest body on a path of 576 bytes over UDP and IPv4: the packet of the vector is
 /// in three parts.
 const ROOM: usize = 522;
-
-/// Random bytes that count.
-struct Counting(u8);
-
-impl Entropy for Counting {
-    fn fill(&mut self, bytes: &mut [u8]) {
-        bytes.fill_with(|| {
-            self.0 = self.0.wrapping_add(1);
-            self.0
-        });
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
 
 /// Both headers, and the keys of both ends.
 fn allocate(client: Capabilities, server: Capabilities) -> ([Vec<u8>; 2], [NativeKeys; 2]) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ouroboros::{
-    crypto::{AeadBackend, KeyExchange, Suite},
+    crypto::{AeadBackend, Entropy, KeyExchange, Suite},
     proto::{
         Now,
         endpoint::{
@@ -32,6 +32,23 @@ pub(crate) const SERVER: PeerAddress = PeerAddress::Memory(1);
 pub(crate) const CLIENT: PeerAddress = PeerAddress::Memory(2);
 pub(crate) const SERVER_EID: Eid = Eid(70_001);
 pub(crate) const CLIENT_EID: Eid = Eid(302);
+
+/// Random bytes that count, for vectors.
+pub(crate) struct Counting(pub(crate) u8);
+
+impl Entropy for Counting {
+    fn fill(&mut self, bytes: &mut [u8]) {
+        bytes.fill_with(|| {
+            self.0 = self.0.wrapping_add(1);
+            self.0
+        });
+    }
+}
+
+/// Bytes as vectors have them.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// What each side has of an allocation.
 pub(crate) struct Allocated {

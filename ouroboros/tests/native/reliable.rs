@@ -20,7 +20,7 @@ use ouroboros::{
 };
 use serde_json::Value;
 
-use crate::harness::{Random, changed, suite};
+use crate::harness::{Counting, Random, changed, hex, suite};
 
 const TIME: u64 = 1_800_000_000_000_000_000;
 const HASH: usize = 32;
@@ -146,22 +146,6 @@ fn an_answer_that_was_not_asked_for_is_dropped() {
     let data = Extensions { profile, reliable: Some(THEIRS), ..Extensions::default() }.encode();
     let altered = changed(&reply, HASH, |header| header.data = &data);
     assert_eq!(offer.check(&altered, &name, TIME).err(), Some(NegotiationError::Mismatch));
-}
-
-/// Random bytes that count.
-struct Counting(u8);
-
-impl Entropy for Counting {
-    fn fill(&mut self, bytes: &mut [u8]) {
-        bytes.fill_with(|| {
-            self.0 = self.0.wrapping_add(1);
-            self.0
-        });
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The flow of `reliable.json`, whose random bytes count from 1: both headers, and
