@@ -169,7 +169,7 @@ impl Inbound {
             if token == MAILBOX {
                 self.collect();
             } else {
-                packets += self.serve(token / 2);
+                packets += self.serve(token);
             }
         }
         self.flush_forwarded();
@@ -209,7 +209,7 @@ impl Inbound {
 
     /// Has epoll tell of a flow's path.
     fn watch(&self, token: u64) -> rustix::io::Result<()> {
-        let data = epoll::EventData::new_u64(token * 2);
+        let data = epoll::EventData::new_u64(token);
         self.path(token)
             .map_or(Ok(()), |path| epoll::add(&self.epoll, path, data, epoll::EventFlags::IN))
     }
@@ -223,7 +223,7 @@ impl Inbound {
         for (client, receiver) in arrived {
             let token = self.next;
             self.next += 1;
-            let end = epoll::EventData::new_u64(token * 2 + 1);
+            let end = epoll::EventData::new_u64(token);
             let watched = epoll::add(&self.epoll, receiver.end(), end, epoll::EventFlags::IN);
             self.flows.insert(token, Arriving { client, receiver, delay: Delay::default() });
             let watched = watched
