@@ -5,6 +5,7 @@
 pub mod output;
 
 pub mod authority;
+mod command;
 pub mod completions;
 pub mod configuration;
 pub mod confine;
@@ -22,6 +23,7 @@ pub mod ovpn;
 pub mod service;
 pub mod table;
 pub mod tools;
+pub mod whole_file;
 
 use std::{
     env,

@@ -4,10 +4,9 @@ use std::{
     env,
     error::Error,
     ffi::OsStr,
-    fs::{self, OpenOptions},
-    io::{self, Write},
+    io,
     net::IpAddr,
-    os::unix::{ffi::OsStrExt, fs::OpenOptionsExt},
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process::ExitCode,
     thread,
@@ -30,7 +29,7 @@ use ouroboros_cli::{
     grammar::{self, Command},
     irmd::State,
     lists::{self, Overview},
-    name_policy, output, print, println,
+    name_policy, output, print, println, whole_file,
 };
 use structopt::StructOpt;
 
@@ -260,13 +259,7 @@ fn save_configuration(file: Option<&Path>, force: bool) -> Result<(), Box<dyn Er
         let path = file.display();
         return Err(format!("{path}: there is such a file: irm config save {path} force").into());
     }
-    let mut new = file.as_os_str().to_owned();
-    new.push(".new");
-    let _ = fs::remove_file(&new);
-    let mut options = OpenOptions::new();
-    let mut written = options.write(true).create_new(true).mode(0o644).open(&new).map_err(at)?;
-    written.write_all(text.as_bytes()).and_then(|()| written.sync_all()).map_err(at)?;
-    fs::rename(&new, file).map_err(at)?;
+    whole_file::write(file, text.as_bytes()).map_err(at)?;
     println!("{}: {} bytes", file.display(), text.len());
     Ok(())
 }

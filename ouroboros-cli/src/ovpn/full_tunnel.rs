@@ -8,7 +8,10 @@ use std::{fs, path::Path, process::Command};
 
 use ouroboros::tun::InterfaceAddress;
 
-use crate::OUTER_MARK;
+use crate::{
+    OUTER_MARK,
+    command::{self, CommandError},
+};
 
 /// The routing table.
 const TABLE: &str = "28533";
@@ -163,12 +166,10 @@ fn output(family: &str, words: &[&str]) -> Option<String> {
 }
 
 fn ip(family: &str, words: &[&str]) -> Result<(), String> {
-    let output = Command::new("ip").arg(family).args(words).output();
-    let output = output.map_err(|error| format!("--full-tunnel needs the ip command: {error}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let error = String::from_utf8_lossy(&output.stderr);
-    let error = error.lines().next().unwrap_or("failed").trim();
-    Err(format!("--full-tunnel: ip {family} {}: {error}", words.join(" ")))
+    command::run("ip", &[&[family], words].concat(), "").map_err(|error| match error {
+        CommandError::NotRun(error) => format!("--full-tunnel needs the ip command: {error}"),
+        CommandError::Failed(why) => {
+            format!("--full-tunnel: ip {family} {}: {why}", words.join(" "))
+        }
+    })
 }

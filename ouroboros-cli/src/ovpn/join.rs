@@ -7,10 +7,7 @@ use std::{
     ffi::OsString,
     fs::{self, DirBuilder},
     io::{self, Read, Write, stdin},
-    os::unix::{
-        fs::{DirBuilderExt, OpenOptionsExt},
-        process::CommandExt,
-    },
+    os::unix::{fs::DirBuilderExt, process::CommandExt},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -25,7 +22,10 @@ use rustix::process::geteuid;
 use structopt::StructOpt;
 
 use super::{Outcome, clients::time, layer::ensure_layer, own_key};
-use crate::now;
+use crate::{
+    command::{self, CommandError},
+    now, whole_file,
+};
 
 /// Bytes that are read of standard input, at most: more than a line has.
 const LARGEST_LINE: u64 = 16 * 1024;
@@ -200,13 +200,7 @@ impl TunnelFile {
     fn write(&self, options: &[String]) -> io::Result<()> {
         let folder = self.0.parent().unwrap_or(Path::new("."));
         DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
-        let draft = self.0.with_extension("env.new");
-        let open =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&draft);
-        let mut file = open?;
-        file.write_all(format!("{HEADING}OPTIONS={}\n", options.join(" ")).as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&draft, &self.0)
+        whole_file::write(&self.0, format!("{HEADING}OPTIONS={}\n", options.join(" ")).as_bytes())
     }
 }
 
@@ -216,11 +210,10 @@ fn has_systemd() -> bool {
 }
 
 fn systemctl(words: &[&str]) -> Outcome {
-    let output = Command::new("systemctl").args(words).output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let first = said.lines().next().unwrap_or("it has failed").trim();
-    Err(format!("systemctl {}: {first} (--foreground does without)", words.join(" ")).into())
+    command::run("systemctl", words, "").map_err(|error| match error {
+        CommandError::NotRun(error) => error.into(),
+        CommandError::Failed(why) => {
+            format!("systemctl {}: {why} (--foreground does without)", words.join(" ")).into()
+        }
+    })
 }

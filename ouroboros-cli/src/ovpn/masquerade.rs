@@ -1,13 +1,11 @@
 //! A server's masquerading: what its clients send beyond it leaves with its own address.
 //! By a table of nftables that is the device's; `nft` makes it.
 
-use std::{
-    fs,
-    io::Write,
-    process::{Command, Stdio},
-};
+use std::fs;
 
 use ouroboros::proto::hub::IpNet;
+
+use crate::command::{self, CommandError};
 
 /// A table, which is there as long as this is.
 pub(super) struct Masquerade {
@@ -62,15 +60,8 @@ pub(super) fn not_forwarded(networks: &[IpNet]) -> Vec<String> {
 }
 
 fn nft(rules: &str) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("--masquerade needs the nft command: {error}");
-    let mut nft = Command::new("nft");
-    let nft = nft.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null());
-    let mut child = nft.stderr(Stdio::piped()).spawn().map_err(failed)?;
-    let written = child.stdin.take().map(|mut input| input.write_all(rules.as_bytes()));
-    let output = child.wait_with_output().map_err(failed)?;
-    if output.status.success() {
-        return written.unwrap_or(Ok(())).map_err(failed);
-    }
-    let error = String::from_utf8_lossy(&output.stderr);
-    Err(format!("--masquerade: nft: {}", error.lines().next().unwrap_or("failed").trim()))
+    command::run("nft", &["-f", "-"], rules).map_err(|error| match error {
+        CommandError::NotRun(error) => format!("--masquerade needs the nft command: {error}"),
+        CommandError::Failed(why) => format!("--masquerade: nft: {why}"),
+    })
 }
