@@ -81,6 +81,22 @@ pub struct TunnelStatistics {
     pub receive_buffer: usize,
 }
 
+impl TunnelStatistics {
+    /// Packets that were dropped at the device, and in words why; 0 of some.
+    #[must_use]
+    pub fn device_drops(&self) -> [(u64, &'static str); 7] {
+        [
+            (self.not_ip, "not IP"),
+            (self.not_taken, "not taken by the device"),
+            (self.too_large, "too large"),
+            (self.malformed, "malformed"),
+            (self.congested, "congested"),
+            (self.told, "to keep the queue short"),
+            (self.no_client, "for no client"),
+        ]
+    }
+}
+
 impl fmt::Display for TunnelStatistics {
     /// In one line, for people: packets and bytes each way, packets in each
     /// system call, offloads in use, drops by cause.
@@ -103,21 +119,15 @@ impl fmt::Display for TunnelStatistics {
             self.send_buffer,
             self.receive_buffer,
         )?;
-        let mut nothing = true;
-        for (count, cause) in [
-            (self.not_ip, "not IP"),
-            (self.not_taken, "not taken by the device"),
-            (self.too_large, "too large"),
-            (self.malformed, "malformed"),
-            (self.congested, "congested"),
-            (self.told, "to keep the queue short"),
-            (self.no_client, "for no client"),
+        let of_flow = [
             (flow.unopened, "not authentic"),
             (flow.oversize, "too large for the path"),
             (flow.unsealed, "without a key"),
             (flow.socket_drops, "in the socket's full buffer"),
             (flow.undelivered, "on the way to the peer"),
-        ] {
+        ];
+        let mut nothing = true;
+        for (count, cause) in self.device_drops().into_iter().chain(of_flow) {
             if count > 0 {
                 write!(f, "{} {count} {cause}", if nothing { "" } else { "," })?;
                 nothing = false;

@@ -128,16 +128,7 @@ impl Report {
     }
 
     fn with_device(self, device: &str, mtu: Option<u16>, counted: &TunnelStatistics) -> Self {
-        let dropped = [
-            ("not IP", counted.not_ip),
-            ("not taken by the device", counted.not_taken),
-            ("too large", counted.too_large),
-            ("malformed", counted.malformed),
-            ("congested", counted.congested),
-            ("to keep the queue short", counted.told),
-            ("for no client", counted.no_client),
-        ];
-        let dropped = dropped.into_iter().filter(|(_, count)| *count > 0);
+        let dropped = counted.device_drops().into_iter().filter(|(count, _)| *count > 0);
         Self {
             device: Some(device.to_owned()),
             mtu,
@@ -148,7 +139,7 @@ impl Report {
                 received_packets: counted.received_packets,
                 received_bytes: counted.received_bytes,
             },
-            dropped: dropped.map(|(cause, count)| (cause.to_owned(), count)).collect(),
+            dropped: dropped.map(|(count, cause)| (cause.to_owned(), count)).collect(),
             ..self
         }
     }
