@@ -13,7 +13,7 @@ use ouroboros::{
     crypto::{KeyExchange, Suite, SystemEntropy, identity::IdentityKey},
     proto::{
         Now,
-        endpoint::{
+        allocation::{
             AllocationId, AllocationRequest, Allocator, ClientSecurity, Event, Identity, Limits,
             ProfilePolicy, ServerSecurity, Share, Trust,
         },
@@ -180,7 +180,7 @@ fn flood(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     let native = || with(KeyExchange::X25519, ProfilePolicy::RequireNative);
     // Only who has a cookie is looked at.
-    let wary = Limits { unproved_requests: 0, ..Limits::default() };
+    let wary = Limits { unvalidated_requests: 0, ..Limits::default() };
     let mut case = |name: &str, limits: Limits, server: ServerSecurity, message: Vec<u8>| {
         group.bench_function(name, |bencher| {
             let mut pair = Pair::new(limits, native(), server.clone());
@@ -201,7 +201,7 @@ fn flood(criterion: &mut Criterion) {
     // The dearest: certificates are read, and the signature of who has a friend's
     // is checked.
     let eager = Limits {
-        unproved_per_second: u32::MAX,
+        unvalidated_per_second: u32::MAX,
         requests_per_second_of: Share { host: usize::MAX, prefix: usize::MAX },
         ..limits
     };

@@ -70,10 +70,9 @@ def arguments():
     return given
 
 
-def main():
-    given = arguments()
-    if os.geteuid() != 0:
-        sys.exit("compare: network namespaces and TUN devices need root: run as root")
+def alone():
+    """Keeps others from measuring as long as what it returns is held, and has whatever
+    was started end when this ends."""
     lock = open(LOCK, "w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -82,6 +81,14 @@ def main():
     # Also in a background job of a shell, where the first would be ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    return lock
+
+
+def main():
+    given = arguments()
+    if os.geteuid() != 0:
+        sys.exit("compare: network namespaces and TUN devices need root: run as root")
+    lock = alone()  # noqa: F841
     peers = Peers(given.cache, REPOSITORY, say)
     peers.find()
     if not given.no_install:

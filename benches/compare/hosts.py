@@ -102,12 +102,12 @@ class Host:
             total += int(fields[11]) + int(fields[12])
         return total / TICK
 
-    def memory(self):
-        """Megabytes that the tunnel's processes had resident at most."""
+    def memory(self, which="VmHWM"):
+        """Megabytes that the tunnel's processes had resident at most, or have (VmRSS)."""
         total = 0
         for process in self.processes:
             with open(f"/proc/{process.pid}/status") as status:
-                total += sum(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+                total += sum(int(line.split()[1]) for line in status if line.startswith(which))
         return total / 1000
 
     def end(self):
@@ -219,9 +219,10 @@ class Bed:
         for host in self.hosts:
             host.check()
 
-    def wait_for_answer(self, address):
+    def wait_for_answer(self, address, device=None):
         """Waits until the client can reach an address, and so the tunnel is up."""
         def answers():
-            command = self.client.within(["ping", "-c", "1", "-W", "1", address])
+            bound = ["-I", device] if device else []
+            command = self.client.within(["ping", "-c", "1", "-W", "1", *bound, address])
             return subprocess.run(command, capture_output=True).returncode == 0
         wait(answers, f"an answer from {address} through the tunnel", self.hosts)

@@ -159,10 +159,11 @@ class Measurement:
                 if last:
                     raise
 
-    def ping(self, count, seconds=60):
+    def ping(self, count, seconds=60, device=None):
         """Round-trip times in ms of up to that many pings, a hundred a second."""
+        bound = ["-I", device] if device else []
         command = self.bed.client.within(["ping", "-n", "-i", "0.01", "-c", count, "-w", seconds,
-                                          self.target])
+                                          *bound, self.target])
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 10)
         times = [float(time) for time in re.findall(r"time=([\d.]+) ms", done.stdout)]
         sent = re.search(r"(\d+) packets transmitted", done.stdout)

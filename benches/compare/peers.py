@@ -4,10 +4,12 @@ Nothing here is fatal: what cannot be had is recorded with its reason, and the
 tunnels that need it are left out.
 """
 
+import json
 import os
 import re
 import shutil
 import subprocess
+import tomllib
 
 #: Programs of Debian packages of the release that runs.
 DEBIAN = {
@@ -46,10 +48,11 @@ class Peers:
         for name, path in OURS.items():
             self._found(name, os.path.join(self._target(), "release", path))
 
-    def install(self):
-        """Installs what is not there."""
+    def install(self, only=None):
+        """Installs what is not there, of all or of a few."""
         self.find()
-        wanted = [name for name in DEBIAN if name not in self.programs]
+        wanted = [name for name in only or DEBIAN
+                  if name in DEBIAN and name not in self.programs]
         if wanted:
             self._apt("update", "-q")
         for name in wanted:
@@ -63,7 +66,7 @@ class Peers:
                 self._try("wireguard-go", lambda: self._apt(
                     "install", "-y", "-q", "--no-install-recommends", "wireguard-go"))
         for name, crate in CRATES.items():
-            if name not in self.programs:
+            if name not in self.programs and (only is None or name in only):
                 self._try(name, lambda: self._command(
                     crate, "cargo", "install", "--locked", "--root", self.cache, "--target-dir",
                     os.path.join(self.cache, "build"), crate))
@@ -72,14 +75,22 @@ class Peers:
     def build(self):
         """Builds ours; what an earlier build left is not measured if it fails."""
         done = self._try("ovpn", lambda: self._command(
-            "ouroboros", "cargo", "build", "--release", "--locked", "-p", "ouroboros-cli",
-            "-p", "ouroboros-examples", "-p", "ouroboros-forwarder", "--bins", "--examples",
-            cwd=self.repository))
+            "ouroboros", "cargo", "build", "--release", "--locked", *self._profile(),
+            "-p", "ouroboros-cli", "-p", "ouroboros-examples", "-p", "ouroboros-forwarder",
+            "--bins", "--examples", cwd=self.repository))
         failure = self.missing.get("ovpn")
         self.find()
         for name in () if done else OURS:
             self.programs.pop(name, None)
             self.missing[name] = failure
+
+    def _profile(self):
+        """The release profile of the manifest, as options that go before this machine's
+        configuration and environment: without its LTO ours is another program."""
+        with open(os.path.join(self.repository, "Cargo.toml"), "rb") as file:
+            release = tomllib.load(file)["profile"]["release"]
+        return [word for key, value in release.items()
+                for word in ("--config", f"profile.release.{key}={json.dumps(value)}")]
 
     def versions(self):
         """What each peer, and iperf3, says it is."""

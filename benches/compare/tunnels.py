@@ -54,7 +54,7 @@ def wireguard(program, *options):
             other = bed.other(host)
             host.start(bed.program(program), *options, host.device)
             host.wait_for_device(host.device)
-            answers = lambda: "interface" in show(host)
+            answers = lambda: "interface" in show(host, host.device)
             wait(answers, f"{program}'s socket", [host])
             host.run("wg", "set", host.device, "private-key", host.path("private"),
                      "listen-port", PORT, "peer", public[other.name],
@@ -63,9 +63,9 @@ def wireguard(program, *options):
     return start
 
 
-def show(host):
+def show(host, device):
     try:
-        return host.run("wg", "show", host.device)
+        return host.run("wg", "show", device)
     except Failure:
         return ""
 
@@ -187,24 +187,30 @@ def embedded(layer):
     return start
 
 
+def serve(bed, transport):
+    """Starts the daemons and the server; the environment of each host's programs."""
+    name_the_server(bed)
+    environment = {}
+    for host in bed.hosts:
+        environment[host.name] = {
+            "OUROBOROS_SOCKET": host.path("irmd.sock"),
+            "PATH": f"{os.path.dirname(bed.program('ovpn'))}:{os.environ['PATH']}",
+        }
+        process = host.start(bed.program("irmd"), "--stdout",
+                             environment=environment[host.name])
+        wait(lambda: says(process, "serves"), "irmd", [host])
+        irm(bed, host, environment, "ipcp", "bootstrap", *transport(host), "layer", "my_layer")
+    irm(bed, bed.server, environment, "reg", "name", NAME, "layer", "my_layer")
+    irm(bed, bed.server, environment, "bind", "program", "ovpn", "name", NAME)
+    process = bed.server.start(bed.program("ovpn"), "--ip", f"{bed.server.inner}/24",
+                               *bed.ovpn_arguments, environment=environment["server"])
+    wait(lambda: says(process, "Waiting"), "the served name", bed.hosts)
+    return environment
+
+
 def daemons(transport):
     def start(bed):
-        name_the_server(bed)
-        environment = {}
-        for host in bed.hosts:
-            environment[host.name] = {
-                "OUROBOROS_SOCKET": host.path("irmd.sock"),
-                "PATH": f"{os.path.dirname(bed.program('ovpn'))}:{os.environ['PATH']}",
-            }
-            process = host.start(bed.program("irmd"), "--stdout",
-                                 environment=environment[host.name])
-            wait(lambda: says(process, "serves"), "irmd", [host])
-            irm(bed, host, environment, "ipcp", "bootstrap", *transport(host), "layer", "my_layer")
-        irm(bed, bed.server, environment, "reg", "name", NAME, "layer", "my_layer")
-        irm(bed, bed.server, environment, "bind", "program", "ovpn", "name", NAME)
-        process = bed.server.start(bed.program("ovpn"), "--ip", f"{bed.server.inner}/24",
-                                   *bed.ovpn_arguments, environment=environment["server"])
-        wait(lambda: says(process, "Waiting"), "the served name", bed.hosts)
+        environment = serve(bed, transport)
         bed.client.start(bed.program("ovpn"), "-n", NAME, "-i", f"{bed.client.inner}/24",
                          "--crypt", *bed.ovpn_arguments, environment=environment["client"])
     return start

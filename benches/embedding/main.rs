@@ -29,9 +29,13 @@ struct Figure {
 
 const FIGURES: &[Figure] = &[
     Figure { name: "round-trip", unit: "us", of: &["tokio", "tokio-quinn", "tokio-udp"] },
-    Figure { name: "round-trip", unit: "us", of: &["smol", "smol-udp"] },
-    Figure { name: "round-trip", unit: "us", of: &["async-std", "async-std-udp"] },
-    Figure { name: "round-trip", unit: "us", of: &["threads", "threads-udp"] },
+    Figure { name: "round-trip", unit: "us", of: &["smol", "smol-quinn", "smol-udp"] },
+    Figure {
+        name: "round-trip",
+        unit: "us",
+        of: &["async-std", "async-std-quinn", "async-std-udp"],
+    },
+    Figure { name: "round-trip", unit: "us", of: &["threads", "tokio-quinn", "threads-udp"] },
     Figure { name: "packets", unit: "1/s", of: &["many", "quinn", "udp"] },
     Figure { name: "packets", unit: "1/s", of: &["one-by-one", "quinn"] },
     Figure { name: "packets", unit: "1/s", of: &["batched"] },

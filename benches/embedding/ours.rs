@@ -12,6 +12,7 @@ use ouroboros::{
     crypto::{KeyExchange, Suite},
     transport::Udp,
 };
+use ouroboros_benches::limits;
 
 use crate::{Outcome, SECONDS};
 
@@ -29,7 +30,7 @@ impl Managers {
         // A port of its own: one that was given up is free a moment later.
         static PORT: AtomicU16 = AtomicU16::new(3471);
         let at = SocketAddr::new("127.0.0.71".parse()?, PORT.fetch_add(1, Relaxed));
-        let (server, client) = (Irm::new(), Irm::new());
+        let (server, client) = (Irm::with_limits(limits()), Irm::new());
         let served = server.bootstrap("layer", Udp::at(at.ip()).port(at.port())).await?;
         served.register(NAME).await?;
         let asking = Udp::connect_only("127.0.0.72".parse()?).server(at);

@@ -1,9 +1,15 @@
 //! quinn with a certificate that both ends know.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Instant,
+};
 
 use futures_lite::future;
-use quinn::{ClientConfig, Connection, Endpoint, ServerConfig};
+use quinn::{
+    ClientConfig, Connection, Endpoint, EndpointConfig, Runtime, ServerConfig, TokioRuntime,
+};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
 use crate::{Outcome, SECONDS, ours::runtime};
@@ -15,14 +21,22 @@ pub(crate) struct Endpoints {
 
 impl Endpoints {
     pub(crate) fn new() -> Outcome<Self> {
+        Self::on(Arc::new(TokioRuntime))
+    }
+
+    pub(crate) fn on(runtime: Arc<dyn Runtime>) -> Outcome<Self> {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
         let certificate = CertificateDer::from(made.cert);
         let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
         let server = ServerConfig::with_single_cert(vec![certificate.clone()], key.into())?;
         let mut roots = rustls::RootCertStore::empty();
         roots.add(certificate)?;
-        let server = Endpoint::server(server, "127.0.0.1:0".parse()?)?;
-        let mut client = Endpoint::client("127.0.0.1:0".parse()?)?;
+        let endpoint = |server| {
+            let socket = UdpSocket::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+            Endpoint::new(EndpointConfig::default(), server, socket, runtime.clone())
+        };
+        let server = endpoint(Some(server))?;
+        let mut client = endpoint(None)?;
         client.set_default_client_config(ClientConfig::with_root_certificates(Arc::new(roots))?);
         Ok(Self { server, client })
     }

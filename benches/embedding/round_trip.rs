@@ -1,8 +1,9 @@
 //! A packet of 64 bytes and its echo, in microseconds: the median.
 
-use std::{future::Future, io, net, time::Instant};
+use std::{future::Future, io, net, sync::Arc, time::Instant};
 
 use ouroboros::Flow;
+use quinn::{AsyncStdRuntime, Connection, SmolRuntime};
 
 use crate::{
     Outcome,
@@ -22,24 +23,9 @@ pub(crate) fn measure(of: &str) -> Outcome<f64> {
             tokio::spawn(ask(client)).await?
         }),
         "tokio-quinn" => runtime()?.block_on(async {
-            let endpoints = Endpoints::new()?;
-            let (server, client) = endpoints.pair().await?;
-            tokio::spawn(async move {
-                while let Ok(packet) = server.read_datagram().await {
-                    if server.send_datagram(packet).is_err() {
-                        return;
-                    }
-                }
-            });
-            let asked = tokio::spawn(async move {
-                median(async || {
-                    client.send_datagram(PACKET.to_vec().into())?;
-                    client.read_datagram().await?;
-                    Ok(())
-                })
-                .await
-            });
-            asked.await?
+            let (server, client) = Endpoints::new()?.pair().await?;
+            tokio::spawn(echo_datagrams(server));
+            tokio::spawn(ask_datagrams(client)).await?
         }),
         "tokio-udp" => runtime()?.block_on(async {
             let [server, client] = sockets()?;
@@ -66,6 +52,11 @@ pub(crate) fn measure(of: &str) -> Outcome<f64> {
             smol::spawn(echo(server)).detach();
             smol::spawn(ask(client)).await
         }),
+        "smol-quinn" => smol::block_on(async {
+            let (server, client) = Endpoints::on(Arc::new(SmolRuntime))?.pair().await?;
+            smol::spawn(echo_datagrams(server)).detach();
+            smol::spawn(ask_datagrams(client)).await
+        }),
         "smol-udp" => smol::block_on(async {
             let [server, client] = sockets()?;
             let [server, client] = [server, client].map(smol::net::UdpSocket::try_from);
@@ -91,6 +82,11 @@ pub(crate) fn measure(of: &str) -> Outcome<f64> {
             let (server, client) = Managers::new().await?.pair(true).await?;
             async_std::task::spawn(echo(server));
             async_std::task::spawn(ask(client)).await
+        }),
+        "async-std-quinn" => async_std::task::block_on(async {
+            let (server, client) = Endpoints::on(Arc::new(AsyncStdRuntime))?.pair().await?;
+            async_std::task::spawn(echo_datagrams(server));
+            async_std::task::spawn(ask_datagrams(client)).await
         }),
         "async-std-udp" => async_std::task::block_on(async {
             let [server, client] = sockets()?.map(async_std::net::UdpSocket::from);
@@ -158,6 +154,24 @@ async fn ask(flow: Flow) -> Outcome<f64> {
     median(async || {
         flow.send(&PACKET).await?;
         flow.recv(&mut [0; 100]).await?;
+        Ok(())
+    })
+    .await
+}
+
+async fn echo_datagrams(connection: Connection) {
+    while let Ok(packet) = connection.read_datagram().await {
+        if connection.send_datagram(packet).is_err() {
+            return;
+        }
+    }
+}
+
+async fn ask_datagrams(connection: Connection) -> Outcome<f64> {
+    let connection = &connection;
+    median(async || {
+        connection.send_datagram(PACKET.to_vec().into())?;
+        connection.read_datagram().await?;
         Ok(())
     })
     .await

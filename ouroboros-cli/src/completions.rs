@@ -35,7 +35,7 @@ pub fn of_irm(shell: Shell) -> String {
     }
 }
 
-/// What may stand behind some words.
+/// The words that may follow some words.
 struct Step {
     path: Vec<String>,
     /// A name stands between the path and the words.
@@ -46,8 +46,8 @@ struct Step {
 }
 
 impl Step {
-    /// What the words before the cursor look like, each with a space behind it, as
-    /// a pattern of a shell where `any` stands for anything.
+    /// Returns a pattern of a shell for the words before the cursor, each with a space behind
+    /// it, where `any` stands for anything.
     fn pattern(&self, any: &str) -> String {
         let path: String = self.path.iter().map(|word| format!("{word} ")).collect();
         match (self.named, self.last) {

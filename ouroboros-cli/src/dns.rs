@@ -1,6 +1,6 @@
-//! What a hosts file or a DNS zone has to say so that clients of a layer over UDP find the
-//! server of a name: its addresses under the name's hash (WIRE.md, "UDP"). Not here: who is
-//! asked for the addresses, and looking anything up.
+//! Lines of a hosts file or a DNS zone by which clients of a layer over UDP find the server of
+//! a name: its addresses under the name's hash (WIRE.md, "UDP"). Not here: who is asked for the
+//! addresses, and looking anything up.
 
 use std::{fmt, net::IpAddr};
 
@@ -15,7 +15,7 @@ use serde::Serialize;
 pub struct Records {
     /// The name.
     pub name: String,
-    /// What is looked up: the MD5 of the name, in hexadecimal digits.
+    /// The host name that is looked up: the MD5 of the name, in hexadecimal digits.
     pub hash: String,
     /// The server's addresses.
     pub addresses: Vec<IpAddr>,

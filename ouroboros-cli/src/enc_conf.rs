@@ -6,10 +6,7 @@
 
 use std::str::FromStr;
 
-use ouroboros::{
-    crypto::{Algorithms, UnknownAlgorithm},
-    daemon::protocol::Security,
-};
+use ouroboros::crypto::{Algorithms, UnknownAlgorithm};
 
 /// A line of the file makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,14 +17,14 @@ pub struct BadLine {
 }
 
 impl BadLine {
-    /// What is wrong, without the line's number.
+    /// Returns the reason, without the line's number.
     #[must_use]
     pub fn reason(&self) -> &str {
         &self.reason
     }
 }
 
-/// What release 0.23 knows and this library does not have.
+/// The words that release 0.23 knows and this library does not have.
 const UNSUPPORTED: [&str; 11] = [
     "X448",
     "ffdhe2048",
@@ -42,19 +39,19 @@ const UNSUPPORTED: [&str; 11] = [
     "aes-256-ctr",
 ];
 
-/// The encryption that the text of an `enc.conf` asks for.
+/// The algorithms that the text of an `enc.conf` asks for; `None`: no encryption.
 ///
 /// # Errors
 ///
 /// A line is no setting, or names an algorithm that is unknown or not supported.
-pub fn parse(text: &str) -> Result<Security, BadLine> {
+pub fn parse(text: &str) -> Result<Option<Algorithms>, BadLine> {
     let mut named = Algorithms::default();
     for (index, line) in text.lines().enumerate() {
         let bad = |reason: String| BadLine { line: index + 1, reason };
         let line = line.split('#').next().unwrap_or_default().trim();
         match line.split_once('=').map(|(key, value)| (key.trim(), value.trim())) {
             None if line.is_empty() => {}
-            None if line == "none" => return Ok(Security::None),
+            None if line == "none" => return Ok(None),
             Some(("kex", value)) => named.kex = Some(algorithm(value).map_err(bad)?),
             Some(("kdf", value)) => named.kdf = Some(algorithm(value).map_err(bad)?),
             Some(("cipher", value)) => named.cipher = Some(algorithm(value).map_err(bad)?),
@@ -69,7 +66,7 @@ pub fn parse(text: &str) -> Result<Security, BadLine> {
             }
         }
     }
-    Ok(Security::Suite(named))
+    Ok(Some(named))
 }
 
 fn algorithm<T: FromStr<Err = UnknownAlgorithm>>(value: &str) -> Result<T, String> {
@@ -91,10 +88,7 @@ mod tests {
     use super::*;
 
     fn named(text: &str) -> Algorithms {
-        match parse(text).expect(text) {
-            Security::Suite(named) => named,
-            Security::None => panic!("{text} asks for plain flows"),
-        }
+        parse(text).expect(text).expect("encryption")
     }
 
     #[test]
@@ -108,7 +102,7 @@ mod tests {
             digest: None,
         };
         assert_eq!(named(text), expected);
-        assert_eq!(parse("kex=X25519\nnone\nwhatever follows"), Ok(Security::None));
+        assert_eq!(parse("kex=X25519\nnone\nwhatever follows"), Ok(None));
     }
 
     #[test]
@@ -131,7 +125,7 @@ mod tests {
         ] {
             for value in taken.split_whitespace() {
                 let text = format!("{key}={value}");
-                assert!(matches!(parse(&text), Ok(Security::Suite(_))), "{text}");
+                assert!(matches!(parse(&text), Ok(Some(_))), "{text}");
             }
             for value in unsupported.split_whitespace() {
                 let error = parse(&format!("\n{key}={value}")).expect_err(value);

@@ -3,7 +3,7 @@
 //! `ovpn::status`).
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     net::{Shutdown::Write, SocketAddr, TcpListener, TcpStream},
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
@@ -33,7 +33,7 @@ const EXHAUSTED: Duration = Duration::from_millis(100);
 
 /// Where pages are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum ListenAddress {
     /// A Unix socket.
     Unix(PathBuf),
     /// A port of this machine that no other reaches.
@@ -43,7 +43,7 @@ pub enum Place {
 /// The text names no place that pages may be served at.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum BadPlace {
+pub enum InvalidListenAddress {
     /// Misuse: it is neither.
     #[error("expected unix:PATH, or a loopback address and a port, such as 127.0.0.1:9586")]
     Unknown,
@@ -52,23 +52,32 @@ pub enum BadPlace {
     NotLoopback(SocketAddr),
 }
 
-impl FromStr for Place {
-    type Err = BadPlace;
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Loopback(address) => write!(f, "{address}"),
+        }
+    }
+}
 
-    fn from_str(text: &str) -> Result<Self, BadPlace> {
+impl FromStr for ListenAddress {
+    type Err = InvalidListenAddress;
+
+    fn from_str(text: &str) -> Result<Self, InvalidListenAddress> {
         match text.strip_prefix("unix:") {
-            Some("") => Err(BadPlace::Unknown),
+            Some("") => Err(InvalidListenAddress::Unknown),
             Some(path) => Ok(Self::Unix(path.into())),
             None => match text.parse::<SocketAddr>() {
                 Ok(address) if address.ip().is_loopback() => Ok(Self::Loopback(address)),
-                Ok(address) => Err(BadPlace::NotLoopback(address)),
-                Err(_) => Err(BadPlace::Unknown),
+                Ok(address) => Err(InvalidListenAddress::NotLoopback(address)),
+                Err(_) => Err(InvalidListenAddress::Unknown),
             },
         }
     }
 }
 
-/// What a GET is answered with.
+/// The answer to a GET.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
     /// Its media type.
@@ -97,10 +106,10 @@ impl Server {
     /// # Errors
     ///
     /// The place is another program's, or cannot be had.
-    pub async fn bind(place: &Place, mode: u32) -> io::Result<Self> {
+    pub async fn bind(place: &ListenAddress, mode: u32) -> io::Result<Self> {
         let path = match place {
-            Place::Unix(path) => path,
-            Place::Loopback(address) => {
+            ListenAddress::Unix(path) => path,
+            ListenAddress::Loopback(address) => {
                 let listener = Listener::Tcp(Async::<TcpListener>::bind(*address)?);
                 return Ok(Self { listener, path: None });
             }
@@ -112,7 +121,7 @@ impl Server {
         Ok(Self { listener, path: Some(path.clone()) })
     }
 
-    /// Where it listens, if that is an address.
+    /// Returns where it listens, if that is an address.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         match &self.listener {
@@ -303,17 +312,17 @@ mod tests {
 
     #[test]
     fn a_place_is_this_machine_s_alone() {
-        let parse = |text: &str| text.parse::<Place>();
-        let loopback = |text: &str| Ok(Place::Loopback(text.parse().expect("an address")));
-        assert_eq!(parse("unix:/run/a:b"), Ok(Place::Unix("/run/a:b".into())));
+        let parse = |text: &str| text.parse::<ListenAddress>();
+        let loopback = |text: &str| Ok(ListenAddress::Loopback(text.parse().expect("an address")));
+        assert_eq!(parse("unix:/run/a:b"), Ok(ListenAddress::Unix("/run/a:b".into())));
         for text in ["127.0.0.1:9586", "127.8.8.8:1", "[::1]:9586"] {
             assert_eq!(parse(text), loopback(text));
         }
         for text in ["0.0.0.0:9586", "10.0.0.1:9586", "[::]:9586", "[fe80::1]:9586"] {
-            assert!(matches!(parse(text), Err(BadPlace::NotLoopback(_))), "{text}");
+            assert!(matches!(parse(text), Err(InvalidListenAddress::NotLoopback(_))), "{text}");
         }
         for text in ["", "unix:", "9586", ":9586", "127.0.0.1", "localhost:9586", "/run/a"] {
-            assert_eq!(parse(text), Err(BadPlace::Unknown), "{text}");
+            assert_eq!(parse(text), Err(InvalidListenAddress::Unknown), "{text}");
         }
     }
 
@@ -357,7 +366,7 @@ mod tests {
     fn a_unix_socket_is_its_owner_s_and_goes_with_the_server() {
         let folder = Folder::new();
         let path = folder.path().join("a.sock");
-        let place = Place::Unix(path.clone());
+        let place = ListenAddress::Unix(path.clone());
         // One that a killed program has left.
         drop(UnixListener::bind(&path).expect("bound"));
         let server = future::block_on(Server::bind(&place, 0o600)).expect("bound");

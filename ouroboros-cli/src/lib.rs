@@ -21,9 +21,9 @@ pub mod metrics;
 pub mod name_policy;
 pub mod ovpn;
 pub mod service;
+mod sysctl;
 pub mod table;
 pub mod tools;
-pub mod whole_file;
 
 use std::{
     env,
@@ -40,13 +40,17 @@ use async_signal::{Signal, Signals};
 use futures_lite::{Stream, StreamExt};
 use ouroboros::daemon::protocol::{path_from_text, text_of_path};
 use structopt::{StructOpt, clap::ErrorKind};
-use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
+use tracing_subscriber::{
+    EnvFilter, Registry, fmt::writer::BoxMakeWriter, layer::SubscriberExt, util::SubscriberInitExt,
+};
+
+use self::journal::Journal;
 
 /// The mark of what irmd's UDP layers send, where it may mark it: what a full tunnel does
 /// not take (`SO_MARK` of socket(7)). The letters "ouro".
 pub const OUTER_MARK: u32 = 0x6f75_726f;
 
-/// What the clock says: time since the beginning of 1970, zero before.
+/// Returns the time since the beginning of 1970 by the clock, zero before.
 fn since_1970() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
@@ -109,15 +113,15 @@ pub fn arguments_where<T: StructOpt>(is_bytes: impl Fn(&OsStr) -> bool) -> T {
     })
 }
 
-/// What is wrong, in one line, of the paragraphs that clap writes.
-fn usage(message: &str) -> String {
+/// Returns what is wrong, in one line, of the paragraphs that clap writes.
+pub(crate) fn usage(message: &str) -> String {
     let wrong = message.split("\n\n").next().unwrap_or_default();
     let words: Vec<_> = wrong.trim_start_matches("error:").split_whitespace().collect();
     format!("{} (--help says more)", words.join(" "))
 }
 
-/// Logs to standard output or standard error, as `RUST_LOG` says or from
-/// `info` on; with priorities where the journal is behind the stream.
+/// Logs to standard output or standard error, as `RUST_LOG` says or from `info` on; where the
+/// journal is behind that stream, to the journal itself, with the events' fields.
 pub fn log(stdout: bool) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|error| {
         if env::var_os("RUST_LOG").is_some_and(|value| !value.is_empty()) {
@@ -126,14 +130,20 @@ pub fn log(stdout: bool) {
         EnvFilter::new("info")
     });
     let stream = if stdout { output::Stream::Out } else { output::Stream::Err };
+    let is_journal = match stream {
+        output::Stream::Out => journal::stream::is_behind(io::stdout()),
+        output::Stream::Err => journal::stream::is_behind(io::stderr()),
+    };
+    if is_journal && let Ok(journal) = Journal::open() {
+        Registry::default().with(filter).with(journal).init();
+        return;
+    }
     let writer = BoxMakeWriter::new(move || stream);
     // No colours, though another crate of a build may want them: most logs are files.
     let logging = tracing_subscriber::fmt().with_ansi(false);
     let logging = logging.with_env_filter(filter).with_writer(writer);
-    let journal =
-        if stdout { journal::is_behind(io::stdout()) } else { journal::is_behind(io::stderr()) };
-    if journal {
-        logging.event_format(journal::Prefixed::new()).init();
+    if is_journal {
+        logging.event_format(journal::stream::Prefixed::new()).init();
     } else {
         logging.init();
     }
@@ -155,24 +165,43 @@ pub fn signals() -> io::Result<Signals> {
     Signals::new([Signal::Int, Signal::Term, Signal::Hup])
 }
 
-/// SIGINT and SIGTERM as they come, for a program that serves. SIGHUP, SIGUSR1 and
-/// SIGUSR2 change nothing; neither does SIGXFSZ, for a log that may not grow. (The
-/// runtime ignores SIGPIPE.)
+/// SIGINT, SIGTERM and SIGHUP as they come, for a program that serves. SIGUSR1 and SIGUSR2
+/// change nothing; neither does SIGXFSZ, for a log that may not grow. (The runtime ignores
+/// SIGPIPE.)
 ///
 /// # Errors
 ///
 /// The kernel gives no signal descriptors.
-pub fn termination() -> io::Result<impl Stream<Item = Signal> + Unpin> {
+pub fn service_signals() -> io::Result<impl Stream<Item = Signal> + Unpin> {
     let (usr1, usr2) = (Signal::Usr1, Signal::Usr2);
     let all = [Signal::Int, Signal::Term, Signal::Hup, usr1, usr2, Signal::Xfsz];
     Ok(Signals::new(all)?.filter_map(|signal| match signal {
-        Ok(end @ (Signal::Int | Signal::Term)) => Some(end),
+        Ok(known @ (Signal::Int | Signal::Term | Signal::Hup)) => Some(known),
         Ok(other) => {
-            tracing::info!(signal = ?other, "nothing is read again here, and nothing ends");
+            nothing_happens(other);
             None
         }
         Err(_) => None,
     }))
+}
+
+/// The same, for one that reads nothing again.
+///
+/// # Errors
+///
+/// As for [`service_signals`].
+pub fn termination() -> io::Result<impl Stream<Item = Signal> + Unpin> {
+    Ok(service_signals()?.filter(|signal| {
+        let ends = *signal != Signal::Hup;
+        if !ends {
+            nothing_happens(*signal);
+        }
+        ends
+    }))
+}
+
+fn nothing_happens(signal: Signal) {
+    tracing::info!(?signal, "nothing is read again here, and nothing ends");
 }
 
 /// The executable that running `program` would run: its real path. Both as

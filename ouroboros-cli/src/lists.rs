@@ -1,12 +1,12 @@
-//! What a daemon has, as tables for people and as JSON. Not here: asking it.
+//! Lists of what a daemon has, as tables for people and as JSON. Not here: asking it.
 
 use std::time::Duration;
 
 use ouroboros::{
     LayerError,
     daemon::{
-        Client, DaemonError,
-        protocol::{FlowEntry, IpcpEntry, NameEntry, Request, Response, path_from_text},
+        Client,
+        protocol::{FlowEntry, IpcpEntry, NameEntry, path_from_text},
     },
 };
 use serde::Serialize;
@@ -31,17 +31,8 @@ impl Overview {
     ///
     /// As [`Client::ask`].
     pub async fn ask(client: &Client) -> Result<Self, LayerError> {
-        let other = || DaemonError::Refused("irmd answers something else".to_owned()).into();
-        let Response::Ipcps(ipcps) = client.ask(&Request::ListIpcps).await? else {
-            return Err(other());
-        };
-        let Response::Names(names) = client.ask(&Request::ListNames).await? else {
-            return Err(other());
-        };
-        let Response::Flows(flows) = client.ask(&Request::ListFlows).await? else {
-            return Err(other());
-        };
-        Ok(Self { ipcps, names, flows })
+        let (ipcps, names) = (client.ipcps().await?, client.names().await?);
+        Ok(Self { ipcps, names, flows: client.flows().await? })
     }
 
     /// For people: tables, with what is there to be done where one is empty.

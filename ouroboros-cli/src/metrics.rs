@@ -9,7 +9,7 @@ use crate::http::Page;
 #[derive(Clone, Debug, Default)]
 pub struct Metrics(String);
 
-/// What a family's values are.
+/// The kind of a family's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// They grow until the process ends.

@@ -8,13 +8,15 @@ use std::{
     fmt,
     io::{self, Write},
     sync::{
-        Mutex, OnceLock, PoisonError,
+        Mutex, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
     time::Duration,
 };
+
+use ouroboros::sync::lock;
 
 /// Lines that wait for a slow reader, at most; more are dropped.
 const WAITING: usize = 1024;
@@ -66,7 +68,7 @@ pub fn finish() -> io::Result<()> {
             let _ = written.recv_timeout(FLUSH_TIMEOUT);
         }
     }
-    let failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let failed = lock(&FAILED).take();
     failed.map_or(Ok(()), Err)
 }
 
@@ -110,7 +112,7 @@ fn drain(messages: &Receiver<Message>) {
 /// Returns `true` if standard output has taken no more, as when its reader has ended.
 #[must_use]
 pub fn has_failed() -> bool {
-    FAILED.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    lock(&FAILED).is_some()
 }
 
 fn put(stream: Stream, bytes: &[u8]) {
@@ -123,7 +125,7 @@ fn put(stream: Stream, bytes: &[u8]) {
         Stream::Err => return drop(io::stderr().write_all(bytes)),
     };
     if let Err(error) = written {
-        FAILED.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        lock(&FAILED).get_or_insert(error);
     }
 }
 

@@ -1,13 +1,11 @@
-//! What a service tells its manager (systemd's sd_notify protocol): that it is ready, what
-//! it waits for, that it still runs, and that it ends. Without `NOTIFY_SOCKET` in the
-//! environment nothing is told. Not here: units (`dist/systemd`).
+//! Notifications of a service to its manager (systemd's sd_notify protocol): that it is ready,
+//! what it waits for, that it still runs, and that it ends. Without `NOTIFY_SOCKET` in the
+//! environment nothing is sent. Not here: units (`dist/systemd`).
 
-use std::{
-    future::pending,
-    sync::{Mutex, PoisonError},
-};
+use std::{future::pending, sync::Mutex};
 
 use async_std::task;
+use ouroboros::sync::lock;
 use sd_notify::{NotifyState, notify, watchdog_enabled};
 
 /// Messages to the manager for each of its watchdog's periods.
@@ -22,14 +20,14 @@ pub fn ready() {
 
 /// Tells the manager in one line what the service does now.
 pub fn status(line: &str) {
-    line.clone_into(&mut LAST.lock().unwrap_or_else(PoisonError::into_inner));
+    line.clone_into(&mut lock(&LAST));
     tell(&[NotifyState::Status(line)]);
 }
 
 /// The line that [`status`] was told last.
 #[must_use]
 pub fn last_status() -> String {
-    LAST.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    lock(&LAST).clone()
 }
 
 /// Tells the manager that the service ends.

@@ -18,7 +18,7 @@ use ouroboros::{
     crypto::{SystemEntropy, identity::Fingerprint},
     daemon::{
         protocol::{ClientRow, Request, Response},
-        security::Authentication,
+        security::{Authentication, NamePolicy},
     },
     proto::negotiation::InvitationSecret,
     transport::memory::Network,
@@ -26,7 +26,7 @@ use ouroboros::{
 use ouroboros_cli::irmd::State;
 
 /// Only ends a test that has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// The end of all time that a file can say.
 const FOREVER: u64 = 253_402_300_799;
 
@@ -44,22 +44,19 @@ async fn serve(server: &Host) -> PathBuf {
     for (path, mode) in [(&*path, 0o644), (server.folder.path(), 0o755)] {
         fs::set_permissions(path, Permissions::from_mode(mode)).expect("changed");
     }
-    let request = Request::CreateName {
-        name: "my_vpn".into(),
-        server: None,
-        client: None,
-        authentication: Authentication::Keys(path.display().to_string()),
+    let policy = NamePolicy {
+        authentication: Authentication::Keys(path.clone()),
         native: true,
-        key: None,
-        certificate: None,
+        ..NamePolicy::default()
     };
+    let request = Request::CreateName { name: "my_vpn".into(), policy };
     server.state.handle(request).await.expect("created");
     server.register_and_bind("my_vpn").await;
     path
 }
 
 async fn key(state: &State) -> Fingerprint {
-    match state.handle(Request::ShowKey).await {
+    match state.handle(Request::ShowKey { name: None }).await {
         Ok(Response::Key(key)) => key.fingerprint.parse().expect("a fingerprint"),
         other => panic!("{other:?}"),
     }
@@ -76,7 +73,13 @@ async fn clients(server: &Host) -> Vec<ClientRow> {
 async fn invite(server: &Host, client: &str, until: u64) -> (InvitationSecret, Fingerprint) {
     let secret = InvitationSecret::generate(&mut SystemEntropy);
     let key = secret.key().public_key().fingerprint().to_string();
-    let request = Request::InviteClient { name: None, client: client.into(), key, until };
+    let request = Request::InviteClient {
+        name: None,
+        client: client.into(),
+        key,
+        until,
+        prefixes: Vec::new(),
+    };
     match server.state.handle(request).await {
         Ok(Response::Invited { name, server_key }) => {
             assert_eq!(name, "my_vpn");
@@ -115,7 +118,7 @@ async fn must_hear_nothing(server: &Host, client: &Host, spec: FlowSpec) {
     assert!(matches!(refused, Err(AllocateError::TimedOut)), "{refused:?}");
 }
 
-fn identified() -> FlowSpec {
+fn with_manager_identity() -> FlowSpec {
     FlowSpec::raw().with_manager_identity()
 }
 
@@ -126,7 +129,7 @@ fn an_invited_client_is_one_from_its_first_flow_on_until_it_is_revoked() {
         let path = serve(&server).await;
         let (secret, server_key) = invite(&server, "alice", FOREVER).await;
         let mine = key(&client.state).await;
-        let spec = identified().trust(Trust::Keys(vec![server_key]));
+        let spec = with_manager_identity().trust(Trust::Keys(vec![server_key]));
         must_hear_nothing(&server, &client, spec.clone()).await;
         let joining = spec.clone().with_invitation(secret.clone());
         let (accepted, _allocated) = pair(&server, &client, joining.clone()).await;
@@ -166,7 +169,7 @@ fn an_invitation_lets_in_one_client_in_time_and_nobody_without_its_secret() {
         let path = serve(&server).await;
         let (secret, server_key) = invite(&server, "alice", FOREVER).await;
         let (over, _) = invite(&server, "bob", 1).await;
-        let spec = identified().trust(Trust::Keys(vec![server_key]));
+        let spec = with_manager_identity().trust(Trust::Keys(vec![server_key]));
         let other = InvitationSecret::generate(&mut SystemEntropy);
         for wrong in [over, other] {
             must_hear_nothing(&server, &first, spec.clone().with_invitation(wrong)).await;
@@ -195,7 +198,8 @@ fn who_is_revoked_before_a_program_has_its_flow_has_none() {
         for name in ["alice", "bob", "carol"] {
             let client = Host::new(network.station()).await;
             let (secret, key) = invite(&server, name, FOREVER).await;
-            let spec = identified().trust(Trust::Keys(vec![key])).with_invitation(secret);
+            let spec =
+                with_manager_identity().trust(Trust::Keys(vec![key])).with_invitation(secret);
             let spec = spec.timeout(Duration::from_secs(10));
             allocated.push(task::spawn(async move {
                 let flow = client.application.allocate("my_vpn", spec).await;

@@ -12,7 +12,7 @@ use ouroboros::{
     AllocateError, FlowSpec, Identity, Irm, LayerError, NotEmbedded, ServerSecurity, Trust,
     crypto::{SystemEntropy, identity::IdentityKey},
     error::DaemonError,
-    proto::endpoint::Refusal,
+    proto::allocation::Refusal,
     transport::memory::Network,
     wire::QosSpec,
 };

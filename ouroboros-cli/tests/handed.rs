@@ -4,6 +4,8 @@
 //! that does what ours does not is a plain UDP socket.
 
 mod daemon;
+#[path = "../../ouroboros/tests/exchange/mod.rs"]
+mod exchange;
 
 use std::{
     io::{Read, Write},
@@ -18,6 +20,7 @@ use std::{
 
 use async_std::task::{self, block_on};
 use daemon::Host;
+use exchange::exchange;
 use futures_lite::future;
 use ouroboros::{
     Flow, FlowSpec, ServerSecurity,
@@ -30,7 +33,7 @@ use ouroboros_cli::irmd::{Flows, State};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Only ends a test that has failed.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A loopback address that no other test has.
 fn address() -> Ipv4Addr {
@@ -53,16 +56,6 @@ async fn within<T>(what: &str, event: impl Future<Output = T>) -> T {
         panic!("never: {what}")
     };
     future::or(event, late).await
-}
-
-async fn exchange(a: &Flow, b: &Flow) {
-    for (from, to) in [(a, b), (b, a)] {
-        for size in [1, 1000, from.largest_packet().min(to.largest_packet())] {
-            let packet: Vec<u8> = (0..size).map(|byte| byte as u8).collect();
-            from.send(&packet).await.expect("sent");
-            assert_eq!(receive(to).await, packet);
-        }
-    }
 }
 
 async fn receive(flow: &Flow) -> Vec<u8> {

@@ -13,15 +13,16 @@ use ouroboros::{
     ServerSecurity,
     crypto::{Algorithms, Cipher, KeyExchange, Suite, SystemEntropy, identity::IdentityKey},
     daemon::{
-        protocol::{Request, Response, Security},
-        security::Authentication,
+        protocol::{Request, Response},
+        security::{Authentication, NamePolicy},
     },
     transport::memory::Network,
+    trust::KeyFile,
     wire::Name,
 };
 
 /// Only ends a test that has failed.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Host {
     async fn ask(&self, request: Request) -> Response {
@@ -34,14 +35,15 @@ impl Host {
     }
 
     async fn key(&self) -> String {
-        match self.ask(Request::ShowKey).await {
+        match self.ask(Request::ShowKey { name: None }).await {
             Response::Key(key) => key.fingerprint,
             other => panic!("{other:?}"),
         }
     }
 
-    async fn create(&self, authentication: Authentication, client: Option<Security>) {
-        self.ask(policy(authentication, client)).await;
+    async fn create(&self, authentication: Authentication, client: Option<Algorithms>) {
+        let policy = policy(authentication, client);
+        self.ask(Request::CreateName { name: "my_vpn".into(), policy }).await;
     }
 
     fn write(&self, name: &str, text: &str) -> PathBuf {
@@ -54,10 +56,8 @@ impl Host {
     }
 }
 
-fn policy(authentication: Authentication, client: Option<Security>) -> Request {
-    let (name, server, native) = ("my_vpn".into(), None, false);
-    let (key, certificate) = (None, None);
-    Request::CreateName { name, server, client, authentication, native, key, certificate }
+fn policy(authentication: Authentication, client: Option<Algorithms>) -> NamePolicy {
+    NamePolicy { authentication, client, ..NamePolicy::default() }
 }
 
 fn name() -> Name {
@@ -161,7 +161,7 @@ fn who_is_struck_off_a_list_loses_its_flows_and_the_others_keep_theirs() {
         let [server, good, bad] = [(); 3].map(|()| block_on(Host::new(network.station())));
         let (one, two) = (good.key().await, bad.key().await);
         let list = server.write("clients", &format!("{one} laptop\n{two} phone\n"));
-        let keys = Authentication::Keys(list.to_str().expect("UTF-8").to_owned());
+        let keys = Authentication::Keys(list);
         server.create(keys, None).await;
         server.serves().await;
         let spec = || encrypted().with_manager_identity();
@@ -188,8 +188,8 @@ fn a_policy_that_is_changed_keeps_registrations_bindings_and_the_flows_that_fit(
         server.serves().await;
         let (lost, _loses) = pair(&server, &client, FlowSpec::raw()).await;
         let (kept, keeps) = pair(&server, &client, encrypted()).await;
-        let policy = Box::new(policy(Authentication::Server(None), None));
-        server.ask(Request::ChangeName { policy }).await;
+        let policy = policy(Authentication::Server(None), None);
+        server.ask(Request::ChangeName { name: "my_vpn".into(), policy }).await;
         end(&lost).await;
         keeps.send(b"still here").await.expect("sent");
         let mut packet = [0; 100];
@@ -247,7 +247,7 @@ fn a_program_that_names_no_algorithms_has_those_of_the_name_and_never_less() {
             cipher: Some(Cipher::ChaCha20Poly1305),
             ..Algorithms::default()
         };
-        client.create(Authentication::None, Some(Security::Suite(named))).await;
+        client.create(Authentication::None, Some(named)).await;
         server.serves().await;
         let (_, allocated) = pair(&server, &client, encrypted()).await;
         let suite = allocated.info().suite.expect("encrypted");
@@ -269,12 +269,43 @@ fn a_client_that_cannot_write_its_known_names_says_so_and_goes_on() {
         // place does not exist.
         let trust = client.folder.path().join("trust");
         std::fs::create_dir(&trust).expect("a folder");
-        // The umask is the process's, and a daemon that begins beside changes it.
+        // Whatever the umask is: files of trust are refused where their group may write.
         std::fs::set_permissions(&trust, PermissionsExt::from_mode(0o755)).expect("changed");
         let nowhere = client.folder.path().join("nowhere/known_names");
         std::os::unix::fs::symlink(nowhere, trust.join("known_names")).expect("a link");
         let (_, allocated) = pair(&server, &client, encrypted()).await;
         assert!(allocated.info().identity.is_some());
         assert!(allocated.info().first_use && !allocated.info().remembered);
+    });
+}
+
+#[test]
+fn a_name_with_a_key_of_its_own_has_a_next_one_of_its_own() {
+    block_on(async {
+        let (server, client) = hosts().await;
+        let file = KeyFile::at(server.folder.path().join("office.pem"));
+        let first = file.generate(&mut SystemEntropy).expect("made").public_key().fingerprint();
+        let policy = NamePolicy { key: Some(file.path().to_owned()), ..NamePolicy::default() };
+        server.ask(Request::CreateName { name: "my_vpn".into(), policy }).await;
+        server.serves().await;
+        let own = server.key().await;
+        let whose = || Some("my_vpn".to_owned());
+        let key = async |request| match server.ask(request).await {
+            Response::Key(key) => key,
+            other => panic!("{other:?}"),
+        };
+        let next = key(Request::GenerateNextKey { name: whose(), force: false }).await;
+        assert_eq!(PathBuf::from(next.path), server.folder.path().join("office.next.pem"));
+        let shown = key(Request::ShowKey { name: whose() }).await;
+        assert_eq!(shown.fingerprint, first.to_string());
+        assert_eq!(shown.next.as_ref(), Some(&next.fingerprint));
+        assert_eq!(key(Request::ShowKey { name: None }).await.next, None);
+        key(Request::PromoteKey { name: whose() }).await;
+        let flow = pair(&server, &client, encrypted()).await.1;
+        let identity = flow.info().identity.clone().expect("shown");
+        assert_eq!(identity.fingerprint.to_string(), next.fingerprint);
+        assert_eq!(server.key().await, own, "the machine's key stays");
+        let unknown = Request::GenerateNextKey { name: Some("other".into()), force: false };
+        assert!(server.state.handle(unknown).await.is_err());
     });
 }

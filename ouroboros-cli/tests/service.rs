@@ -5,7 +5,8 @@ mod tool;
 use std::{
     fs::{self, File},
     os::unix::{fs::MetadataExt, net::UnixDatagram},
-    process::{Child, Stdio},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
     thread,
 };
 
@@ -36,6 +37,20 @@ impl Manager {
             .stderr(Stdio::null())
             .spawn()
             .expect("it starts")
+    }
+
+    /// A tool that finds a journal, the journal's socket, and a file whose stream counts as
+    /// going to the journal, by its path and open.
+    fn before_journal(&self, program: &str) -> (Command, UnixDatagram, PathBuf, File) {
+        let journal = self.folder.path().join("journal");
+        let socket = UnixDatagram::bind(&journal).expect("bound");
+        let path = self.folder.path().join("log");
+        let file = File::create(&path).expect("made");
+        let of = file.metadata().expect("told");
+        let mut command = tool(program, &socket_in(&self.folder));
+        command.env("JOURNAL_STREAM", format!("{}:{}", of.dev(), of.ino()));
+        command.env("OUROBOROS_JOURNAL", &journal).env_remove("NOTIFY_SOCKET");
+        (command, socket, path, file)
     }
 
     /// Waits until it is told a line that begins with `sign`.
@@ -82,6 +97,8 @@ fn lines_for_the_journal_have_their_priority_in_front() {
             log.set_len(0).expect("emptied");
             let mut command = tool(env!("CARGO_BIN_EXE_irmd"), &socket_in(&manager.folder));
             command.env("JOURNAL_STREAM", stream).env_remove("NOTIFY_SOCKET");
+            // There may be a journal on this machine.
+            command.env("OUROBOROS_JOURNAL", manager.folder.path().join("none"));
             let file = File::options().append(true).open(&path).expect("there");
             if stdout {
                 command.arg("--stdout").stdout(file).stderr(Stdio::null());
@@ -103,6 +120,50 @@ fn lines_for_the_journal_have_their_priority_in_front() {
             assert_eq!(line.contains(" INFO "), !prefixed, "{line}");
         }
     }
+}
+
+#[test]
+fn events_reach_the_journal_with_their_fields() {
+    let manager = Manager::new();
+    let (mut command, journal, path, file) = manager.before_journal(env!("CARGO_BIN_EXE_irmd"));
+    let daemon = command.stdout(Stdio::null()).stderr(file).spawn().expect("it starts");
+    let mut entry = [0; 4096];
+    let serves = loop {
+        let size = journal.recv(&mut entry).expect("an entry");
+        let entry = std::str::from_utf8(&entry[..size]).expect("UTF-8");
+        if entry.contains(" serves") {
+            break entry.to_owned();
+        }
+    };
+    end(daemon);
+    for field in ["PRIORITY=6", "SYSLOG_IDENTIFIER=irmd"] {
+        assert!(serves.lines().any(|line| line == field), "{serves}");
+    }
+    assert!(serves.lines().any(|line| line.starts_with("OUROBOROS_SOCKET=")), "{serves}");
+    assert_eq!(fs::read_to_string(&path).expect("text"), "", "nothing is told twice");
+}
+
+/// Its lines are for people, and say in fields what they are about.
+#[test]
+fn lines_of_ovpn_about_a_flow_reach_the_journal_with_fields() {
+    let manager = Manager::new();
+    let (mut command, journal, path, file) = manager.before_journal(env!("CARGO_BIN_EXE_ovpn"));
+    command.args(["-n", "my_vpn", "-i", "10.0.0.2/24"]);
+    let tunnel = command.stdout(file).stderr(Stdio::null()).spawn().expect("it starts");
+    let mut entry = [0; 4096];
+    let size = journal.recv(&mut entry).expect("an entry");
+    let entry = std::str::from_utf8(&entry[..size]).expect("UTF-8");
+    for field in [
+        "MESSAGE=Allocating a flow to my_vpn.",
+        "PRIORITY=6",
+        "SYSLOG_IDENTIFIER=ovpn",
+        "OUROBOROS_NAME=my_vpn",
+    ] {
+        assert!(entry.lines().any(|line| line == field), "{field}: {entry}");
+    }
+    end(tunnel);
+    let text = fs::read_to_string(&path).expect("text");
+    assert!(!text.contains("Allocating"), "nothing is told twice: {text}");
 }
 
 #[test]

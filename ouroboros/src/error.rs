@@ -12,7 +12,7 @@ use crate::{
         identity::{CertificateError, Fingerprint},
     },
     proto::{
-        endpoint::{AllocationFailure, Refusal},
+        allocation::{AllocationFailure, Refusal},
         frct::Failure,
         negotiation::NegotiationError,
         reliable::{CloseReason, TooLarge},
@@ -34,7 +34,7 @@ pub enum LayerError {
     #[serde(skip)]
     Open(#[from] OpenError),
     /// Misuse: an IPCP of this manager has that name.
-    #[error("{0}: there is such an IPCP already")]
+    #[error("{0}: the IPCP exists already")]
     IpcpExists(String),
     /// Misuse: the manager has no IPCP of that name.
     #[error("{0}: no such IPCP")]
@@ -68,6 +68,23 @@ pub enum LayerError {
 }
 
 /// A flow could not be had.
+///
+/// ```
+/// use std::time::Duration;
+/// use ouroboros::{AllocateError, FlowSpec, Irm, transport::memory::Network};
+///
+/// # async_io::block_on(async {
+/// let irm = Irm::new();
+/// let layer = irm.bootstrap("my_layer", Network::new().station()).await?;
+/// let spec = FlowSpec::raw().timeout(Duration::from_millis(100));
+/// match layer.allocate("nobody", spec).await {
+///     Err(AllocateError::NameNotFound) => println!("no server, or not yet: try again"),
+///     Err(error) => return Err(error.into()),
+///     Ok(_flow) => unreachable!("nobody has the name"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -96,7 +113,7 @@ pub enum AllocateError {
     NotResolved {
         /// The name.
         name: String,
-        /// What is looked up: the name's hash in hexadecimal digits.
+        /// The text looked up: the name's hash in hexadecimal digits.
         hash: String,
     },
     /// Environment: there is no such host, or none that the layer reaches.
@@ -119,17 +136,17 @@ pub enum AllocateError {
     WrongKey {
         /// Those that are trusted.
         expected: Vec<Fingerprint>,
-        /// That of whoever answered.
+        /// The fingerprint of the key that answered.
         found: Fingerprint,
-        /// What is known of the name instead, and what to do; from `irmd`.
+        /// Advice from `irmd`: what is known of the name instead, and what to do.
         advice: Option<String>,
     },
     /// Peer: the server does not say who it is, and has to.
     #[error("{}", advice.as_deref().unwrap_or(
-        "the server does not say who it is: it has no identity, or somebody is in between"
+        "the server did not authenticate: it has no identity, or somebody is in between"
     ))]
     NotAuthenticated {
-        /// What is known of the name instead, and what to do; from `irmd`.
+        /// Advice from `irmd`: what is known of the name instead, and what to do.
         advice: Option<String>,
     },
     /// Peer: no authority that is trusted vouches for the server.
@@ -186,7 +203,7 @@ pub enum AllocateError {
     Daemon(#[from] DaemonError),
 }
 
-/// What a server of ours means by a response code; 0.23 servers have others.
+/// Returns the meaning of a response code of this library's servers; 0.23 servers have others.
 fn meaning(response: i32) -> &'static str {
     const NOT_AVAILABLE: i32 = Refusal::NotAvailable.code();
     const NOT_FRESH: i32 = Refusal::NotFresh.code();
@@ -257,8 +274,9 @@ fn wrong_key(expected: &[Fingerprint], found: &Fingerprint, advice: Option<&str>
     advice.map_or_else(
         || {
             format!(
-                "the server's key is {found}, not {}: if it was changed on purpose, forget the \
-                 old one; otherwise somebody is in between",
+                "the server's key is {found}, not {}: if it was changed while this machine was \
+                 away (compare it with what irm key show prints there), trust that one instead \
+                 of the old one; otherwise somebody is in between",
                 list(expected)
             )
         },
@@ -276,9 +294,9 @@ fn list(fingerprints: &[Fingerprint]) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{operation}: not on a handle of irmd: {instead}")]
 pub struct NotEmbedded {
-    /// What was asked for.
+    /// The operation that was asked for.
     pub(crate) operation: &'static str,
-    /// What to do.
+    /// The way to do it instead.
     pub(crate) instead: &'static str,
 }
 
@@ -306,7 +324,7 @@ pub enum PolicyError {
     WeakerAlgorithms {
         /// The name.
         name: String,
-        /// What was asked for.
+        /// The operation that was asked for.
         asked: Suite,
         /// Those of the policy.
         named: Suite,
@@ -432,6 +450,9 @@ pub enum DaemonError {
     /// Environment: the daemon runs, and does not answer.
     #[error("irmd at {0} does not answer: is it stopped or overloaded?")]
     NotAnswering(String),
+    /// The daemon answers another request than was asked.
+    #[error("irmd gives an unexpected answer: is it of another version?")]
+    Unexpected,
     /// The daemon went away, or spoke out of turn.
     #[error("lost the connection to irmd: {0}")]
     Lost(

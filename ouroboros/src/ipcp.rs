@@ -11,7 +11,10 @@ mod responder;
 use std::{
     collections::{HashMap, HashSet},
     io,
-    sync::{Arc, Mutex, MutexGuard, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -28,7 +31,7 @@ use crate::{
     crypto::{Entropy, SystemEntropy},
     driver,
     flow::{FlowInfo, RawFlow, reserved_after},
-    proto::endpoint::{
+    proto::allocation::{
         AllocationId, Allocator, Counters, Event, Limits, Refusal, RefusalReason, RequestId,
         ServerSecurity,
     },
@@ -61,7 +64,7 @@ pub(crate) struct Requested {
     pub(crate) joining: Option<Joining>,
 }
 
-/// What an IPCP tells those above it.
+/// A notice of an IPCP to its layer.
 pub(crate) enum Notice {
     Requested(Requested),
     /// The peer of a flow that was accepted has proved that it is there.
@@ -83,7 +86,7 @@ impl Ipcp {
         &self.0.name
     }
 
-    /// What it is attached to, such as `eth-dix on lo`.
+    /// Returns the attachment in words, such as `eth-dix on lo`.
     #[must_use]
     pub fn description(&self) -> String {
         self.0.transport.description()
@@ -110,12 +113,15 @@ pub(crate) struct Core {
     allocator: Mutex<Allocator>,
     allocating: Mutex<HashMap<AllocationId, Allocating>>,
     responding: Mutex<Responding>,
-    /// What paths are read into while nobody has their flows yet: large, and one
-    /// for all.
+    /// The batch that paths are read into while nobody has their flows yet: large, and one for
+    /// all.
     scratch: Mutex<ReceiveBatch>,
     refusals: Mutex<Refusals>,
     eids: Mutex<HashSet<Eid>>,
     wake: Notify,
+    /// When the IPCP's task looks at the allocator's clock next, as nanoseconds of monotonic
+    /// time. Read and written while the allocator is locked.
+    wakes_at: AtomicU64,
     notices: Box<dyn Fn(Notice) + Send + Sync>,
     task: Mutex<Option<Task<()>>>,
 }
@@ -139,6 +145,7 @@ impl Core {
             refusals: Mutex::default(),
             eids: Mutex::default(),
             wake: Notify::new(),
+            wakes_at: AtomicU64::new(u64::MAX),
             notices: Box::new(notices),
             task: Mutex::default(),
         });
@@ -158,7 +165,25 @@ impl Core {
         lock(&self.allocator)
     }
 
-    /// What was dropped, by the transport, too.
+    /// When something is due by the allocator's clock: the IPCP's task sleeps until then.
+    fn sleep_until(&self) -> Option<Duration> {
+        let allocator = self.allocator();
+        let due = allocator.poll_timeout();
+        self.wakes_at.store(due.map_or(u64::MAX, nanoseconds), Relaxed);
+        due
+    }
+
+    /// Wakes the IPCP's task if something is due before it would look.
+    fn keep_clock(&self) {
+        let allocator = self.allocator();
+        let due = allocator.poll_timeout().map_or(u64::MAX, nanoseconds);
+        if due < self.wakes_at.load(Relaxed) {
+            drop(allocator);
+            self.wake.notify(1);
+        }
+    }
+
+    /// Returns the counts of what was dropped, by the transport, too.
     fn counters(&self) -> Counters {
         let mut counters = self.allocator().counters();
         counters.malformed += self.transport.oversized();
@@ -346,12 +371,16 @@ impl Core {
     }
 }
 
+fn nanoseconds(at: Duration) -> u64 {
+    u64::try_from(at.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// The same flow with what was agreed of it, and its keys.
 fn with_agreement(mut info: FlowInfo, agreed: Agreement) -> (FlowInfo, Option<FlowKeys>) {
-    let Some(Agreed { suite, keys, lane, reliable, identity }) = agreed else {
+    let Some(Agreed { suite, keys, lane, reliable, ordered, identity }) = agreed else {
         return (info, None);
     };
-    (info.lane, info.reliable) = (lane, reliable);
+    (info.lane, info.reliable, info.ordered) = (lane, reliable, ordered);
     (info.encrypted(suite, keys.profile(), identity), Some(keys))
 }
 
@@ -365,7 +394,7 @@ struct Reserved {
     core: Weak<Core>,
     eid: Eid,
     request: Option<RequestId>,
-    /// What the peer has sent may still arrive for so long.
+    /// For how long what the peer has sent may still arrive.
     reserved_for: Duration,
 }
 

@@ -8,7 +8,6 @@ mod listing;
 
 use std::{
     collections::HashMap,
-    io,
     sync::{Arc, Mutex},
 };
 
@@ -16,16 +15,13 @@ pub(crate) use self::accept::AcceptQueue;
 use self::accepted::AcceptedFlows;
 pub use self::listing::{Destruction, LayerInfo};
 use crate::{
-    daemon::{
-        Client, DaemonError,
-        protocol::{Request, Response},
-    },
+    daemon::{Client, protocol::Request},
     error::{LayerError, NotEmbedded, PolicyError},
     flow::FlowInfo,
     ipcp::{Core, Ipcp},
     layer::{Layer, LayerState},
     proto::{
-        endpoint::Limits,
+        allocation::Limits,
         negotiation::{Identity, Joining, ServerSecurity},
     },
     sync::lock,
@@ -88,7 +84,7 @@ impl Irm {
     /// ```
     /// use std::time::Duration;
     ///
-    /// use ouroboros::{Irm, proto::endpoint::Limits};
+    /// use ouroboros::{Irm, proto::allocation::Limits};
     ///
     /// let longest = Duration::from_secs(30);
     /// let flow_timeout = (Limits::default().flow_timeout.0, longest);
@@ -195,7 +191,7 @@ impl Irm {
         Ok(layer)
     }
 
-    /// That this manager hosts layers itself.
+    /// Returns the embedded manager.
     fn embedded(&self, operation: &'static str, instead: &'static str) -> Result<(), NotEmbedded> {
         match self.0.daemon {
             Some(_) => Err(NotEmbedded { operation, instead }),
@@ -253,11 +249,7 @@ impl Irm {
         let Some(daemon) = &self.0.daemon else {
             return Ok(self.layers().iter().map(LayerInfo::of).collect());
         };
-        let (ipcps, names) = (daemon.ask(&Request::ListIpcps).await?, Request::ListNames);
-        let (Response::Ipcps(ipcps), Response::Names(names)) = (ipcps, daemon.ask(&names).await?)
-        else {
-            return Err(DaemonError::Lost(io::Error::other("not the list")).into());
-        };
+        let (ipcps, names) = (daemon.ipcps().await?, daemon.names().await?);
         let mut layers: Vec<LayerInfo> = Vec::new();
         // One that has no layer yet is in none.
         for ipcp in ipcps.into_iter().filter(|ipcp| !ipcp.layer.is_empty()) {
@@ -353,9 +345,9 @@ impl Irm {
         }
     }
 
-    /// What flows to `name` have to be like to be accepted here from now on,
-    /// in every layer. Best said before the name is registered: accepted flows that
-    /// do not meet a stricter policy end.
+    /// Sets the security that flows to `name` must have to be accepted here from now on, in
+    /// every layer. Best called before the name is registered: accepted flows that do not meet
+    /// a stricter policy end.
     ///
     /// On a handle of a daemon a program can only ask for more than the daemon has
     /// for the name: both have to be met, by all flows to the name as long as this

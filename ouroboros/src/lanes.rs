@@ -118,7 +118,7 @@ impl LaneAcceptor {
     }
 }
 
-/// What a flow says of itself, and what is known of who says so.
+/// The lane that a flow claims, and the identity of the peer that claims it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Claim {
     name: Name,

@@ -13,6 +13,19 @@ use crate::{
 
 /// A layer in this process. Clones are the same layer, which lasts as long as its
 /// resource manager or one of them.
+///
+/// ```
+/// use ouroboros::{Irm, LayerError, transport::memory::Network};
+///
+/// # async_io::block_on(async {
+/// let irm = Irm::new();
+/// let layer = irm.bootstrap("my_layer", Network::new().station()).await?;
+/// layer.register("my_vpn").await?;
+/// assert!(matches!(layer.register("my_vpn").await, Err(LayerError::AlreadyRegistered(..))));
+/// assert_eq!(layer.names().len(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
 #[derive(Clone)]
 pub struct Layer(pub(crate) Arc<LayerState>);
 

@@ -10,7 +10,7 @@
 //! - [`wire`]: names, addresses, qualities of service and the formats they have.
 //! - [`mod@error`]: all errors.
 //!
-//! What is public and not documented is this workspace's, and may change at any time.
+//! Public items without documentation belong to this workspace, and may change at any time.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("ouroboros needs Linux: packet sockets, TUN devices, epoll");
@@ -36,6 +36,8 @@ mod layer;
 mod sys;
 mod tunnel;
 
+#[doc(no_inline)]
+pub use bytes::Bytes;
 pub use daemon::socket_path;
 pub use error::{AllocateError, DaemonError, FlowError, LayerError, NotEmbedded, PolicyError};
 pub use flow::{
@@ -49,10 +51,11 @@ pub use lanes::LaneAcceptor;
 pub use layer::Layer;
 #[doc(hidden)]
 pub use ouroboros_proto::proto;
-use ouroboros_proto::sync;
+#[doc(hidden)]
+pub use ouroboros_proto::sync;
 pub use ouroboros_proto::wire;
 #[doc(inline)]
-pub use proto::endpoint::{Counters, Limits};
+pub use proto::allocation::{Counters, Limits};
 #[doc(inline)]
 pub use proto::negotiation::{Identity, PeerIdentity, ServerSecurity, Trust};
 #[doc(inline)]

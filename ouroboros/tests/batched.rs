@@ -12,7 +12,7 @@ use ouroboros::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Only ends a test that has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 async fn pair(
     server: impl IntoTransport,

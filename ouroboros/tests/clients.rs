@@ -88,17 +88,22 @@ fn an_invitation_becomes_a_client_once_and_in_time() {
     let path = file(&folder, "# nobody yet");
     let clients = ClientsFile::at(&path);
     let (first, over) = (invited(NOW + 60), invited(NOW));
-    clients.invite(&name("alice"), over, NOW - 60).expect("invited");
+    clients.invite(&name("alice"), over, &[], NOW - 60).expect("invited");
     assert!(matches!(clients.join(over.key, key(), NOW), Err(ClientsError::NotInvited)));
     assert_eq!(invitations(&path), [over]);
     assert_eq!(authorized_keys(&path).expect("read"), [], "an invitation is no client");
     // One that is over makes room for its name.
-    clients.invite(&name("alice"), first, NOW).expect("invited");
-    let again = clients.invite(&name("alice"), invited(NOW + 60), NOW);
+    clients.invite(&name("alice"), first, &[], NOW).expect("invited");
+    let again = clients.invite(&name("alice"), invited(NOW + 60), &[], NOW);
     assert!(matches!(again, Err(ClientsError::NameTaken(_))), "{again:?}");
     let text = fs::read_to_string(&path).expect("read");
     let line = format!("invited {} alice until=2027-01-15T08:01:00Z\n", first.key);
     assert_eq!(text, format!("# nobody yet\n{line}"));
+    let branch = invited(NOW + 60);
+    let behind = ["10.0.0.9/32", "172.16.2.0/24"].map(|net| net.parse().expect("a network"));
+    clients.invite(&name("branch"), branch, &behind, NOW).expect("invited");
+    assert_eq!(clients.entries().expect("read")[1].prefixes, behind);
+    clients.revoke("branch").expect("revoked");
     // What a person adds to it stays.
     fs::write(&path, text.replace("Z\n", "Z 10.0.0.7 # the laptop\n")).expect("written");
 
@@ -117,7 +122,7 @@ fn of_many_who_use_an_invitation_at_once_one_is_a_client() {
     let folder = Folder::new();
     let path = file(&folder, "");
     let (clients, only) = (ClientsFile::at(&path), invited(NOW + 60));
-    clients.invite(&name("alice"), only, NOW).expect("invited");
+    clients.invite(&name("alice"), only, &[], NOW).expect("invited");
     let joined: usize = thread::scope(|scope| {
         let join = || scope.spawn(|| usize::from(clients.join(only.key, key(), NOW).is_ok()));
         let all: Vec<_> = (0..8).map(|_| join()).collect();

@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, time::Duration};
 use futures_lite::future;
 use ouroboros::{
     AllocateError, FlowSpec, Irm,
-    proto::endpoint::Limits,
+    proto::allocation::Limits,
     transport::{
         Udp,
         fault::{Faults, Faulty},

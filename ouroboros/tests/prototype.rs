@@ -12,7 +12,7 @@ use ouroboros::{
     crypto::{AeadBackend, Cipher, Entropy, FlowKey, Suite},
     proto::{
         Now,
-        endpoint::{AllocationRequest, Allocator, Event, Limits},
+        allocation::{AllocationRequest, Allocator, Event, Limits},
         native::{Capabilities, KeyLimits, NativeKeys, Role},
         protection::{Content, FlowKeys, Opened, Protection, Tally, protection},
     },

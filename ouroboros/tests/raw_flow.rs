@@ -5,11 +5,15 @@ use std::{
     thread,
 };
 
+use futures_lite::future;
 use ouroboros::{
-    Flow, FlowInfo, RawFlow,
+    Flow, FlowInfo, Packets, RawFlow,
     crypto::{AeadBackend, FlowKey, Suite},
     proto::{
-        native::{Capabilities, Channel, Content, HEAD, KeyLimits, NativeKeys, Role, TAIL},
+        native::{
+            Capabilities, Channel, Content, FRAGMENT_HEAD, HEAD, KeyLimits, NativeKeys, Role,
+            Sealer, TAIL, fragments,
+        },
         negotiation::Profile,
         protection::FlowKeys,
     },
@@ -32,7 +36,7 @@ fn paths() -> [Arc<dyn Path>; 2] {
 
 fn keys(role: Role) -> NativeKeys {
     let (suite, key) = (Suite::default(), FlowKey::new([7; 32]));
-    NativeKeys::new(suite, role, Capabilities::NONE, key, [9; 32])
+    NativeKeys::new(suite, role, Capabilities::FRAGMENTS, key, [9; 32])
 }
 
 fn raw(role: Role, path: Arc<dyn Path>) -> RawFlow {
@@ -58,6 +62,27 @@ fn flow(role: Role, path: Arc<dyn Path>, limits: KeyLimits) -> Flow {
     Flow::with_limits(raw(role, path), AeadBackend::default(), limits).expect("a flow")
 }
 
+/// What seals the client's packets, for a test that sends them as it likes.
+fn client_sealer() -> Sealer {
+    let (ends, limits) = ((ENDS[0], ENDS[1]), KeyLimits::default());
+    Channel::new(keys(Role::Client), ends, AeadBackend::default(), limits).sealer()
+}
+
+fn sealed(sealer: &mut Sealer, body: &[u8], content: Content) -> Vec<u8> {
+    let mut frame = [&[0; HEAD], body, &[0; TAIL]].concat();
+    sealer.reserve(1, true).expect("a number").seal(&mut frame, content);
+    frame
+}
+
+/// Sends frames by `path` at once.
+fn send(path: &dyn Path, frames: &[&[u8]]) {
+    let mut batch = SendBatch::new(path.headroom(), 10_000);
+    for frame in frames {
+        batch.push(frame.len()).expect("room").copy_from_slice(frame);
+    }
+    path.send(&mut batch).expect("sent");
+}
+
 #[test]
 fn who_sends_and_never_reads_gets_new_keys_all_the_same() {
     let limits = KeyLimits { due: 16, data: 64, ..KeyLimits::default() };
@@ -66,8 +91,8 @@ fn who_sends_and_never_reads_gets_new_keys_all_the_same() {
     let peer = flow(Role::Server, server, limits);
     let mut buffer = [0; 100];
     let mut received = 0;
-    // The background thread alone can do this for the sender.
-    while sender.statistics().epoch < 3 {
+    // The background thread alone can do this for the sender. One key seals 64 packets.
+    while sender.statistics().epoch < 3 || received <= 64 {
         sender.push(4).expect("room").copy_from_slice(b"much");
         sender.flush().expect("a flow");
         while peer.try_recv(&mut buffer).expect("a flow").is_some() {
@@ -75,8 +100,6 @@ fn who_sends_and_never_reads_gets_new_keys_all_the_same() {
         }
         thread::yield_now();
     }
-    // More than one key seals.
-    assert!(received > 64, "{received}");
 }
 
 #[test]
@@ -92,24 +115,10 @@ fn what_comes_from_elsewhere_first_is_had_once_like_any_other() {
         let take = handler.lock().expect("no panic").clone().expect("watched");
         take(PeerAddress::Memory(9), &mut frame.to_vec());
     };
-    let mut sealer = Channel::new(
-        keys(Role::Client),
-        (ENDS[0], ENDS[1]),
-        AeadBackend::default(),
-        KeyLimits::default(),
-    )
-    .sealer();
-    let mut sealed = |body: &[u8]| {
-        let mut frame = [&[0; HEAD], body, &[0; TAIL]].concat();
-        sealer.reserve(1, true).expect("a number").seal(&mut frame, Content::Packet);
-        frame
-    };
-    let [moved, copied, last] = [b"moved", b"twice", b"last."].map(|body| sealed(body));
-    let along = |frame: &[u8]| {
-        let mut batch = SendBatch::new(client.headroom(), 100);
-        batch.push(frame.len()).expect("room").copy_from_slice(frame);
-        client.send(&mut batch).expect("sent");
-    };
+    let mut sealer = client_sealer();
+    let [moved, copied, last] =
+        [b"moved", b"twice", b"last."].map(|body| sealed(&mut sealer, body, Content::Packet));
+    let along = |frame: &[u8]| send(&*client, &[frame]);
     from_elsewhere(&copied);
     from_elsewhere(&copied);
     from_elsewhere(&moved);
@@ -127,4 +136,85 @@ fn what_comes_from_elsewhere_first_is_had_once_like_any_other() {
     from_elsewhere(&copied);
     along(&moved);
     assert_eq!(receiver.try_receive().expect("a flow"), 0);
+}
+
+/// A way of receiving one packet.
+type Receive<'a> = &'a mut dyn FnMut() -> Vec<u8>;
+
+/// Sends packets of an ordered flow by `path`, some late, and checks what is had of them.
+fn late_ones_are_dropped(path: &dyn Path, receive: Receive<'_>) {
+    let sealer = &mut client_sealer();
+    let mut frames: Vec<_> = (0..6u8).map(|n| sealed(sealer, &[n], Content::Packet)).collect();
+    let large = [9; 500];
+    let parts: Vec<_> = fragments(0, Content::Packet, &large, 300)
+        .expect("it can be cut")
+        .map(|part| {
+            let mut body = vec![0; FRAGMENT_HEAD + part.bytes.len()];
+            part.write(&mut body);
+            sealed(sealer, &body, Content::Fragment)
+        })
+        .collect();
+    frames.extend((8..11u8).map(|n| sealed(sealer, &[n], Content::Packet)));
+    send(path, &[&frames[0]]);
+    assert_eq!(receive(), [0]);
+    send(path, &[&frames[2]]);
+    assert_eq!(receive(), [2]);
+    // Late, and with it what comes in time.
+    send(path, &[&frames[1], &frames[4]]);
+    assert_eq!(receive(), [4]);
+    send(path, &[&frames[3]]);
+    send(path, &[&parts[1]]);
+    send(path, &[&parts[0], &frames[5]]);
+    let next = receive();
+    // The two came together or one by one: the packet in fragments is the later one.
+    assert!(next == [5] || next == large, "{next:?}");
+    if next == [5] {
+        assert_eq!(receive(), large);
+    }
+    send(path, &[&frames[7]]);
+    assert_eq!(receive(), [9]);
+    send(path, &[&frames[6], &frames[8]]);
+    assert_eq!(receive(), [10]);
+}
+
+#[test]
+fn late_packets_of_an_ordered_flow_are_dropped_whoever_receives_how() {
+    let ordered = || {
+        let [client, server] = paths();
+        let mut raw = raw(Role::Server, server);
+        (raw.info.ordered, raw.info.qos) = (true, QosSpec::VOICE);
+        (client, Flow::new(raw).expect("a flow"))
+    };
+    let buffer = &mut [0; 1000][..];
+    let (client, flow) = ordered();
+    late_ones_are_dropped(&*client, &mut || {
+        let size = future::block_on(flow.recv(buffer)).expect("a packet");
+        buffer[..size].to_vec()
+    });
+    assert!((3..=4).contains(&flow.statistics().late), "{:?}", flow.statistics());
+    let (client, flow) = ordered();
+    late_ones_are_dropped(&*client, &mut || {
+        let size = flow.recv_blocking(buffer).expect("a packet");
+        buffer[..size].to_vec()
+    });
+    let (client, flow) = ordered();
+    let (packets, had) = (&mut Packets::new(), &mut 0);
+    late_ones_are_dropped(&*client, &mut || {
+        if *had == packets.len() {
+            *had = 0;
+            future::block_on(flow.recv_many(packets)).expect("packets");
+        }
+        *had += 1;
+        packets[*had - 1].to_vec()
+    });
+    let (client, flow) = ordered();
+    let (_sender, mut receiver) = flow.split();
+    let (count, had) = (&mut 0, &mut 0);
+    late_ones_are_dropped(&*client, &mut || {
+        while *had == *count {
+            (*count, *had) = (receiver.receive().expect("packets"), 0);
+        }
+        *had += 1;
+        receiver.packet(*had - 1).to_vec()
+    });
 }

@@ -7,7 +7,7 @@ use ouroboros::{
     crypto::{Entropy, Suite, identity::IdentityKey},
     proto::{
         Now,
-        endpoint::{
+        allocation::{
             AcceptError, AllocationRequest, Allocator, ClientSecurity, Event, Identity, Limits,
             ServerSecurity, Share, Trust,
         },
@@ -261,7 +261,7 @@ fn a_flood_of_requests_leaves_a_bounded_state() {
         }
     }
     let (pending, remembered) = server.held();
-    assert_eq!(pending, limits.unproved_requests);
+    assert_eq!(pending, limits.unvalidated_requests);
     assert!(remembered <= limits.remembered_requests);
     assert_eq!(answers, limits.answers_per_second, "refusals keep to the rate");
     server.handle_timeout(at(limits.hold), random);

@@ -9,6 +9,7 @@ use std::{
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::LazyLock,
     thread,
     time::Duration,
 };
@@ -20,78 +21,65 @@ use ouroboros::{
         Client, DaemonError,
         protocol::{Request, Response, path_from_text, text_of_path},
     },
-    trust::{KeyFile, TrustError, TrustFolder},
+    trust::{KeyFile, TrustError, TrustFolder, write_whole},
 };
 use ouroboros_cli::{
     authority, completions,
-    configuration::Configuration,
+    configuration::{BadFile, Configuration},
     dns, eprintln,
-    grammar::{self, Command},
+    grammar::{self, Command, UsageError},
     irmd::State,
     lists::{self, Overview},
-    name_policy, output, print, println, whole_file,
+    name_policy, output,
+    ovpn::Tunnels,
+    print, println,
 };
 use structopt::StructOpt;
 
-const AFTER_HELP: &str = "\
+static AFTER_HELP: LazyLock<String> =
+    LazyLock::new(|| format!("COMMANDS:\n{}\n{EXAMPLES}", grammar::list()));
+
+const EXAMPLES: &str = "\
 EXAMPLES:
     irm ipcp bootstrap type udp name wan layer internet ip any
-        makes a layer over UDP
+        creates a layer over UDP, on all addresses of this machine
     irm register name my_vpn layer internet
     irm bind program ovpn name my_vpn
-        has ovpn serve whoever asks for my_vpn
+        lets ovpn accept the flows to my_vpn
     irm status --watch
-        shows every second what there is
+        prints layers, names and flows every second
     irm config save /etc/ouroboros/irmd.conf
-        has the layers, names and bindings of now be there after a restart
+        saves the layers, names and bindings, to have them after a restart
+    irm key generate next
+        makes the key that is to take this machine's key's place: clients are told of it
     irm --json flow list
         prints the flows that programs have as JSON
 
 FILES:
-    /etc/ouroboros/irmd.conf  what irmd begins with
-    /run/ouroboros/irmd.sock  where irmd listens
+    /etc/ouroboros/irmd.conf  configuration that irmd loads when it starts
+    /run/ouroboros/irmd.sock  irmd's socket
 
 ENVIRONMENT:
-    OUROBOROS_SOCKET  where irmd listens instead
-    OUROBOROS_CONFIG  the folder of keys, where there is no irmd, instead of /etc/ouroboros
+    OUROBOROS_SOCKET  irmd's socket, if it is another one
+    OUROBOROS_CONFIG  directory of keys while irmd does not run, instead of /etc/ouroboros
 
 EXIT STATUS:
-    0 if it is done; 1 if something failed; 2 if the words make no sense";
+    0 on success; 1 on failure; 2 on wrong usage";
 
 /// How often `--watch` shows it again.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Manages the layers, names and bindings of irmd
 ///
-/// irm ipcp create|destroy|bootstrap|list,
-/// irm name create|change|destroy|register|unregister|list, irm key show|generate|generate force,
-/// irm name dns N [ip A], which prints the lines for hosts files and DNS by which clients
-/// of a layer over UDP find the name's server,
-/// irm key export, which prints the public key for an authority to sign,
-/// irm cert authority A [days D] [in DIR], which makes an authority: DIR/authority.key, to be
-/// kept, and DIR/authority.pem, for who is to believe it (the folder authority beside the key),
-/// irm cert sign [key FILE] for N [days D] [in DIR], which prints its certificate for the
-/// owner of a public key (this machine without one) as N: a server's name, or a client,
-/// irm config check FILE, which tells all that is wrong in a file for irmd --config,
-/// irm config save [FILE [force]], which writes what is in force as such a file,
-/// irm config diff FILE, which tells what irmd would change if it read that file now,
-/// irm status, which shows all IPCPs, names and flows,
-/// irm flow list, irm bind|unbind program P name N, irm bind|unbind process PID name N,
-/// irm register|unregister name N layer L, irm completions bash|zsh|fish, which prints what
-/// the shell has to read to complete these words.
-/// Words may be cut to any unambiguous prefix; keyword pairs come in any order.
-/// name create N and name change N (which keeps what else there is of N) take: auth none|server|both, who proves who they are; clients FILE
-/// with the keys of clients that get a flow, or ca DIR of authorities that vouch for
-/// them; key FILE and cert FILE instead of irmd's own key; native, for flows in no
-/// other format; sencpath FILE and cencpath FILE with the algorithms.
-#[allow(rustdoc::broken_intra_doc_links, reason = "the text of --help")]
+/// Commands are words: `irm COMMAND --help`, or `irm help COMMAND`, says more of each. Words may
+/// be cut to any unambiguous beginning; keywords with their values come in any order.
 #[derive(StructOpt)]
-#[structopt(name = "irm", after_help = AFTER_HELP)]
+#[structopt(name = "irm", after_help = AFTER_HELP.as_str())]
 struct Arguments {
     /// Prints lists as JSON
     #[structopt(long)]
     json: bool,
-    /// Shows the status, or a list, again every second
+    /// Prints the status, or a list, again every second
     #[structopt(short, long)]
     watch: bool,
     /// A command, such as: ipcp bootstrap type eth-dix name dix layer my_layer dev lo
@@ -107,13 +95,13 @@ fn shown(text: &str) -> String {
 fn main() -> ExitCode {
     // Options are text; words are what the grammar takes.
     let is_word = |argument: &OsStr| !argument.as_bytes().starts_with(b"-");
+    if let Some(words) = words_to_explain() {
+        return explain(&words);
+    }
     let arguments = ouroboros_cli::arguments_where::<Arguments>(is_word);
     let command = match grammar::parse(&arguments.words) {
         Ok(command) => command,
-        Err(error) => {
-            eprintln!("irm: {}", shown(&error.to_string()));
-            return ExitCode::from(2);
-        }
+        Err(error) => return misused(&arguments.words, &error),
     };
     if arguments.watch && !lists::can_be_watched(&command) {
         eprintln!("irm: --watch: the status and lists can be watched, nothing else");
@@ -134,8 +122,54 @@ fn main() -> ExitCode {
             }
             _ => ExitCode::SUCCESS,
         },
-        Err(error) => ouroboros_cli::failed("irm", error.as_ref()),
+        Err(error) => ouroboros_cli::failed("irm", with_advice(error).as_ref()),
     }
+}
+
+/// The error, and where to look for what is not there.
+fn with_advice(error: Box<dyn Error>) -> Box<dyn Error> {
+    let place = match error.downcast_ref() {
+        Some(LayerError::NoSuchLayer(_) | LayerError::NoSuchIpcp(_)) => "irm ipcp list",
+        Some(
+            LayerError::NoSuchName(_) | LayerError::NotRegistered(..) | LayerError::NotBound(_),
+        ) => "irm name list",
+        _ => return error,
+    };
+    format!("{error} ({place} shows those there are)").into()
+}
+
+/// The words of the command that help is asked for: `COMMAND --help`, `help COMMAND`.
+fn words_to_explain() -> Option<Vec<String>> {
+    let all = || env::args_os().skip(1);
+    let asks = |word: &OsStr| word == "--help" || word == "-h";
+    let mut words: Vec<_> =
+        all().filter(|word| !word.as_bytes().starts_with(b"-")).map(text_of_path).collect();
+    if words.first().is_some_and(|word| word == "help") {
+        words.remove(0);
+        return Some(words);
+    }
+    all().any(|word| asks(&word)).then_some(words)
+}
+
+fn explain(words: &[String]) -> ExitCode {
+    match grammar::help(words) {
+        Ok(Some(help)) => print!("{help}"),
+        Ok(None) => {
+            let mut help = Vec::new();
+            // A vector takes everything.
+            let _ = Arguments::clap().write_long_help(&mut help);
+            println!("{}", String::from_utf8_lossy(&help));
+        }
+        Err(error) => return misused(words, &error),
+    }
+    let _ = output::finish();
+    ExitCode::SUCCESS
+}
+
+fn misused(words: &[String], error: &UsageError) -> ExitCode {
+    let command = grammar::command_of(words);
+    eprintln!("irm: {} ({command} --help says more)", shown(&error.to_string()));
+    ExitCode::from(2)
 }
 
 fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
@@ -179,10 +213,7 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
             return Ok(());
         }
         Command::CheckConfiguration { file } => {
-            let file = path_from_text(&file);
-            let configuration = Configuration::read(&file)?;
-            println!("{} makes sense: {configuration}", file.display());
-            return Ok(());
+            return check_configuration(file.as_deref().map(path_from_text));
         }
         Command::SaveConfiguration { file, force } => {
             return save_configuration(file.as_deref().map(path_from_text).as_deref(), force);
@@ -190,8 +221,9 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
         Command::DiffConfiguration { file } => {
             let file = path_from_text(&file);
             let wanted = Configuration::read(&file)?;
-            let (had, now) = (configuration(true)?, configuration(false)?);
-            let changes = had.changes(&now, &wanted);
+            let (had, mut now) = (configuration(true)?, configuration(false)?);
+            let changes = had.changes(&wanted).into_iter();
+            let changes: Vec<_> = changes.filter_map(|change| now.apply(change)).collect();
             if json {
                 println!("{}", serde_json::to_string_pretty(&changes)?);
             } else if changes.is_empty() {
@@ -200,15 +232,18 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
             changes.iter().filter(|_| !json).for_each(|change| println!("{change}"));
             return Ok(());
         }
-        Command::CreateName { name, security } => {
-            name_policy::request(name, security, &env::current_dir()?)?
+        Command::CreateName { name, policy, algorithms } => {
+            let policy = name_policy::resolve(policy, &algorithms, &env::current_dir()?)?;
+            Request::CreateName { name, policy }
         }
-        Command::ChangeName { name, security } => {
-            let policy = name_policy::request(name, security, &env::current_dir()?)?;
-            Request::ChangeName { policy: Box::new(policy) }
+        Command::ChangeName { name, policy, algorithms } => {
+            let policy = name_policy::resolve(policy, &algorithms, &env::current_dir()?)?;
+            Request::ChangeName { name, policy }
         }
-        Command::ShowKey => Request::ShowKey,
+        Command::ShowKey { name } => Request::ShowKey { name },
         Command::GenerateKey { force } => Request::GenerateKey { force },
+        Command::GenerateNextKey { name, force } => Request::GenerateNextKey { name, force },
+        Command::PromoteKey { name } => Request::PromoteKey { name },
         Command::DestroyName { name } => Request::DestroyName { name },
         Command::Register { name, layer } => Request::Register { name, layer },
         Command::Unregister { name, layer } => Request::Unregister { name, layer },
@@ -219,26 +254,91 @@ fn run(command: Command, json: bool) -> Result<(), Box<dyn Error>> {
         }
         Command::Process { pid, name, bind } => Request::Process { pid, name, bind },
     };
+    let bound = match &request {
+        Request::Program { name, bind: true, .. } | Request::Process { name, bind: true, .. } => {
+            Some(name.clone())
+        }
+        _ => None,
+    };
     match async_std::task::block_on(ask(request))? {
         Response::Key(key) if json => println!("{}", serde_json::to_string_pretty(&key)?),
         Response::Ipcps(ipcps) if json => println!("{}", serde_json::to_string_pretty(&ipcps)?),
         Response::Names(names) if json => println!("{}", serde_json::to_string_pretty(&names)?),
         Response::Flows(flows) if json => println!("{}", serde_json::to_string_pretty(&flows)?),
-        Response::Key(key) => println!("{} {}", key.fingerprint, shown(&key.path)),
+        Response::Key(key) => {
+            println!("{} {}", key.fingerprint, shown(&key.path));
+            if let Some(next) = key.next {
+                println!("{next} next: clients are told of it, irm key promote puts it in force");
+            }
+        }
         Response::Ipcps(ipcps) => print!("{}", lists::ipcps(&ipcps)),
         Response::Names(names) => print!("{}", lists::names(&names)),
         Response::Flows(flows) => print!("{}", lists::flows(&flows)),
         _ => {}
     }
+    if let Some(name) = bound
+        && let Response::Names(names) = async_std::task::block_on(ask(Request::ListNames))?
+        && names.iter().any(|known| known.name == name && known.layers.is_empty())
+    {
+        eprintln!(
+            "irm: warning: {name} is in no layer yet, and nobody finds it: irm register name {name} \
+             layer LAYER"
+        );
+    }
     Ok(())
 }
 
-/// What the daemon has; what it has taken from its file, if `from_file`.
+/// Returns the daemon's configuration; that which it has taken from its file, if `from_file`.
 fn configuration(from_file: bool) -> Result<Configuration, Box<dyn Error>> {
     match async_std::task::block_on(ask(Request::ShowConfiguration { from_file }))? {
         Response::Configuration(lines) => Ok(Configuration::from_lines(&lines)?),
-        _ => Err("irmd does not tell its configuration".into()),
+        _ => Err(DaemonError::Unexpected.into()),
     }
+}
+
+/// Tells all that is wrong in a file of irmd's, of ovpn's or of both; in those of this user
+/// if none is named.
+fn check_configuration(file: Option<PathBuf>) -> Result<(), Box<dyn Error>> {
+    let files = match file {
+        Some(file) => vec![file],
+        None => {
+            let folder = TrustFolder::of_user()?;
+            let own = ["irmd.conf", "ovpn.toml"].map(|name| folder.path().join(name));
+            let there: Vec<_> = own.into_iter().filter(|file| file.exists()).collect();
+            if there.is_empty() {
+                let folder = folder.path().display();
+                return Err(format!("there is no irmd.conf or ovpn.toml in {folder}").into());
+            }
+            there
+        }
+    };
+    let mut wrong = Vec::new();
+    for file in files {
+        match checked(&file) {
+            Ok(makes_sense) => println!("{makes_sense}"),
+            Err(error) => wrong.push(error.to_string()),
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+}
+
+/// Returns a summary of a file, in one line.
+fn checked(file: &Path) -> Result<String, BadFile> {
+    let tunnels = Tunnels::read(file)?;
+    let mut flaws = match Configuration::read(file) {
+        Ok(configuration) if tunnels.flaws.is_empty() => {
+            let (file, tunnels) = (file.display(), tunnels.names().count());
+            return Ok(format!("{file} makes sense: {configuration}, tunnels: {tunnels}"));
+        }
+        Ok(_) => Vec::new(),
+        Err(BadFile::Flaws(_, flaws)) => flaws,
+        Err(error) => return Err(error),
+    };
+    // What neither knows is told once.
+    let lines: Vec<_> = flaws.iter().map(|flaw| flaw.line).collect();
+    flaws.extend(tunnels.flaws.into_iter().filter(|flaw| !lines.contains(&flaw.line)));
+    flaws.sort();
+    Err(BadFile::Flaws(file.to_owned(), flaws))
 }
 
 /// Writes what the daemon has as a configuration file, which is there as a whole or not.
@@ -259,12 +359,12 @@ fn save_configuration(file: Option<&Path>, force: bool) -> Result<(), Box<dyn Er
         let path = file.display();
         return Err(format!("{path}: there is such a file: irm config save {path} force").into());
     }
-    whole_file::write(file, text.as_bytes()).map_err(at)?;
+    write_whole(file, text.as_bytes()).map_err(at)?;
     println!("{}: {} bytes", file.display(), text.len());
     Ok(())
 }
 
-/// Where the authority is: beside this user's key, unless another folder is given.
+/// Returns where the authority is: beside this user's key, unless another folder is given.
 fn authority_folder(given: Option<String>) -> Result<PathBuf, TrustError> {
     let own = || TrustFolder::of_user().map(|folder| folder.path().join("authority"));
     given.map_or_else(own, |folder| Ok(path_from_text(&folder)))
@@ -272,8 +372,9 @@ fn authority_folder(given: Option<String>) -> Result<PathBuf, TrustError> {
 
 /// This machine's key, which only who may read its file has.
 fn own_key() -> Result<IdentityKey, Box<dyn Error>> {
-    let Response::Key(entry) = async_std::task::block_on(ask(Request::ShowKey))? else {
-        return Err("irmd does not tell its key".into());
+    let Response::Key(entry) = async_std::task::block_on(ask(Request::ShowKey { name: None }))?
+    else {
+        return Err(DaemonError::Unexpected.into());
     };
     let file = path_from_text(&entry.path);
     let key = KeyFile::at(&file).load()?;
@@ -294,13 +395,9 @@ fn name_dns(name: &str, addresses: Vec<IpAddr>, json: bool) -> Result<(), Box<dy
 }
 
 fn layer_addresses(name: &str) -> Result<Vec<IpAddr>, Box<dyn Error>> {
-    let asked = async {
-        let ipcps = Client::new().ask(&Request::ListIpcps).await?;
-        Ok::<_, LayerError>((ipcps, Client::new().ask(&Request::ListNames).await?))
-    };
-    let (Response::Ipcps(ipcps), Response::Names(names)) = async_std::task::block_on(asked)? else {
-        return Err("irmd does not tell its layers".into());
-    };
+    let client = Client::new();
+    let asked = async { Ok::<_, LayerError>((client.ipcps().await?, client.names().await?)) };
+    let (ipcps, names) = async_std::task::block_on(asked)?;
     let known = names.into_iter().find(|known| known.name == name);
     let layers = known.map(|known| known.layers).unwrap_or_default();
     if layers.is_empty() {
@@ -313,7 +410,13 @@ fn layer_addresses(name: &str) -> Result<Vec<IpAddr>, Box<dyn Error>> {
 async fn ask(request: Request) -> Result<Response, Box<dyn Error>> {
     match Client::new().ask(&request).await {
         Err(LayerError::Daemon(DaemonError::NotRunning(_) | DaemonError::NotPermitted(_)))
-            if matches!(request, Request::ShowKey | Request::GenerateKey { .. }) =>
+            if matches!(
+                request,
+                Request::ShowKey { name: None }
+                    | Request::GenerateKey { .. }
+                    | Request::GenerateNextKey { name: None, .. }
+                    | Request::PromoteKey { name: None }
+            ) =>
         {
             Ok(State::default().handle(request).await?)
         }

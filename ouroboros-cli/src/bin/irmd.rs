@@ -7,7 +7,7 @@ use futures_lite::{StreamExt, future};
 use ouroboros::{daemon::socket_path, trust::TrustFolder};
 use ouroboros_cli::{
     confine::confine,
-    http::{self, Place},
+    http::{self, ListenAddress},
     irmd::{self, Configured, DaemonSocket, State, group, raise_descriptor_limit, serve},
     output, service,
 };
@@ -27,35 +27,46 @@ METRICS:
     relayed), irmd_management_dropped_total (ipcp, cause).
 
 FILES:
-    /etc/ouroboros/irmd.conf  what it begins with
-    /run/ouroboros/irmd.sock  where it listens
+    /etc/ouroboros/irmd.conf     its configuration, if there is one
+    /etc/ouroboros/identity.pem  this machine's key; beside it identity.next.pem, the next
+                                 one, and identity.pem.old, the former one
+    /etc/ouroboros/known_names   servers known by their keys
+    /etc/ouroboros/next_keys     next keys that servers have announced
+    /etc/ouroboros/authorities/  certificates of authorities
+    /run/ouroboros/irmd.sock     its socket
 
 ENVIRONMENT:
-    OUROBOROS_SOCKET  where it listens instead
-    OUROBOROS_CONFIG  the folder of its key and of what it knows, instead of /etc/ouroboros
-    RUST_LOG          what is logged: error, warn, info (by default), debug or trace
+    OUROBOROS_SOCKET   its socket, if it is to be another one
+    OUROBOROS_CONFIG   directory of its key, configuration and trust, instead of /etc/ouroboros
+    OUROBOROS_JOURNAL  socket of the journal, instead of /run/systemd/journal/socket
+    RUST_LOG           log level: error, warn, info (by default), debug or trace
+
+JOURNAL:
+    Where its log goes to the journal of systemd, events have their fields there, such as
+    OUROBOROS_NAME, OUROBOROS_PEER and OUROBOROS_IPCP: journalctl OUROBOROS_NAME=my_vpn.
 
 EXIT STATUS:
-    0 if it was ended by a signal; 1 if something failed; 2 if the arguments make no sense";
+    0 if it was ended by a signal; 1 on failure; 2 on wrong usage";
 
-/// Hosts Ouroboros layers, keeps names and bindings, serves applications
+/// Runs the layers, names and keys of a machine, and allocates flows for its programs
 ///
-/// SIGHUP reads the configuration file again, and does what has changed in it; and the files
-/// of keys, clients and authorities, which also happens within a second of a change; SIGUSR1 logs what there is; SIGINT and SIGTERM end it.
+/// SIGHUP loads the configuration file again and applies what has changed in it, and loads the
+/// files of keys, clients and authorities (which also happens within a second of a change).
+/// SIGUSR1 logs a summary. SIGINT and SIGTERM end it.
 #[derive(StructOpt)]
 #[structopt(name = "irmd", after_help = AFTER_HELP)]
 struct Arguments {
     /// Logs to standard output (standard error otherwise)
     #[structopt(long)]
     stdout: bool,
-    /// Makes the layers, names and bindings that this file says (TOML); irmd.conf beside
-    /// the daemon's key (/etc/ouroboros) if there is one
+    /// Configuration file (TOML) with layers, names and bindings. Default: irmd.conf in the
+    /// directory of the daemon's key (/etc/ouroboros), if there is one
     #[structopt(long, parse(from_os_str), value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Serves metrics for Prometheus at this Unix socket or port of this machine, as
-    /// /metrics
+    /// Serves metrics for Prometheus at /metrics, on this Unix socket (its owner and group can read them)
+    /// or loopback port (every user of this machine can)
     #[structopt(long, value_name = "unix:PATH|127.0.0.1:PORT")]
-    metrics: Option<Place>,
+    metrics: Option<ListenAddress>,
 }
 
 fn main() -> ExitCode {
@@ -71,7 +82,8 @@ fn main() -> ExitCode {
     if let Err(error) = output::start() {
         return ouroboros_cli::failed("irmd", &error);
     }
-    match async_std::task::block_on(run(arguments.config, arguments.metrics)) {
+    // Boxed: what a stack has been used for stays with the process.
+    match async_std::task::block_on(Box::pin(run(arguments.config, arguments.metrics))) {
         Ok(()) => {
             let _ = output::finish();
             ExitCode::SUCCESS
@@ -82,7 +94,7 @@ fn main() -> ExitCode {
 
 async fn run(
     config: Option<PathBuf>,
-    metrics: Option<Place>,
+    metrics: Option<ListenAddress>,
 ) -> Result<(), Box<dyn std::error::Error>> {
     // SIGPIPE is ignored, as in every Rust program: writing says so. The last two
     // would end the process, and mean nothing here.

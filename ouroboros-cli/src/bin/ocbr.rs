@@ -9,20 +9,19 @@ use structopt::StructOpt;
 
 /// Sends packets at a constant bit rate
 ///
-/// With --listen, counts the packets of others, under the names that this program is
-/// bound to.
+/// With --listen, is the server, for the names that this program is bound to.
 #[derive(StructOpt)]
 #[structopt(name = "ocbr")]
 struct Arguments {
-    /// Counts packets
+    /// Server: counts packets
     #[structopt(short, long)]
     listen: bool,
-    /// Server: how often the counts are printed
+    /// Server: interval at which the counts are printed
     #[structopt(
         short, long, value_name = "SECONDS", default_value = "1", parse(try_from_str = seconds)
     )]
     interval: Duration,
-    /// Server: a flow that was silent for so long has ended
+    /// Server: ends a flow after this time of silence
     #[structopt(
         short, long, value_name = "SECONDS", default_value = "1", parse(try_from_str = seconds)
     )]
@@ -36,12 +35,12 @@ struct Arguments {
         visible_alias = "server-name"
     )]
     server_name: Option<String>,
-    /// For how long
+    /// Duration of the test
     #[structopt(
         short, long, value_name = "SECONDS", default_value = "60", parse(try_from_str = seconds)
     )]
     duration: Duration,
-    /// Sends as fast as it goes
+    /// Sends without a rate limit
     #[structopt(short, long)]
     flood: bool,
     /// Bytes of a packet, up to 524288
@@ -52,10 +51,10 @@ struct Arguments {
     /// Bits per second, with suffix k, M or G
     #[structopt(short, long, value_name = "RATE", default_value = "1000000", parse(try_from_str = plain))]
     rate: u64,
-    /// Sleeps from one packet to the next, as it does without --spin
+    /// Sleeps between packets (the default)
     #[structopt(long)]
     sleep: bool,
-    /// Keeps the processor busy from one packet to the next; more exact
+    /// Busy-waits between packets: more exact
     #[structopt(long)]
     spin: bool,
     /// Quality of service: raw, best, video, voice or data

@@ -9,12 +9,11 @@ use structopt::StructOpt;
 
 /// Sends a greeting to the name oecho and prints the reply
 ///
-/// With --listen, returns the greetings of others, under the names that this program
-/// is bound to.
+/// With --listen, is the server, for the names that this program is bound to.
 #[derive(StructOpt)]
 #[structopt(name = "oecho")]
 struct Arguments {
-    /// Returns greetings
+    /// Server: returns greetings
     #[structopt(short, long)]
     listen: bool,
     /// Encrypts the flow

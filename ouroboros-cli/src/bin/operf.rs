@@ -11,24 +11,23 @@ use ouroboros_cli::tools::{
 };
 use structopt::StructOpt;
 
-/// Measures what a flow carries
+/// Measures the throughput of a flow
 ///
-/// With --listen, takes the packets of others, under the names that this program is
-/// bound to. Times without a unit are milliseconds; the units are ms, s, m, h, d.
+/// With --listen, is the server, for the names that this program is bound to. Times without a unit are milliseconds; the units are ms, s, m, h, d.
 #[derive(StructOpt)]
 #[structopt(name = "operf")]
 struct Arguments {
-    /// Takes packets
+    /// Server: receives packets
     #[structopt(short, long)]
     listen: bool,
     /// The name to send to
     #[structopt(short = "n", long, value_name = "NAME", required_unless = "listen")]
     server_name: Option<String>,
-    /// One way (uni), there and back (bi), or as a stream of bytes (stream), as fast as it goes and
-    /// on a reliable flow (--qos data)
+    /// One way (uni), echoed (bi), or a stream of bytes without a rate limit, which needs a
+    /// reliable flow, --qos data (stream)
     #[structopt(short, long, default_value = "uni")]
     test: Test,
-    /// For how long
+    /// Duration of the test
     #[structopt(
         short, long, value_name = "TIME", default_value = "60s", parse(try_from_str = duration)
     )]
@@ -41,10 +40,10 @@ struct Arguments {
         short, long, value_name = "BYTES", default_value = "1500", parse(try_from_str = bytes)
     )]
     size: usize,
-    /// Sends as fast as it goes
+    /// Sends without a rate limit
     #[structopt(short, long)]
     flood: bool,
-    /// Sleeps from one packet to the next; less exact, and the processor is free
+    /// Sleeps between packets, instead of busy-waiting: less exact, but leaves the CPU free
     #[structopt(long)]
     sleep: bool,
     /// Quality of service: raw, best, video, voice or data

@@ -7,32 +7,31 @@ use ouroboros::Irm;
 use ouroboros_cli::tools::{self, Outcome, bytes, count, duration, oping};
 use structopt::StructOpt;
 
-/// Measures the round trip to a name
+/// Measures the round-trip time to a name
 ///
-/// With --listen, answers the requests of others, under the names that this program
-/// is bound to. Times without a unit are milliseconds; the units are ms, s, m, h, d.
+/// With --listen, is the server, for the names that this program is bound to. Times without a unit are milliseconds; the units are ms, s, m, h, d.
 #[derive(StructOpt)]
 #[structopt(name = "oping")]
 struct Arguments {
-    /// Answers requests
+    /// Server: answers requests
     #[structopt(short, long)]
     listen: bool,
-    /// Server: does not sleep
+    /// Server: busy-waits for requests
     #[structopt(long)]
     poll: bool,
-    /// Server: one flow, and does not sleep
+    /// Server: serves one flow, and busy-waits for requests
     #[structopt(long)]
     busy: bool,
     /// The name to ping
     #[structopt(short = "n", long, value_name = "NAME", required_unless = "listen")]
     server_name: Option<String>,
-    /// So many requests
+    /// Number of requests
     #[structopt(short, long, value_name = "NUMBER", parse(try_from_str = count))]
     count: Option<u32>,
-    /// As many requests as fit in this time
+    /// Duration of the test, instead of a number of requests
     #[structopt(short, long, value_name = "TIME", parse(try_from_str = duration))]
     duration: Option<Duration>,
-    /// From one request to the next; 10 s at most
+    /// Interval between requests; 10 s at most
     #[structopt(
         short, long, value_name = "TIME", default_value = "1000", parse(try_from_str = duration)
     )]
@@ -45,10 +44,10 @@ struct Arguments {
     /// Quality of service: raw, best, video, voice or data
     #[structopt(short, long, value_name = "QOS", default_value = "raw")]
     qos: String,
-    /// Sends the next request as soon as the reply is there
+    /// Sends each request as soon as the reply to the last one has come
     #[structopt(short, long)]
     flood: bool,
-    /// The same, and does not sleep meanwhile
+    /// The same, and busy-waits for the reply
     #[structopt(short = "F", long)]
     flood_busy: bool,
     /// Prints the time of day before each line

@@ -13,39 +13,47 @@ use toml::{
 pub struct Flaw {
     /// The line, from 1.
     pub line: usize,
-    /// What is wrong with it.
+    /// The reason why it cannot be used.
     pub reason: String,
 }
 
 /// The text of a file, and what is wrong in it.
 #[derive(Debug)]
-pub(super) struct Source<'t> {
+pub(crate) struct Source<'t> {
     text: &'t str,
     flaws: RefCell<Vec<Flaw>>,
 }
 
 impl<'t> Source<'t> {
-    pub(super) fn new(text: &'t str) -> Self {
+    pub(crate) fn new(text: &'t str) -> Self {
         Self { text, flaws: RefCell::default() }
     }
 
     /// The line that `place` begins in.
-    pub(super) fn line(&self, place: &Range<usize>) -> usize {
+    pub(crate) fn line(&self, place: &Range<usize>) -> usize {
         let before = self.text.as_bytes().iter().take(place.start);
         1 + before.filter(|byte| **byte == b'\n').count()
     }
 
-    pub(super) fn wrong(&self, place: &Range<usize>, reason: impl Into<String>) {
+    pub(crate) fn wrong(&self, place: &Range<usize>, reason: impl Into<String>) {
         let flaw = Flaw { line: self.line(place), reason: reason.into() };
         self.flaws.borrow_mut().push(flaw);
     }
 
-    pub(super) fn has_flaws(&self) -> bool {
+    /// Adds the errors of the text as TOML.
+    pub(crate) fn collect(&self, errors: Vec<toml::de::Error>) {
+        for error in errors {
+            let place = error.span().unwrap_or_default();
+            self.wrong(&place, error.message().replace('\n', " "));
+        }
+    }
+
+    pub(crate) fn has_flaws(&self) -> bool {
         !self.flaws.borrow().is_empty()
     }
 
-    /// What is wrong, in the order of the lines.
-    pub(super) fn into_flaws(self) -> Vec<Flaw> {
+    /// Returns the flaws, in the order of the lines.
+    pub(crate) fn into_flaws(self) -> Vec<Flaw> {
         let mut flaws = self.flaws.into_inner();
         flaws.sort();
         flaws

@@ -1,13 +1,13 @@
 //! A configuration as the text of a file that says it, and as JSON on its way from the
 //! daemon. Not here: reading a file.
 
-use std::fmt::Write;
+use std::{fmt::Write, path::PathBuf};
 
 use ouroboros::{
     crypto::Algorithms,
     daemon::{
-        protocol::{Request, Security, TransportSpec},
-        security::Authentication,
+        protocol::{TransportSpec, text_of_path},
+        security::{Authentication, NamePolicy},
     },
 };
 
@@ -21,7 +21,7 @@ impl Configuration {
         text.lines().map(str::to_owned).collect()
     }
 
-    /// What [`to_lines`](Self::to_lines) has made.
+    /// Returns the configuration that [`to_lines`](Self::to_lines) has written.
     ///
     /// # Errors
     ///
@@ -51,7 +51,7 @@ impl Configuration {
             list(&mut text, "reg", &layers);
             list(&mut text, "prog", &programs);
             if let Some(policy) = self.names.get(name) {
-                security(&mut text, &policy.request);
+                security(&mut text, &policy.policy);
             }
             text.push('\n');
         }
@@ -89,16 +89,12 @@ impl Configuration {
     }
 }
 
-fn security(text: &mut String, policy: &Request) {
-    let Request::CreateName { server, client, authentication, native, key, certificate, .. } =
-        policy
-    else {
-        return;
-    };
+fn security(text: &mut String, policy: &NamePolicy) {
+    let NamePolicy { server, client, authentication, native, key, certificate } = policy;
     pair(text, "senc", server.as_ref().map(algorithms));
     pair(text, "cenc", client.as_ref().map(algorithms));
     let word = |word: &str| Some(quoted(word));
-    let path = |path: &Option<String>| path.as_deref().map(quoted);
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| quoted(&text_of_path(path)));
     match authentication {
         Authentication::Offered => {}
         Authentication::None => pair(text, "auth", word("none")),
@@ -106,7 +102,7 @@ fn security(text: &mut String, policy: &Request) {
             pair(text, "auth", word("server"));
             pair(text, "ca", path(ca));
         }
-        Authentication::Keys(file) => pair(text, "clients", Some(quoted(file))),
+        Authentication::Keys(file) => pair(text, "clients", Some(quoted(&text_of_path(file)))),
         Authentication::Authorities(ca) => {
             pair(text, "auth", word("both"));
             pair(text, "ca", path(ca));
@@ -118,10 +114,7 @@ fn security(text: &mut String, policy: &Request) {
 }
 
 /// The settings of a file of algorithms, in one line.
-fn algorithms(security: &Security) -> String {
-    let Security::Suite(Algorithms { kex, kdf, cipher, digest }) = security else {
-        return quoted("none");
-    };
+fn algorithms(Algorithms { kex, kdf, cipher, digest }: &Algorithms) -> String {
     let named = [
         kex.map(|kex| format!("kex={kex}")),
         kdf.map(|kdf| format!("kdf={kdf}")),
@@ -149,7 +142,7 @@ fn line(text: &mut String, line: &str) {
 }
 
 /// A basic string of TOML, which JSON's are but for one character.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 

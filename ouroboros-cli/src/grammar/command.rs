@@ -1,11 +1,16 @@
-//! What the words of `irm` come to: a command, or what is wrong with them. Not
-//! here: which words.
+//! The result of parsing the words of `irm`: a command, or what is wrong with them. Not here:
+//! the words themselves.
 
 use std::net::IpAddr;
 
-use ouroboros::daemon::protocol::{TransportSpec, path_from_text};
+use ouroboros::daemon::{
+    protocol::{TransportSpec, path_from_text},
+    security::NamePolicy,
+};
 
-/// What the user wants.
+use crate::name_policy::{AlgorithmFiles, Exclusive};
+
+/// A command of the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// `ipcp create`
@@ -21,7 +26,7 @@ pub enum Command {
         name: String,
         /// The layer.
         layer: String,
-        /// What it is attached to.
+        /// The transport it is attached to.
         transport: TransportSpec,
     },
     /// `ipcp destroy`
@@ -35,15 +40,19 @@ pub enum Command {
     CreateName {
         /// The name.
         name: String,
-        /// Its security.
-        security: NameSecurity,
+        /// Its policy. Paths are as given.
+        policy: NamePolicy,
+        /// Where the policy's algorithms are.
+        algorithms: AlgorithmFiles,
     },
     /// `name change`
     ChangeName {
         /// The name.
         name: String,
-        /// All of its security from now on.
-        security: NameSecurity,
+        /// All of its policy from now on. Paths are as given.
+        policy: NamePolicy,
+        /// Where the policy's algorithms are.
+        algorithms: AlgorithmFiles,
     },
     /// `name destroy`
     DestroyName {
@@ -77,7 +86,7 @@ pub enum Command {
     ExportKey,
     /// `cert authority`
     MakeAuthority {
-        /// What it is called.
+        /// The layer's name.
         name: String,
         /// How long it is valid.
         days: Option<u32>,
@@ -98,7 +107,7 @@ pub enum Command {
     /// `config check`
     CheckConfiguration {
         /// The file, as given.
-        file: String,
+        file: Option<String>,
     },
     /// `config diff`
     DiffConfiguration {
@@ -117,7 +126,22 @@ pub enum Command {
     /// `status`
     Status,
     /// `key show`
-    ShowKey,
+    ShowKey {
+        /// Whose key; this machine's otherwise.
+        name: Option<String>,
+    },
+    /// `key generate next`
+    GenerateNextKey {
+        /// Whose key; this machine's otherwise.
+        name: Option<String>,
+        /// Takes the place of a next key that is there.
+        force: bool,
+    },
+    /// `key promote`
+    PromoteKey {
+        /// Whose key; this machine's otherwise.
+        name: Option<String>,
+    },
     /// `key generate`
     GenerateKey {
         /// In the place of one that is there.
@@ -156,56 +180,6 @@ pub enum Shell {
     Fish,
 }
 
-/// The security of a name. Files are paths, as given.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NameSecurity {
-    /// With the server's encryption.
-    pub server: Option<String>,
-    /// With the client's encryption.
-    pub client: Option<String>,
-    /// Who proves who they are.
-    pub auth: Option<Auth>,
-    /// With the keys of clients.
-    pub clients: Option<String>,
-    /// The folder of authorities.
-    pub ca: Option<String>,
-    /// With the server's key.
-    pub key: Option<String>,
-    /// With the server's certificate.
-    pub certificate: Option<String>,
-    /// Only the native profile.
-    pub native: bool,
-}
-
-impl NameSecurity {
-    /// Whether its parts go together: lists say who proves who they are.
-    ///
-    /// # Errors
-    ///
-    /// Two of them exclude each other.
-    pub fn check(&self) -> Result<(), UsageError> {
-        match (&self.clients, &self.ca, self.auth) {
-            (Some(_), Some(_), _) => Err(UsageError::Together("clients", "ca")),
-            (Some(_), _, Some(Auth::None | Auth::Server)) => {
-                Err(UsageError::Together("clients", "auth none or server"))
-            }
-            (_, Some(_), Some(Auth::None)) => Err(UsageError::Together("ca", "auth none")),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Who proves who they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Auth {
-    /// Nobody.
-    None,
-    /// The server.
-    Server,
-    /// The server and the client.
-    Both,
-}
-
 /// The words make no command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UsageError {
@@ -217,7 +191,7 @@ pub enum UsageError {
     Unknown {
         /// The word.
         word: String,
-        /// What would have fitted.
+        /// The words that would have fitted.
         expected: String,
     },
     /// A word is the beginning of several.
@@ -225,7 +199,7 @@ pub enum UsageError {
     Ambiguous {
         /// The word.
         word: String,
-        /// What it may be.
+        /// The words that it may stand for.
         candidates: String,
     },
     /// A value makes no sense.
@@ -238,14 +212,26 @@ pub enum UsageError {
         /// Why not.
         reason: &'static str,
     },
+    /// A value is no number, or one that is too small or too large.
+    #[error("{keyword} {value}: not a number from {least} to {most}")]
+    Number {
+        /// Its keyword.
+        keyword: &'static str,
+        /// The value.
+        value: String,
+        /// The smallest number that makes sense.
+        least: u32,
+        /// The largest one.
+        most: u32,
+    },
     /// Bytes that are not UTF-8, as
     /// [`text_of_path`](ouroboros::daemon::protocol::text_of_path) has them, where text
     /// is meant.
     #[error("{}: not UTF-8", path_from_text(.0).display())]
     NotUtf8(String),
     /// Two keywords exclude each other.
-    #[error("{0} and {1}: one of them")]
-    Together(&'static str, &'static str),
+    #[error(transparent)]
+    Exclusive(#[from] Exclusive),
     /// A keyword stands twice.
     #[error("{0}: given twice")]
     Twice(&'static str),

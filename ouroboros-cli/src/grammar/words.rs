@@ -1,9 +1,11 @@
 //! Words of a command line: prefixes, keyword pairs, values. Not here: which
 //! words make which command.
 
+use std::ops::RangeInclusive;
+
 use ouroboros::wire::Name;
 
-use super::{UsageError, Words};
+use super::{UsageError, Words, entry::Arguments};
 
 /// Keywords whose values are paths, and may be any bytes
 /// ([`text_of_path`](ouroboros::daemon::protocol::text_of_path)).
@@ -91,18 +93,11 @@ pub(super) fn nothing_more(words: Words<'_>) -> Result<(), UsageError> {
 pub(super) struct Pairs(Vec<(&'static str, String)>);
 
 impl Pairs {
-    pub(super) fn parse(words: Words<'_>, keywords: &[&'static str]) -> Result<Self, UsageError> {
-        Self::with_flags(words, keywords, &[])
-    }
-
-    /// The same, with `flags` that stand without a value.
-    pub(super) fn with_flags(
-        mut words: Words<'_>,
-        keywords: &[&'static str],
-        flags: &[&'static str],
-    ) -> Result<Self, UsageError> {
+    /// Those of a command: any of its keywords, in any order.
+    pub(super) fn parse(mut words: Words<'_>, arguments: &Arguments) -> Result<Self, UsageError> {
+        let (keywords, flags) = arguments.keywords();
         let mut pairs: Vec<(&'static str, String)> = Vec::new();
-        let candidates = [keywords, flags].concat();
+        let candidates = [&keywords[..], &flags[..]].concat();
         while !words.is_empty() {
             let (keyword, rest) = take(words, &candidates)?;
             let (value, rest) = match flags.contains(&keyword) {
@@ -130,24 +125,22 @@ impl Pairs {
         self.take(keyword).ok_or_else(|| UsageError::Missing(format!("{keyword} and its value")))
     }
 
-    /// A number, in hexadecimal with 0x in front.
+    /// A number of those, in hexadecimal with 0x in front.
     pub(super) fn number<T: TryFrom<u32>>(
         &mut self,
         keyword: &'static str,
+        range: RangeInclusive<u32>,
     ) -> Result<Option<T>, UsageError> {
         let Some(value) = self.take(keyword) else { return Ok(None) };
         let number = match value.strip_prefix("0x") {
             Some(hex) => u32::from_str_radix(hex, 16).ok(),
             None => value.parse().ok(),
         };
-        match number.and_then(|number| T::try_from(number).ok()) {
+        match number.filter(|number| range.contains(number)).and_then(|n| T::try_from(n).ok()) {
             Some(number) => Ok(Some(number)),
             None => {
-                let reason = match size_of::<T>() {
-                    2 => "not a number from 0 to 65535",
-                    _ => "not a number from 0 to 4294967295",
-                };
-                Err(UsageError::Value { keyword, value, reason })
+                let (least, most) = range.into_inner();
+                Err(UsageError::Number { keyword, value, least, most })
             }
         }
     }

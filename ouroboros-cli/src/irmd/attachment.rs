@@ -1,4 +1,4 @@
-//! What an IPCP is attached to, from a request to a transport. Not here: IPCPs.
+//! The attachment of an IPCP, from a request to a transport. Not here: IPCPs.
 
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ pub(super) fn directory_hash(name: &str) -> Option<DirectoryHash> {
     }
 }
 
-/// Whether an IPCP of this type is bootstrapped like that.
+/// Returns `true` if an IPCP of this type is bootstrapped like that.
 pub(super) fn attaches(kind: &str, transport: &TransportSpec) -> bool {
     match transport {
         TransportSpec::EthDix { .. } => kind == "eth-dix",

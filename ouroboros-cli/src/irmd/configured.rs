@@ -15,7 +15,7 @@ use ouroboros::{
 };
 
 use super::{Error, State};
-use crate::configuration::{BadFile, Configuration, Flaw, Ipcp};
+use crate::configuration::{BadFile, Change, Configuration, Flaw, Ipcp, PlacedPolicy};
 
 /// A daemon and its configuration file.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct Configured {
     pending: Pending,
 }
 
-/// What the file says and cannot be had yet.
+/// The parts of the file that cannot be had yet.
 #[derive(Debug, Default)]
 struct Pending {
     ipcps: BTreeMap<String, Ipcp>,
@@ -61,9 +61,10 @@ impl Configured {
     pub async fn load(&mut self) -> Result<(), BadFile> {
         let wanted = Configuration::read(&self.path)?;
         let mut flaws = Vec::new();
-        for policy in wanted.names.values() {
-            if let Err(error) = self.state.check_policy(&policy.request) {
-                flaws.push(Flaw { line: policy.line, reason: error.to_string() });
+        for (name, PlacedPolicy { line, policy }) in &wanted.names {
+            let checked = name.parse().map_err(Error::from);
+            if let Err(error) = checked.and_then(|name| self.state.check_policy(&name, policy)) {
+                flaws.push(Flaw { line: *line, reason: error.to_string() });
             }
         }
         if !flaws.is_empty() {
@@ -72,8 +73,9 @@ impl Configured {
         }
         let had = std::mem::replace(&mut self.in_force, wanted.clone());
         self.state.set_from_file(wanted.clone());
-        self.take_away(&had, &wanted).await;
-        self.give(&had, &wanted).await;
+        for change in had.changes(&wanted) {
+            self.follow(change).await;
+        }
         self.attempt().await;
         tracing::info!(file = %self.path.display(), "configured: {wanted}");
         Ok(())
@@ -127,28 +129,6 @@ impl Configured {
         self.state.handle(request).await.map(drop)
     }
 
-    /// Ends what `wanted` has no more, and what it has otherwise.
-    async fn take_away(&mut self, had: &Configuration, wanted: &Configuration) {
-        for (name, path) in had.programs.difference(&wanted.programs) {
-            let (name, path) = (name.clone(), path.clone());
-            self.end(Request::Program { path, name, bind: false }).await;
-        }
-        for (name, layer) in had.registrations.difference(&wanted.registrations) {
-            let (name, layer) = (name.clone(), layer.clone());
-            if !self.pending.registrations.remove(&(name.clone(), layer.clone())) {
-                self.end(Request::Unregister { name, layer }).await;
-            }
-        }
-        for name in had.names.keys().filter(|name| !wanted.names.contains_key(*name)) {
-            self.end(Request::DestroyName { name: name.clone() }).await;
-        }
-        for (name, ipcp) in &had.ipcps {
-            if wanted.ipcps.get(name) != Some(ipcp) && self.pending.ipcps.remove(name).is_none() {
-                self.end(Request::DestroyIpcp { name: name.clone() }).await;
-            }
-        }
-    }
-
     /// Somebody may have ended it by hand.
     async fn end(&self, request: Request) {
         if let Err(error) = self.state.handle(request).await {
@@ -156,41 +136,39 @@ impl Configured {
         }
     }
 
-    /// Has what `had` does not have, or has otherwise.
-    async fn give(&mut self, had: &Configuration, wanted: &Configuration) {
-        let mut made = BTreeSet::new();
-        for (name, ipcp) in &wanted.ipcps {
-            if had.ipcps.get(name) != Some(ipcp) {
-                made.extend(ipcp.layer.clone());
-                self.pending.ipcps.insert(name.clone(), ipcp.clone());
+    /// Makes the change; what may have to wait is attempted later.
+    async fn follow(&mut self, change: Change) {
+        match change {
+            Change::Unbind(name, path) => {
+                self.end(Request::Program { path, name, bind: false }).await;
             }
-        }
-        let destroyed =
-            |name: &String| had.names.contains_key(name) && !wanted.names.contains_key(name);
-        for (name, policy) in &wanted.names {
-            let before = had.names.get(name).map(|policy| &policy.request);
-            if before == Some(&policy.request) {
-                continue;
+            Change::Unregister(name, layer) => {
+                if !self.pending.registrations.remove(&(name.clone(), layer.clone())) {
+                    self.end(Request::Unregister { name, layer }).await;
+                }
             }
-            if let Err(error) = self.state.change_policy(&policy.request) {
-                // It was right a moment ago.
-                tracing::error!(%name, %error, "the name's policy cannot be had");
+            Change::DestroyName(name) => self.end(Request::DestroyName { name }).await,
+            Change::DestroyIpcp(name) => {
+                if self.pending.ipcps.remove(&name).is_none() {
+                    self.end(Request::DestroyIpcp { name }).await;
+                }
             }
-        }
-        for registration in &wanted.registrations {
-            let (name, layer) = registration;
-            let stays = had.registrations.contains(registration);
-            if !stays || made.contains(layer) || destroyed(name) {
-                self.pending.registrations.insert(registration.clone());
+            Change::CreateIpcp(name, ipcp) => drop(self.pending.ipcps.insert(name, ipcp)),
+            Change::SetPolicy(name, policy) => {
+                let parsed = name.parse().map_err(Error::from);
+                if let Err(error) = parsed.and_then(|name| self.state.put_policy(name, policy)) {
+                    // It was right a moment ago.
+                    tracing::error!(%name, %error, "the name's policy cannot be had");
+                }
             }
-        }
-        for binding in &wanted.programs {
-            let (name, path) = binding.clone();
-            if (!had.programs.contains(binding) || destroyed(&name))
-                && let Err(error) =
-                    self.state.handle(Request::Program { path, name, bind: true }).await
-            {
-                tracing::error!(%error, "a program cannot be bound");
+            Change::Register(name, layer) => {
+                self.pending.registrations.insert((name, layer));
+            }
+            Change::Bind(name, path) => {
+                let request = Request::Program { path, name, bind: true };
+                if let Err(error) = self.state.handle(request).await {
+                    tracing::error!(%error, "a program cannot be bound");
+                }
             }
         }
     }

@@ -1,14 +1,15 @@
-//! Who may be connected at once: so many of each user and in all. Where there are
-//! too many, those go first that have asked for nothing yet.
+//! Limits on connections: so many of each user and in all. Where there are too many, those go
+//! first that have asked for nothing yet.
 //!
 //! Not here: sockets (`serve`).
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use event_listener::Event;
+use ouroboros::sync::lock;
 
 /// Connections served at once, without those of flows.
 const MAX_CONNECTIONS: usize = 2048;
@@ -33,7 +34,7 @@ pub(super) struct Connections(Arc<Mutex<Connected>>);
 
 impl Connections {
     fn connected(&self) -> MutexGuard<'_, Connected> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// A slot for one more connection of `user`; `None` if there are too many that

@@ -1,6 +1,6 @@
 //! Why the daemon does not do what it is asked.
 
-use std::{io, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use ouroboros::{
     AllocateError, LayerError, PolicyError,
@@ -23,11 +23,14 @@ pub enum Error {
     #[error("{0}: no such process")]
     NoProcess(u32),
     /// Misuse: the name was created before.
-    #[error("{0}: there is such a name already: irm name change gives it another policy")]
+    #[error("{0}: the name exists already: irm name change gives it another policy")]
     NameExists(String),
     /// Misuse: the IPCP has a layer.
-    #[error("{0}: the IPCP is bootstrapped already")]
+    #[error("{0}: the IPCP is bootstrapped already (irm ipcp destroy name {0} ends it)")]
     Bootstrapped(String),
+    /// Misuse: an IPCP of this daemon has the address.
+    #[error("{0}: the IPCP {1} has that address already: choose another one, or another port")]
+    OwnAddress(SocketAddr, String),
     /// Misuse: the IPCP is of another type.
     #[error("{0}: the IPCP was created with type {1}")]
     WrongType(String, String),
@@ -40,6 +43,9 @@ pub enum Error {
     /// Misuse: the text is no name of a client.
     #[error("{0}: {1}")]
     ClientName(String, #[source] InvalidClientName),
+    /// Misuse: an address or network of a client is none.
+    #[error("{0}: no network, such as 172.16.2.0/24")]
+    Prefix(String),
     /// Misuse: the text is no key's.
     #[error(transparent)]
     Fingerprint(#[from] InvalidFingerprint),

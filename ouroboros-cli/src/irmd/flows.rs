@@ -3,12 +3,13 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use async_channel::{Receiver, Sender, bounded};
 use ouroboros::{
-    FlowInfo, ServerSecurity, daemon::protocol::FlowEntry, error::TooManyFlows, wire::Name,
+    FlowInfo, ServerSecurity, daemon::protocol::FlowEntry, error::TooManyFlows, sync::lock,
+    wire::Name,
 };
 
 /// A relayed flow costs two threads and their buffers.
@@ -33,7 +34,7 @@ struct Table {
 #[derive(Debug)]
 struct Entry {
     flow: FlowEntry,
-    /// What was agreed, and what ends the flow, if it was accepted here.
+    /// The agreed terms and what ends the flow, if it was accepted here.
     accepted: Option<(FlowInfo, Sender<()>)>,
 }
 
@@ -124,8 +125,4 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         lock(&self.table).entries.remove(&self.id);
     }
-}
-
-fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
-    table.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,11 +4,12 @@
 use std::{
     collections::{HashMap, HashSet},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use ouroboros::{
     crypto::{SystemEntropy, identity::IdentityKey},
+    sync::lock,
     trust::KeyFile,
 };
 
@@ -33,7 +34,7 @@ impl Keys {
     ///
     /// The file cannot be used, and no key of it is known.
     pub(super) fn load(&self, file: &KeyFile, make: bool) -> Result<Arc<IdentityKey>, Error> {
-        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = lock(&self.0);
         let Table { known, missing } = &mut *table;
         let path = file.path();
         let reason = match file.load() {
@@ -67,7 +68,7 @@ impl Keys {
 
     /// Takes `key` for that of `file` from now on.
     pub(super) fn replace(&self, file: &KeyFile, key: Arc<IdentityKey>) {
-        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = lock(&self.0);
         table.missing.remove(file.path());
         table.known.insert(file.path().to_owned(), key);
     }

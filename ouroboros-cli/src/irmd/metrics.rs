@@ -1,4 +1,4 @@
-//! What a daemon counts, as metrics. Not here: serving them (`http`).
+//! The counters of a daemon, as metrics. Not here: serving them (`http`).
 
 use super::State;
 use crate::{

@@ -23,8 +23,8 @@ use std::{
 
 use ouroboros::daemon::Listener;
 use rustix::{
-    fs::{FlockOperation, Mode, flock},
-    process::{Gid, Resource, Rlimit, getrlimit, setrlimit, umask},
+    fs::{FlockOperation, flock},
+    process::{Gid, Resource, Rlimit, getrlimit, setrlimit},
 };
 
 pub use configured::Configured;
@@ -80,16 +80,14 @@ impl DaemonSocket {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(path, error)),
             _ => {}
         }
-        // Not for a moment may others connect.
-        let mask = umask(Mode::from_raw_mode(0o117));
-        let listener = Listener::bind(path);
-        umask(mask);
-        let listener = listener.map_err(|error| at(path, error))?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o660))
-            .and_then(|()| match group() {
-                Some(group) => std::os::unix::fs::chown(path, None, Some(group.as_raw())),
-                None => Ok(()),
-            })
+        let listener = Listener::bind(path).map_err(|error| at(path, error))?;
+        // The group first: not for a moment may another one connect.
+        let group = match group() {
+            Some(group) => std::os::unix::fs::chown(path, None, Some(group.as_raw())),
+            None => Ok(()),
+        };
+        group
+            .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o660)))
             .map_err(|error| at(path, error))?;
         Ok(Self { listener, path: path.to_owned(), _lock: lock })
     }

@@ -1,21 +1,18 @@
-//! The security of a name, as `irm name create` says it: for flows that are
-//! accepted here, and for flows that are allocated from here. Files are read
-//! when they are needed and when they have changed.
+//! The policy of a name with the files of this machine, for flows that are accepted here and
+//! for flows that are allocated from here: the files that it names are read when they are
+//! needed and when they have changed. Not here: its words (`grammar`, `configuration`).
 
 use std::{
     fs,
     os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use ouroboros::{
     FlowSpec, Identity, PolicyError, ServerSecurity, Trust,
-    crypto::{Algorithms, Suite, identity::CaStore},
-    daemon::{
-        protocol::path_from_text,
-        security::{Authentication, FlowSecurity},
-    },
+    crypto::{Suite, identity::CaStore},
+    daemon::security::{Authentication, FlowSecurity, NamePolicy},
     proto::{
         native::Capabilities,
         negotiation::{ClientSecurity, ProfilePolicy},
@@ -26,18 +23,14 @@ use ouroboros::{
 
 use super::{Error, keys::Keys};
 
-/// The security of a name.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Policy {
-    pub(super) server: Option<Algorithms>,
-    pub(super) client: Option<Algorithms>,
-    pub(super) authentication: Authentication,
-    pub(super) native: bool,
-    pub(super) key: Option<PathBuf>,
-    pub(super) certificate: Option<PathBuf>,
+/// The files that policies are resolved with, beside those that they name.
+pub(super) struct Files<'a> {
+    /// The daemon's key, whom it knows, and its authorities.
+    pub(super) folder: TrustFolder,
+    pub(super) keys: &'a Keys,
 }
 
-/// What a flow to be allocated is asked for with.
+/// The security and the identity of a flow to be allocated.
 pub(super) struct Allocation {
     pub(super) spec: FlowSpec,
     /// Whether the server is known by its key from then on.
@@ -47,110 +40,84 @@ pub(super) struct Allocation {
 /// Tells a file from what it is when it has changed.
 pub(super) type Stamp = Option<(u64, u64, i64, i64)>;
 
-/// What the clock of a file system may be behind.
+/// The time by which the clock of a file system may be behind.
 const COARSE: Duration = Duration::from_millis(100);
 
 /// Files in a folder of authorities that are watched, at most.
 const FILES: usize = 4096;
 
-impl Policy {
-    fn authenticates(&self) -> bool {
-        !matches!(self.authentication, Authentication::Offered | Authentication::None)
-    }
-
-    /// What is asked of flows that are accepted. `last` is what was before, if
-    /// anything was: where a list of clients cannot be read as a whole, its good
-    /// lines count, and where it cannot be believed, of those it has now the ones
-    /// that it had before.
+impl Files<'_> {
+    /// Returns the security that `policy` asks of flows that are accepted. `last` is the one
+    /// before, if there was any: where a list of clients cannot be read as a whole, its good
+    /// lines count, and where it cannot be believed, of those it has now the ones that it had
+    /// before.
     ///
     /// # Errors
     ///
     /// A file cannot be used.
     pub(super) fn accepted(
         &self,
+        policy: &NamePolicy,
         name: &Name,
-        (folder, keys): (&TrustFolder, &Keys),
         last: Option<&ServerSecurity>,
     ) -> Result<ServerSecurity, Error> {
-        let mut security = self.unauthenticated();
-        security = match &self.authentication {
+        let mut security = policy.accepted();
+        security = match &policy.authentication {
             Authentication::None => return Ok(security),
             // The certificate of an authority is for 0.23 clients as well.
-            Authentication::Offered if self.certificate.is_none() => {
-                return Ok(security.native_identity(self.identity(name, folder, keys)?));
+            Authentication::Offered if policy.certificate.is_none() => {
+                return Ok(security.native_identity(self.identity(policy, name)?));
             }
-            _ => security.identity(self.identity(name, folder, keys)?),
+            _ => security.identity(self.identity(policy, name)?),
         };
-        if let Authentication::Keys(path) = &self.authentication {
-            security.invited = trust::invitations(&path_from_text(path));
+        if let Authentication::Keys(path) = &policy.authentication {
+            security.invited = trust::invitations(path);
         }
-        security.clients = match &self.authentication {
+        security.clients = match &policy.authentication {
             Authentication::Keys(path) => Trust::Keys(match last.map(|last| &last.clients) {
                 Some(Trust::Keys(last)) => {
-                    let (clients, flaws) =
-                        trust::reread_authorized_keys(&path_from_text(path), last);
+                    let (clients, flaws) = trust::reread_authorized_keys(path, last);
                     for flaw in flaws {
                         tracing::error!(%name, %flaw, "a list of clients is not as it should be");
                     }
                     clients
                 }
-                _ => trust::authorized_keys(&path_from_text(path))?,
+                _ => trust::authorized_keys(path)?,
             }),
-            Authentication::Authorities(own) => {
-                Trust::Authorities(authorities(own.as_deref(), folder)?)
-            }
+            Authentication::Authorities(own) => Trust::Authorities(self.authorities(own)?),
             _ => Trust::Anyone,
         };
         Ok(security)
     }
 
-    /// The same while a file cannot be used: nobody gets a flow that is to be
-    /// authenticated.
-    pub(super) fn without_files(&self) -> ServerSecurity {
-        let nobody = Trust::Keys(Vec::new());
-        let security = self.unauthenticated();
-        if self.authenticates() { security.clients(nobody) } else { security }
-    }
-
-    fn unauthenticated(&self) -> ServerSecurity {
-        let security = ServerSecurity {
-            suite: self.server.map(Algorithms::least),
-            require_encryption: self.server.is_some() || self.authenticates() || self.native,
-            ..ServerSecurity::default()
-        };
-        if self.native { security.require_native() } else { security }
-    }
-
-    /// What to ask of a flow to `name`: what the application says, and what the
-    /// name has here.
+    /// Returns the security to ask of a flow to `name`: that of the application, and that of
+    /// `policy`, the name's here.
     ///
     /// # Errors
     ///
-    /// What the application says makes no sense, or a file cannot be used.
+    /// If the application's demands make no sense, or a file cannot be used.
     pub(super) fn allocated(
         &self,
+        policy: &NamePolicy,
         name: &Name,
         spec: FlowSpec,
         asked: Option<&FlowSecurity>,
-        (folder, keys): (&TrustFolder, &Keys),
     ) -> Result<Allocation, Error> {
-        let encrypted = self.client.is_some() || self.authenticates() || self.native;
-        let (mut security, mut identified) = match asked {
-            Some(FlowSecurity { asked, identified }) => {
-                (self.with_named(name, asked.clone())?, *identified)
+        let (mut security, mut manager_identity) = match (asked, policy.allocated()) {
+            (Some(FlowSecurity { asked, manager_identity }), _) => {
+                (with_named(policy, name, asked.clone())?, *manager_identity)
             }
-            None if encrypted => (self.client.map_or_else(Default::default, Into::into), false),
-            None => return Ok(Allocation { spec, remembered: false }),
+            (None, Some(own)) => (own, false),
+            (None, None) => return Ok(Allocation { spec, remembered: false }),
         };
-        if self.native {
-            security.profile = ProfilePolicy::RequireNative;
+        manager_identity |= matches!(
+            policy.authentication,
+            Authentication::Keys(_) | Authentication::Authorities(_)
+        );
+        if manager_identity {
+            security.identity = Some(self.identity(policy, &host_name()?)?);
         }
-        identified |=
-            matches!(self.authentication, Authentication::Keys(_) | Authentication::Authorities(_));
-        if identified {
-            security.identity = Some(self.identity(&host_name()?, folder, keys)?);
-        }
-        let remembered = self.know(&mut security, name, folder)?;
+        let remembered = self.know(policy, &mut security, name)?;
         Ok(Allocation { spec: spec.with_security(security), remembered })
     }
 
@@ -158,16 +125,20 @@ impl Policy {
     /// server is to be remembered.
     fn know(
         &self,
+        policy: &NamePolicy,
         security: &mut ClientSecurity,
         name: &Name,
-        folder: &TrustFolder,
     ) -> Result<bool, Error> {
+        let next_keys = self.folder.next_keys();
+        if let Trust::Keys(keys) = &mut security.trust {
+            *keys = next_keys.accepted(name, keys)?;
+        }
         if !matches!(security.trust, Trust::Anyone | Trust::FirstUse) {
             return Ok(false);
         }
-        let vouching = match &self.authentication {
+        let vouching = match &policy.authentication {
             Authentication::Server(own @ Some(_)) | Authentication::Authorities(own) => {
-                authorities(own.as_deref(), folder)?
+                self.authorities(own)?
             }
             _ => CaStore::new(),
         };
@@ -175,53 +146,25 @@ impl Policy {
             security.trust = Trust::Authorities(vouching);
             return Ok(false);
         }
-        match folder.known_names().trust(name)? {
-            Trust::Anyone if self.authenticates() => security.trust = Trust::FirstUse,
+        match self.folder.known_names().trust(name)? {
+            Trust::Anyone if policy.authenticates() => security.trust = Trust::FirstUse,
             Trust::Anyone => {}
+            Trust::Keys(keys) => {
+                security.trust = Trust::Keys(next_keys.accepted(name, &keys)?);
+            }
             known => security.trust = known,
         }
         Ok(true)
     }
 
-    fn key(&self, folder: &TrustFolder) -> KeyFile {
-        self.key.as_ref().map_or_else(|| folder.identity(), KeyFile::at)
+    fn key(&self, policy: &NamePolicy) -> KeyFile {
+        policy.key.as_ref().map_or_else(|| self.folder.identity(), KeyFile::at)
     }
 
-    /// What an application asks of a flow to `name`, with the algorithms that the
-    /// name's policy names: an application that names none has those, and one that
-    /// does can only ask for more.
-    fn with_named(&self, name: &Name, mut asked: ClientSecurity) -> Result<ClientSecurity, Error> {
-        let Some(named) = self.client else { return Ok(asked) };
-        let default = ClientSecurity::default();
-        let names_none =
-            asked.suite == default.suite && asked.capabilities.contains(Capabilities::HYBRID_FIRST);
-        if names_none {
-            let own = ClientSecurity::from(named);
-            if !own.capabilities.contains(Capabilities::HYBRID_FIRST) {
-                let bits = asked.capabilities.bits() & !Capabilities::HYBRID_FIRST.bits();
-                asked.capabilities = Capabilities::from_bits(bits);
-            }
-            asked.suite = own.suite;
-            if asked.digest == default.digest {
-                asked.digest = own.digest;
-            }
-            return Ok(asked);
-        }
-        let suite = asked.suite;
-        let weaker = named.kex.is_some_and(|kex| suite.kex < kex)
-            || named.kdf.is_some_and(|kdf| suite.kdf < kdf)
-            || named.cipher.is_some_and(|cipher| suite.cipher < cipher);
-        if weaker {
-            let (name, named) = (name.to_string(), ClientSecurity::from(named).suite);
-            return Err(PolicyError::WeakerAlgorithms { name, asked: suite, named }.into());
-        }
-        Ok(asked)
-    }
-
-    fn identity(&self, name: &Name, folder: &TrustFolder, keys: &Keys) -> Result<Identity, Error> {
+    fn identity(&self, policy: &NamePolicy, name: &Name) -> Result<Identity, Error> {
         // One that is named has to be there.
-        let key = keys.load(&self.key(folder), self.key.is_none())?;
-        match &self.certificate {
+        let key = self.keys.load(&self.key(policy), policy.key.is_none())?;
+        match &policy.certificate {
             None => Ok(Identity::self_signed(key, name)),
             Some(path) => {
                 let certificate = trust::certificate(path)?;
@@ -232,13 +175,13 @@ impl Policy {
     }
 
     /// Changes when one of the files that flows are accepted by does.
-    pub(super) fn stamps(&self, folder: &TrustFolder) -> Vec<Stamp> {
-        let mut paths = vec![self.key(folder).path().to_owned()];
-        paths.extend(self.certificate.clone());
-        match &self.authentication {
-            Authentication::Keys(path) => paths.push(path_from_text(path)),
+    pub(super) fn stamps(&self, policy: &NamePolicy) -> Vec<Stamp> {
+        let mut paths = vec![self.key(policy).path().to_owned()];
+        paths.extend(policy.certificate.clone());
+        match &policy.authentication {
+            Authentication::Keys(path) => paths.push(path.clone()),
             Authentication::Authorities(own) => {
-                let place = own.as_deref().map_or_else(|| folder.authorities(), path_from_text);
+                let place = own.clone().unwrap_or_else(|| self.folder.authorities());
                 // A file may be written anew where it is.
                 let files = fs::read_dir(&place).into_iter().flatten().flatten();
                 let mut files: Vec<_> = files.map(|file| file.path()).take(FILES).collect();
@@ -256,37 +199,79 @@ impl Policy {
         paths.iter().map(stamp).collect()
     }
 
-    /// Returns `true` if `stamps` were taken too soon after a change to tell it from
-    /// another one that comes right behind: the file system's clock is coarse.
-    pub(super) fn are_fresh(stamps: &[Stamp]) -> bool {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        stamps.iter().flatten().any(|(_, _, seconds, nanoseconds)| {
-            let changed = u64::try_from(*seconds).ok().zip(u32::try_from(*nanoseconds).ok());
-            let changed = changed.map(|(seconds, nanos)| Duration::new(seconds, nanos));
-            changed.is_some_and(|at| now.saturating_sub(at) < COARSE)
-        })
-    }
-
-    /// What flows that are accepted are like, for people.
-    pub(super) fn describe(&self) -> String {
-        let mut text = match self.server {
-            Some(algorithms) => algorithms.to_string(),
-            None if self.authenticates() || self.native => "encrypted".to_owned(),
-            None => "as the client asks".to_owned(),
-        };
-        match &self.authentication {
-            Authentication::Offered | Authentication::None => {}
-            Authentication::Server(_) => text += ", server authenticated",
-            _ => text += ", both authenticated",
+    /// The authorities in the folder of one's own, or else the daemon's, who may have none.
+    fn authorities(&self, own: &Option<PathBuf>) -> Result<CaStore, Error> {
+        let place = own.clone().unwrap_or_else(|| self.folder.authorities());
+        if own.is_none() && !place.exists() {
+            return Ok(CaStore::new());
         }
-        if self.native {
-            text += ", native only";
+        let (store, unused) = trust::authorities(&place)?;
+        for reason in unused {
+            tracing::warn!(%reason, "an authority is ignored");
         }
-        text
+        Ok(store)
     }
 }
 
-/// What both `own`, a name's policy, and what a program demands allow.
+/// Returns `true` if `stamps` were taken too soon after a change to tell it from
+/// another one that comes right behind: the file system's clock is coarse.
+pub(super) fn are_fresh(stamps: &[Stamp]) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    stamps.iter().flatten().any(|(_, _, seconds, nanoseconds)| {
+        let changed = u64::try_from(*seconds).ok().zip(u32::try_from(*nanoseconds).ok());
+        let changed = changed.map(|(seconds, nanos)| Duration::new(seconds, nanos));
+        changed.is_some_and(|at| now.saturating_sub(at) < COARSE)
+    })
+}
+
+/// Returns the security that `policy` asks of flows that are accepted while a file of it cannot
+/// be used: nobody gets a flow that is to be authenticated.
+pub(super) fn without_files(policy: &NamePolicy) -> ServerSecurity {
+    let security = policy.accepted();
+    let nobody = Trust::Keys(Vec::new());
+    if policy.authenticates() { security.clients(nobody) } else { security }
+}
+
+/// Returns the security that an application asks of a flow to `name`, joined with that of the
+/// name's policy: an application that names no algorithms has the policy's, and one that does
+/// can only ask for more.
+fn with_named(
+    policy: &NamePolicy,
+    name: &Name,
+    mut asked: ClientSecurity,
+) -> Result<ClientSecurity, Error> {
+    if policy.native {
+        asked.profile = ProfilePolicy::RequireNative;
+    }
+    let Some(named) = policy.client else { return Ok(asked) };
+    let default = ClientSecurity::default();
+    let names_none =
+        asked.suite == default.suite && asked.capabilities.contains(Capabilities::HYBRID_FIRST);
+    if names_none {
+        let own = ClientSecurity::from(named);
+        if !own.capabilities.contains(Capabilities::HYBRID_FIRST) {
+            let bits = asked.capabilities.bits() & !Capabilities::HYBRID_FIRST.bits();
+            asked.capabilities = Capabilities::from_bits(bits);
+        }
+        asked.suite = own.suite;
+        if asked.digest == default.digest {
+            asked.digest = own.digest;
+        }
+        return Ok(asked);
+    }
+    let suite = asked.suite;
+    let weaker = named.kex.is_some_and(|kex| suite.kex < kex)
+        || named.kdf.is_some_and(|kdf| suite.kdf < kdf)
+        || named.cipher.is_some_and(|cipher| suite.cipher < cipher);
+    if weaker {
+        let (name, named) = (name.to_string(), ClientSecurity::from(named).suite);
+        return Err(PolicyError::WeakerAlgorithms { name, asked: suite, named }.into());
+    }
+    Ok(asked)
+}
+
+/// Returns the security that allows what both `own`, a name's policy, and the demands of a
+/// program allow.
 ///
 /// # Errors
 ///
@@ -323,20 +308,7 @@ pub(super) fn both(
     Ok(both)
 }
 
-/// Those in the folder of one's own, or else the daemon's, who may have none.
-fn authorities(own: Option<&str>, folder: &TrustFolder) -> Result<CaStore, Error> {
-    let place = own.map_or_else(|| folder.authorities(), path_from_text);
-    if own.is_none() && !place.exists() {
-        return Ok(CaStore::new());
-    }
-    let (store, unused) = trust::authorities(Path::new(&place))?;
-    for reason in unused {
-        tracing::warn!(%reason, "an authority that is not trusted");
-    }
-    Ok(store)
-}
-
-/// What this machine says its name is when it allocates flows.
+/// Returns the name that this machine gives itself when it allocates flows.
 fn host_name() -> Result<Name, Error> {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").map_err(Error::HostName)?;
     Ok(name.trim().parse()?)

@@ -14,11 +14,12 @@ use futures_lite::future;
 use ouroboros::{
     FlowSpec, RawFlow,
     daemon::{
-        Connection, DaemonError, Failure, Listener, attend, hand_over,
-        protocol::{FlowEntry, FlowGrant, Request, Response},
+        Connection, DaemonError, Failure, Listener, attend, attend_reported, hand_over,
+        protocol::{FlowEntry, FlowGrant, ReportedFlow, Request, Response},
         relay, revoke,
         security::FlowSecurity,
     },
+    error::TooManyFlows,
     log::Limited,
     proto::negotiation::Profile,
     transport::{HandOver, Handed},
@@ -28,6 +29,7 @@ use ouroboros::{
 use super::{
     Error, State,
     connections::{ConnectionSlot, Connections},
+    flows::Admitted,
     untaken::close,
 };
 
@@ -73,7 +75,7 @@ async fn connections(state: Arc<State>, listener: &Listener) {
         let user = connection.peer_user().unwrap_or(u32::MAX);
         let Some(slot) = connections.enter(user) else {
             if let Some(times) = turned_away.report() {
-                tracing::warn!(user, times, "too many connections: turned away");
+                tracing::warn!(user, times, "too many connections: refused");
             }
             // If there is no room for it, the end of the connection says enough.
             drop(future::poll_once(refuse(&connection, DaemonError::Busy.into())).await);
@@ -147,6 +149,7 @@ async fn answer(state: &State, connection: &Connection, slot: ConnectionSlot) ->
                 Err(failure) => refuse(connection, failure.into()).await,
             }
         }
+        Request::ReportFlow(flow) => keep(state, connection, *flow, slot).await,
         request => {
             let response = state.handle(request).await;
             let response = response.unwrap_or_else(|error| Response::Error(error.into()));
@@ -207,28 +210,9 @@ impl Given {
     ) -> Result<Self, Error> {
         let handed =
             hand_over(&mut flow, may_have_packet_socket(connection)).map_err(Error::HandOver)?;
-        let info = &flow.info;
-        let entry = FlowEntry {
-            name: info.name.to_string(),
-            peer: info.peer.to_string(),
-            local: info.local,
-            remote: info.remote,
-            encryption: info.suite.map_or_else(|| "none".to_owned(), |suite| suite.to_string()),
-            native: info.profile == Some(Profile::Native),
-            identity: info.identity.clone(),
-            relayed: handed.is_none(),
-            process: connection.peer_process().ok(),
-            since: SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|now| now.as_secs()),
-        };
-        let FlowEntry { name, peer, relayed, .. } = &entry;
-        tracing::info!(name, peer, relayed, "flow allocated");
-        let accepted_here = accepted;
-        let accepted = accepted.then(|| info.clone());
-        let (admitted, revoked) = state.flows.admit(entry, accepted)?;
-        // From here on a stricter policy finds it; one that came before does not.
-        if accepted_here && !state.irm.permits(&flow.info) {
-            admitted.revoke();
-        }
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        let reported = ReportedFlow { info: flow.info.clone(), accepted, since };
+        let (admitted, revoked) = admit(state, connection, reported, handed.is_none())?;
         flow.release = Some(Box::new((flow.release.take(), admitted)));
         Ok(Self { flow, handed, revoked })
     }
@@ -240,14 +224,7 @@ impl Given {
             Some((grant, socket)) => {
                 connection.send(&Response::Flow(Box::new(grant)), Some(&socket)).await?;
                 drop((socket, slot));
-                let revoked = async {
-                    if self.revoked.recv().await.is_ok() {
-                        revoke(connection);
-                    }
-                    // The application ends the flow, and with it the connection.
-                    future::pending().await
-                };
-                future::or(attend(self.flow, connection), revoked).await
+                until_ended(connection, &self.revoked, attend(self.flow, connection)).await
             }
             None => {
                 let (grant, end, closer) = relay(self.flow)?;
@@ -266,10 +243,76 @@ impl Given {
     }
 }
 
-/// Whether the application may have a packet socket: root's may, unless it has
-/// been denied CAP_NET_RAW. The capability alone does not count: a process can
-/// pass its connection on and then run a program that has it, but who it was
-/// when it connected the kernel has kept.
+/// Lists a flow that the application has, and ends it if its name's policy does not allow it.
+///
+/// # Errors
+///
+/// Applications have as many flows of its kind as they may.
+fn admit(
+    state: &State,
+    connection: &Connection,
+    flow: ReportedFlow,
+    relayed: bool,
+) -> Result<(Admitted, Receiver<()>), TooManyFlows> {
+    let ReportedFlow { info, accepted, since } = flow;
+    let entry = FlowEntry {
+        name: info.name.to_string(),
+        peer: info.peer.to_string(),
+        local: info.local,
+        remote: info.remote,
+        encryption: info.suite.map_or_else(|| "none".to_owned(), |suite| suite.to_string()),
+        native: info.profile == Some(Profile::Native),
+        identity: info.identity.clone(),
+        relayed,
+        process: connection.peer_process().ok(),
+        since: Some(since),
+    };
+    let FlowEntry { name, peer, .. } = &entry;
+    tracing::info!(name, peer, relayed, "flow allocated");
+    let (admitted, revoked) = state.flows.admit(entry, accepted.then(|| info.clone()))?;
+    // From here on a stricter policy finds it; one that came before does not.
+    if accepted && !state.irm.permits(&info) {
+        admitted.revoke();
+    }
+    Ok((admitted, revoked))
+}
+
+/// Keeps a flow that has outlived an earlier daemon in the list, until its application ends
+/// it, and revokes it when its name's policy does not allow it.
+async fn keep(
+    state: &State,
+    connection: &Connection,
+    flow: ReportedFlow,
+    slot: ConnectionSlot,
+) -> io::Result<()> {
+    let (_admitted, revoked) = match admit(state, connection, flow, false) {
+        Ok(admitted) => admitted,
+        Err(error) => return refuse(connection, DaemonError::from(error).into()).await,
+    };
+    connection.send(&Response::Done, None).await?;
+    drop(slot);
+    until_ended(connection, &revoked, attend_reported(connection)).await
+}
+
+/// Attends to a flow that an application has, and tells it of a revocation.
+async fn until_ended(
+    connection: &Connection,
+    revoked: &Receiver<()>,
+    attend: impl Future<Output = io::Result<()>>,
+) -> io::Result<()> {
+    let revoked = async {
+        if revoked.recv().await.is_ok() {
+            revoke(connection);
+        }
+        // The application ends the flow, and with it the connection.
+        future::pending().await
+    };
+    future::or(attend, revoked).await
+}
+
+/// Returns `true` if the application may have a packet socket: root's may, unless it has been
+/// denied CAP_NET_RAW. The capability alone does not count: a process can pass its connection on
+/// and then run a program that has it, but who it was when it connected the kernel has kept.
 fn may_have_packet_socket(connection: &Connection) -> bool {
     const NET_RAW: u64 = 1 << 13;
     let capabilities = || {

@@ -1,37 +1,39 @@
-//! Names, bindings and IPCPs of the daemon, and what each request does to them.
-//! No sockets.
+//! Names, bindings and IPCPs of the daemon, and what each request does to them. Not here:
+//! sockets (`serve`).
 
 mod clients;
 mod configuration;
+mod policies;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use event_listener::{Event, EventListener};
+use ouroboros::{
+    Destruction, Irm, LayerError, RawFlow, ServerSecurity,
+    crypto::SystemEntropy,
+    daemon::{
+        protocol::{IpcpEntry, KeyEntry, NameEntry, Request, Response, TransportSpec},
+        security::NamePolicy,
+    },
+    sync::lock,
+    transport::{OpenError, Udp},
+    trust::{KeyFile, TrustFolder},
+    wire::Name,
 };
 
 use super::{
     Error, Flows,
     attachment::{Attachment, attaches, directory_hash},
     keys::Keys,
-    policy::{self, Allocation, Policy, Stamp},
+    policy::Stamp,
     process::Process,
     untaken::Untaken,
 };
 use crate::configuration::Configuration;
-use event_listener::{Event, EventListener};
-use ouroboros::{
-    Destruction, FlowSpec, Irm, LayerError, RawFlow, ServerSecurity, Trust,
-    crypto::{Algorithms, SystemEntropy},
-    daemon::{
-        protocol::{
-            IpcpEntry, KeyEntry, NameEntry, Request, Response, Security, TransportSpec,
-            path_from_text,
-        },
-        security::{FlowSecurity, NameDemands},
-    },
-    trust::{KeyFile, Pin, TrustError, TrustFolder},
-    wire::Name,
-};
 
 #[derive(Default)]
 struct NameState {
@@ -39,12 +41,12 @@ struct NameState {
     created: bool,
     /// Registrations under way: what is made for them stays meanwhile.
     registering: usize,
-    policy: Policy,
+    policy: NamePolicy,
     /// Of the policy's files before they were read.
     stamps: Vec<Stamp>,
-    /// What the policy came to when its files were read.
+    /// The policy's security when its files were read.
     own: Option<ServerSecurity>,
-    /// What processes demand beyond it, as long as they live.
+    /// The demands of processes beyond it, as long as they live.
     demands: BTreeMap<u32, (Process, ServerSecurity)>,
     programs: BTreeSet<String>,
     processes: BTreeMap<u32, Process>,
@@ -74,29 +76,8 @@ pub struct State {
     untaken: Untaken,
     /// Bindings, or what has not been taken.
     accepting_changed: Event,
-    /// What the configuration file said when it was read last.
+    /// The configuration file when it was read last.
     from_file: Mutex<Configuration>,
-}
-
-fn algorithms(security: Option<Security>) -> Option<Algorithms> {
-    match security {
-        Some(Security::Suite(named)) => Some(named),
-        _ => None,
-    }
-}
-
-/// The name and the policy of a [`Request::CreateName`].
-fn named_policy(request: Request) -> Result<(Name, Policy), Error> {
-    let Request::CreateName { name, server, client, authentication, native, key, certificate } =
-        request
-    else {
-        return Err(Error::UnknownRequest);
-    };
-    let (server, client) = (algorithms(server), algorithms(client));
-    let (key, certificate) =
-        (key.as_deref().map(path_from_text), certificate.as_deref().map(path_from_text));
-    let policy = Policy { server, client, authentication, native, key, certificate };
-    Ok((name.parse()?, policy))
 }
 
 type Outcome = Result<Response, Error>;
@@ -140,27 +121,52 @@ impl State {
                 self.rename_client(name.as_deref(), &client, &to)
             }
             Request::RevokeClient { name, client } => self.revoke_client(name.as_deref(), &client),
-            Request::InviteClient { name, client, key, until } => {
-                self.invite_client(name.as_deref(), &client, &key, until)
+            Request::InviteClient { name, client, key, until, prefixes } => {
+                self.invite_client(name.as_deref(), &client, &key, until, &prefixes)
             }
-            Request::ChangeName { policy } => {
-                let (name, policy) = named_policy(*policy)?;
+            Request::ChangeName { name, policy } => {
+                let name: Name = name.parse()?;
                 if !self.tables().names.contains_key(&name) {
                     return Err(LayerError::NoSuchName(name.to_string()).into());
                 }
                 self.put_policy(name, policy)
             }
-            Request::CreateName { .. } => {
-                let (name, policy) = named_policy(request)?;
+            Request::CreateName { name, policy } => {
+                let name: Name = name.parse()?;
                 if self.tables().names.get(&name).is_some_and(|known| known.created) {
                     return Err(Error::NameExists(name.to_string()));
                 }
                 self.put_policy(name, policy)
             }
-            Request::ShowKey => {
-                let file = self.trust()?.identity();
-                let key = self.keys.load(&file, true)?;
+            Request::ShowKey { name } => {
+                let (file, own) = self.key_file(name.as_deref())?;
+                let key = self.keys.load(&file, own)?;
+                let mut entry = KeyEntry::new(&file, &key);
+                // One that is damaged is told of when it is to be used.
+                let next = file.next().load().ok().flatten();
+                entry.next = next.map(|next| next.public_key().fingerprint().to_string());
+                Ok(Response::Key(entry))
+            }
+            Request::GenerateNextKey { name, force } => {
+                let file = self.key_file(name.as_deref())?.0.next();
+                let make = if force { KeyFile::replace } else { KeyFile::generate };
+                let key = make(&file, &mut SystemEntropy)?;
                 Ok(Response::Key(KeyEntry::new(&file, &key)))
+            }
+            Request::PromoteKey { name } => {
+                let (file, _) = self.key_file(name.as_deref())?;
+                let key = Arc::new(file.promote(&file.next())?);
+                self.keys.replace(&file, key.clone());
+                self.refresh();
+                Ok(Response::Key(KeyEntry::new(&file, &key)))
+            }
+            Request::AnnounceNextKey { name, key, next } => {
+                let (name, key) = (name.parse()?, key.parse()?);
+                let next = next.map(|next| next.parse()).transpose()?;
+                if self.trust()?.next_keys().announce(&name, key, next)? {
+                    tracing::info!(%name, ?next, "a server has announced its next key");
+                }
+                Ok(Response::Done)
             }
             Request::GenerateKey { force } => {
                 let file = self.trust()?.identity();
@@ -198,6 +204,23 @@ impl State {
         }
     }
 
+    /// The file of a name's key, and whether that is the daemon's own.
+    fn key_file(&self, name: Option<&str>) -> Result<(KeyFile, bool), Error> {
+        let of_name = match name {
+            Some(name) => {
+                let tables = self.tables();
+                let state = tables.names.get(&name.parse()?);
+                let state = state.ok_or_else(|| LayerError::NoSuchName(name.to_owned()))?;
+                state.policy.key.clone()
+            }
+            None => None,
+        };
+        match of_name {
+            Some(path) => Ok((KeyFile::at(path), false)),
+            None => Ok((self.trust()?.identity(), true)),
+        }
+    }
+
     fn create_ipcp(&self, name: String, kind: String) -> Outcome {
         if self.ipcps().iter().any(|ipcp| ipcp.name == name) {
             return Err(LayerError::IpcpExists(name).into());
@@ -219,11 +242,32 @@ impl State {
         if let Some(kind) = created.filter(|kind| !attaches(kind, &transport)) {
             return Err(Error::WrongType(name, kind));
         }
-        self.irm.bootstrap_named(&name, layer, Attachment(transport.clone())).await?;
+        let made = self.irm.bootstrap_named(&name, layer, Attachment(transport.clone())).await;
+        made.map_err(|error| match &error {
+            LayerError::Open(OpenError::AddressInUse(address)) => match self.ipcp_at(*address) {
+                Some(ipcp) => Error::OwnAddress(*address, ipcp),
+                None => error.into(),
+            },
+            _ => error.into(),
+        })?;
         let mut tables = self.tables();
         tables.created.remove(&name);
         tables.transports.insert(name, transport);
         Ok(Response::Done)
+    }
+
+    /// The IPCP that keeps others from an address.
+    fn ipcp_at(&self, address: SocketAddr) -> Option<String> {
+        let has = |transport: &TransportSpec| match transport {
+            TransportSpec::Udp { ip, port } => {
+                let (ip, any) = (ip.address(), address.ip().is_unspecified());
+                port.unwrap_or(Udp::PORT) == address.port()
+                    && (any || ip.is_unspecified() || ip == address.ip())
+            }
+            TransportSpec::EthDix { .. } => false,
+        };
+        let tables = self.tables();
+        tables.transports.iter().find(|(_, own)| has(own)).map(|(name, _)| name.clone())
     }
 
     fn ipcps(&self) -> Vec<IpcpEntry> {
@@ -257,39 +301,6 @@ impl State {
         })
     }
 
-    /// Whether the policy that a [`Request::CreateName`] says can be had.
-    ///
-    /// # Errors
-    ///
-    /// It cannot, as [`Error`] says.
-    pub(super) fn check_policy(&self, request: &Request) -> Result<(), Error> {
-        let (name, policy) = named_policy(request.clone())?;
-        policy.accepted(&name, (&self.trust()?, &self.keys), None).map(drop)
-    }
-
-    /// Creates the name of a [`Request::CreateName`], or changes its policy if it is there:
-    /// its registrations and bindings stay, and flows that do not fit any more end.
-    ///
-    /// # Errors
-    ///
-    /// The policy cannot be had; then nothing has changed.
-    pub(super) fn change_policy(&self, request: &Request) -> Outcome {
-        let (name, policy) = named_policy(request.clone())?;
-        self.put_policy(name, policy)
-    }
-
-    fn put_policy(&self, name: Name, policy: Policy) -> Outcome {
-        let folder = self.trust()?;
-        let stamps = policy.stamps(&folder);
-        let accepted = policy.accepted(&name, (&folder, &self.keys), None)?;
-        let mut tables = self.tables();
-        let known = tables.names.entry(name.clone()).or_default();
-        (known.created, known.policy, known.stamps) = (true, policy, stamps);
-        known.own = Some(accepted);
-        self.apply(&name, known);
-        Ok(Response::Done)
-    }
-
     async fn register(&self, name: &str, layer: &str) -> Outcome {
         let known =
             self.irm.layer(layer).ok_or_else(|| LayerError::NoSuchLayer(layer.to_owned()))?;
@@ -305,45 +316,6 @@ impl State {
         Ok(Response::Done)
     }
 
-    /// Reads the files of trust that have changed. Flows that were accepted and are
-    /// not allowed any more end.
-    pub fn refresh(&self) {
-        self.untaken.close_expired();
-        let Ok(folder) = self.trust() else { return };
-        let mut tables = self.tables();
-        for (name, state) in &mut tables.names {
-            let had = state.demands.len();
-            state.demands.retain(|_, (process, _)| process.lives());
-            // Before the files are read: what changes meanwhile is read again.
-            let stamps = state.policy.stamps(&folder);
-            if stamps != state.stamps {
-                let (place, last) = ((&folder, &self.keys), state.own.as_ref());
-                let accepted = state.policy.accepted(name, place, last);
-                state.own = Some(accepted.unwrap_or_else(|reason| {
-                    tracing::error!(%name, %reason, "a file of trust cannot be used");
-                    state.own.take().unwrap_or_else(|| state.policy.without_files())
-                }));
-                state.stamps = if Policy::are_fresh(&stamps) { Vec::new() } else { stamps };
-            } else if state.demands.len() == had {
-                // Certificates age, though no file changes.
-                let own = state.own.as_ref();
-                if let Some(own) = own.filter(|own| matches!(own.clients, Trust::Authorities(_))) {
-                    self.flows.revoke_unless(name, own);
-                }
-                continue;
-            }
-            self.apply(name, state);
-        }
-    }
-
-    /// Reads all files of trust, changed or not.
-    pub fn reload(&self) {
-        for state in self.tables().names.values_mut() {
-            state.stamps.clear();
-        }
-        self.refresh();
-    }
-
     /// Returns if no request holds the tables for good.
     pub fn check(&self) {
         drop(self.tables());
@@ -354,96 +326,6 @@ impl State {
         let (ipcps, names, flows) = (self.ipcps().len(), self.names().len(), self.flows.list());
         let relayed = flows.iter().filter(|flow| flow.relayed).count();
         tracing::info!(ipcps, names, flows = flows.len(), relayed, "irmd serves");
-    }
-
-    /// Demands of flows to a name what process `pid` says, beyond the name's policy.
-    ///
-    /// # Errors
-    ///
-    /// It makes no sense, or cannot be had together with the policy.
-    pub(super) fn demand(&self, pid: u32, demands: &[NameDemands]) -> Result<(), Error> {
-        for NameDemands { name, security } in demands {
-            let mut tables = self.tables();
-            let state = tables.names.entry(name.clone()).or_default();
-            let own = state.own.clone().unwrap_or_else(|| state.policy.without_files());
-            policy::both(name, &own, security)?;
-            let same = state
-                .demands
-                .get(&pid)
-                .is_some_and(|(process, known)| process.lives() && known == security);
-            if !same {
-                state.demands.insert(pid, (Process::with_id(pid)?, security.clone()));
-                self.apply(name, state);
-            }
-        }
-        Ok(())
-    }
-
-    /// Has the name's policy, and what is demanded beyond it, hold for what is
-    /// accepted and for the flows that there are.
-    fn apply(&self, name: &Name, state: &NameState) {
-        let own = state.own.clone().unwrap_or_else(|| state.policy.without_files());
-        let all = state
-            .demands
-            .values()
-            .try_fold(own.clone(), |all, (_, demanded)| policy::both(name, &all, demanded));
-        let security = all.unwrap_or_else(|reason| {
-            tracing::error!(%reason, "nobody gets a flow");
-            own.clients(Trust::Keys(Vec::new()))
-        });
-        // It hosts the layers itself, so that this cannot fail. First, so that a flow which
-        // is admitted meanwhile meets the one or the other.
-        let _ = self.irm.set_policy(name.clone(), security.clone());
-        self.flows.revoke_unless(name, &security);
-    }
-
-    fn trust(&self) -> Result<TrustFolder, Error> {
-        Ok(self.trust.clone().map_or_else(TrustFolder::of_user, Ok)?)
-    }
-
-    /// Allocates a flow to `name`, as the application says and as the name has
-    /// it here. A server that is met for the first time is known from then on.
-    ///
-    /// # Errors
-    ///
-    /// As [`Error`] says.
-    pub async fn allocate(
-        &self,
-        name: &Name,
-        spec: FlowSpec,
-        asked: Option<&FlowSecurity>,
-    ) -> Result<RawFlow, Error> {
-        let folder = self.trust()?;
-        let policy = self.tables().names.get(name).map(|state| state.policy.clone());
-        let Allocation { spec, remembered } =
-            policy.unwrap_or_default().allocated(name, spec, asked, (&folder, &self.keys))?;
-        let known = folder.known_names();
-        let mut flow = self.irm.allocate_raw(name, spec).await.map_err(|error| {
-            let changed = error.untrusted_key().filter(|_| remembered);
-            let changed = changed.and_then(|shown| known.check(name, shown).err());
-            match changed {
-                Some(changed) => error.advise(changed.to_string()),
-                None => error,
-            }
-        })?;
-        if let Some(peer) = flow.info.identity.as_ref().filter(|_| remembered) {
-            let met = known.verify_or_pin(name, peer.fingerprint);
-            match met {
-                Ok(met) => flow.info.first_use = met == Pin::New,
-                // First use is allowed, or there would be no flow: this one is as good
-                // as one that is written down.
-                Err(error @ TrustError::Io(..)) => {
-                    tracing::error!(
-                        %name, %error, key = %peer.fingerprint,
-                        "the server cannot be remembered: whoever answers next is taken for it, \
-                         unless its key is given (ovpn --server-key)"
-                    );
-                    (flow.info.first_use, flow.info.remembered) = (true, false);
-                }
-                Err(error) => return Err(Error::Remember(name.to_string(), error)),
-            }
-        }
-        Ok(flow)
     }
 
     async fn destroy_name(&self, name: &str) -> Outcome {
@@ -479,7 +361,7 @@ impl State {
             layers: registered(name),
             programs: state.programs.iter().cloned().collect(),
             processes: state.processes.keys().copied().collect(),
-            encryption: state.policy.describe(),
+            encryption: state.policy.to_string(),
         };
         tables.names.iter().map(entry).collect()
     }
@@ -531,10 +413,6 @@ impl State {
         }
         tables
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl std::fmt::Debug for State {

@@ -2,11 +2,11 @@
 //! that programs have (`flows`).
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
-use ouroboros::{Flow, RawFlow, wire::Name};
+use ouroboros::{Flow, RawFlow, sync::lock, wire::Name};
 
 /// How long a flow waits for another program.
 const UNTAKEN: Duration = Duration::from_secs(10);
@@ -41,7 +41,7 @@ impl Untaken {
     }
 
     fn flows(&self) -> MutexGuard<'_, Vec<(Instant, RawFlow)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use async_std::task;
 use ouroboros::crypto::SystemEntropy;
 
-use super::backoff::Backoff;
+use super::{backoff::Backoff, subject::Subject};
 use crate::service;
 
 /// Different reasons that are remembered; one of more is said again.
@@ -15,12 +15,18 @@ const MOST_REASONS: usize = 8;
 /// A series of attempts.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
+    subject: Subject,
     backoff: Backoff,
     last: Option<Instant>,
     said: Vec<String>,
 }
 
 impl Attempts {
+    /// Attempts at what `subject` says.
+    pub(super) fn at(subject: Subject) -> Self {
+        Self { subject, ..Self::default() }
+    }
+
     /// Waits until the next attempt is due. Waits are counted from the attempt before, so
     /// that one that takes long is followed by another at once.
     pub(super) async fn pause(&mut self) {
@@ -33,7 +39,7 @@ impl Attempts {
     /// Prints why an attempt has failed, unless that was printed before.
     pub(super) fn say(&mut self, line: &str) {
         if self.is_new(line) {
-            println!("{line}");
+            self.subject.print(line);
             service::status(line);
         }
     }

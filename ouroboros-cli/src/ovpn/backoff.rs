@@ -18,7 +18,7 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// How long to wait, after the attempt before began, with the next one.
+    /// Returns how long to wait, after the attempt before began, with the next one.
     pub(super) fn next(&mut self, entropy: &mut dyn Entropy) -> Duration {
         let Some(doublings) = self.attempts.checked_sub(1) else {
             self.attempts = 1;

@@ -11,20 +11,26 @@ use async_std::task;
 use futures_lite::future;
 use ouroboros::{
     AllocateError, Flow, FlowError, FlowInfo, FlowSpec, Irm, Trust, Tunnel, TunnelError,
-    proto::negotiation::{Profile, ProfilePolicy},
+    crypto::identity::Fingerprint,
+    daemon::{Client, protocol::Request},
+    proto::{
+        hub::Configuration,
+        negotiation::{Profile, ProfilePolicy},
+    },
     transport::ServerHost,
     tun::InterfaceAddress,
     wire::{Name, PeerAddress},
 };
 
 use super::{
-    Outcome, Settings, announce,
+    Accepted, Outcome, Settings, announce, announce_own_key,
     attempts::Attempts,
     configured::{self, InForce},
     daemon_may_come,
     full_tunnel::{self, FullTunnel},
     layer::ensure_layer,
-    networks, own_key,
+    networks,
+    subject::{Subject, tell},
 };
 use crate::service;
 
@@ -43,12 +49,9 @@ const LIVED: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 ///
-/// The first flow is refused or not answered, or its device fails.
+/// The first flow is refused, or not answered and [`Settings::wait`] is not set; its device
+/// fails.
 pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings) -> Outcome {
-    let lanes = u8::try_from(settings.lanes).unwrap_or(u8::MAX);
-    if spec.has_manager_identity() {
-        println!("This machine's key is {}.", own_key().await?);
-    }
     let full_tunnel = match settings.full_tunnel {
         true => Some(FullTunnel::begin(settings.kill_switch)?),
         false => {
@@ -56,11 +59,32 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
             None
         }
     };
+    let outcome = run(irm, name, spec, settings, full_tunnel.as_ref()).await;
+    if outcome.is_err() && full_tunnel.is_some_and(|full_tunnel| full_tunnel.failed()) {
+        println!(
+            "Nothing leaves this machine until ovpn has been started again and ended \
+             (--kill-switch)."
+        );
+    }
+    outcome
+}
+
+async fn run(
+    irm: &Irm,
+    name: &Name,
+    spec: FlowSpec,
+    settings: &Settings,
+    full_tunnel: Option<&FullTunnel>,
+) -> Outcome {
+    let lanes = u8::try_from(settings.lanes).unwrap_or(u8::MAX);
+    if spec.has_manager_identity() {
+        announce_own_key(Some(name)).await?;
+    }
     if settings.ensure_layer {
         ensure_layer().await?;
     }
-    println!("Allocating a flow to {name}.");
-    let mut flows = first(irm, name, &spec, lanes).await?;
+    tell!(Subject::name(name), "Allocating a flow to {name}.");
+    let mut flows = first(irm, name, &spec, lanes, settings.wait).await?;
     meet(flows[0].info());
     let spec = as_good_as(flows[0].info(), spec).timeout(ATTEMPT);
     let mut settings = settings.clone();
@@ -71,17 +95,19 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
     let mut tunnel = Arc::new(settings.tunnel().queues(flows.len()).build()?);
     let mut observing = settings.observed.client(&tunnel, networks(&settings.addresses));
     let mut in_force = InForce::default();
-    let mut attempts = Attempts::default();
+    let mut accepted = settings.changing.accepted;
+    let mut attempts = Attempts::at(Subject::name(name));
     loop {
         let since = Instant::now();
         flows.iter().for_each(|flow| flow.expect_answers_within(PROBE_TIMEOUT));
         let device = tunnel.interface_name_now();
-        if let Some(full_tunnel) = &full_tunnel {
+        let subject = Subject::server(flows[0].info());
+        if let Some(full_tunnel) = full_tunnel {
             full_tunnel.lead(&device, &settings.addresses)?;
             println!("{}", full_tunnel.describe(&device));
         }
         let up = format!("{} is up.", settings.describe(&device));
-        println!("{up}");
+        tell!(subject, "{up}");
         service::status(&up);
         let own = networks(&settings.addresses);
         tunnel.ask(if chosen { &own } else { &[] });
@@ -89,9 +115,10 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
             PeerAddress::Udp(address) => address.to_string().parse().ok(),
             _ => None,
         };
+        let info = flows[0].info().clone();
         let ended = {
             let run = async { Ended::Flow(tunnel.run_lanes(flows).await) };
-            let told = follow(&tunnel, &settings, &mut in_force, chosen);
+            let told = follow(&tunnel, &settings, &mut in_force, &mut accepted, chosen, &info);
             let watched = watch(&tunnel, settings.statistics);
             future::or(run, future::or(told, watched)).await
         };
@@ -100,7 +127,7 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
             Ended::Flow(Err(TunnelError::Flow(error))) => error,
             Ended::Flow(Err(error)) => return Err(error.into()),
             Ended::Moved(addresses) => {
-                println!("The server has given this machine another address.");
+                tell!(subject, "The server has given this machine another address.");
                 let lanes = tunnel.queues();
                 drop((observing, tunnel));
                 settings.addresses = addresses;
@@ -110,13 +137,21 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
                 FlowError::Closed
             }
         };
-        println!("The flow has ended: {ended}. Allocating another one.");
+        tell!(subject, "The flow has ended: {ended}. Allocating another one.");
         if since.elapsed() >= LIVED {
-            attempts = Attempts::default();
+            attempts = Attempts::at(Subject::name(name));
         }
         flows = again(irm, name, &spec, tunnel.queues(), known, &mut attempts).await;
         meet(flows[0].info());
     }
+}
+
+/// A step of a client.
+enum Step {
+    /// The server says something else.
+    Told(Configuration),
+    /// Something else is accepted.
+    Changed(Accepted),
 }
 
 /// Why a tunnel has to begin anew.
@@ -132,21 +167,61 @@ async fn follow(
     tunnel: &Tunnel,
     settings: &Settings,
     in_force: &mut InForce,
+    accepted: &mut Accepted,
     chosen: bool,
+    info: &FlowInfo,
 ) -> Ended {
+    let (mut last, mut next_key) = (None, None);
     loop {
-        let told = tunnel.configuration().await;
+        let told = async { Step::Told(tunnel.configuration().await) };
+        let changed = async { Step::Changed(settings.next_change().await.accepted) };
+        let told = match future::or(told, changed).await {
+            Step::Told(told) => told,
+            Step::Changed(now) => {
+                *accepted = now;
+                if let Some(told) = &last {
+                    in_force.apply(tunnel, now, settings.full_tunnel, told);
+                }
+                continue;
+            }
+        };
+        if next_key != Some(told.next_key) {
+            next_key = Some(told.next_key);
+            remember_next_key(info, told.next_key).await;
+        }
         let addresses = configured::addresses(&told);
         if addresses != settings.addresses {
             if !chosen && !addresses.is_empty() {
                 return Ended::Moved(addresses);
             }
-            println!(
+            tell!(
+                Subject::server(info),
                 "Warning: the server does not know this machine by its address: packets from it \
                  may be dropped there (--ip server takes the address that the server gives)."
             );
         }
-        in_force.apply(tunnel, settings, &told);
+        in_force.apply(tunnel, *accepted, settings.full_tunnel, &told);
+        last = Some(told);
+    }
+}
+
+/// Has irmd take a server with the key `next` for that of the flow, too.
+async fn remember_next_key(info: &FlowInfo, next: Option<Fingerprint>) {
+    let Some(peer) = info.identity.as_ref().filter(|peer| !peer.is_certified()) else { return };
+    let (name, key) = (info.name.to_string(), peer.fingerprint.to_string());
+    let request = Request::AnnounceNextKey { name, key, next: next.map(|next| next.to_string()) };
+    let subject = Subject::server(info);
+    match (Client::new().ask(&request).await, next) {
+        (Ok(_), Some(next)) => {
+            tell!(
+                subject,
+                "The server announces its next key: {next} is taken for it, too, from now on."
+            );
+        }
+        (Ok(_), None) => {}
+        (Err(error), _) => {
+            tell!(subject, "Warning: the server's next key is not kept: {error}.");
+        }
     }
 }
 
@@ -163,24 +238,30 @@ async fn watch(tunnel: &Tunnel, wanted: bool) -> Ended {
 
 /// Says whom the flow is with.
 fn meet(info: &FlowInfo) {
-    announce(info);
+    let subject = Subject::server(info);
+    announce(info, &subject);
     if info.suite.is_some() && info.identity.is_none() {
-        println!("Warning: the server shows no key: who answers in its place is taken for it.");
+        tell!(
+            subject,
+            "Warning: the server shows no key: who answers in its place is taken for it."
+        );
     }
     if info.first_use && !info.remembered {
-        println!(
+        tell!(
+            subject,
             "Warning: this server cannot be remembered by its key, since irmd cannot write its known names: give the key with --server-key."
         );
     } else if info.first_use {
         let name = &info.name;
-        println!(
+        tell!(
+            subject,
             "The server of {name} is known by this key from now on: compare it with what `irm key show` says there."
         );
     }
 }
 
-/// What to ask of the flows that come after one with `info`: nothing weaker,
-/// and nobody else.
+/// Returns the specification of the flows that come after one with `info`: nothing weaker, and
+/// nobody else.
 fn as_good_as(info: &FlowInfo, spec: FlowSpec) -> FlowSpec {
     let Some(suite) = info.suite else { return spec };
     let mut security = spec.security().cloned().unwrap_or_default();
@@ -195,17 +276,22 @@ fn as_good_as(info: &FlowInfo, spec: FlowSpec) -> FlowSpec {
 }
 
 /// The first flows. Waits for what may come by itself: irmd, a layer, an address of the
-/// name, a way to it.
+/// name, a way to it; with `wait`, also an answer of the server.
 async fn first(
     irm: &Irm,
     name: &Name,
     spec: &FlowSpec,
     lanes: u8,
+    wait: bool,
 ) -> Result<Vec<Flow>, AllocateError> {
-    let mut attempts = Attempts::default();
+    let spec = if wait { spec.clone().timeout(ATTEMPT) } else { spec.clone() };
+    let mut attempts = Attempts::at(Subject::name(name));
     loop {
         attempts.pause().await;
         match irm.allocate_lanes(name.as_str(), spec.clone(), lanes).await {
+            Err(AllocateError::TimedOut) if wait => {
+                attempts.say(&format!("No flow yet: {}.", AllocateError::TimedOut));
+            }
             Err(error) if may_pass(&error) => attempts.say(&format!("No flow yet: {error}.")),
             outcome => return outcome,
         }

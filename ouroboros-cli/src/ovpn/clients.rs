@@ -1,23 +1,25 @@
 //! `ovpn clients`: who the clients of a server are, under which names, and who is one no
 //! more. irmd keeps the file that says so. Not here: new clients (`invite`, `join`).
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use der::DateTime;
 use ouroboros::{
-    FlowInfo,
+    FlowInfo, LayerError,
+    crypto::identity::Fingerprint,
     daemon::{
         Client, DaemonError,
-        protocol::{ClientRow, Request, Response},
+        protocol::{ClientRow, Request},
     },
     proto::hub::IpNet,
+    wire::Name,
 };
 use structopt::{StructOpt, clap::AppSettings};
 
 use super::Outcome;
 use crate::{now, table::table};
 
-/// What to do with the clients of a server.
+/// A command on the clients of a server.
 #[derive(StructOpt)]
 #[structopt(settings = &[
     AppSettings::SubcommandRequired,
@@ -38,7 +40,7 @@ pub enum Clients {
     Rename {
         /// The client, by its name or key
         client: String,
-        /// What it is called from now on
+        /// Its new name
         name: String,
         /// The name that it is a client of, if there are several
         #[structopt(long, value_name = "NAME")]
@@ -63,10 +65,7 @@ impl Clients {
     pub async fn run(&self) -> Outcome {
         match self {
             Self::List { service, json } => {
-                let request = Request::ListClients { name: service.clone(), key: None };
-                let Response::Clients(rows) = Client::new().ask(&request).await? else {
-                    return Err(unexpected().into());
-                };
+                let rows = Client::new().clients(service.clone(), None).await?;
                 if *json {
                     println!("{}", serde_json::to_string_pretty(&rows)?);
                 } else {
@@ -88,21 +87,32 @@ impl Clients {
 }
 
 /// The addresses and networks that the clients' file has for the client of a flow; none if
-/// it has no line there, or irmd cannot be asked.
-pub(super) async fn assigned(info: &FlowInfo) -> Vec<IpNet> {
-    let Some(peer) = &info.identity else { return Vec::new() };
-    let (name, key) = (Some(info.name.to_string()), Some(peer.fingerprint.to_string()));
-    let Ok(Response::Clients(rows)) = Client::new().ask(&Request::ListClients { name, key }).await
-    else {
-        return Vec::new();
-    };
-    let clients = rows.into_iter().filter(|row| row.invited_until.is_none());
-    clients.flat_map(|row| row.prefixes).filter_map(|prefix| prefix.parse().ok()).collect()
+/// it has no line there. `None`: irmd cannot be asked.
+pub(super) async fn assigned(info: &FlowInfo) -> Option<Vec<IpNet>> {
+    let Some(peer) = &info.identity else { return Some(Vec::new()) };
+    let prefixes = prefixes(&info.name, Some(peer.fingerprint)).await?;
+    Some(prefixes.into_values().flatten().collect())
 }
 
-/// irmd answers another request than was asked.
-pub(super) fn unexpected() -> DaemonError {
-    DaemonError::Refused("irmd answers something else: is it of another version?".to_owned())
+/// The addresses and networks that the clients' file of `name` has for each key in it, by its
+/// fingerprint as text; for `key` alone, if that is given. `None`: irmd cannot be asked.
+pub(super) async fn prefixes(
+    name: &Name,
+    key: Option<Fingerprint>,
+) -> Option<HashMap<String, Vec<IpNet>>> {
+    let key = key.map(|key| key.to_string());
+    let rows = match Client::new().clients(Some(name.to_string()), key).await {
+        Ok(rows) => rows,
+        // The name has its clients in no file.
+        Err(LayerError::Daemon(DaemonError::Refused(_))) => Vec::new(),
+        Err(_) => return None,
+    };
+    let mut prefixes: HashMap<_, Vec<_>> = HashMap::new();
+    for row in rows.into_iter().filter(|row| row.invited_until.is_none()) {
+        let known = row.prefixes.iter().filter_map(|prefix| prefix.parse::<IpNet>().ok());
+        prefixes.entry(row.key).or_default().extend(known);
+    }
+    Some(prefixes)
 }
 
 fn listed(rows: Vec<ClientRow>, now: u64) -> String {

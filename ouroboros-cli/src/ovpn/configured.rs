@@ -1,22 +1,19 @@
-//! What a client does about what its server tells it of the network.
+//! Applies the configuration that a server sends its client.
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use async_std::task;
 use futures_lite::future;
 use ouroboros::{
     Flow, FlowError, Tunnel,
     proto::{
-        hub::{Asking, Configuration, IpNet},
+        hub::{Configuration, ConfigurationClient, IpNet},
         negotiation::Profile,
     },
     tun::InterfaceAddress,
 };
 
-use super::{Accepted, Settings};
+use super::{Accepted, resolving::Resolving};
 
 /// How long a server may take to say which addresses this machine has.
 const CONFIGURATION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,7 +35,7 @@ pub(super) async fn ask(
     }
     let start = Instant::now();
     let asked = async {
-        let mut asking = Asking::new(start.elapsed(), &[]);
+        let mut asking = ConfigurationClient::new(start.elapsed(), &[]);
         let mut buffer = vec![0; 65_535];
         loop {
             while let Some(packet) = asking.poll_transmit() {
@@ -76,75 +73,65 @@ pub(super) fn addresses(configuration: &Configuration) -> Vec<InterfaceAddress> 
     configuration.addresses.iter().filter_map(address).collect()
 }
 
-/// What of a configuration is in force at the device.
+/// The parts of a configuration that are in force at the device.
 #[derive(Debug, Default)]
 pub(super) struct InForce {
     routes: Vec<IpNet>,
+    /// Routes that were offered and are not accepted.
+    offered: Vec<IpNet>,
     resolvers: Configuration,
+    resolving: Option<Resolving>,
 }
 
 impl InForce {
     /// Takes a configuration, as far as it is accepted.
-    pub(super) fn apply(&mut self, tunnel: &Tunnel, settings: &Settings, told: &Configuration) {
-        let Accepted { routes, dns } = settings.accepted;
+    pub(super) fn apply(
+        &mut self,
+        tunnel: &Tunnel,
+        accepted: Accepted,
+        full_tunnel: bool,
+        told: &Configuration,
+    ) {
         let device = &tunnel.interface_name_now();
         let mut told = told.clone();
         // In the main table it would lead the tunnel's own packets into the tunnel.
         told.routes.retain(|route| route.prefix_len() > 0);
-        if routes {
-            for route in self.routes.iter().filter(|route| !told.routes.contains(route)) {
-                let _ = tunnel.remove_route(*route);
-            }
-            for route in told.routes.iter().filter(|route| !self.routes.contains(route)) {
-                match tunnel.add_route(*route) {
-                    Ok(()) => println!("Route: {route} through {device}."),
-                    Err(error) => println!("The server's route {route} cannot be made: {error}."),
-                }
-            }
-        } else if !told.routes.is_empty() && self.routes != told.routes {
-            println!("The server offers routes: {} (--accept-routes).", list(&told.routes));
+        let (wanted, offered) = match accepted.routes {
+            true => (told.routes, Vec::new()),
+            false => (Vec::new(), told.routes),
+        };
+        for route in self.routes.iter().filter(|route| !wanted.contains(route)) {
+            let _ = tunnel.remove_route(*route);
         }
-        self.routes.clone_from(&told.routes);
+        for route in wanted.iter().filter(|route| !self.routes.contains(route)) {
+            match tunnel.add_route(*route) {
+                Ok(()) => println!("Route: {route} through {device}."),
+                Err(error) => println!("The server's route {route} cannot be made: {error}."),
+            }
+        }
+        if !offered.is_empty() && self.offered != offered {
+            println!("The server offers routes: {} (--accept-routes).", list(&offered));
+        }
+        (self.routes, self.offered) = (wanted, offered);
         let mut resolvers = Configuration::default();
-        resolvers.dns_servers.clone_from(&told.dns_servers);
-        resolvers.search_domains.clone_from(&told.search_domains);
-        if resolvers == self.resolvers {
+        resolvers.dns_servers = told.dns_servers;
+        resolvers.search_domains = told.search_domains;
+        if resolvers == self.resolvers && self.resolving.is_some() == accepted.dns {
             return;
         }
-        if dns {
-            resolve(device, &resolvers, settings.full_tunnel);
-        } else {
-            let servers = list(&told.dns_servers);
+        // Ends what there was.
+        self.resolving = None;
+        if accepted.dns && !resolvers.dns_servers.is_empty() {
+            self.resolving = Resolving::begin(device, &resolvers, full_tunnel);
+        } else if !resolvers.dns_servers.is_empty() && resolvers != self.resolvers {
+            let servers = list(&resolvers.dns_servers);
             println!("The server offers resolvers: {servers} (--accept-dns).");
         }
         self.resolvers = resolvers;
     }
 }
 
-/// Has systemd-resolved ask these resolvers for the device, for all names if `everything`
-/// goes there; it forgets them when the device goes.
-fn resolve(device: &str, told: &Configuration, everything: bool) {
-    let run = |words: &[String]| {
-        let outcome = Command::new("resolvectl").args(words).output();
-        outcome.is_ok_and(|output| output.status.success())
-    };
-    let mut servers = vec!["dns".to_owned(), device.to_owned()];
-    servers.extend(told.dns_servers.iter().map(ToString::to_string));
-    let mut domains = vec!["domain".to_owned(), device.to_owned()];
-    domains.extend(told.search_domains.iter().cloned());
-    domains.extend(everything.then(|| "~.".to_owned()));
-    if run(&servers) && (domains.len() == 2 || run(&domains)) {
-        println!("Resolvers of {device}: {}.", list(&told.dns_servers));
-    } else {
-        println!(
-            "Warning: there is no systemd-resolved to use the server's resolvers: {}; put them \
-             into /etc/resolv.conf yourself.",
-            list(&told.dns_servers)
-        );
-    }
-}
-
-fn list(items: &[impl ToString]) -> String {
+pub(super) fn list(items: &[impl ToString]) -> String {
     let items: Vec<_> = items.iter().map(ToString::to_string).collect();
     items.join(", ")
 }

@@ -4,13 +4,14 @@
 //! as they are, so that the way to the server follows the uplink as it changes. `ip`
 //! makes them. Not here: routes to single networks (`configured`).
 
-use std::{fs, path::Path, process::Command};
+use std::{cell::Cell, path::Path, process::Command};
 
 use ouroboros::tun::InterfaceAddress;
 
 use crate::{
     OUTER_MARK,
     command::{self, CommandError},
+    sysctl::Sysctl,
 };
 
 /// The routing table.
@@ -26,6 +27,8 @@ const LAST: &str = "4294967295";
 pub(super) struct FullTunnel {
     kill_switch: bool,
     families: Vec<&'static str>,
+    /// They stay behind.
+    stays: Cell<bool>,
 }
 
 impl FullTunnel {
@@ -42,13 +45,13 @@ impl FullTunnel {
                 "--full-tunnel: {device} is the device of another full tunnel: end that one first"
             ));
         }
-        if let Some(strict) = strict_filter() {
+        if let Some(strict) = Sysctl::own().any_strict_filter() {
             return Err(format!(
                 "--full-tunnel: the server's answers would be dropped, since {strict} is 1: \
                  sysctl -w {strict}=2"
             ));
         }
-        let full = Self { kill_switch, families };
+        let full = Self { kill_switch, families, stays: Cell::new(false) };
         for family in &full.families {
             if kill_switch {
                 full.route(family, &["unreachable", "default", "metric", LAST])?;
@@ -88,6 +91,13 @@ impl FullTunnel {
         ip(family, &[&["route", "replace"], words, &["table", TABLE]].concat())
     }
 
+    /// The tunnel has failed and was not ended: a kill switch holds. Returns `true` if
+    /// there is one.
+    pub(super) fn failed(&self) -> bool {
+        self.stays.set(self.kill_switch);
+        self.kill_switch
+    }
+
     /// Says what is there, for people.
     pub(super) fn describe(&self, device: &str) -> String {
         let blocked = if self.kill_switch { ", or nowhere while it is away" } else { "" };
@@ -97,8 +107,8 @@ impl FullTunnel {
 
 impl Drop for FullTunnel {
     fn drop(&mut self) {
-        for family in &self.families {
-            clear(family);
+        if !self.stays.get() {
+            self.families.iter().for_each(|family| clear(family));
         }
     }
 }
@@ -134,23 +144,6 @@ fn routed_through(family: &str) -> Option<String> {
     let device = words.by_ref().find(|word| *word == "dev").and_then(|_| words.next());
     // That of a route to nowhere.
     device.filter(|device| *device != "lo").map(str::to_owned)
-}
-
-/// The setting by which the kernel drops what comes another way than answers to it would
-/// go, without regard for marks.
-fn strict_filter() -> Option<String> {
-    let value = |interface: &str| {
-        let text = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter"));
-        text.ok().and_then(|text| text.trim().parse::<u8>().ok()).unwrap_or(0)
-    };
-    let all = value("all");
-    let interfaces = fs::read_dir("/proc/sys/net/ipv4/conf").ok()?.flatten();
-    let names = interfaces.filter_map(|entry| entry.file_name().into_string().ok());
-    let mut links = names.filter(|name| !["all", "default", "lo"].contains(&name.as_str()));
-    // The larger of the two counts.
-    let strict = links.find(|name| all.max(value(name)) == 1)?;
-    let culprit = if all == 1 { "all" } else { &strict };
-    Some(format!("net.ipv4.conf.{culprit}.rp_filter"))
 }
 
 fn add_rule(family: &str, words: &[&str]) -> Result<(), String> {

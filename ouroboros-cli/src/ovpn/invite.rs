@@ -1,4 +1,4 @@
-//! `ovpn invite`: an invitation for a client, as a line that it joins with. The server
+//! `ovpn invite`: an invitation for each client, as a line that it joins with. The server
 //! keeps its public half only; the secret is in the line and nowhere else. Not here: what
 //! the line says (`ouroboros::trust`).
 
@@ -11,33 +11,36 @@ use ouroboros::{
     LayerError,
     crypto::SystemEntropy,
     daemon::{
-        Client,
+        Client, DaemonError,
         protocol::{IpcpEntry, Request, Response, TransportSpec},
     },
-    proto::negotiation::InvitationSecret,
+    proto::{hub::IpNet, negotiation::InvitationSecret},
     transport::ServerHost,
     trust::{ClientName, Invitation},
 };
 use structopt::StructOpt;
 
-use super::{
-    Outcome,
-    clients::{time, unexpected},
-};
+use super::{Outcome, clients::time};
 use crate::now;
 
-/// Addresses that an invitation has, at most.
-const MOST_SERVERS: usize = 8;
-
-/// Invites a client: prints the line that it joins with, once.
+/// Invites clients: prints the line that each joins with, once.
 #[derive(StructOpt)]
 pub struct Invite {
-    /// What the client is called here: letters, digits, '.', '_' and '-'
-    client: ClientName,
+    /// The client's name here: letters, digits, '.', '_' and '-'. With several, each
+    /// line begins with the client's name, which is no part of the invitation
+    #[structopt(required = true, value_name = "CLIENT")]
+    clients: Vec<ClientName>,
     /// Where clients reach this server; may be given several times. The addresses of its
     /// layers over UDP otherwise
     #[structopt(long, value_name = "HOST[:PORT]", number_of_values = 1)]
     server: Vec<ServerHost>,
+    /// Address that the client is to have inside the tunnel; once for IPv4, once for IPv6.
+    /// One that is free otherwise
+    #[structopt(long, value_name = "ADDRESS", number_of_values = 1)]
+    address: Vec<IpAddr>,
+    /// Network behind the client, which the server sends to it; may be given several times
+    #[structopt(long, value_name = "NETWORK", number_of_values = 1)]
+    behind: Vec<IpNet>,
     /// How long the invitation is open, such as 30m, 24h or 7d
     #[structopt(long, value_name = "TIME", default_value = "24h")]
     valid: Period,
@@ -86,32 +89,19 @@ impl Invite {
                         HOST[:PORT]"
                 .into());
         }
-        if servers.len() > MOST_SERVERS {
-            return Err("--server: 8 addresses at most".into());
+        if servers.len() > Invitation::MAX_SERVERS {
+            return Err(format!("--server: {} addresses at most", Invitation::MAX_SERVERS).into());
         }
-        let secret = InvitationSecret::generate(&mut SystemEntropy);
-        let until = now() + self.valid.seconds;
-        let request = Request::InviteClient {
-            name: self.service.clone(),
-            client: self.client.to_string(),
-            key: secret.key().public_key().fingerprint().to_string(),
-            until,
-        };
-        let Response::Invited { name, server_key } = Client::new().ask(&request).await? else {
-            return Err(unexpected().into());
-        };
-        let invitation =
-            Invitation::new(name.parse()?, servers, server_key.parse()?, secret, until)?;
-        println!("{invitation}");
-        let list: Vec<_> = invitation.servers().iter().map(ToString::to_string).collect();
-        eprintln!(
-            "Whoever has this line first joins {name} as {} with `ovpn join LINE`, once, until \
-             {}, at {}. Send it by a way that nobody else reads.",
-            self.client,
-            time(until),
-            list.join(" or "),
-        );
-        if self.server.is_empty() && invitation.servers().iter().all(is_private) {
+        let alone = self.clients.len() == 1;
+        let has_own = !self.address.is_empty() || !self.behind.is_empty();
+        if has_own && !alone {
+            return Err("--address and --behind are for one client: invite it alone".into());
+        }
+        for client in &self.clients {
+            let label = if alone { String::new() } else { format!("{client} ") };
+            self.invite(client, &label, servers.clone()).await?;
+        }
+        if self.server.is_empty() && servers.iter().all(is_private) {
             eprintln!(
                 "Warning: that is reached within this network only: for clients elsewhere say \
                  --server HOST[:PORT]."
@@ -120,16 +110,39 @@ impl Invite {
         Ok(())
     }
 
-    /// Where the layers over UDP are that have the name; all such layers if it is not
+    async fn invite(&self, client: &ClientName, label: &str, servers: Vec<ServerHost>) -> Outcome {
+        let addresses = self.address.iter().copied().map(IpNet::from);
+        let behind = self.behind.iter().map(IpNet::trunc);
+        let secret = InvitationSecret::generate(&mut SystemEntropy);
+        let until = now() + self.valid.seconds;
+        let request = Request::InviteClient {
+            name: self.service.clone(),
+            client: client.to_string(),
+            key: secret.key().public_key().fingerprint().to_string(),
+            until,
+            prefixes: addresses.chain(behind).map(|net| net.to_string()).collect(),
+        };
+        let Response::Invited { name, server_key } = Client::new().ask(&request).await? else {
+            return Err(LayerError::from(DaemonError::Unexpected).into());
+        };
+        let invitation =
+            Invitation::new(name.parse()?, servers, server_key.parse()?, secret, until)?;
+        println!("{label}{invitation}");
+        let list: Vec<_> = invitation.servers().iter().map(ToString::to_string).collect();
+        eprintln!(
+            "Whoever has this line first joins {name} as {client} with `ovpn join LINE`, once, \
+             until {}, at {}. Send it by a way that nobody else reads.",
+            time(until),
+            list.join(" or "),
+        );
+        Ok(())
+    }
+
+    /// Returns where the layers over UDP are that have the name; all such layers if it is not
     /// said.
     async fn own_addresses(&self) -> Result<Vec<ServerHost>, LayerError> {
         let client = Client::new();
-        let Response::Ipcps(ipcps) = client.ask(&Request::ListIpcps).await? else {
-            return Err(unexpected().into());
-        };
-        let Response::Names(names) = client.ask(&Request::ListNames).await? else {
-            return Err(unexpected().into());
-        };
+        let (ipcps, names) = (client.ipcps().await?, client.names().await?);
         let service = self.service.as_ref();
         let known = service.and_then(|name| names.into_iter().find(|known| known.name == *name));
         let layers = known.map(|known| known.layers);
@@ -147,7 +160,7 @@ impl Invite {
                 hosts.extend(host.parse::<ServerHost>().ok().filter(|host| !hosts.contains(host)));
             }
         }
-        hosts.truncate(MOST_SERVERS);
+        hosts.truncate(Invitation::MAX_SERVERS);
         Ok(hosts)
     }
 }

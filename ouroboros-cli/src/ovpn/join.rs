@@ -5,10 +5,9 @@
 use std::{
     env,
     ffi::OsString,
-    fs::{self, DirBuilder},
     io::{self, Read, Write, stdin},
-    os::unix::{fs::DirBuilderExt, process::CommandExt},
-    path::{Path, PathBuf},
+    os::unix::process::CommandExt,
+    path::Path,
     process::Command,
     time::Duration,
 };
@@ -16,23 +15,25 @@ use std::{
 use ouroboros::{
     AllocateError, FlowSpec, Irm, Trust,
     transport::ServerHost,
-    trust::{ClientName, Invitation, TrustFolder},
+    trust::{ClientName, Invitation},
+    wire::Name,
 };
 use rustix::process::geteuid;
 use structopt::StructOpt;
 
-use super::{Outcome, clients::time, layer::ensure_layer, own_key};
+use super::{
+    Outcome, announce_own_key, arguments::Arguments, clients::time, layer::ensure_layer,
+    tunnels::TunnelsFile,
+};
 use crate::{
     command::{self, CommandError},
-    now, whole_file,
+    now,
 };
 
 /// Bytes that are read of standard input, at most: more than a line has.
 const LARGEST_LINE: u64 = 16 * 1024;
 /// How long one of the server's addresses may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// What a file that this wrote begins with.
-const HEADING: &str = "# By ovpn join: the options of this tunnel (ovpn@.service).\n";
 
 /// Joins a server by an invitation: this machine is its client from then on, and the
 /// tunnel runs, also after a restart where there is systemd.
@@ -77,35 +78,43 @@ impl Join {
         stdin().take(LARGEST_LINE).read_to_string(&mut line)?;
         let invitation: Invitation = line.trim().parse()?;
         // It names a file and a unit.
-        let tunnel: ClientName = invitation.name().as_str().parse().map_err(|_| {
-            let name = invitation.name().as_str().escape_debug();
-            format!("the server's name {name:?} is none that a file here can have")
-        })?;
-        let file = TunnelFile::of(&tunnel)?;
-        file.check()?;
-        if invitation.until() <= now() {
-            let until = time(invitation.until());
-            println!("The invitation is over since {until} by this machine's clock.");
+        let tunnel = tunnel_name(invitation.name())?;
+        let file = TunnelsFile::of_user()?;
+        file.around(&tunnel)?;
+        let now = now();
+        if invitation.until() <= now {
+            return Err(format!(
+                "the invitation has expired: it was valid until {}, and it is {} by this machine's \
+                 clock: ask for a new one at the server with `ovpn invite NAME`, or set the clock \
+                 if it is wrong",
+                time(invitation.until()),
+                time(now)
+            )
+            .into());
         }
         let systemd = !self.foreground && has_systemd();
         if systemd {
             systemctl(&["enable", "--now", "irmd.service"])?;
         }
-        println!("This machine's key is {}.", own_key().await?);
+        announce_own_key(Some(invitation.name())).await?;
         ensure_layer().await?;
         let server = join(&invitation).await?;
         println!("This machine is a client of {tunnel} from now on.");
         let options = self.options(&invitation, &server);
-        if let Err(error) = file.write(&options) {
-            println!("Warning: its options are not remembered: {}: {error}.", file.0.display());
-        } else if systemd {
-            systemctl(&["enable", "--now", &format!("ovpn@{tunnel}.service")])?;
-            println!("The tunnel runs: systemctl status ovpn@{tunnel} shows it.");
-            return Ok(());
-        }
+        let words = ["ovpn"].into_iter().chain(options.iter().map(String::as_str));
+        let arguments = Arguments::from_iter_safe(words)?;
+        let mut command = Command::new(env::current_exe()?);
+        match file.put(&tunnel, "join", &arguments) {
+            Ok(()) if systemd => return run_by_systemd(&tunnel),
+            Ok(()) => command.arg("--config").arg(file.path()).arg(tunnel.as_str()),
+            Err(error) => {
+                println!("Warning: its options are not remembered: {error}.");
+                command.args(&options)
+            }
+        };
         let _ = crate::output::finish();
         // What the memory of this process has seen does not stay in it.
-        Err(Command::new(env::current_exe()?).args(options).exec().into())
+        Err(command.exec().into())
     }
 
     /// Becomes this program again, with the line on its standard input, where nobody sees
@@ -120,12 +129,12 @@ impl Join {
         Ok(Command::new(env::current_exe()?).args(words).stdin(reader).exec())
     }
 
-    /// What the tunnel is run with, from now on and at every start.
+    /// Returns the options that the tunnel is run with, from now on and at every start.
     fn options(&self, invitation: &Invitation, server: &ServerHost) -> Vec<String> {
         let (name, key) = (invitation.name(), invitation.server_key());
         let mut options = format!(
             "--name {name} --server {server} --server-key {key} --identify --native --ip server \
-             --ensure-layer"
+             --ensure-layer --wait"
         );
         if let Some(device) = &self.dev {
             options += &format!(" --dev {device}");
@@ -151,7 +160,8 @@ async fn join(
     let (irm, name) = (Irm::connect(), invitation.name());
     let mut failed = Vec::new();
     for server in invitation.servers() {
-        println!("Joining {name} at {server}.");
+        let seconds = ANSWER_TIMEOUT.as_secs();
+        println!("Joining {name} at {server}: waiting up to {seconds} s for an answer.");
         let spec = FlowSpec::raw()
             .timeout(ANSWER_TIMEOUT)
             .with_manager_identity()
@@ -167,44 +177,47 @@ async fn join(
         }
     }
     Err(format!(
-        "{name} cannot be joined ({}): the server is not reached, or the invitation is used, \
-         revoked or over: ask for another",
+        "{name} cannot be joined ({}): the server is not reached, or the invitation may be used, \
+         revoked or expired: ask for a new one at the server with `ovpn invite NAME`",
         failed.join("; ")
     )
     .into())
 }
 
-/// The options of a tunnel, as `ovpn@.service` reads them.
-struct TunnelFile(PathBuf);
-
-impl TunnelFile {
-    fn of(tunnel: &ClientName) -> Result<Self, ouroboros::trust::TrustError> {
-        let folder = TrustFolder::of_user()?.path().join("ovpn");
-        Ok(Self(folder.join(format!("{tunnel}.env"))))
+/// Remembers a tunnel whose options were typed, and has the system run it if it can: whether
+/// it does.
+///
+/// # Errors
+///
+/// Why the tunnel cannot be remembered, or run.
+pub fn remember(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+    let name = arguments.serve.as_ref().or(arguments.name.as_ref());
+    let tunnel = tunnel_name(name.ok_or("a tunnel without a name cannot be remembered")?)?;
+    let file = TunnelsFile::of_user()?;
+    file.put(&tunnel, "--save", arguments)?;
+    println!("The tunnel is remembered as {tunnel} in {}.", file.path().display());
+    if has_systemd() {
+        systemctl(&["enable", "--now", "irmd.service"])?;
+        run_by_systemd(&tunnel)?;
+        return Ok(true);
     }
-
-    /// Whether it may be written: one that somebody else wrote stays.
-    fn check(&self) -> Result<(), String> {
-        let path = self.0.display();
-        match fs::read_to_string(&self.0) {
-            Ok(text) if !text.starts_with(HEADING) => {
-                Err(format!("{path}: there is a tunnel of that name already: move the file away"))
-            }
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(format!("{path}: {error}"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn write(&self, options: &[String]) -> io::Result<()> {
-        let folder = self.0.parent().unwrap_or(Path::new("."));
-        DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
-        whole_file::write(&self.0, format!("{HEADING}OPTIONS={}\n", options.join(" ")).as_bytes())
-    }
+    Ok(false)
 }
 
-/// Whether units of this machine can be started.
+/// Returns the tunnel's name in files and units, for a tunnel to or of a name.
+fn tunnel_name(name: &Name) -> Result<ClientName, String> {
+    name.as_str()
+        .parse()
+        .map_err(|error| format!("{:?} is no name that a tunnel can have: {error}", name.as_str()))
+}
+
+fn run_by_systemd(tunnel: &ClientName) -> Outcome {
+    systemctl(&["enable", "--now", &format!("ovpn@{tunnel}.service")])?;
+    println!("The tunnel runs: systemctl status ovpn@{tunnel} shows it.");
+    Ok(())
+}
+
+/// Returns `true` if units of this machine can be started.
 fn has_systemd() -> bool {
     geteuid().is_root() && Path::new("/run/systemd/system").is_dir()
 }

@@ -1,4 +1,4 @@
-//! What a tunnel needs of irmd, made where it is missing: a layer over UDP, a name that is
+//! Makes what a tunnel needs of irmd where it is missing: a layer over UDP, a name that is
 //! served to the clients of a file. Not here: what was made otherwise, which stays as it is.
 
 use std::{process, time::Duration};
@@ -8,12 +8,12 @@ use ouroboros::{
     LayerError,
     daemon::{
         Client,
-        protocol::{IpcpEntry, Request, Response, TransportSpec},
+        protocol::{IpcpEntry, Request, TransportSpec},
     },
     wire::Name,
 };
 
-use super::{attempts::Attempts, clients::unexpected, daemon_may_come};
+use super::{attempts::Attempts, daemon_may_come};
 
 /// The IPCP and its layer.
 const IPCP: &str = "ovpn";
@@ -28,9 +28,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// irmd cannot be asked, or another program has the port.
 pub(super) async fn ensure_layer() -> Result<(), LayerError> {
     let client = Client::new();
-    let Response::Ipcps(ipcps) = client.ask(&Request::ListIpcps).await? else {
-        return Err(unexpected().into());
-    };
+    let ipcps = client.ipcps().await?;
     let is_udp = |ipcp: &IpcpEntry| matches!(ipcp.transport, Some(TransportSpec::Udp { .. }));
     if ipcps.iter().any(is_udp) {
         return Ok(());
@@ -79,9 +77,7 @@ async fn ask_to_serve(name: &Name) -> Result<(), LayerError> {
 pub async fn keep_serving<T>(name: &Name) -> T {
     loop {
         task::sleep(INTERVAL).await;
-        let Ok(Response::Names(names)) = Client::new().ask(&Request::ListNames).await else {
-            continue;
-        };
+        let Ok(names) = Client::new().names().await else { continue };
         let own = names.iter().find(|known| known.name == name.as_str());
         if own.is_none_or(|known| !known.processes.contains(&process::id()))
             && let Err(error) = ask_to_serve(name).await

@@ -1,5 +1,8 @@
 //! The addresses that a server has given, in a file: a client that is known by
-//! its key has the same ones after a restart.
+//! its key has the same ones after a restart, also when the server was killed or lost its
+//! power. An address is on the disk before its client is told of it, one write for all that
+//! asked meanwhile; when it was last used is written within a second, since that only decides
+//! who loses an address once all are given.
 
 use std::{
     fs,
@@ -7,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ouroboros::proto::hub::Assignment;
+use ouroboros::{proto::hub::Assignment, trust::write_whole};
 
 /// Largest file that is read, in bytes.
 const LARGEST: u64 = 16 << 20;
@@ -21,7 +24,7 @@ impl Leases {
         Self(path.to_owned())
     }
 
-    /// What is remembered; nothing if there is no file yet.
+    /// Returns the remembered assignments; none if there is no file yet.
     ///
     /// # Errors
     ///
@@ -41,10 +44,7 @@ impl Leases {
     /// # Errors
     ///
     /// It cannot be written.
-    pub(super) fn write(&self, leases: &[(&String, &Assignment)]) -> io::Result<()> {
-        let mut new = self.0.clone().into_os_string();
-        new.push(".new");
-        fs::write(&new, serde_json::to_vec(leases)?)?;
-        fs::rename(&new, &self.0)
+    pub(super) fn write(&self, leases: &[(&str, &Assignment)]) -> io::Result<()> {
+        write_whole(&self.0, &serde_json::to_vec(leases)?)
     }
 }

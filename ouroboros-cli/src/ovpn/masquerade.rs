@@ -1,11 +1,12 @@
 //! A server's masquerading: what its clients send beyond it leaves with its own address.
 //! By a table of nftables that is the device's; `nft` makes it.
 
-use std::fs;
-
 use ouroboros::proto::hub::IpNet;
 
-use crate::command::{self, CommandError};
+use crate::{
+    command::{self, CommandError},
+    sysctl::{Forwarding, Sysctl},
+};
 
 /// A table, which is there as long as this is.
 pub(super) struct Masquerade {
@@ -42,18 +43,16 @@ impl Drop for Masquerade {
     }
 }
 
-/// What is missing for packets of `networks` to be passed on, in one line for each family.
+/// Returns what is missing for packets of `networks` to be passed on, in one line for each
+/// family.
 pub(super) fn not_forwarded(networks: &[IpNet]) -> Vec<String> {
-    let families =
-        [(true, "IPv4", "net.ipv4.ip_forward"), (false, "IPv6", "net.ipv6.conf.all.forwarding")];
-    let is_off = |setting: &str| {
-        let path = format!("/proc/sys/{}", setting.replace('.', "/"));
-        fs::read_to_string(path).is_ok_and(|value| value.trim() == "0")
-    };
-    let missing = families.into_iter().filter(|(v4, _, setting)| {
-        networks.iter().any(|network| network.addr().is_ipv4() == *v4) && is_off(setting)
-    });
-    let line = |(_, family, setting)| {
+    let sysctl = Sysctl::own();
+    let missing =
+        [(true, Forwarding::V4), (false, Forwarding::V6)].into_iter().filter(|(v4, of)| {
+            networks.iter().any(|network| network.addr().is_ipv4() == *v4)
+                && sysctl.forwards(*of) == Some(false)
+        });
+    let line = |(_, Forwarding { family, setting })| {
         format!("this machine does not pass {family} on: sysctl -w {setting}=1")
     };
     missing.map(line).collect()

@@ -1,11 +1,13 @@
 //! Tunnels of `ovpn`: a client's, which comes back by itself, and a server's hub
 //! for all clients. The packets are the library's.
 
+pub mod arguments;
 mod attempts;
 mod backoff;
 mod client;
 mod clients;
 mod configured;
+mod configured_tunnel;
 pub mod doctor;
 mod full_tunnel;
 mod invite;
@@ -13,42 +15,55 @@ mod join;
 mod layer;
 mod leases;
 mod masquerade;
+mod misuse;
 mod network;
+mod resolving;
 mod server;
 pub mod status;
+mod subject;
+mod tunnels;
 
-use std::{net::IpAddr, path::PathBuf};
+use std::path::PathBuf;
 
 use ouroboros::{
     FlowInfo, LayerError, Offload, PeerIdentity, ServerSecurity, Tunnel, TunnelBuilder,
-    daemon::{
-        Client, DaemonError,
-        protocol::{Request, Response},
+    crypto::identity::Fingerprint,
+    daemon::{Client, DaemonError},
+    proto::{
+        hub::{Configuration, IpNet},
+        negotiation::Profile,
     },
-    proto::{hub::IpNet, negotiation::Profile},
     tun::InterfaceAddress,
+    wire::Name,
 };
 
+use async_channel::Receiver;
 use attempts::Attempts;
 pub use client::client;
 pub use clients::Clients;
+pub use configured_tunnel::{ConfiguredTunnel, NoTunnel};
+use futures_lite::future;
 pub use invite::Invite;
-pub use join::Join;
+pub use join::{Join, remember};
 pub use layer::{keep_serving, serve_name};
+pub use misuse::Misuse;
 pub use server::server;
 use status::Observed;
+use subject::{Subject, tell};
+pub(crate) use tunnels::TUNNELS;
+pub use tunnels::Tunnels;
 
-/// What a tunnel's end came to.
+/// The result of a tunnel.
 pub type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-/// What is the same for all tunnels of a process.
+/// The settings that are the same for all tunnels of a process.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The device's addresses; none: the server's to give.
     pub addresses: Vec<InterfaceAddress>,
     /// The device's name.
     pub device: Option<String>,
-    /// What the kernel may do in super-packets.
+    /// The offloads that the kernel may use.
     pub offload: Offload,
     /// Print traffic statistics every second.
     pub statistics: bool,
@@ -58,37 +73,36 @@ pub struct Settings {
     pub forward: bool,
     /// Where a server remembers the addresses of clients with an identity.
     pub leases: Option<PathBuf>,
-    /// What a server demands of its clients' flows, beyond what their names' policies
-    /// do.
-    pub demands: ServerSecurity,
-    /// What a server tells its clients.
-    pub told: Told,
-    /// What a client takes of it.
-    pub accepted: Accepted,
+    /// The settings that may change while the tunnel runs, as they are at the start.
+    pub changing: Changing,
+    /// The same, as it is from then on.
+    pub changes: Receiver<Changing>,
     /// A client leads everything through its tunnel.
     pub full_tunnel: bool,
     /// With a full tunnel: nothing leaves another way, be there a tunnel or not.
     pub kill_switch: bool,
-    /// What a server's clients send beyond it has the server's own address.
+    /// Whether packets of a server's clients leave with the server's own address.
     pub masquerade: bool,
     /// A client has irmd make a layer over UDP if it has none.
     pub ensure_layer: bool,
-    /// Who can be asked how the tunnel is.
+    /// A client waits for a server that does not answer yet.
+    pub wait: bool,
+    /// The tunnel's state, for `ovpn status` and metrics.
     pub observed: Observed,
 }
 
-/// What a server tells its clients, beside their addresses.
-#[derive(Clone, Debug, Default)]
-pub struct Told {
-    /// Networks that can be reached through the tunnel.
-    pub routes: Vec<IpNet>,
-    /// Resolvers.
-    pub dns_servers: Vec<IpAddr>,
-    /// Domains that they are for.
-    pub search_domains: Vec<String>,
+/// The settings of a tunnel that may change while it runs.
+#[derive(Clone, Debug)]
+pub struct Changing {
+    /// The demands of a server on its clients' flows, beyond those of their names' policies.
+    pub demands: ServerSecurity,
+    /// The configuration that a server sends its clients, without addresses and keys.
+    pub configuration: Configuration,
+    /// The parts of it that a client accepts.
+    pub accepted: Accepted,
 }
 
-/// What a client takes of what it is told, beside its addresses.
+/// The parts of its server's configuration that a client accepts, besides its addresses.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Accepted {
     /// Routes.
@@ -104,6 +118,14 @@ fn networks(addresses: &[InterfaceAddress]) -> Vec<IpNet> {
 }
 
 impl Settings {
+    /// Waits for the next change of the settings. Cancel safe.
+    async fn next_change(&self) -> Changing {
+        match self.changes.recv().await {
+            Ok(changing) => changing,
+            Err(_) => future::pending().await,
+        }
+    }
+
     fn tunnel(&self) -> TunnelBuilder {
         let mut builder = Tunnel::builder().offload(self.offload);
         if let Some(name) = &self.device {
@@ -120,36 +142,37 @@ impl Settings {
 }
 
 /// Says what was agreed, and with whom.
-fn announce(info: &FlowInfo) {
-    println!("Flow allocated to {}, with {}.", info.name, info.peer);
+fn announce(info: &FlowInfo, subject: &Subject) {
+    tell!(subject, "Flow allocated to {}, with {}.", info.name, info.peer);
     match info.suite {
         Some(suite) => {
             let native = info.profile == Some(Profile::Native);
             let profile = if native { "native" } else { "0.23: replayed packets are taken" };
             let (kex, cipher) = (suite.kex, suite.cipher);
-            println!("Encrypted: key exchange {kex}, cipher {cipher}, profile {profile}.");
+            tell!(subject, "Encrypted: key exchange {kex}, cipher {cipher}, profile {profile}.");
         }
-        None => println!("Warning: this tunnel is NOT encrypted."),
+        None => tell!(subject, "Warning: this tunnel is NOT encrypted."),
     }
     if let Some(peer) = &info.identity {
         let PeerIdentity { fingerprint, common_name, .. } = peer;
         if peer.is_certified() {
-            println!("The peer's key is {fingerprint}, certified for {common_name:?}.");
+            tell!(subject, "The peer's key is {fingerprint}, certified for {common_name:?}.");
         } else {
-            println!("The peer's key is {fingerprint}.");
+            tell!(subject, "The peer's key is {fingerprint}.");
         }
     }
 }
 
-/// This machine's key, which the daemon has. Waits for the daemon.
-async fn own_key() -> Result<String, LayerError> {
+/// Says by which key peers know this machine: that of `name`, where it has one of its own
+/// here, or else the machine's. Waits for the daemon.
+async fn announce_own_key(name: Option<&Name>) -> Result<(), LayerError> {
     let mut attempts = Attempts::default();
     loop {
         attempts.pause().await;
-        match Client::new().ask(&Request::ShowKey).await {
-            Ok(Response::Key(key)) => return Ok(key.fingerprint),
-            Ok(_) => {
-                return Err(DaemonError::Refused("irmd does not tell its key".to_owned()).into());
+        match own_key(name).await {
+            Ok(key) => {
+                println!("{key}");
+                return Ok(());
             }
             Err(LayerError::Daemon(error)) if daemon_may_come(&error) => {
                 attempts.say(&format!("Not yet: {error}."))
@@ -157,6 +180,34 @@ async fn own_key() -> Result<String, LayerError> {
             Err(error) => return Err(error),
         }
     }
+}
+
+async fn own_key(name: Option<&Name>) -> Result<String, LayerError> {
+    if let Some(name) = name
+        && let Some(own) = name_key(name).await?
+    {
+        return Ok(format!("The key of {name} on this machine is {own}."));
+    }
+    Ok(format!("This machine's key is {}.", Client::new().key(None).await?.fingerprint))
+}
+
+/// The key that `name` has of its own on this machine.
+async fn name_key(name: &Name) -> Result<Option<String>, LayerError> {
+    match Client::new().key(Some(name)).await {
+        Ok(key) => {
+            let machine = Client::new().key(None).await?;
+            Ok((key.path != machine.path).then_some(key.fingerprint))
+        }
+        // It has the machine's.
+        Err(LayerError::NoSuchName(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The key that this name is to have next, if there is one; `None`: the daemon cannot be asked.
+async fn next_key(name: &Name) -> Option<Option<Fingerprint>> {
+    let key = Client::new().key(Some(name)).await.ok()?;
+    Some(key.next.and_then(|next| next.parse().ok()))
 }
 
 /// Returns `true` if the daemon does not run or answer now.

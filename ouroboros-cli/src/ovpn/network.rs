@@ -1,4 +1,4 @@
-//! Who gets which addresses of a server's network. No I/O: `server` drives it.
+//! Assignment of the addresses of a server's network. No I/O: `server` drives it.
 //!
 //! A client is its identity, or, without one, its flow. What it says of its
 //! addresses is a wish, and granted where the address is free. Where a client
@@ -7,9 +7,12 @@
 //! only one, and so is one that has chosen its address itself: a tunnel of two
 //! ends. As soon as there are two, each has its own addresses, and one that cannot
 //! say what is left of the network.
+//!
+//! An event costs what it changes, however many clients there are: who may be concerned
+//! is in sets of its own, and whose prefixes may have changed is noted.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 
@@ -21,14 +24,47 @@ use ouroboros::{
 /// The server's network, and the clients that are there.
 pub(super) struct Network {
     nets: Vec<IpNet>,
-    pool: AddressPool<String>,
+    pool: AddressPool<Holder>,
     clients: BTreeMap<ClientId, Member>,
+    /// How many of the clients each holder is: a machine may be there twice for a moment.
+    connected: HashMap<Holder, usize>,
+    /// Those that have not asked: the last of them has what is left, one that lives before
+    /// others.
+    silent: BTreeSet<(bool, ClientId)>,
+    /// Those that have less than they asked for.
+    lacking: BTreeSet<ClientId>,
+    /// The networks behind clients; of several with the same one, the first has it.
+    behind: BTreeMap<IpNet, BTreeSet<ClientId>>,
+    /// Those whose prefixes may have changed.
+    changed: BTreeSet<ClientId>,
+    /// Networks that have come behind a client, or are behind none any more.
+    behind_changed: BTreeSet<IpNet>,
+    unsaved: Unsaved,
+}
+
+/// The key of an assignment.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Holder {
+    /// An identity under a name: it comes back.
+    Known(String),
+    /// A client without an identity.
+    Passing(ClientId),
+}
+
+/// What of the assignments the file does not have yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Unsaved {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Times of use only: they decide who loses an address once all are given.
+    Times,
+    /// Addresses.
+    Addresses,
 }
 
 struct Member {
-    key: String,
-    /// It has no identity, and does not come back.
-    passing: bool,
+    holder: Holder,
     /// The addresses that it has or would like.
     asked: Option<Vec<IpNet>>,
     /// Its own.
@@ -36,7 +72,7 @@ struct Member {
     /// Those of the server's network that it is to have, and no others of their families.
     fixed: Vec<IpAddr>,
     /// Networks behind it.
-    behind: Vec<IpNet>,
+    behind: BTreeSet<IpNet>,
     /// Something has come from it.
     heard: bool,
 }
@@ -46,7 +82,7 @@ pub(super) fn everything() -> Vec<IpNet> {
     ["0.0.0.0/0", "::/0"].iter().filter_map(|all| all.parse().ok()).collect()
 }
 
-/// What becomes of a request.
+/// The answer to a request.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Grant {
     /// The client's addresses, with the networks that they are in.
@@ -71,34 +107,64 @@ impl Network {
         });
         let reserved: Vec<_> = nets.iter().map(IpNet::addr).collect();
         let pool = AddressPool::new(v4, v6, &reserved);
-        Self { nets, pool, clients: BTreeMap::new() }
+        Self {
+            nets,
+            pool,
+            clients: BTreeMap::new(),
+            connected: HashMap::new(),
+            silent: BTreeSet::new(),
+            lacking: BTreeSet::new(),
+            behind: BTreeMap::new(),
+            changed: BTreeSet::new(),
+            behind_changed: BTreeSet::new(),
+            unsaved: Unsaved::Nothing,
+        }
     }
 
     /// Takes up what was remembered.
     pub(super) fn restore(&mut self, leases: Vec<(String, Assignment)>) {
-        self.pool.restore(leases);
+        let known = |(key, assignment)| (Holder::Known(key), assignment);
+        self.pool.restore(leases.into_iter().map(known));
     }
 
-    /// What is to be remembered: of clients that can come back.
-    pub(super) fn leases(&self) -> Vec<(&String, &Assignment)> {
-        let passing =
-            |key: &String| self.clients.values().any(|member| member.passing && member.key == *key);
-        self.pool.assignments().filter(|(key, _)| !passing(key)).collect()
+    /// Returns the assignments to be remembered: those of clients that can come back.
+    pub(super) fn leases(&self) -> Vec<(&str, &Assignment)> {
+        let assignments = self.pool.assignments();
+        let known = assignments.filter_map(|(holder, assignment)| match holder {
+            Holder::Known(key) => Some((key.as_str(), assignment)),
+            Holder::Passing(_) => None,
+        });
+        known.collect()
+    }
+
+    /// Returns what [`leases`](Self::leases) has changed in since the last call of
+    /// [`set_saved`](Self::set_saved).
+    pub(super) fn unsaved(&self) -> Unsaved {
+        self.unsaved
+    }
+
+    /// The file has all of [`leases`](Self::leases).
+    pub(super) fn set_saved(&mut self) {
+        self.unsaved = Unsaved::Nothing;
     }
 
     /// A client has come.
     pub(super) fn joined(&mut self, client: ClientId, info: &FlowInfo) {
-        let fingerprint = info.identity.as_ref().map(|identity| identity.fingerprint);
-        let key = match fingerprint {
+        let holder = match info.identity.as_ref() {
             // One machine may have several tunnels, by other names.
-            Some(key) => format!("{key} {}", info.name),
-            None => format!("{client:?}"),
+            Some(identity) => Holder::Known(format!("{} {}", identity.fingerprint, info.name)),
+            None => Holder::Passing(client),
         };
-        let passing = fingerprint.is_none();
+        *self.connected.entry(holder.clone()).or_default() += 1;
         let (asked, granted, heard) = (None, Vec::new(), false);
-        let (fixed, behind) = (Vec::new(), Vec::new());
-        let member = Member { key, passing, asked, granted, fixed, behind, heard };
+        let (fixed, behind) = (Vec::new(), BTreeSet::new());
+        let member = Member { holder, asked, granted, fixed, behind, heard };
+        self.note_number_changes();
         self.clients.insert(client, member);
+        self.note_number_changes();
+        self.note_heir_changes();
+        self.silent.insert((false, client));
+        self.changed.insert(client);
     }
 
     /// A client has what its server's administrator has written: addresses of the
@@ -110,47 +176,99 @@ impl Network {
         };
         let (fixed, behind): (Vec<_>, Vec<_>) = prefixes.into_iter().partition(inside);
         let fixed: Vec<_> = fixed.iter().map(IpNet::addr).collect();
+        let behind: BTreeSet<_> = behind.iter().map(IpNet::trunc).collect();
         let Some(member) = self.clients.get_mut(&client) else { return };
-        let key = member.key.clone();
-        (member.fixed, member.behind) = (fixed.clone(), behind.iter().map(IpNet::trunc).collect());
+        member.fixed.clone_from(&fixed);
+        let before = std::mem::replace(&mut member.behind, behind.clone());
+        let holder = member.holder.clone();
+        self.forget_behind(client, &before);
+        for net in behind {
+            let clients = self.behind.entry(net).or_default();
+            self.changed.extend(clients.first());
+            if clients.is_empty() {
+                self.behind_changed.insert(net);
+            }
+            clients.insert(client);
+        }
+        self.changed.insert(client);
         // Who had one of them before, and is not there, gets another when it comes back.
-        let present: Vec<_> = self.clients.values().map(|member| &member.key).collect();
-        let holds = |held: &Assignment| {
-            let addresses = held.v4.map(IpAddr::from).into_iter().chain(held.v6.map(IpAddr::from));
-            addresses.into_iter().any(|address| fixed.contains(&address))
-        };
-        let absent = self
-            .pool
-            .assignments()
-            .filter(|(holder, held)| **holder != key && holds(held) && !present.contains(holder));
-        let absent: Vec<_> = absent.map(|(holder, _)| holder.clone()).collect();
-        absent.iter().for_each(|holder| self.pool.release(holder));
+        for address in fixed {
+            let Some(former) = self.pool.holder(address) else { continue };
+            if *former != holder && !self.connected.contains_key(former) {
+                let former = former.clone();
+                self.pool.release(&former);
+                self.unsaved = Unsaved::Addresses;
+            }
+        }
     }
 
-    /// The networks behind the clients that are there.
-    pub(super) fn behind(&self) -> BTreeSet<IpNet> {
-        self.clients.values().flat_map(|member| member.behind.iter().copied()).collect()
+    fn forget_behind(&mut self, client: ClientId, nets: &BTreeSet<IpNet>) {
+        for net in nets {
+            let Some(clients) = self.behind.get_mut(net) else { continue };
+            clients.remove(&client);
+            self.changed.extend(clients.first());
+            if clients.is_empty() {
+                self.behind.remove(net);
+                self.behind_changed.insert(*net);
+            }
+        }
+    }
+
+    /// Returns the networks that may have come behind a client or be behind none any more
+    /// since the last call; `true`: there is a client.
+    pub(super) fn take_behind_changed(&mut self) -> Vec<(IpNet, bool)> {
+        let changed = std::mem::take(&mut self.behind_changed);
+        changed.into_iter().map(|net| (net, self.behind.contains_key(&net))).collect()
     }
 
     /// A client has gone. One without an identity does not come back.
     pub(super) fn left(&mut self, client: ClientId) {
-        if let Some(member) = self.clients.remove(&client)
-            && member.passing
-        {
-            self.pool.release(&member.key);
+        self.note_number_changes();
+        let Some(member) = self.clients.remove(&client) else { return };
+        self.note_number_changes();
+        self.silent.remove(&(member.heard, client));
+        self.note_heir_changes();
+        self.lacking.remove(&client);
+        self.forget_behind(client, &member.behind);
+        self.changed.remove(&client);
+        if let Some(connected) = self.connected.get_mut(&member.holder) {
+            *connected -= 1;
+            if *connected == 0 {
+                self.connected.remove(&member.holder);
+            }
+        }
+        if matches!(member.holder, Holder::Passing(_)) {
+            self.pool.release(&member.holder);
         }
     }
 
-    /// Clients of which nothing has come yet.
+    /// Whether a client is alone decides what it has. Called before and after there is one
+    /// more or less.
+    fn note_number_changes(&mut self) {
+        if self.clients.len() == 1 {
+            self.changed.extend(self.clients.keys());
+        }
+    }
+
+    /// Called before one is added that may be the last of the silent, and after one is removed.
+    fn note_heir_changes(&mut self) {
+        self.changed.extend(self.silent.last().map(|(_, client)| *client));
+    }
+
+    /// Clients that have not asked, and of which nothing has come yet.
     pub(super) fn unheard(&self) -> Vec<ClientId> {
-        let unheard = self.clients.iter().filter(|(_, member)| !member.heard);
-        unheard.map(|(client, _)| *client).collect()
+        let unheard = self.silent.iter().take_while(|(heard, _)| !heard);
+        unheard.map(|(_, client)| *client).collect()
     }
 
     /// Something has come from a client.
     pub(super) fn heard(&mut self, client: ClientId) {
-        if let Some(member) = self.clients.get_mut(&client) {
-            member.heard = true;
+        let Some(member) = self.clients.get_mut(&client) else { return };
+        member.heard = true;
+        if self.silent.remove(&(false, client)) {
+            self.note_heir_changes();
+            self.silent.insert((true, client));
+            self.changed.insert(client);
         }
     }
 
@@ -161,26 +279,28 @@ impl Network {
         wanted: Vec<IpNet>,
         now: u64,
     ) -> Option<Grant> {
-        self.clients.get_mut(&client)?.asked = Some(wanted);
+        let member = self.clients.get_mut(&client)?;
+        member.asked = Some(wanted);
+        if self.silent.remove(&(member.heard, client)) {
+            self.note_heir_changes();
+        }
         let grant = self.grant(client, now)?;
-        let holds = |member: &Member| {
-            member.passing && member.granted.iter().any(|own| grant.refused.contains(own))
+        let holder = |address: &IpAddr| match self.pool.holder(*address)? {
+            Holder::Passing(holder) if *holder != client => Some(*holder),
+            _ => None,
         };
-        let holders = self.clients.iter().filter(|(_, member)| holds(member));
-        let holders = holders.map(|(holder, _)| *holder).collect();
-        Some(Grant { holders, ..grant })
+        let holders: BTreeSet<_> = grant.refused.iter().filter_map(holder).collect();
+        Some(Grant { holders: holders.into_iter().collect(), ..grant })
     }
 
     /// Grants what a client has asked for, as far as it is free.
     fn grant(&mut self, client: ClientId, now: u64) -> Option<Grant> {
-        let connected: Vec<String> =
-            self.clients.values().map(|member| member.key.clone()).collect();
         let member = self.clients.get_mut(&client)?;
-        let wanted = member.asked.clone().unwrap_or_default();
+        let wanted = member.asked.as_deref().unwrap_or_default();
         let mut grant = Grant::default();
         member.granted.clear();
-        let key = member.key.clone();
-        let fixed = member.fixed.clone();
+        let (holder, fixed) = (&member.holder, &member.fixed);
+        let before = self.pool.assignment(holder).map(|had| (had.v4, had.v6));
         let other = |address: &IpAddr| {
             fixed.iter().any(|own| own.is_ipv4() == address.is_ipv4()) && !fixed.contains(address)
         };
@@ -190,19 +310,31 @@ impl Network {
                 grant.refused.push(address);
                 continue;
             }
-            match self.pool.assign_fixed(&key, now, address) {
+            match self.pool.assign_fixed(holder, now, address) {
                 Ok(_) => member.granted.push(address),
                 Err(_) => grant.refused.push(address),
             }
         }
         if wanted.is_empty() {
-            let is_connected = |key: &String| connected.contains(key);
-            if let Ok(assignment) = self.pool.assign(&key, now, is_connected) {
+            let is_connected = |holder: &Holder| self.connected.contains_key(holder);
+            if let Ok(assignment) = self.pool.assign(holder, now, is_connected) {
                 member.granted.clear();
                 member.granted.extend(assignment.v4.map(IpAddr::from));
                 member.granted.extend(assignment.v6.map(IpAddr::from));
             }
         }
+        if matches!(holder, Holder::Known(_)) {
+            let after = self.pool.assignment(holder).map(|has| (has.v4, has.v6));
+            let unsaved = if before == after { Unsaved::Times } else { Unsaved::Addresses };
+            self.unsaved = self.unsaved.max(unsaved);
+        }
+        let is_lacking = member.granted.is_empty() || wanted.len() > member.granted.len();
+        if is_lacking {
+            self.lacking.insert(client);
+        } else {
+            self.lacking.remove(&client);
+        }
+        self.changed.insert(client);
         let within = |address: &IpAddr| {
             let net = self.nets.iter().find(|net| net.contains(address))?;
             IpNet::new(*address, net.prefix_len()).ok()
@@ -211,14 +343,15 @@ impl Network {
         Some(grant)
     }
 
+    /// Returns what a client has that has asked, after [`assign`](Self::assign).
+    pub(super) fn granted_anew(&mut self, client: ClientId, now: u64) -> Option<Grant> {
+        self.clients.get(&client)?.asked.as_ref()?;
+        self.grant(client, now)
+    }
+
     /// Clients that were refused something and get it now.
     pub(super) fn reconsider(&mut self, now: u64) -> Vec<(ClientId, Grant)> {
-        let lacking = self.clients.iter().filter(|(_, member)| {
-            member.asked.as_ref().is_some_and(|asked| {
-                member.granted.is_empty() || asked.len() > member.granted.len()
-            })
-        });
-        let lacking: Vec<_> = lacking.map(|(client, _)| *client).collect();
+        let lacking = self.lacking.clone();
         let granted =
             lacking.into_iter().filter_map(|client| Some((client, self.grant(client, now)?)));
         granted
@@ -226,29 +359,34 @@ impl Network {
             .collect()
     }
 
-    /// What each client has now.
-    pub(super) fn prefixes(&self) -> Vec<(ClientId, Vec<IpNet>)> {
-        let alone = self.clients.len() == 1;
-        // Of those that cannot say, the one that came last and lives.
-        let silent = self.clients.iter().filter(|(_, member)| member.asked.is_none());
-        let heir = silent.max_by_key(|(client, member)| (member.heard, **client));
-        let heir = heir.map(|(client, _)| *client);
-        let mut taken = BTreeSet::new();
-        let of = |(client, member): (&ClientId, &Member)| {
-            let own = member.granted.iter().map(|address| IpNet::from(*address));
-            let mut prefixes: Vec<_> = own.collect();
-            // Of two with the same network behind them, the first.
-            prefixes.extend(member.behind.iter().filter(|net| taken.insert(**net)));
-            if heir == Some(*client) {
-                prefixes.extend(self.nets.iter().map(IpNet::trunc));
-            }
-            let chose = member.asked.as_ref().is_none_or(|asked| !asked.is_empty());
-            if alone && chose {
-                prefixes.extend(everything());
-            }
-            (*client, prefixes)
-        };
-        self.clients.iter().map(of).collect()
+    /// Returns the prefixes that each client has now whose prefixes may have changed since
+    /// the last call.
+    pub(super) fn take_changed(&mut self) -> Vec<(ClientId, Vec<IpNet>)> {
+        let changed = std::mem::take(&mut self.changed);
+        let of = |client| Some((client, self.prefixes(client)?));
+        changed.into_iter().filter_map(of).collect()
+    }
+
+    /// Has [`take_changed`](Self::take_changed) return a client once more.
+    pub(super) fn note_changed(&mut self, client: ClientId) {
+        self.changed.insert(client);
+    }
+
+    /// The prefixes of a client; `None`: it is not there.
+    fn prefixes(&self, client: ClientId) -> Option<Vec<IpNet>> {
+        let member = self.clients.get(&client)?;
+        let mut prefixes: Vec<_> =
+            member.granted.iter().map(|address| IpNet::from(*address)).collect();
+        let has = |net: &&IpNet| self.behind.get(*net).and_then(BTreeSet::first) == Some(&client);
+        prefixes.extend(member.behind.iter().filter(has));
+        if self.silent.last().is_some_and(|(_, heir)| *heir == client) {
+            prefixes.extend(self.nets.iter().map(IpNet::trunc));
+        }
+        let chose = member.asked.as_ref().is_none_or(|asked| !asked.is_empty());
+        if self.clients.len() == 1 && chose {
+            prefixes.extend(everything());
+        }
+        Some(prefixes)
     }
 }
 
@@ -259,6 +397,8 @@ mod tests {
         crypto::{SystemEntropy, identity::IdentityKey},
         wire::{Eid, PeerAddress, QosSpec},
     };
+
+    use ouroboros_testing::Random;
 
     use super::*;
 
@@ -288,8 +428,7 @@ mod tests {
     }
 
     fn of(network: &Network, client: ClientId) -> Vec<IpNet> {
-        let found = network.prefixes().into_iter().find(|(other, _)| *other == client);
-        found.expect("there").1
+        network.prefixes(client).expect("there")
     }
 
     fn id(number: u64) -> ClientId {
@@ -352,7 +491,9 @@ mod tests {
         assert_eq!(grant.addresses, nets(&["10.9.0.7/24", "fd09::2/64"]));
         let all = ["10.9.0.7/32", "fd09::2/128", "172.16.2.0/24", "fd16::/64"];
         assert_eq!(of(&network, id(2)), nets(&all));
-        assert_eq!(network.behind().len(), 2);
+        let behind = |text: &str| (nets(&[text])[0], true);
+        let expected = [behind("172.16.2.0/24"), behind("fd16::/64")];
+        assert_eq!(network.take_behind_changed(), expected);
         // What it would like instead it does not get.
         let grant = network.requested(id(2), nets(&["10.9.0.8/24"]), 3).expect("there");
         assert_eq!(
@@ -367,8 +508,11 @@ mod tests {
         let grant = network.requested(id(3), Vec::new(), 5).expect("there");
         assert_eq!(grant.addresses, nets(&["10.9.0.2/24", "fd09::3/64"]));
         assert_eq!(of(&network, id(3)), nets(&["10.9.0.2/32", "fd09::3/128"]));
+        network.take_changed();
         network.left(id(2));
-        assert!(of(&network, id(3)).contains(&nets(&["172.16.2.0/24"])[0]));
+        let own = ["10.9.0.2/32", "fd09::3/128", "172.16.2.0/24"];
+        assert_eq!(network.take_changed(), [(id(3), nets(&own))]);
+        assert_eq!(network.take_behind_changed(), [(nets(&["fd16::/64"])[0], false)]);
     }
 
     #[test]
@@ -404,5 +548,72 @@ mod tests {
         network.left(id(4));
         assert_eq!(network.reconsider(7).len(), 1, "who was refused first has it now");
         assert_eq!(of(&network, id(5)), nets(&["10.9.0.8/32"]));
+    }
+
+    #[test]
+    fn what_is_to_be_remembered_first_is_addresses_and_not_when_they_were_used() {
+        let (mut network, alice) = (network(), identity());
+        network.joined(id(1), &info(2, None));
+        network.requested(id(1), Vec::new(), 1).expect("there");
+        assert_eq!(network.unsaved(), Unsaved::Nothing, "it does not come back");
+        network.joined(id(2), &info(2, Some(&alice)));
+        network.requested(id(2), Vec::new(), 2).expect("there");
+        assert_eq!(network.unsaved(), Unsaved::Addresses);
+        network.set_saved();
+        network.left(id(2));
+        network.joined(id(3), &info(2, Some(&alice)));
+        network.requested(id(3), Vec::new(), 3).expect("there");
+        assert_eq!(network.unsaved(), Unsaved::Times, "the same as before");
+        network.requested(id(3), nets(&["10.9.0.9/24"]), 4).expect("there");
+        assert_eq!(network.unsaved(), Unsaved::Addresses);
+    }
+
+    /// What [`Network::take_changed`] leaves out has not changed: whatever the steps, who
+    /// has only been told of changes knows what everybody has.
+    #[test]
+    fn changes_alone_tell_what_everybody_has() {
+        let keys: Vec<_> = (0..3).map(|_| identity()).collect();
+        let behind = [&["172.16.2.0/24"][..], &["172.16.2.0/24", "172.16.3.0/24", "10.9.0.9/32"]];
+        let mut random = Random::new(1);
+        let mut network = network();
+        let mut known = HashMap::new();
+        let mut routed = BTreeSet::new();
+        for step in 0..3000 {
+            let number = random.below(6);
+            let client = id(number);
+            let there = network.clients.contains_key(&client);
+            match random.below(7) {
+                0 | 1 if !there => {
+                    network.joined(client, &info(2, keys.get(number as usize)));
+                }
+                2 => network.left(client),
+                3 => network.heard(client),
+                4 => drop(network.requested(client, Vec::new(), step)),
+                5 => {
+                    let host = random.below(6);
+                    let wanted = format!("10.9.0.{}/24", host + 6);
+                    drop(network.requested(client, nets(&[&wanted]), step));
+                }
+                _ => {
+                    let behind = behind.get(random.below(3) as usize).copied();
+                    network.assign(client, nets(behind.unwrap_or_default()));
+                }
+            }
+            network.reconsider(step);
+            known.retain(|client, _| network.clients.contains_key(client));
+            known.extend(network.take_changed());
+            for client in network.clients.keys() {
+                assert_eq!(known.get(client), network.prefixes(*client).as_ref(), "{step}");
+            }
+            for (net, is_behind) in network.take_behind_changed() {
+                let _ = if is_behind { routed.insert(net) } else { routed.remove(&net) };
+            }
+            assert!(routed.iter().eq(network.behind.keys()), "{step}");
+            // Nobody has what is another's.
+            let mut seen = BTreeSet::new();
+            for prefix in known.values().flatten() {
+                assert!(seen.insert(*prefix), "{step}: {prefix} twice");
+            }
+        }
     }
 }

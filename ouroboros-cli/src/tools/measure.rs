@@ -25,7 +25,7 @@ impl Default for Times {
     }
 }
 
-/// What comes of them, in milliseconds.
+/// A summary of round trips, in milliseconds.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub struct Summary {
     /// The least.
@@ -75,7 +75,7 @@ impl Times {
         self.counts[bucket(nanoseconds)] += 1;
     }
 
-    /// What came of them; `None` if there are none.
+    /// Returns the summary; `None` if there are none.
     pub fn summary(&self) -> Option<Summary> {
         if self.count == 0 {
             return None;

@@ -26,7 +26,7 @@ pub use units::{bytes, count, duration, rate, seconds};
 
 use crate::{confine::confine, signals};
 
-/// What a tool came to.
+/// The result of a tool.
 pub type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 /// The quality of service that a tool's option names; `None`: there is none of that

@@ -19,7 +19,7 @@ use super::{Outcome, Pace, Progress, receive_within};
 const FLOWS: usize = 10;
 const LARGEST: usize = 1 << 20;
 
-/// What a client is to do.
+/// Options of a client.
 #[derive(Clone, Debug)]
 pub struct Client {
     /// Whom to send to.

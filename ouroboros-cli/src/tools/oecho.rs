@@ -6,7 +6,7 @@ use super::Outcome;
 
 /// The name that is asked for.
 pub const NAME: &str = "oecho";
-/// What is said; a zero byte ends it.
+/// The message; a zero byte ends it.
 const GREETING: &[u8] = b"Client says hi!\0";
 /// Largest message of a 0.23 peer.
 const LARGEST: usize = 256;

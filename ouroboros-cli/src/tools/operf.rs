@@ -51,7 +51,7 @@ impl str::FromStr for Test {
 }
 
 impl Test {
-    /// What a client sends first, in its own byte order.
+    /// Returns the number that a client sends first, in its own byte order.
     fn kind(self) -> u32 {
         match self {
             Self::Uni => 0,
@@ -71,7 +71,7 @@ impl fmt::Display for Test {
     }
 }
 
-/// What a client is to do.
+/// Options of a client.
 #[derive(Clone, Debug)]
 pub struct Client {
     /// Whom to send to.

@@ -27,12 +27,12 @@ const FLOWS: usize = 256;
 /// Largest packet of any transport.
 const LARGEST: usize = 1 << 16;
 
-/// What a client is to do.
+/// Options of a client.
 #[derive(Clone, Debug)]
 pub struct Client {
     /// Whom to ask.
     pub name: String,
-    /// What flow to ask on.
+    /// The specification of the flow to ask on.
     pub spec: FlowSpec,
     /// How many requests.
     pub count: u32,

@@ -61,7 +61,7 @@ pub fn bytes(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| format!("{text} is no number of bytes"))
 }
 
-/// How many.
+/// Returns the number.
 ///
 /// # Errors
 ///

@@ -14,7 +14,7 @@ use ouroboros_testing::{Folder, Namespace};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Only ends a test that has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits until `done`, or fails.
 pub(crate) fn eventually(what: &str, done: impl Fn() -> bool) {
@@ -23,6 +23,11 @@ pub(crate) fn eventually(what: &str, done: impl Fn() -> bool) {
         assert!(start.elapsed() < PATIENCE, "never: {what}");
         thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Where the tools are.
+pub(crate) fn tools() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_irm")).parent().expect("a folder")
 }
 
 /// A network namespace with a daemon's socket of its own.
@@ -50,8 +55,13 @@ impl Host {
         self.ip("-o link").contains(&format!(" {device}:"))
     }
 
+    /// Has the tools that are started from now on see `text` as the hosts file; those that
+    /// have seen one of these see it, too.
+    pub(crate) fn set_hosts(&mut self, text: &str) {
+        self.hosts = Some(self.folder.write("hosts", text));
+    }
+
     fn command(&self, program: &str, words: &str) -> Command {
-        let tools = Path::new(env!("CARGO_BIN_EXE_irm")).parent().expect("a folder");
         let path = std::env::var("PATH").unwrap_or_default();
         let mut command = match &self.hosts {
             None => Command::new(program),
@@ -65,7 +75,7 @@ impl Host {
         };
         command
             .args(words.split_whitespace())
-            .env("PATH", format!("{}:{path}", tools.display()))
+            .env("PATH", format!("{}:{path}", tools().display()))
             .env("OUROBOROS_SOCKET", self.socket())
             .env("OUROBOROS_CONFIG", self.folder.path().join("trust"));
         command
@@ -107,6 +117,11 @@ impl Host {
             }
         });
         Running { child, said, log }
+    }
+
+    /// What ovpn runs a tunnel with that it has remembered, as the unit has it.
+    pub(crate) fn configured(&self, tunnel: &str) -> String {
+        format!("--config {} {tunnel}", self.folder.path().join("trust/ovpn.toml").display())
     }
 
     pub(crate) fn irmd(&self) -> Running {
@@ -212,7 +227,7 @@ impl Pair {
             host.ip("link set eth0 up");
         }
         eventually("the link is up", || one.ip("link show eth0").contains("LOWER_UP"));
-        two.hosts = Some(two.folder.write("hosts", layer.hosts));
+        two.set_hosts(layer.hosts);
         let mut pair = Self { one, two, layer, daemons: [None, None] };
         pair.start();
         pair

@@ -1,9 +1,11 @@
 //! Several clients of one server, which has one device for all of them.
 
+use std::{fs, os::unix::fs::PermissionsExt};
+
 use rustix::process::Signal;
 
 use crate::{
-    host::{ETH, Host, Pair, Running, UDP4, eventually},
+    host::{ETH, Host, Pair, Running, UDP4, eventually, tools},
     probe::transfer,
 };
 
@@ -53,6 +55,30 @@ pub(crate) fn a_server_gives_its_clients_addresses_and_has_one_device() {
         eventually("a ping comes back", || pings(&pair.two, "mine", "10.9.0.1"));
         assert!(pair.one.has_device("office0"));
     }
+}
+
+pub(crate) fn resolvconf_has_the_resolvers_where_systemd_resolved_does_not_serve() {
+    let pair = Pair::new(UDP4);
+    let _server = server(&pair, "--dns 10.9.0.1 --dns fd09::1 --search office.example");
+    // Stand for both programs.
+    let folder = &pair.two.folder;
+    let log = folder.path().join("resolvconf.log");
+    for (program, script) in [
+        ("resolvectl", "echo no resolved >&2; exit 1".to_owned()),
+        ("resolvconf", format!("(echo \"$*\"; cat) >> {}", log.display())),
+    ] {
+        let path = folder.write(program, &format!("#!/bin/sh\n{script}\n"));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("executable");
+    }
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{}:{path}", folder.path().display(), tools().display());
+    let words = "ovpn -n my_vpn --ip server --crypt --dev mine --accept-dns";
+    let client = pair.two.start("env", &format!("PATH={path} {words}"), "is up");
+    client.must_say("Resolvers of mine: 10.9.0.1, fd09::1.");
+    let begun = "-a tun.mine\nnameserver 10.9.0.1\nnameserver fd09::1\nsearch office.example\n";
+    assert_eq!(fs::read_to_string(&log).expect("text"), begun);
+    assert_eq!(client.end(Signal::TERM), Some(0));
+    assert_eq!(fs::read_to_string(&log).expect("text"), format!("{begun}-d tun.mine\n"));
 }
 
 pub(crate) fn a_server_s_own_demands_refuse_who_does_not_meet_them() {

@@ -3,65 +3,16 @@
 
 use std::fs;
 
+use ouroboros::{
+    crypto::SystemEntropy,
+    trust::{Invitation, KeyFile},
+};
 use rustix::process::Signal;
 
-use crate::host::{Host, Running, eventually};
-
-/// A server with a cable to each of two clients, 10.66.0.1 and 10.67.0.1 there. Nothing
-/// but irmd runs.
-struct Site {
-    server: Host,
-    alice: Host,
-    bob: Host,
-    _daemons: [Running; 3],
-}
-
-impl Site {
-    fn new() -> Self {
-        let (server, alice, bob) = (Host::new(), Host::new(), Host::new());
-        server.namespace.cable("eth0", &alice.namespace, "eth0");
-        server.namespace.cable("eth1", &bob.namespace, "eth0");
-        for (host, device, address) in [
-            (&server, "eth0", "10.66.0.1/24"),
-            (&server, "eth1", "10.67.0.1/24"),
-            (&alice, "eth0", "10.66.0.2/24"),
-            (&bob, "eth0", "10.67.0.2/24"),
-        ] {
-            host.ip(&format!("addr add {address} dev {device}"));
-            host.ip(&format!("link set {device} up"));
-        }
-        for host in [&alice, &bob] {
-            eventually("the link is up", || host.ip("link show eth0").contains("LOWER_UP"));
-        }
-        let _daemons = [server.irmd(), alice.irmd(), bob.irmd()];
-        Self { server, alice, bob, _daemons }
-    }
-
-    /// What `ovpn invite` prints: one line.
-    fn invite(&self, words: &str) -> String {
-        let line = self.server.must("ovpn", &format!("invite {words}"));
-        assert_eq!((line.lines().count(), line.split_whitespace().count()), (1, 1), "{line}");
-        line.trim().to_owned()
-    }
-
-    fn clients(&self) -> String {
-        self.server.must("ovpn", "clients list")
-    }
-
-    /// The line of a client in the list has `what`.
-    fn lists(&self, client: &str, what: &str) -> bool {
-        let of_client = |line: &&str| line.split_whitespace().next() == Some(client);
-        self.clients().lines().find(of_client).is_some_and(|line| line.contains(what))
-    }
-}
-
-fn pings(host: &Host) -> bool {
-    host.run("ping", "-c1 -W1 10.9.0.1").status.success()
-}
-
-fn serve(site: &Site) -> Running {
-    site.server.start("ovpn", "--serve office --dev office0 --ip 10.9.0.1/24", "Waiting")
-}
+use crate::{
+    host::{Host, eventually},
+    site::{Site, pings},
+};
 
 /// What a `join` says that fails.
 fn refused(host: &Host, line: &str) -> String {
@@ -74,7 +25,7 @@ fn refused(host: &Host, line: &str) -> String {
 
 pub(crate) fn clients_join_by_a_line_and_are_listed_renamed_and_revoked() {
     let site = Site::new();
-    let server = serve(&site);
+    let server = site.serve();
     let line = site.invite("alice --server 10.66.0.1");
     assert!(site.lists("alice", "invited until"), "{}", site.clients());
     let alice = site.alice.start("ovpn", &format!("join {line}"), "is up");
@@ -82,14 +33,20 @@ pub(crate) fn clients_join_by_a_line_and_are_listed_renamed_and_revoked() {
     eventually("alice is there", || site.lists("alice", "connected from 10.66.0.2"));
     // What runs from now on has no secret to show.
     let words = fs::read_to_string(format!("/proc/{}/cmdline", alice.id())).expect("it runs");
-    assert!(words.contains("--server-key") && !words.contains(&line), "{words}");
+    assert!(words.contains("--config") && !words.contains(&line), "{words}");
 
     let said = refused(&site.bob, &format!("{line}a"));
     assert!(said.contains("mistyped"), "{said}");
     let said = refused(&site.bob, &line.replacen(':', ":a", 1));
     assert!(said.contains("mistyped"), "{said}");
-    // Not reached from there at the first address.
-    let bobs = site.invite("bob --server 10.66.0.1 --server 10.67.0.1");
+    // Several clients get a line each, with their names in front. The server is not reached
+    // from there at the first address.
+    let words = "invite bob carol --server 10.66.0.1 --server 10.67.0.1";
+    let lines = site.server.must("ovpn", words);
+    let lines: Vec<_> =
+        lines.lines().map(|line| line.split_once(' ').expect("two words")).collect();
+    assert_eq!(lines.iter().map(|line| line.0).collect::<Vec<_>>(), ["bob", "carol"]);
+    let bobs = lines[0].1.to_owned();
     let bob = site.bob.start("ovpn", &format!("join {bobs}"), "is up");
     eventually("a ping comes back", || pings(&site.bob));
 
@@ -106,7 +63,8 @@ pub(crate) fn clients_join_by_a_line_and_are_listed_renamed_and_revoked() {
     // What it was invited with is of no more use, to itself or to others.
     assert_eq!(alice.end(Signal::TERM), Some(0));
     let said = refused(&site.alice, &line);
-    assert!(said.contains("used, revoked or over"), "{said}");
+    assert!(said.contains("may be used, revoked or expired"), "{said}");
+    assert!(said.contains("ovpn invite NAME"), "{said}");
     // It may be invited again, by another line.
     let again = site.invite("alice --server 10.66.0.1");
     let _alice = site.alice.start("ovpn", &format!("join {again}"), "is up");
@@ -115,15 +73,102 @@ pub(crate) fn clients_join_by_a_line_and_are_listed_renamed_and_revoked() {
     drop(bob);
 }
 
+/// The line says the key that the server shows, and so does all that it prints.
+pub(crate) fn a_name_with_a_key_of_its_own_is_joined_by_that_key() {
+    let site = Site::new();
+    let folder = site.server.folder.path();
+    let file = KeyFile::at(folder.join("office.pem"));
+    file.generate(&mut SystemEntropy).expect("a key");
+    let clients = folder.join("office.clients");
+    fs::write(&clients, "").expect("written");
+    let create = format!(
+        "name create office native clients {} key {}",
+        clients.display(),
+        file.path().display()
+    );
+    site.server.must("irm", &create);
+    let key = |words: &str| {
+        let shown = site.server.must("irm", words);
+        shown.split_whitespace().next().expect("a fingerprint").to_owned()
+    };
+    let own = key("key show of office");
+    assert_ne!(own, key("key show"), "the machine has another");
+    let server = site.serve();
+    let said = format!("The key of office on this machine is {own}.");
+    assert!(server.said.contains(&said), "{}", server.said);
+    assert!(!server.said.contains("This machine's key"), "{}", server.said);
+    let line = site.invite("alice --server 10.66.0.1");
+    let invitation: Invitation = line.parse().expect("an invitation");
+    assert_eq!(invitation.server_key().to_string(), own);
+    let alice = site.alice.start("ovpn", &format!("join {line}"), "is up");
+    assert!(alice.said.contains(&format!("The peer's key is {own}.")), "{}", alice.said);
+    eventually("a ping comes back", || pings(&site.alice));
+    assert!(site.alice.must("ovpn", "status --json").contains(&own));
+    assert!(site.alice.must("irm", "status --json").contains(&own));
+    // The next one is in the lines once it is in force.
+    site.server.must("irm", "key generate next of office");
+    let invited_to = |client: &str| {
+        let line = site.invite(&format!("{client} --server 10.67.0.1"));
+        let key = line.parse::<Invitation>().expect("an invitation").server_key().to_string();
+        (line, key)
+    };
+    assert_eq!(invited_to("bob").1, own);
+    let next = key("key promote of office");
+    assert_eq!(key("key show of office"), next);
+    let (line, shown) = invited_to("carol");
+    assert_eq!(shown, next);
+    let carol = site.bob.start("ovpn", &format!("join {line}"), "is up");
+    assert!(carol.said.contains(&format!("The peer's key is {next}.")), "{}", carol.said);
+}
+
+pub(crate) fn a_stolen_laptop_that_is_revoked_does_not_come_back() {
+    let mut site = Site::new();
+    let server = site.serve();
+    let line = site.invite("laptop --server 10.66.0.1");
+    let laptop = site.alice.start("ovpn", &format!("join {line}"), "is up");
+    let line = site.invite("bob --server 10.67.0.1");
+    let bob = site.bob.start("ovpn", &format!("join {line}"), "is up");
+    for host in [&site.alice, &site.bob] {
+        eventually("a ping comes back", || pings(host));
+    }
+    // The flows outlive the server's daemon, which the next one is told.
+    let file = site.server.folder.path().join("trust/irmd.conf");
+    site.server.must("irm", &format!("config save {}", file.display()));
+    let [one, two, three] = site.daemons;
+    assert_eq!(one.end(Signal::KILL), None);
+    site.daemons = [site.server.irmd(), two, three];
+    eventually("the next daemon knows of both", || {
+        ["laptop", "bob"].iter().all(|client| site.lists(client, "connected from"))
+    });
+    site.server.must("ovpn", "clients revoke laptop");
+    laptop.must_say("The flow has ended");
+    eventually("one client is left", || !site.server.must("ovpn", "status").contains("10.66.0.2"));
+    // Whatever the thief starts anew, and whatever is started anew at the server.
+    drop(laptop);
+    let [one, two, three] = site.daemons;
+    assert_eq!(two.end(Signal::KILL), None);
+    site.daemons = [one, site.alice.irmd(), three];
+    let options = site.alice.configured("office");
+    let laptop = site.alice.start("ovpn", &options, "No flow yet: no answer");
+    assert!(pings(&site.bob));
+    assert_eq!(bob.lines_with("has ended"), 0);
+    drop(server);
+    let [one, two, three] = site.daemons;
+    assert_eq!(one.end(Signal::KILL), None);
+    site.daemons = [site.server.irmd(), two, three];
+    let _server = site.serve();
+    eventually("bob is back", || pings(&site.bob));
+    assert!(!pings(&site.alice));
+    assert!(!site.server.must("ovpn", "status").contains("10.66.0.2"));
+    assert_eq!(laptop.lines_with("is up"), 0);
+}
+
 pub(crate) fn a_client_has_the_addresses_and_networks_that_its_line_says() {
     let site = Site::new();
-    let _server = serve(&site);
+    let _server = site.serve();
     let line = site.invite("branch --server 10.66.0.1");
     // By hand, before it has joined.
-    let clients = site.server.folder.path().join("trust/office.clients");
-    let text = fs::read_to_string(&clients).expect("read");
-    let text = text.replace(" branch ", " branch 10.9.0.77 172.16.2.0/24 ");
-    fs::write(&clients, text).expect("written");
+    site.write_prefixes("branch", "10.9.0.77 172.16.2.0/24");
     site.alice.ip("link set lo up");
     site.alice.ip("addr add 172.16.2.1/24 dev lo");
     let _client = site.alice.start("ovpn", &format!("join {line}"), "is up");
@@ -136,29 +181,4 @@ pub(crate) fn a_client_has_the_addresses_and_networks_that_its_line_says() {
     assert!(site.lists("branch", "172.16.2.0/24"), "{}", site.clients());
     site.server.must("ovpn", "clients revoke branch");
     eventually("the route is gone", || !site.server.ip("route").contains("172.16.2.0/24"));
-}
-
-pub(crate) fn a_server_and_its_client_are_back_when_all_was_started_anew() {
-    let mut site = Site::new();
-    let server = serve(&site);
-    let line = site.alice.folder.write("line", &site.invite("alice --server 10.66.0.1"));
-    let script = format!("exec ovpn join - --dev office < {}\n", line.display());
-    let script = site.alice.folder.write("script", &script);
-    let first = site.alice.start("sh", &script.display().to_string(), "is up");
-    eventually("a ping comes back", || pings(&site.alice));
-    // As at a reboot: nothing that was typed is typed again but by the units.
-    drop((server, first));
-    let [one, two, three] = site._daemons;
-    for daemon in [one, two] {
-        assert_eq!(daemon.end(Signal::KILL), None);
-    }
-    site._daemons = [site.server.irmd(), site.alice.irmd(), three];
-    let file = site.alice.folder.path().join("trust/ovpn/office.env");
-    let text = fs::read_to_string(file).expect("written");
-    let options = text.lines().find_map(|line| line.strip_prefix("OPTIONS=")).expect("options");
-    let _server = serve(&site);
-    let _client = site.alice.start("ovpn", options, "is up");
-    eventually("a ping comes back", || pings(&site.alice));
-    assert!(site.alice.has_device("office"));
-    assert!(site.lists("alice", "connected from"), "{}", site.clients());
 }

@@ -13,8 +13,14 @@ mod joining;
 mod killed;
 mod known;
 mod moving;
+mod nat;
+mod offices;
 mod probe;
+mod reaching;
+mod reboot;
 mod returning;
+mod rotation;
+mod site;
 mod status;
 mod survival;
 mod tools;
@@ -33,8 +39,13 @@ use joining::*;
 use killed::*;
 use known::*;
 use moving::*;
+use nat::*;
+use offices::*;
 use ouroboros_testing::Needs;
+use reaching::*;
+use reboot::*;
 use returning::*;
+use rotation::*;
 use status::*;
 use survival::*;
 use tools::*;
@@ -82,11 +93,20 @@ fn main() -> ExitCode {
             garbage_in_the_peer_s_name_does_not_disturb_a_live_flow,
             a_server_gives_its_clients_addresses_and_has_one_device,
             a_server_s_own_demands_refuse_who_does_not_meet_them,
+            resolvconf_has_the_resolvers_where_systemd_resolved_does_not_serve,
             clients_with_addresses_of_their_own_share_the_server,
             a_full_tunnel_takes_everything_but_its_own_packets_and_is_undone,
             a_kill_switch_lets_nothing_out_before_and_after_the_tunnel,
             clients_join_by_a_line_and_are_listed_renamed_and_revoked,
-            a_server_and_its_client_are_back_when_all_was_started_anew,
+            a_tunnel_is_back_after_a_reboot_of_either_side,
+            a_server_that_runs_follows_its_configuration_and_keeps_its_flows,
+            hosts_behind_three_offices_reach_one_another,
+            a_full_tunnel_from_behind_a_nat_lets_nothing_out_while_it_is_down,
+            a_client_without_ipv4_has_both_families_inside,
+            a_client_finds_its_server_at_another_address,
+            clients_follow_a_server_to_the_key_that_it_has_announced,
+            a_stolen_laptop_that_is_revoked_does_not_come_back,
+            a_name_with_a_key_of_its_own_is_joined_by_that_key,
             a_client_has_the_addresses_and_networks_that_its_line_says,
             a_device_that_was_down_gets_its_ipv6_addresses_and_routes_back,
             a_device_that_is_renamed_is_followed,

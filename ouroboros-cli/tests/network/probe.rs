@@ -32,15 +32,20 @@ fn checksum(packet: &[u8]) -> u16 {
     !(sum as u16)
 }
 
-/// Sends an echo request with the mark in it and waits for its reply.
+/// Sends an echo request with the mark in it, and another each few seconds, until one is
+/// answered: as with any link, a packet may be lost.
 pub(crate) fn ping(from: &Host, to: IpAddr) {
-    assert!(answered(from, to, PATIENCE, 1), "an echo reply");
+    ping_each(Duration::from_secs(3), from, to);
 }
 
-/// Sends echo requests, each sequence number once, until one is answered.
+/// Sends echo requests quickly, each sequence number once, until one is answered.
 pub(crate) fn ping_until_answered(from: &Host, to: IpAddr) {
+    ping_each(Duration::from_millis(50), from, to);
+}
+
+fn ping_each(interval: Duration, from: &Host, to: IpAddr) {
     let (start, mut sequence) = (Instant::now(), 1);
-    while !answered(from, to, Duration::from_millis(50), sequence) {
+    while !answered(from, to, interval, sequence) {
         assert!(start.elapsed() < PATIENCE, "never: an echo reply");
         sequence += 1;
     }

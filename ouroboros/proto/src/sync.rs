@@ -9,7 +9,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Mutexes and atomics of what the threads of a flow share. They are loom's where its
-/// model tries the orders in which threads can run (`native::model`).
+/// model tries the orders in which threads can run (the modules `model`).
 pub(crate) mod shared {
     #[cfg(all(test, loom))]
     pub(crate) use loom::sync::{Mutex, MutexGuard, atomic};

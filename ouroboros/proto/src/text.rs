@@ -23,7 +23,7 @@ macro_rules! serialize_as_text {
 
 pub(crate) use serialize_as_text;
 
-/// What text parses to. No copy of it is made.
+/// Deserializes a value from its text. No copy of the text is made.
 pub(crate) fn parsed<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,

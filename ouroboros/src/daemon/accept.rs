@@ -21,6 +21,7 @@ use event_listener::{Event, EventListener};
 use futures_lite::future;
 
 use super::{
+    channel::RETRY,
     client::{flow_of, open},
     path_text::text_of_path,
     protocol::{Request, Response},
@@ -35,8 +36,6 @@ use crate::{
     wire::Name,
 };
 
-/// How often to look whether the daemon is back.
-const RETRY: Duration = Duration::from_millis(500);
 /// How long the daemon may take to grant a flow that it has offered.
 const GRANT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -50,7 +49,7 @@ pub(super) struct Acceptor {
     changed: Event,
 }
 
-/// What this program demands of flows to names.
+/// The demands of this program on flows to names.
 #[derive(Default)]
 struct Policies {
     of: HashMap<Name, Policy>,
@@ -64,7 +63,7 @@ enum Policy {
     Failed(PolicyError),
 }
 
-/// Who waits for flows to a name, and what there is for them.
+/// The tasks that wait for flows to a name, and the flows that wait for them.
 #[derive(Default)]
 struct Waiting {
     waiters: usize,
@@ -110,8 +109,8 @@ impl Acceptor {
         outcome
     }
 
-    /// What to demand of flows to `name` (`None`: to any), and which version of it
-    /// that is.
+    /// Returns the demands on flows to `name` (`None`: to any), and which version of them that
+    /// is.
     fn demands(&self, name: Option<&str>) -> Result<(Vec<NameDemands>, u64), PolicyError> {
         let policies = lock(&self.policies);
         let of_name =
@@ -247,7 +246,7 @@ impl Acceptor {
             Err(io::ErrorKind::TimedOut.into())
         };
         let granted = future::or(granted, late).await.map_err(DaemonError::from)?;
-        flow_of(granted, connection).await.map(Some)
+        flow_of(granted, connection, path, true).await.map(Some)
     }
 }
 

@@ -16,8 +16,9 @@ use futures_lite::future;
 use super::{
     Connection, DaemonError,
     accept::Acceptor,
+    channel::Channel,
     control::{LARGEST_MESSAGE, Message},
-    protocol::{DataPath, Request, Response},
+    protocol::{DataPath, ReportedFlow, Request, Response},
     relay::RelayPath,
     security::FlowSecurity,
     socket_path,
@@ -32,7 +33,7 @@ use crate::{
 };
 
 /// How long the daemon may take to answer what it can answer at once.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A daemon that can be asked. Clones are the same client.
 #[derive(Clone, Debug)]
@@ -62,34 +63,10 @@ impl Client {
     /// As [`LayerError`] says; what has no type of its own is a
     /// [`DaemonError::Refused`].
     pub async fn ask(&self, request: &Request) -> Result<Response, LayerError> {
-        match self.exchange(request, ANSWER_TIMEOUT).await?.0 {
+        match exchange(&self.path, request, ANSWER_TIMEOUT).await?.0 {
             (Response::Error(failure), _) => Err(failure.into()),
             (response, _) => Ok(response),
         }
-    }
-
-    async fn exchange(
-        &self,
-        request: &Request,
-        timeout: Duration,
-    ) -> Result<(Answer, Connection), DaemonError> {
-        let asked = async {
-            let connection = open(&self.path).await?;
-            connection.send(request, None).await?;
-            let (mut response, descriptor) = connection.receive::<Response>().await?;
-            let mut more = response.continues();
-            while more {
-                let (part, _) = connection.receive::<Response>().await?;
-                let last = response.extend(part);
-                more = !last.ok_or_else(|| io::Error::other("not the rest of the list"))?;
-            }
-            Ok(((response, descriptor), connection))
-        };
-        let late = async {
-            Timer::after(timeout).await;
-            Err(DaemonError::NotAnswering(self.path.display().to_string()))
-        };
-        future::or(asked, late).await
     }
 
     /// Waits for a flow to a name that is bound to this process or its
@@ -137,15 +114,40 @@ impl Client {
             qos: spec.qos(),
             security: security.map(|asked| FlowSecurity {
                 asked: asked.clone(),
-                identified: spec.manager_identity,
+                manager_identity: spec.manager_identity,
             }),
             timeout: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
             server: spec.server.clone(),
         };
         let patience = timeout.saturating_add(ANSWER_TIMEOUT);
-        let (answer, connection) = self.exchange(&request, patience).await?;
-        flow_of(answer, connection).await
+        let (answer, connection) = exchange(&self.path, &request, patience).await?;
+        flow_of(answer, connection, &self.path, false).await
     }
+}
+
+/// Asks the daemon at `path`; the answer with all its parts, and the connection.
+pub(super) async fn exchange(
+    path: &Path,
+    request: &Request,
+    timeout: Duration,
+) -> Result<(Answer, Connection), DaemonError> {
+    let asked = async {
+        let connection = open(path).await?;
+        connection.send(request, None).await?;
+        let (mut response, descriptor) = connection.receive::<Response>().await?;
+        let mut more = response.continues();
+        while more {
+            let (part, _) = connection.receive::<Response>().await?;
+            let last = response.extend(part);
+            more = !last.ok_or_else(|| io::Error::other("not the rest of the list"))?;
+        }
+        Ok(((response, descriptor), connection))
+    };
+    let late = async {
+        Timer::after(timeout).await;
+        Err(DaemonError::NotAnswering(path.display().to_string()))
+    };
+    future::or(asked, late).await
 }
 
 /// Connects to the daemon at `path`.
@@ -161,11 +163,13 @@ pub(super) async fn open(path: &Path) -> Result<Connection, DaemonError> {
 /// A response, and the descriptor that came with it.
 pub(super) type Answer = (Response, Option<OwnedFd>);
 
-/// The flow that the daemon grants, on the connection that becomes its control
+/// The flow that the daemon at `daemon` grants, on the connection that becomes its control
 /// channel.
 pub(super) async fn flow_of(
     answer: Answer,
     connection: Connection,
+    daemon: &Path,
+    accepted: bool,
 ) -> Result<RawFlow, AllocateError> {
     let (grant, descriptor) = match answer {
         (Response::Flow(grant), Some(descriptor)) => (grant, descriptor),
@@ -173,13 +177,16 @@ pub(super) async fn flow_of(
         _ => return Err(io::Error::other("not the answer to the question").into()),
     };
     let (info, keys) = grant.open().map_err(io::Error::other)?;
+    let since = driver::now().utc / 1_000_000_000;
+    let reported = ReportedFlow { info: info.clone(), accepted, since };
     let kind = match &grant.path {
         DataPath::Relay => {
+            let connection = Arc::new(connection);
+            let channel = Channel::new(daemon, reported, connection.clone());
+            let held = Held(Arc::new(channel));
             let path = Arc::new(RelayPath::new(descriptor, grant.largest_frame));
-            let channel = Arc::new(connection);
-            let held = Held(channel.clone());
             let closer = move |closer: FlowCloser| {
-                driver::spawn(close_when_revoked(channel, closer)).detach();
+                driver::spawn(close_when_revoked(connection, closer)).detach();
             };
             let (early, strays, off_path) = (Vec::new(), None, None);
             let (closer, release) = (Some(Box::new(closer) as _), Some(Box::new(held) as _));
@@ -198,16 +205,18 @@ pub(super) async fn flow_of(
             early.push(frame.to_vec());
         }
     }
-    let control = Arc::new(connection);
-    let held = Held(control.clone());
+    let channel = Arc::new(Channel::new(daemon, reported, Arc::new(connection)));
+    let held = Held(channel.clone());
+    let control = channel.clone();
     let strays = move |stray: Stray| {
-        if let Some((head, frame)) = Message::Stray(stray.from, &stray.frame).encode() {
+        if let Some((head, frame)) = Message::Stray(stray.from, &stray.frame).encode()
+            && let Some(connection) = control.connection()
+        {
             // Lost if the channel is full or the daemon has ended: nothing
             // here may hold up the flow's own packets.
-            let _ = control.try_send_datagram(&[&head, frame]);
+            let _ = connection.try_send_datagram(&[&head, frame]);
         }
     };
-    let channel = held.0.clone();
     let (revoke, revoked) = async_channel::bounded(1);
     let off_path = move |take: &OffPathHandler| {
         driver::spawn(frames_from_elsewhere(channel, Arc::downgrade(take), revoke)).detach();
@@ -227,22 +236,22 @@ pub(super) async fn flow_of(
     Ok(RawFlow { path, info, keys, early, strays, off_path, closer, release })
 }
 
-/// Takes the frames that reached the daemon, until it or the flow has ended.
-async fn frames_from_elsewhere(
-    channel: Arc<Connection>,
-    take: Weak<TakeFrame>,
-    revoke: Sender<()>,
-) {
+/// Takes the frames that reach the daemon, this one or the next, until the flow has ended.
+async fn frames_from_elsewhere(channel: Arc<Channel>, take: Weak<TakeFrame>, revoke: Sender<()>) {
     let mut buffer = vec![0; LARGEST_MESSAGE];
-    while let Ok(size @ 1..) = channel.receive_datagram(&mut buffer).await {
-        match buffer.get(..size).and_then(Message::parse) {
-            Some(Message::Frame(from, frame)) => {
-                let Some(take) = take.upgrade() else { return };
-                take(from, &mut frame.to_vec());
+    let mut next = channel.connection();
+    while let Some(connection) = next {
+        while let Ok(size @ 1..) = connection.receive_datagram(&mut buffer).await {
+            match buffer.get(..size).and_then(Message::parse) {
+                Some(Message::Frame(from, frame)) => {
+                    let Some(take) = take.upgrade() else { return };
+                    take(from, &mut frame.to_vec());
+                }
+                Some(Message::Revoked) => drop(revoke.try_send(())),
+                _ => {}
             }
-            Some(Message::Revoked) => drop(revoke.try_send(())),
-            _ => {}
         }
+        next = channel.report().await;
     }
 }
 
@@ -258,7 +267,7 @@ async fn close_when_revoked(channel: Arc<Connection>, closer: FlowCloser) {
 }
 
 /// The flow's place at the daemon: given back when dropped.
-struct Held(Arc<Connection>);
+struct Held(Arc<Channel>);
 
 impl Drop for Held {
     fn drop(&mut self) {

@@ -1,6 +1,6 @@
-//! What the daemon and an application that has a flow's own socket tell each
-//! other, in datagrams on the connection that the flow was granted on. Each
-//! side reads what it understands and skips the rest. No sockets here.
+//! The datagrams that the daemon and an application that has a flow's own socket send each
+//! other, on the connection that the flow was granted on. Each side reads what it understands
+//! and skips the rest. No sockets here.
 //!
 //! The channel carries no promise: a frame that finds it full is lost, as on
 //! any network. It ends with the flow; that the daemon's end is gone ends
@@ -51,8 +51,8 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// What stands in front of the frame, and the frame. An address that no
-    /// daemon serves leaves nothing to say.
+    /// Returns the head of the datagram, and the frame behind it; `None` for an address that no
+    /// daemon serves.
     pub fn encode(&self) -> Option<(Vec<u8>, &'a [u8])> {
         let (kind, from, frame) = match *self {
             Self::Stray(from, frame) => (STRAY, from, frame),
@@ -108,6 +108,10 @@ fn parse_address(bytes: &[u8]) -> Option<(PeerAddress, &[u8])> {
     };
     let (port, rest) = rest.split_first_chunk()?;
     let port = u16::from_be_bytes(*port);
+    if kind == V6_SCOPED && scope == 0 {
+        // That is an address without a scope, which has a kind of its own.
+        return None;
+    }
     let address = match ip {
         IpAddr::V4(_) => SocketAddr::new(ip, port),
         IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, scope).into(),

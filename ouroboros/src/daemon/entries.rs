@@ -5,11 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use super::path_text::text_of_path;
 use crate::{
-    crypto::identity::IdentityKey, proto::negotiation::PeerIdentity, transport::ScopedAddress,
-    trust::KeyFile, wire::Eid,
+    crypto::identity::IdentityKey, flow::FlowInfo, proto::negotiation::PeerIdentity,
+    transport::ScopedAddress, trust::KeyFile, wire::Eid,
 };
 
-/// What an IPCP is bootstrapped over.
+/// The transport that an IPCP is bootstrapped over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TransportSpec {
@@ -34,17 +34,20 @@ pub enum TransportSpec {
 /// A key, by its public half.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyEntry {
-    /// What it is known by.
+    /// The key's fingerprint, in text.
     pub fingerprint: String,
     /// The file it is in ([`text_of_path`]).
     pub path: String,
+    /// The fingerprint of the key that is to take its place, if there is one.
+    #[serde(default)]
+    pub next: Option<String>,
 }
 
 impl KeyEntry {
     /// The key that is in `file`.
     pub fn new(file: &KeyFile, key: &IdentityKey) -> Self {
         let fingerprint = key.public_key().fingerprint().to_string();
-        Self { fingerprint, path: text_of_path(file.path()) }
+        Self { fingerprint, path: text_of_path(file.path()), next: None }
     }
 }
 
@@ -55,7 +58,7 @@ pub struct IpcpEntry {
     pub name: String,
     /// Its layer; empty if it is not bootstrapped.
     pub layer: String,
-    /// What it is attached to.
+    /// The attachment, in words.
     pub attachment: String,
     /// How it was bootstrapped; an older daemon does not say.
     #[serde(default)]
@@ -73,7 +76,7 @@ pub struct NameEntry {
     pub programs: Vec<String>,
     /// Processes bound to it.
     pub processes: Vec<u32>,
-    /// What its server demands.
+    /// The encryption that the name's server demands.
     pub encryption: String,
 }
 
@@ -82,7 +85,7 @@ pub struct NameEntry {
 pub struct ClientRow {
     /// The name that it is a client of.
     pub service: String,
-    /// What it is called; `None`: nothing.
+    /// The layer's name; `None`: it has none.
     pub name: Option<String>,
     /// Its key, or that of its invitation.
     pub key: String,
@@ -109,7 +112,7 @@ pub struct FlowEntry {
     pub encryption: String,
     /// Whether they have the native profile.
     pub native: bool,
-    /// Who the peer is; `None`: nobody knows.
+    /// The peer's identity; `None`: it has shown none.
     pub identity: Option<PeerIdentity>,
     /// Whether its frames pass through the daemon; otherwise the application
     /// has the flow's own socket.
@@ -120,4 +123,16 @@ pub struct FlowEntry {
     /// Since when, in seconds since 1970; an older daemon does not say.
     #[serde(default)]
     pub since: Option<u64>,
+}
+
+/// A flow that has outlived the daemon that granted it, as its application tells the next
+/// daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportedFlow {
+    /// The agreed terms.
+    pub info: FlowInfo,
+    /// Whether it was accepted on this machine; otherwise it was allocated.
+    pub accepted: bool,
+    /// Since when, in seconds since 1970.
+    pub since: u64,
 }

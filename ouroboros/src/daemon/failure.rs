@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{AllocateError, DaemonError, LayerError};
 
-/// What went wrong.
+/// The error of a request, as it passes through the daemon.
 #[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[error(transparent)]

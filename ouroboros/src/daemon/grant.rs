@@ -43,7 +43,7 @@ pub struct FlowGrant {
 
 /// The daemon's grant makes no sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the daemon granted a flow that makes no sense")]
+#[error("irmd granted a flow that cannot be opened")]
 pub struct BadGrant;
 
 impl FlowGrant {

@@ -30,10 +30,10 @@ const PERIOD: Duration = Duration::from_millis(10);
 /// Frames from elsewhere that wait to be passed on, at most.
 const MAX_PENDING_OFF_PATH: usize = 64;
 
-/// What an application needs to carry `flow` by itself: the grant and the
-/// flow's socket. The keys are in the grant, and in `flow` no longer. `None`:
-/// the path's socket cannot leave the daemon, or it is a packet socket and
-/// `packet_socket` says that the application may not have one.
+/// Returns what an application needs to carry `flow` by itself: the grant and the flow's
+/// socket. The keys are in the grant, and in `flow` no longer. `None`: the path's socket cannot
+/// leave the daemon, or it is a packet socket and `packet_socket` says that the application may
+/// not have one.
 ///
 /// # Errors
 ///
@@ -120,4 +120,15 @@ pub async fn attend(mut flow: RawFlow, connection: &Connection) -> io::Result<()
             (since, taken) = (Instant::now(), 0);
         }
     }
+}
+
+/// Attends to a flow that has outlived the daemon that handed it over, until the application
+/// ends it or is gone. Frames that are not the flow's have nobody to take them here.
+///
+/// # Errors
+///
+/// The connection failed; the flow has ended all the same.
+pub async fn attend_reported(connection: &Connection) -> io::Result<()> {
+    while connection.receive_datagram(&mut [0]).await? > 0 {}
+    Ok(())
 }

@@ -6,12 +6,14 @@
 //! [`relay()`]. Not here: the daemon's state and policy (`ouroboros-cli`).
 
 mod accept;
+mod channel;
 mod client;
 pub mod control;
 mod entries;
 mod failure;
 mod grant;
 mod handed;
+mod lists;
 mod path_text;
 pub mod protocol;
 mod relay;
@@ -22,6 +24,6 @@ pub use crate::error::DaemonError;
 pub use client::Client;
 pub use failure::Failure;
 pub(crate) use failure::io_error;
-pub use handed::{attend, hand_over, revoke};
+pub use handed::{attend, attend_reported, hand_over, revoke};
 pub use relay::{RelayCloser, relay};
 pub use socket::{Connection, Listener, socket_path};

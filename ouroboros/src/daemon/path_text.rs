@@ -6,8 +6,10 @@ use std::{
     ffi::{OsStr, OsString},
     fmt::Write,
     os::unix::ffi::{OsStrExt, OsStringExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The text that stands for a path.
 ///
@@ -46,6 +48,34 @@ pub fn path_from_text(text: &str) -> PathBuf {
     }
     bytes.extend_from_slice(rest.as_bytes());
     OsString::from_vec(bytes).into()
+}
+
+/// For `#[serde(with = "path_text")]`.
+pub(super) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    text_of_path(path).serialize(to)
+}
+
+/// For `#[serde(with = "path_text")]`.
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+    String::deserialize(from).map(|text| path_from_text(&text))
+}
+
+/// For `#[serde(with = "path_text::optional")]`.
+pub(super) mod optional {
+    use super::*;
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        path: &Option<PathBuf>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        path.as_ref().map(text_of_path).serialize(to)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<PathBuf>, D::Error> {
+        Ok(Option::<String>::deserialize(from)?.as_deref().map(path_from_text))
+    }
 }
 
 #[cfg(test)]

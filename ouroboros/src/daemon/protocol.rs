@@ -1,38 +1,28 @@
-//! What applications and tools say to `irmd`: one JSON object in each datagram
-//! of a Unix seqpacket socket, one request a connection. Lists come in as many
-//! datagrams as they need, the last of them with an empty list. A flow that is
-//! accepted is offered first, and granted when it is taken ([`Request::Take`]).
-//! Not here: sockets (`client`), what the daemon does.
+//! Messages of applications and tools to `irmd`, and its answers: one JSON object in each
+//! datagram of a Unix seqpacket socket, one request a connection. Lists come in as many
+//! datagrams as they need, the last of them with an empty list. A flow that is accepted is
+//! offered first, and granted when it is taken ([`Request::Take`]). Not here: sockets
+//! (`client`), what the daemon does.
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     Failure,
-    security::{Authentication, FlowSecurity, NameDemands},
+    security::{FlowSecurity, NameDemands, NamePolicy},
 };
 pub use super::{
-    entries::{ClientRow, FlowEntry, IpcpEntry, KeyEntry, NameEntry, TransportSpec},
+    entries::{ClientRow, FlowEntry, IpcpEntry, KeyEntry, NameEntry, ReportedFlow, TransportSpec},
     grant::{BadGrant, DataPath, FlowGrant},
     path_text::{path_from_text, text_of_path},
 };
-use crate::{crypto::Algorithms, transport::ServerHost, wire::QosSpec};
+use crate::{transport::ServerHost, wire::QosSpec};
 
 /// Longest request or response in bytes.
 pub const LARGEST_DATAGRAM: usize = 64 * 1024;
 /// Bytes of a list that are put into one datagram.
 const LARGEST_PART: usize = 32 * 1024;
 
-/// The encryption of a name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Security {
-    /// Plain flows.
-    None,
-    /// Encrypted flows, with at least these algorithms.
-    Suite(Algorithms),
-}
-
-/// What the daemon is asked.
+/// A request to the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -50,7 +40,7 @@ pub enum Request {
         name: String,
         /// The layer.
         layer: String,
-        /// What it is attached to.
+        /// The transport it is attached to.
         transport: TransportSpec,
     },
     /// Destroys an IPCP.
@@ -60,37 +50,48 @@ pub enum Request {
     },
     /// Lists the IPCPs.
     ListIpcps,
-    /// Makes a name known, with its encryption.
+    /// Creates a name with its policy.
     CreateName {
         /// The name.
         name: String,
-        /// For flows that are accepted.
-        server: Option<Security>,
-        /// For flows that are allocated.
-        client: Option<Security>,
-        /// Who has to prove who they are. With it flows are encrypted.
-        #[serde(default)]
-        authentication: Authentication,
-        /// Whether flows have to have the native profile. With it they are
-        /// encrypted.
-        #[serde(default)]
-        native: bool,
-        /// File with the key that the server has instead of the daemon's. A path, as all
-        /// of them here: see [`text_of_path`].
-        #[serde(default)]
-        key: Option<String>,
-        /// File with the certificate that an authority has given to the key.
-        #[serde(default)]
-        certificate: Option<String>,
+        /// Its policy.
+        policy: NamePolicy,
     },
-    /// Has a name that is there the policy of a [`Request::CreateName`] instead of its own:
-    /// its registrations and bindings stay, and flows that do not fit any more end.
+    /// Replaces the policy of a name: its registrations and bindings stay, and flows that
+    /// do not fit any more end.
     ChangeName {
-        /// With the name and all of its new policy.
-        policy: Box<Request>,
+        /// The name.
+        name: String,
+        /// All of its policy from now on.
+        policy: NamePolicy,
     },
-    /// Tells the daemon's key, made first if need be.
-    ShowKey,
+    /// Tells a key: the daemon's, made first if need be, or that of a name.
+    ShowKey {
+        /// The name.
+        name: Option<String>,
+    },
+    /// Makes the key that is to take the place of the present one. Answered with
+    /// [`Response::Key`].
+    GenerateNextKey {
+        /// Whose key it is; the daemon's otherwise.
+        name: Option<String>,
+        /// Takes the place of a next key that is there.
+        force: bool,
+    },
+    /// Puts the next key in the place of the present one. Answered with [`Response::Key`].
+    PromoteKey {
+        /// Whose key it is; the daemon's otherwise.
+        name: Option<String>,
+    },
+    /// A server has announced its next key inside a flow.
+    AnnounceNextKey {
+        /// Its name.
+        name: String,
+        /// The fingerprint of the key that it has shown.
+        key: String,
+        /// The fingerprint of the next one; `None`: there is none any more.
+        next: Option<String>,
+    },
     /// Makes a key for the daemon.
     GenerateKey {
         /// Whether it takes the place of one that is there.
@@ -167,6 +168,9 @@ pub enum Request {
         key: String,
         /// Until when, in seconds since 1970.
         until: u64,
+        /// The client's addresses, and the networks behind it.
+        #[serde(default)]
+        prefixes: Vec<String>,
     },
     /// Binds a program, or takes the binding back.
     Program {
@@ -193,19 +197,22 @@ pub enum Request {
         /// Its executable, as an absolute path ([`text_of_path`]). Who may ask could also bind, so
         /// it is believed, and the daemon needs no right to look for itself.
         program: Option<String>,
-        /// What flows have to be like beyond what the names demand, as long as this
-        /// process lives.
+        /// Demands on flows beyond those of the names, in force as long as this process lives.
         #[serde(default)]
         demands: Vec<NameDemands>,
     },
     /// The answer to [`Response::Offered`], on the same connection: the flow is
     /// wanted. Who does not say so has not got it.
     Take,
+    /// Tells of a flow that has outlived the daemon that granted it. After [`Response::Done`]
+    /// the connection stays open for as long as the flow lasts, and the daemon may revoke the
+    /// flow on it.
+    ReportFlow(Box<ReportedFlow>),
     /// Allocates a flow.
     Allocate {
         /// Whom to.
         name: String,
-        /// What it should be like.
+        /// The quality of service asked for.
         qos: QosSpec,
         /// How it must be encrypted, and with whom; `None`: as the daemon has it
         /// for the name.
@@ -218,7 +225,7 @@ pub enum Request {
     },
 }
 
-/// What the daemon answers.
+/// An answer of the daemon.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -284,7 +291,7 @@ impl Response {
         }
     }
 
-    /// Whether more parts follow.
+    /// Returns `true` if more parts follow.
     pub(super) fn continues(&self) -> bool {
         match self {
             Self::Ipcps(list) => !list.is_empty(),
@@ -318,8 +325,10 @@ fn cut<T: Serialize>(list: Vec<T>) -> Vec<Vec<T>> {
 
 #[cfg(test)]
 mod tests {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+
     use super::*;
-    use crate::crypto::Suite;
+    use crate::{crypto::Suite, daemon::security::Authentication};
 
     #[test]
     fn a_long_list_is_the_same_after_it_was_cut() {
@@ -351,25 +360,36 @@ mod tests {
             ip: "fe80::1%eth0".parse().expect("an address"),
             port: Some(3435),
         };
-        let security = Some(Security::Suite(Suite::default().into()));
         for request in [
             Request::ListIpcps,
             Request::BootstrapIpcp { name: "n".into(), layer: "l".into(), transport },
             Request::CreateName {
                 name: "n".into(),
-                server: security,
-                client: None,
-                authentication: Authentication::Keys("/etc/friends".into()),
-                native: true,
-                key: Some("/etc/key.pem".into()),
-                certificate: None,
+                policy: NamePolicy {
+                    server: Some(Suite::default().into()),
+                    client: None,
+                    authentication: Authentication::Keys("/etc/friends".into()),
+                    native: true,
+                    key: Some(OsStr::from_bytes(b"/etc/\xff.pem").into()),
+                    certificate: None,
+                },
+            },
+            Request::ChangeName {
+                name: "n".into(),
+                policy: NamePolicy {
+                    authentication: Authentication::Server(Some("/etc/authorities".into())),
+                    ..NamePolicy::default()
+                },
             },
             Request::Accept { name: None, program: Some("/bin/p".into()), demands: Vec::new() },
             Request::Take,
             Request::Allocate {
                 name: "n".into(),
                 qos: QosSpec::RAW,
-                security: Some(FlowSecurity { asked: Suite::default().into(), identified: true }),
+                security: Some(FlowSecurity {
+                    asked: Suite::default().into(),
+                    manager_identity: true,
+                }),
                 timeout: u64::MAX,
                 server: Some("vpn.example.org:4000".parse().expect("a host")),
             },

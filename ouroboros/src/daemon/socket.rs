@@ -12,6 +12,7 @@ use std::{
 
 use async_io::{Async, Timer};
 use rustix::{
+    fs::{Mode, fchmod},
     io::Errno,
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
@@ -25,8 +26,7 @@ use zeroize::Zeroizing;
 
 use super::protocol::LARGEST_DATAGRAM;
 
-/// Where the daemon listens: `OUROBOROS_SOCKET`, or
-/// `/run/ouroboros/irmd.sock`.
+/// Returns where the daemon listens: `OUROBOROS_SOCKET`, or `/run/ouroboros/irmd.sock`.
 pub fn socket_path() -> PathBuf {
     env::var_os("OUROBOROS_SOCKET")
         .filter(|path| !path.is_empty())
@@ -51,13 +51,17 @@ fn seqpacket() -> io::Result<OwnedFd> {
 pub struct Listener(Async<OwnedFd>);
 
 impl Listener {
-    /// Listens at `path`, which must not exist.
+    /// Listens at `path`, which must not exist. Only this user can connect, from the first
+    /// moment on, until the path is given other permissions.
     ///
     /// # Errors
     ///
-    /// Those of bind(2) and listen(2).
+    /// Those of fchmod(2), bind(2) and listen(2).
     pub fn bind(path: &Path) -> io::Result<Self> {
         let socket = seqpacket()?;
+        // Linux gives the path the permissions of the socket, less the umask, which is the
+        // whole process's and stays as it is.
+        fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
         bind(&socket, &SocketAddrUnix::new(path)?)?;
         listen(&socket, BACKLOG)?;
         Ok(Self(Async::new_nonblocking(socket)?))

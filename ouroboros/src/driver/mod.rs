@@ -87,7 +87,7 @@ fn run(registry: &'static Registry) {
     }
 }
 
-/// What the clocks say now.
+/// Returns the present time of the clocks.
 pub(crate) fn now() -> Now {
     let utc = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     Now { monotonic: monotonic(), utc: u64::try_from(utc.as_nanos()).unwrap_or(u64::MAX) }

@@ -1,5 +1,5 @@
-//! Who waits for the background thread: one queue of timers and one epoll
-//! instance for all. The thread drives it, turn by turn.
+//! Everything that the background thread serves: one queue of timers and one epoll instance for
+//! all. The thread drives it, turn by turn.
 
 use std::{
     collections::BTreeSet,
@@ -40,8 +40,8 @@ pub(crate) enum Cause {
     Readable,
 }
 
-/// Who is attended to by the background thread. Blocks for no longer than
-/// system calls on non-blocking sockets take.
+/// Something that the background thread serves. A call blocks for no longer than system calls
+/// on non-blocking sockets take.
 pub(crate) trait Attended: Send + Sync {
     /// Does what is due.
     fn attend(self: Arc<Self>, cause: Cause);
@@ -99,7 +99,8 @@ impl Registry {
     pub(super) fn new() -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN)?;
+        // Each write is told once: it need not be read.
+        epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN | EventFlags::ET)?;
         let (notified, sleeps) = (AtomicBool::new(false), AtomicBool::new(false));
         Ok(Self { epoll, wake, notified, sleeps, state: Mutex::default() })
     }
@@ -113,7 +114,7 @@ impl Registry {
         }
     }
 
-    /// What is notified from now on is for the turn after this.
+    /// Begins a turn: later notifications are for the next one.
     pub(super) fn begin_turn(&self) {
         self.notified.store(false, SeqCst);
     }
@@ -140,9 +141,7 @@ impl Registry {
             let mut state = lock(&self.state);
             for event in events {
                 let token = event.data.u64();
-                if token == WAKE {
-                    let _ = rustix::io::read(&self.wake, &mut [0u8; 8]);
-                } else {
+                if token != WAKE {
                     called.extend(state.target(token).map(|target| (target, Cause::Readable)));
                 }
             }
@@ -229,7 +228,8 @@ impl Registration {
             state.set(self.token, due);
             due.is_some_and(|due| first.is_none_or(|first| due < first))
         };
-        if earlier {
+        // A thread that does not sleep looks at the timers before it does.
+        if earlier && registry.sleeps.load(SeqCst) {
             registry.notify();
         }
     }

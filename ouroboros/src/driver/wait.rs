@@ -40,7 +40,7 @@ impl Wakeup {
         Registration::new(wakeup)
     }
 
-    /// Whether it was called since it was asked last; wakes `context` when it is.
+    /// Returns `true` if it was called since it was asked last; wakes `context` when it is.
     fn poll(&self, context: &Context<'_>) -> bool {
         // The waker first: a call in between is seen below.
         *lock(&self.waker) = Some(context.waker().clone());

@@ -41,7 +41,7 @@ pub struct FlowSender {
     batch: Option<Pooled<SendBatch>>,
     /// The batch is kept for the next packets.
     keeps_batch: bool,
-    /// What each frame of the batch carries.
+    /// The content of each frame of the batch.
     contents: Vec<Content>,
     /// Frames of the batch that are sealed.
     sealed: usize,
@@ -53,7 +53,7 @@ pub struct FlowSender {
     known_largest: usize,
 }
 
-/// What becomes of the packets of a batch.
+/// The way that the packets of a batch leave.
 pub(super) enum Sends {
     /// They are sealed here, and leave.
     Sealed(Sealer),
@@ -100,7 +100,7 @@ impl FlowSender {
         }
     }
 
-    /// Whether the current batch has room for a packet of `size` bytes.
+    /// Returns `true` if the current batch has room for a packet of `size` bytes.
     #[must_use]
     pub fn fits(&self, size: usize) -> bool {
         let (head, tail) = self.room();
@@ -179,7 +179,7 @@ impl FlowSender {
         }
     }
 
-    /// Whether the far end takes packets with partial checksums.
+    /// Returns whether the far end takes packets with partial checksums.
     pub(crate) fn checksums(&self) -> Checksums {
         if self.shared.partial_checksums.load(Relaxed) {
             Checksums::Partial
@@ -188,7 +188,7 @@ impl FlowSender {
         }
     }
 
-    /// What to poll for writing. Poll [`end`](Self::end) with it.
+    /// Returns the descriptor to poll for writing. Poll [`end`](Self::end) with it.
     #[must_use]
     pub fn readiness(&self) -> BorrowedFd<'_> {
         self.shared.path.readiness()
@@ -201,7 +201,7 @@ impl FlowSender {
         end(&self.shared)
     }
 
-    /// Whether the flow is still there.
+    /// Returns whether the flow is still there.
     ///
     /// # Errors
     ///
@@ -233,23 +233,16 @@ impl FlowSender {
     /// As [`flush`](Self::flush).
     pub fn try_flush(&mut self) -> Result<bool, FlowError> {
         self.shared.check()?;
+        if self.batch.as_ref().is_none_or(|batch| batch.is_empty()) {
+            return Ok(true);
+        }
+        if !matches!(self.sends, Sends::Sealed(_)) {
+            return self.write_in_order();
+        }
+        self.seal();
         let Some(batch) = self.batch.as_mut().filter(|batch| !batch.is_empty()) else {
             return Ok(true);
         };
-        let Sends::Sealed(sealer) = &mut self.sends else { return self.write_in_order() };
-        let contents = &self.contents;
-        let sealed = sealer.seal_batch(batch, self.sealed, |index| contents[index]);
-        if sealer.wants_attention() {
-            self.shared.call_driver();
-        }
-        if sealed.is_err() {
-            // Lost, as on a link that is down for a moment: nothing may be
-            // sealed before the next key is agreed.
-            self.shared.counters.unsealed.fetch_add(batch.len() as u64, Relaxed);
-            self.discard();
-            return Ok(true);
-        }
-        self.sealed = batch.len();
         match self.shared.path.send(batch) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -271,6 +264,29 @@ impl FlowSender {
         self.shared.note_sent();
         self.discard();
         Ok(true)
+    }
+
+    /// Seals what of the batch is not sealed yet. [`try_flush`](Self::try_flush) does it
+    /// too: this is for who seals for several flows before it sends on them.
+    pub(crate) fn seal(&mut self) {
+        let (Some(batch), Sends::Sealed(sealer)) = (&mut self.batch, &mut self.sends) else {
+            return;
+        };
+        if batch.len() == self.sealed {
+            return;
+        }
+        let contents = &self.contents;
+        let sealed = sealer.seal_batch(batch, self.sealed, |index| contents[index]);
+        self.sealed = batch.len();
+        if sealer.wants_attention() {
+            self.shared.call_driver();
+        }
+        if sealed.is_err() {
+            // Lost, as on a link that is down for a moment: nothing may be
+            // sealed before the next key is agreed.
+            self.shared.counters.unsealed.fetch_add(batch.len() as u64, Relaxed);
+            self.discard();
+        }
     }
 
     /// Gives the batch's packets to the order of the flow; `true`: all of them.
@@ -369,18 +385,18 @@ impl FlowSender {
         }
     }
 
-    /// Whether packets have been too large for the path since the last call.
+    /// Returns `true` if packets have been too large for the path since the last call.
     pub(crate) fn take_oversize(&mut self) -> bool {
         std::mem::take(&mut self.met_oversize)
     }
 
-    /// What was agreed.
+    /// Returns the agreed terms of the flow.
     #[must_use]
     pub fn info(&self) -> &FlowInfo {
         &self.shared.info
     }
 
-    /// What went over the flow so far.
+    /// Returns the flow's statistics.
     #[must_use]
     pub fn statistics(&self) -> FlowStatistics {
         self.shared.statistics()

@@ -5,56 +5,43 @@
 //! what the connection decides (`proto::connection`).
 
 use std::{
-    io,
     sync::{
-        Arc, TryLockError,
-        atomic::{
-            AtomicUsize,
-            Ordering::{Relaxed, SeqCst},
-        },
+        Arc,
+        atomic::Ordering::{Relaxed, SeqCst},
     },
     time::Duration,
 };
 
 use super::{
+    inbox::Reader,
     info::WatchOffPath,
     pool,
-    shared::{ARMED, CHECKING, CLOSED, CLOSED_BY_PEER, DOWN, Inbox, LEFT, LEFT_FOR, Shared},
+    shared::{ARMED, CHECKING, CLOSED, CLOSED_BY_PEER, DOWN, LEFT, LEFT_FOR, Shared, milliseconds},
 };
 use crate::{
     crypto::SystemEntropy,
     driver::{self, Attended, Cause, Registration},
-    error::FlowError,
     log::Limited,
     proto::{
         connection::{Connection, ConnectionEvent, PathState},
         native::Capabilities,
-        protection::{Content, Opened, Opener},
     },
     sync::lock,
-    transport::{OffPathHandler, ReceiveBatch},
+    transport::OffPathHandler,
     wire::PeerAddress,
 };
 
 static NOT_FOLLOWED: Limited = Limited::new();
 static MOVED: Limited = Limited::new();
 
-/// Bytes of data that wait in one flow that is not read, at most; more are lost,
-/// as in a full socket.
-const UNREAD: usize = 128 * 1024;
-/// The same over all flows of the process.
-const UNREAD_IN_ALL: usize = 64 << 20;
+/// After so long without a packet a flow keeps no memory for the next.
+const IDLE: Duration = Duration::from_millis(100);
 /// Frames from another address that wait for who reads next; more are lost.
 const OFF_PATH: usize = 64;
-/// Batches read in one turn of the background thread.
-const BATCHES: usize = 4;
-
-/// What waits in all flows that are not read, in bytes; roughly.
-static UNREAD_NOW: AtomicUsize = AtomicUsize::new(0);
 
 impl Shared {
-    /// Begins to attend to the flow.
-    pub(super) fn start(self: &Arc<Self>, off_path: Option<Box<WatchOffPath>>) {
+    /// Begins to attend to the flow, which `reader` reads at first.
+    pub(super) fn start(self: &Arc<Self>, off_path: Option<Box<WatchOffPath>>, reader: Reader) {
         let attended: std::sync::Weak<Self> = Arc::downgrade(self);
         let registration = Registration::new(attended);
         let _ = self.registration.set(registration);
@@ -63,11 +50,14 @@ impl Shared {
         {
             watch(self.off_path_handler.get_or_init(|| off_path_handler(self)));
         }
-        if !lock(&self.inbox).early.is_empty() {
+        if !lock(&self.inbox).opening.early.is_empty() {
             // What proved the peer: the path may say nothing more for a while.
             self.read_unread();
         }
-        self.arm();
+        match reader {
+            Reader::Other => self.arm(),
+            Reader::Caller | Reader::Taker => self.watch.store(LEFT, SeqCst),
+        }
         let due = self.with_connection(|connection| {
             connection.path_state(driver::now(), self.path_state());
             connection.poll_timeout()
@@ -106,6 +96,7 @@ impl Shared {
                         }
                     } else {
                         *lock(&self.peer) = *address;
+                        self.counters.moves.fetch_add(1, Relaxed);
                         if let Some(times) = MOVED.report() {
                             tracing::info!(%address, times, "a peer has moved");
                         }
@@ -230,243 +221,6 @@ impl Shared {
         self.call_driver();
     }
 
-    /// Receives what is there now into `batch`, in `opened` what of it is data
-    /// for the application. Control is handled. `false`: there was nothing.
-    pub(super) fn read(
-        &self,
-        (opener, early): (&mut Opener, &mut Vec<Vec<u8>>),
-        batch: &mut ReceiveBatch,
-        opened: &mut Vec<Opened>,
-    ) -> io::Result<bool> {
-        opened.clear();
-        batch.clear();
-        if self.off_path_any.load(SeqCst) {
-            let mut frames = lock(&self.off_path_frames);
-            self.off_path_any.store(false, SeqCst);
-            early.append(&mut frames);
-        }
-        let on_path = early.is_empty();
-        if on_path {
-            match self.path.receive(batch) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(error),
-            }
-        } else {
-            let mut end = 0;
-            for frame in early.drain(..) {
-                let range = end..end + frame.len();
-                if let Some(room) = batch.buffer_mut().get_mut(range.clone()) {
-                    room.copy_from_slice(&frame);
-                    end = range.end;
-                    batch.push(range);
-                }
-            }
-        }
-        if let Some(take) = &self.strays {
-            batch.strays().for_each(take);
-        }
-        self.open(opener, batch, opened, on_path);
-        Ok(true)
-    }
-
-    /// Opens the batch; `on_path`: it came from the peer's own address.
-    fn open(
-        &self,
-        opener: &mut Opener,
-        batch: &mut ReceiveBatch,
-        opened: &mut Vec<Opened>,
-        on_path: bool,
-    ) {
-        let tally = opener.open_batch(batch, opened);
-        let heard = tally.keepalives > 0 || !opened.is_empty();
-        let (mut bytes, mut unawaited, mut controlled) = (0, 0, false);
-        opened.retain_mut(|packet| match packet.content {
-            Content::Control => {
-                let body = &batch.frame(packet.index)[packet.body.clone()];
-                self.with_connection(|connection| {
-                    connection.handle(driver::now(), &mut SystemEntropy, packet, body);
-                });
-                controlled = true;
-                false
-            }
-            content if self.awaits(content) => {
-                bytes += packet.body.len() as u64;
-                !packet.body.is_empty()
-            }
-            Content::Fragment if self.fragments => match self.reassemble(batch, packet) {
-                Ok(whole) => {
-                    bytes += if whole { packet.body.len() as u64 } else { 0 };
-                    whole
-                }
-                Err(()) => {
-                    unawaited += 1;
-                    false
-                }
-            },
-            _ => {
-                unawaited += 1;
-                false
-            }
-        });
-        if self.order.is_some() {
-            bytes = 0;
-            self.take_in_order(batch, opened, tally.unopened);
-        }
-        let counters = &self.counters;
-        counters.received_packets.fetch_add(opened.len() as u64, Relaxed);
-        counters.received_bytes.fetch_add(bytes, Relaxed);
-        counters.receive_calls.fetch_add(batch.calls(), Relaxed);
-        if tally.unopened + unawaited > 0 {
-            counters.unopened.fetch_add((tally.unopened + unawaited) as u64, Relaxed);
-        }
-        if heard {
-            if on_path && self.off_path.load(Relaxed) && self.off_path.swap(false, SeqCst) {
-                self.with_connection(|connection| {
-                    connection.heard_on_path(driver::now(), &mut SystemEntropy);
-                });
-            }
-            self.note_heard();
-        }
-        if controlled || opener.wants_attention() {
-            self.call_driver();
-        }
-    }
-
-    /// Takes a fragment, and turns it into its packet once that is whole. `false`: it is
-    /// not, yet. `Err`: what came is of no use.
-    fn reassemble(&self, batch: &mut ReceiveBatch, fragment: &mut Opened) -> Result<bool, ()> {
-        let now = driver::monotonic();
-        let body = &batch.frame(fragment.index)[fragment.body.clone()];
-        let mut reassembly = lock(&self.reassembly);
-        let was_empty = reassembly.poll_timeout().is_none();
-        let whole = reassembly.handle(now, batch.ecn(fragment.index), body).map_err(|_| ())?;
-        let due = reassembly.poll_timeout().filter(|_| was_empty);
-        drop(reassembly);
-        if let Some(due) = due {
-            self.call_driver_by(due);
-        }
-        let Some(whole) = whole else { return Ok(false) };
-        if !self.awaits(whole.content) {
-            return Err(());
-        }
-        fragment.index = batch.push_joined(&whole.bytes, whole.ecn).ok_or(())?;
-        fragment.content = whole.content;
-        fragment.body = 0..whole.bytes.len();
-        Ok(true)
-    }
-
-    /// Drops fragments whose packets are not waited for any more; when to look again.
-    fn forget_fragments(&self) -> Option<Duration> {
-        if !self.fragments {
-            return None;
-        }
-        let mut reassembly = lock(&self.reassembly);
-        reassembly.handle_timeout(driver::monotonic());
-        reassembly.poll_timeout()
-    }
-
-    /// Receives what is there now into the inbox, at most `room` bytes of data; how
-    /// many packets were more than that. `None`: there was nothing.
-    pub(super) fn fill(&self, inbox: &mut Inbox, room: usize) -> io::Result<Option<u64>> {
-        let mut batch = pool::receive_batch();
-        let Inbox { opener, early, packets, opened } = inbox;
-        if !self.read((opener, early), &mut batch, opened)? {
-            return Ok(None);
-        }
-        let bytes: usize = opened.iter().map(|packet| packet.body.len()).sum();
-        let (mut room, mut lost) = (bytes.min(room), 0);
-        packets.reserve(room);
-        for packet in opened.drain(..) {
-            match room.checked_sub(packet.body.len()) {
-                Some(rest) => room = rest,
-                None => {
-                    lost += 1;
-                    continue;
-                }
-            }
-            let body = &batch.frame(packet.index)[packet.body.clone()];
-            packets.push(body, packet.content, batch.ecn(packet.index));
-        }
-        if lost > 0 {
-            self.counters.dropped_unread.fetch_add(lost, Relaxed);
-        }
-        Ok(Some(lost))
-    }
-
-    /// Gives `take` the inbox if there is a packet in it, now or after what is
-    /// there has been received.
-    ///
-    /// # Errors
-    ///
-    /// The flow has ended, and what came before was taken.
-    pub(super) fn take<T>(
-        &self,
-        take: impl FnOnce(&mut Inbox) -> T,
-    ) -> Result<Taken<T>, FlowError> {
-        let mut inbox = lock(&self.inbox);
-        self.reads.fetch_add(1, Relaxed);
-        for _ in 0..BATCHES {
-            let ended = self.check();
-            if let Err(error @ FlowError::Closed) = ended {
-                return Err(error);
-            }
-            self.hand_over_in_order(&mut inbox.packets);
-            if !inbox.packets.is_empty() {
-                return Ok(Taken::Packets(take(&mut inbox)));
-            }
-            // What came before the peer closed the flow is had.
-            if self.fill(&mut inbox, usize::MAX)?.is_none() {
-                self.check_end_of_reading()?;
-                if let Err(FlowError::ClosedWith(_)) = ended {
-                    // Not all of what it sent has come.
-                    return Err(FlowError::ClosedByPeer);
-                }
-                ended?;
-                return Ok(Taken::Nothing);
-            }
-        }
-        Ok(Taken::Busy)
-    }
-
-    /// Counts what waits in this flow to what waits in all.
-    fn account(&self, size: usize) {
-        let before = self.unread.swap(size, Relaxed);
-        UNREAD_NOW.fetch_add(size.wrapping_sub(before), Relaxed);
-    }
-
-    /// Reads on behalf of an application that does not: control is handled, data
-    /// waits. `false`: somebody else reads, or there is more than may wait.
-    pub(super) fn read_unread(&self) -> bool {
-        let mut inbox = match self.inbox.try_lock() {
-            Ok(inbox) => inbox,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return false,
-        };
-        let (before, mut lost) = (inbox.packets.len(), 0);
-        for _ in 0..BATCHES {
-            self.account(inbox.packets.size());
-            let room = UNREAD
-                .saturating_sub(inbox.packets.size())
-                .min(UNREAD_IN_ALL.saturating_sub(UNREAD_NOW.load(Relaxed)));
-            match self.fill(&mut inbox, room) {
-                Ok(Some(more)) => lost += more,
-                Ok(None) => break,
-                Err(error) => {
-                    tracing::debug!(%error, "a flow that is not read cannot be read");
-                    return false;
-                }
-            }
-        }
-        self.account(inbox.packets.size());
-        let more = inbox.packets.len() > before;
-        drop(inbox);
-        if more {
-            self.signal();
-        }
-        lost == 0
-    }
-
     /// Sees to it that the flow is read: by a caller, or from here.
     fn look_after_reading(&self, cause: Cause) {
         let off_path = self.off_path_any.load(SeqCst);
@@ -504,6 +258,31 @@ impl Shared {
                 })
             };
         if armed { self.arm() } else { self.check_again() }
+    }
+
+    /// Gives back memory that a flow with an order has no use for, once it has been idle for a
+    /// while.
+    fn shrink_if_idle(&self) {
+        let Some(order) = &self.order else { return };
+        let (sent, heard) = self.traffic();
+        let (used, shrunk) = (sent.max(heard), Duration::from_millis(self.shrunk.load(Relaxed)));
+        if used < shrunk {
+            return;
+        }
+        let now = driver::monotonic();
+        if now < used + IDLE {
+            return self.call_driver_by(used + IDLE);
+        }
+        let Ok(mut inbox) = self.inbox.try_lock() else {
+            return self.call_driver_by(now + IDLE);
+        };
+        self.shrunk.store(milliseconds(), Relaxed);
+        inbox.packets.shrink();
+        inbox.opened = Vec::new();
+        self.account(inbox.packets.size());
+        drop(inbox);
+        lock(order).shrink();
+        lock(&self.connection).shrink();
     }
 
     /// Before anything is concluded from silence: reads what may be there, though
@@ -552,6 +331,25 @@ impl Shared {
         due
     }
 
+    /// Returns `true` if nothing is due yet: the timer was for a look at who reads, or what
+    /// was due has become later meanwhile, as with each packet that is answered. It is called
+    /// again when something is.
+    fn is_early(&self) -> bool {
+        // What FRCT could not send is due as long as it has not left.
+        if self.check().is_err() || (self.order.is_some() && !self.is_in_messages) {
+            return false;
+        }
+        let order = self.order_due();
+        let connection = lock(&self.connection).poll_timeout();
+        let fragments = self.fragments.then(|| lock(&self.reassembly).poll_timeout()).flatten();
+        let due = [order, connection, fragments].into_iter().flatten().min();
+        let early = due.is_none_or(|due| due > driver::monotonic());
+        if early {
+            due.into_iter().for_each(|due| self.call_driver_by(due));
+        }
+        early
+    }
+
     fn path_state(&self) -> PathState {
         PathState {
             largest_frame: self.path.largest_frame(),
@@ -561,24 +359,14 @@ impl Shared {
     }
 }
 
-/// What [`Shared::take`] has found.
-pub(super) enum Taken<T> {
-    /// Packets, of which this was made.
-    Packets(T),
-    /// Nothing is there now: wait for more.
-    Nothing,
-    /// There was much that was not for the application: try again soon.
-    Busy,
-}
-
 impl Attended for Shared {
     fn attend(self: Arc<Self>, cause: Cause) {
         let lingers = self.lingers();
         if self.check().is_ok() || lingers {
             self.look_after_reading(cause);
         }
-        if cause == Cause::Timer {
-            if self.order.is_some() {
+        if cause == Cause::Timer && (self.called.swap(false, SeqCst) || !self.is_early()) {
+            if self.is_order_due() {
                 // Nothing is repeated that is acknowledged by what is there.
                 self.read_unread();
             }
@@ -588,6 +376,9 @@ impl Attended for Shared {
             if let Some(due) = self.keep_time() {
                 self.call_driver_by(due);
             }
+        }
+        if self.check().is_ok() {
+            self.shrink_if_idle();
         }
     }
 }
@@ -602,7 +393,7 @@ impl Drop for Shared {
     }
 }
 
-/// What a path or a daemon calls with frames that came from elsewhere.
+/// Returns the handler that a path or a daemon calls with frames that came from elsewhere.
 fn off_path_handler(shared: &Arc<Shared>) -> OffPathHandler {
     let flow = Arc::downgrade(shared);
     Arc::new(move |from, frame: &mut [u8]| {

@@ -1,49 +1,131 @@
 //! The ends of what a reliable flow carries: finished, given up, refused. Not here: what
 //! a stream makes of them (`stream`).
 
-use std::task::{Context, Poll};
+use std::{
+    io,
+    sync::{Mutex, atomic::Ordering::Relaxed},
+    task::{Context, Poll, ready},
+};
 
+use bytes::Bytes;
+use event_listener::EventListener;
 use futures_lite::future;
 
-use super::{Flow, shared::CLOSED};
-use crate::error::FlowError;
+use super::{
+    Flow, LOOKS, Pollers,
+    readiness::{Interest, Wait},
+    shared::{CLOSED, Shared},
+};
+use crate::{error::FlowError, sync::lock};
 
 impl Flow {
-    /// Writes as much of `data` as there is room for, as packets of any size. What makes
-    /// room is read by the background thread, or who reads.
+    /// Writes as much of `data` as there is room for, as packets of any size.
     pub(super) fn poll_write(
         &self,
         context: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<Result<usize, FlowError>> {
-        let mut listens = false;
-        loop {
-            if self.is_ready()? {
-                match self.shared.write_stream(data)? {
-                    0 => {}
-                    count => return Poll::Ready(Ok(count)),
-                }
-            }
-            if listens {
-                return Poll::Pending;
-            }
-            listens = !self.poll_changes(&self.pollers.send, context);
-        }
+        self.poll_written(context, |shared| shared.write_stream(data))
+    }
+
+    /// As [`poll_write`](Self::poll_write), without copying `data`.
+    pub(super) fn poll_write_owned(
+        &self,
+        context: &mut Context<'_>,
+        data: &Bytes,
+    ) -> Poll<Result<usize, FlowError>> {
+        self.poll_written(context, |shared| shared.write_stream_owned(data))
+    }
+
+    /// Ready when `write` has written something.
+    fn poll_written(
+        &self,
+        context: &mut Context<'_>,
+        write: impl Fn(&Shared) -> Result<usize, FlowError>,
+    ) -> Poll<Result<usize, FlowError>> {
+        let Pollers { send, acknowledged: [acknowledged, _], writing, .. } = &self.pollers;
+        ready!(writing.poll(context));
+        let written = self.poll_acknowledged(context, (send, acknowledged), || {
+            let count = if self.is_ready()? { write(&self.shared)? } else { 0 };
+            Ok(Some(count).filter(|count| *count > 0))
+        });
+        writing.count_polled(&written);
+        written
     }
 
     /// Says that nothing more is written; ready when the peer has all that was.
     pub(super) fn poll_finish(&self, context: &mut Context<'_>) -> Poll<Result<(), FlowError>> {
-        let mut listens = false;
-        loop {
-            if self.shared.finish_order()? {
-                return Poll::Ready(Ok(()));
+        let Pollers { finish, acknowledged: [_, acknowledged], .. } = &self.pollers;
+        self.poll_acknowledged(context, (finish, acknowledged), || {
+            let finished = self.shared.finish_order()?;
+            if !finished {
+                self.shared.check()?;
             }
-            self.shared.check()?;
-            if listens {
+            Ok(finished.then_some(()))
+        })
+    }
+
+    /// Ready when `attempt` has succeeded, which waits for what the peer acknowledges: that
+    /// is read here, so that no other thread stands between the socket and who writes.
+    fn poll_acknowledged<T>(
+        &self,
+        context: &mut Context<'_>,
+        (changes, acknowledged): (&Mutex<Option<EventListener>>, &Mutex<Option<Wait>>),
+        mut attempt: impl FnMut() -> Result<Option<T>, FlowError>,
+    ) -> Poll<Result<T, FlowError>> {
+        let mut attempt = || {
+            let done = attempt()?;
+            if done.is_some() {
+                // What comes next is not this task's to hear of.
+                lock(acknowledged).take();
+            }
+            Ok::<_, FlowError>(done)
+        };
+        for _ in 0..LOOKS {
+            if let Some(done) = attempt()? {
+                return Poll::Ready(Ok(done));
+            }
+            // What comes after this is told.
+            let waits = self.poll_readable_beside(context, acknowledged)?.is_pending();
+            // Of what is read here this task needs no word.
+            lock(changes).take();
+            self.shared.reads.fetch_add(1, Relaxed);
+            if !waits || !self.shared.is_drained() {
+                self.shared.read_unread();
+            }
+            let changed = self.poll_changes(changes, context);
+            if let Some(done) = attempt()? {
+                return Poll::Ready(Ok(done));
+            }
+            if waits && !changed {
                 return Poll::Pending;
             }
-            listens = !self.poll_changes(&self.pollers.finish, context);
         }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Ready once there may be something to read, whoever else waits for that.
+    fn poll_readable_beside(
+        &self,
+        context: &mut Context<'_>,
+        kept: &Mutex<Option<Wait>>,
+    ) -> Poll<io::Result<()>> {
+        let mut kept = lock(kept);
+        // One that fails may be of a runtime that has ended: there may be another.
+        let earlier = match kept.as_mut().map(|wait| wait.as_mut().poll(context)) {
+            Some(Poll::Ready(Err(_))) | None => None,
+            polled => polled,
+        };
+        let polled = earlier.unwrap_or_else(|| {
+            let wait = kept.insert(self.readiness.wait_beside(Interest::Readable)?);
+            wait.as_mut().poll(context)
+        });
+        if polled.is_ready() {
+            *kept = None;
+            self.shared.note_told_readable();
+        }
+        polled
     }
 
     /// Says that nothing more will be sent, and waits until the peer's end of the flow

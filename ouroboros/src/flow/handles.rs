@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    info::{Counters, FlowState, FlowStatistics},
+    info::{Counters, FlowInfo, FlowState, FlowStatistics},
     shared::{CLOSED, Shared},
 };
 use crate::{driver, proto::reliable::Statistics as ReliableStatistics, transport::PathOffload};
@@ -24,6 +24,11 @@ impl FlowCloser {
     /// Returns `true` if somebody has the flow still.
     pub(crate) fn is_alive(&self) -> bool {
         self.0.strong_count() > 0
+    }
+
+    /// A handle that watches the flow, and its agreed terms; `None`: nobody has it any more.
+    pub(crate) fn watch(&self) -> Option<(FlowWatcher, FlowInfo)> {
+        self.0.upgrade().map(|shared| (FlowWatcher::new(&shared), shared.info.clone()))
     }
 
     /// Closes the flow, if it is still there.
@@ -52,7 +57,7 @@ impl FlowWatcher {
         Self { counters: shared.counters.clone(), flow: Arc::downgrade(shared) }
     }
 
-    /// What went over the flow so far.
+    /// Returns the flow's statistics.
     #[must_use]
     pub fn statistics(&self) -> FlowStatistics {
         self.flow.upgrade().map_or_else(|| self.counters.statistics(), |flow| flow.statistics())
@@ -106,14 +111,14 @@ impl FlowWatcher {
         }
     }
 
-    /// How large the socket's buffers for sending and receiving are, in bytes as
-    /// the kernel counts them.
+    /// Returns how large the socket's buffers for sending and receiving are, in bytes as the
+    /// kernel counts them.
     #[must_use]
     pub fn buffers(&self) -> (usize, usize) {
         self.flow.upgrade().map_or((0, 0), |flow| flow.path.buffers())
     }
 
-    /// What the kernel does in super-packets at the flow's socket.
+    /// Returns the offloads in use at the flow's socket.
     #[must_use]
     pub fn offload(&self) -> PathOffload {
         self.flow.upgrade().map_or(PathOffload::NONE, |flow| flow.path.offload())

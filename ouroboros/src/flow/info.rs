@@ -1,5 +1,5 @@
-//! What was agreed for a flow, what went over it, and what a flow is made of. Not
-//! here: any decision (`proto::connection`).
+//! The agreed terms of a flow, its statistics, and the parts that a flow is made of. Not here:
+//! any decision (`proto::connection`).
 
 use std::{
     sync::{
@@ -24,7 +24,7 @@ use crate::{
     wire::{Eid, Name, PeerAddress, QosSpec, extension::Lane},
 };
 
-/// What was agreed for a flow.
+/// The agreed terms of a flow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct FlowInfo {
@@ -44,14 +44,18 @@ pub struct FlowInfo {
     /// and sees that of 0.23 speaks with a 0.23 peer, or with somebody in
     /// between who took the offer away.
     pub profile: Option<Profile>,
-    /// Who the peer is; `None`: nobody knows.
+    /// The peer's identity; `None`: it has shown none.
     pub identity: Option<PeerIdentity>,
     /// The flow's place in a tunnel of several, as its client says; native
     /// flows only.
     pub lane: Option<Lane>,
-    /// What was agreed if the flow is reliable and both ends have this library's own
-    /// protocol for that; `None`: FRCT, or not reliable.
+    /// The terms of reliable delivery, if the flow is reliable and both ends have this
+    /// library's own protocol for that; `None`: FRCT, or not reliable.
     pub reliable: Option<ReliableTerms>,
+    /// Packets keep their order by the numbers that they have in the native profile;
+    /// `false`: by FRCT, or not.
+    #[serde(default)]
+    pub ordered: bool,
     /// The round trip of the allocation, the server's thinking included; `None`: it was
     /// not measured.
     pub allocation_rtt: Option<Duration>,
@@ -69,7 +73,7 @@ impl FlowInfo {
     #[must_use]
     pub fn new(name: Name, peer: PeerAddress, (local, remote): (Eid, Eid), qos: QosSpec) -> Self {
         let (suite, profile, identity, lane, reliable) = (None, None, None, None, None);
-        let (allocation_rtt, first_use, remembered) = (None, false, true);
+        let (ordered, allocation_rtt, first_use, remembered) = (false, None, false, true);
         Self {
             name,
             peer,
@@ -81,6 +85,7 @@ impl FlowInfo {
             identity,
             lane,
             reliable,
+            ordered,
             allocation_rtt,
             first_use,
             remembered,
@@ -126,7 +131,7 @@ impl FlowInfo {
     }
 }
 
-/// What went over a flow. Bytes are those of the application's packets.
+/// Statistics of a flow. Bytes are those of the application's packets.
 ///
 /// A raw flow loses packets in the network, and in the queue of this machine's own
 /// device, without anybody being told; what is lost at an end of it is counted here.
@@ -163,6 +168,9 @@ pub struct FlowStatistics {
     pub undelivered: u64,
     /// Packets sent again, on a reliable flow.
     pub retransmitted: u64,
+    /// Packets dropped because later ones had been received before them, on an ordered flow
+    /// in the native profile.
+    pub late: u64,
     /// System calls that sent.
     pub send_calls: u64,
     /// System calls that received.
@@ -175,7 +183,7 @@ pub struct FlowStatistics {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct FlowState {
-    /// What was agreed.
+    /// The agreed terms.
     pub info: FlowInfo,
     /// Where the peer is: it may have moved since the flow was allocated.
     pub peer: PeerAddress,
@@ -194,7 +202,7 @@ pub struct FlowState {
     /// Largest frame that reaches the peer, as far as is known: a packet with what protects
     /// it, in bytes.
     pub largest_frame: usize,
-    /// What the kernel does in super-packets at the flow's socket.
+    /// The offloads in use at the flow's socket.
     pub offload: PathOffload,
 }
 
@@ -213,6 +221,7 @@ impl std::iter::Sum for FlowStatistics {
             socket_drops: sum.socket_drops + flow.socket_drops,
             undelivered: sum.undelivered + flow.undelivered,
             retransmitted: sum.retransmitted + flow.retransmitted,
+            late: sum.late + flow.late,
             send_calls: sum.send_calls + flow.send_calls,
             receive_calls: sum.receive_calls + flow.receive_calls,
             epoch: sum.epoch.max(flow.epoch),
@@ -225,7 +234,7 @@ impl std::iter::Sum for FlowStatistics {
 pub struct RawFlow {
     /// The flow's own data path.
     pub path: Arc<dyn Path>,
-    /// What was agreed.
+    /// The agreed terms.
     pub info: FlowInfo,
     /// The agreed keys; `None` for a plain flow.
     pub keys: Option<FlowKeys>,
@@ -263,9 +272,12 @@ pub(super) struct Counters {
     pub(super) dropped_unread: AtomicU64,
     pub(super) undelivered: AtomicU64,
     pub(super) retransmitted: AtomicU64,
+    pub(super) late: AtomicU64,
     pub(super) send_calls: AtomicU64,
     pub(super) receive_calls: AtomicU64,
     pub(super) epoch: AtomicU64,
+    /// How often the peer has moved.
+    pub(super) moves: AtomicU64,
     /// Tells watchers that the flow has ended, also when it is there no more.
     pub(super) ended: Event,
 }
@@ -285,6 +297,7 @@ impl Counters {
             socket_drops: 0,
             undelivered: of(&self.undelivered),
             retransmitted: of(&self.retransmitted),
+            late: of(&self.late),
             send_calls: of(&self.send_calls),
             receive_calls: of(&self.receive_calls),
             epoch: of(&self.epoch),

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// What it is unless somebody says otherwise.
+/// The budget by default, in bytes.
 const DEFAULT: u64 = 256 << 20;
 
 static BUDGET: AtomicU64 = AtomicU64::new(DEFAULT);
@@ -31,7 +31,7 @@ pub fn buffered_bytes() -> u64 {
     HELD.load(Relaxed)
 }
 
-/// What one flow holds, counted to what all do.
+/// The bytes that one flow holds, which count towards the sum of all.
 #[derive(Debug, Default)]
 pub(super) struct Account(u64);
 

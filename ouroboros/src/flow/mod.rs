@@ -10,6 +10,7 @@ mod batched;
 mod drive;
 mod finishing;
 mod handles;
+mod inbox;
 mod info;
 mod memory;
 mod order;
@@ -23,6 +24,7 @@ mod sending;
 mod shared;
 mod spec;
 mod stream;
+mod turn;
 
 use std::{
     future::Future,
@@ -48,8 +50,11 @@ pub use self::{
 };
 use self::{
     batched::Sends,
+    inbox::Reader,
     order::{Order, Owner},
-    shared::{CLOSED, Parts, Shared},
+    readiness::Wait,
+    shared::{CLOSED, Parts, Shared, Waiting},
+    turn::Turn,
 };
 pub(crate) use self::{
     order::reserved_after,
@@ -70,6 +75,10 @@ use crate::{
     transport::PathOffload,
 };
 
+/// Times that one poll looks at the path for what its task waits for, among what comes for
+/// others.
+const LOOKS: usize = 4;
+
 /// A flow to a program of a peer: packets that may be lost and may come in
 /// another order, unless its quality of service says otherwise
 /// ([`QosSpec`](crate::wire::QosSpec)). Dropping it ends it; what was sent in order
@@ -88,7 +97,7 @@ use crate::{
 pub struct Flow {
     sender: Mutex<FlowSender>,
     readiness: Readiness,
-    /// Who was told by a `poll_` form to wait, and is to know of the flow's end.
+    /// The tasks that a `poll_` form has told to wait: they are woken at the flow's end.
     pollers: Pollers,
     shared: Arc<Shared>,
 }
@@ -98,6 +107,10 @@ struct Pollers {
     receive: Mutex<Option<EventListener>>,
     send: Mutex<Option<EventListener>>,
     finish: Mutex<Option<EventListener>>,
+    /// When there is something to read for who writes, and who finishes.
+    acknowledged: [Mutex<Option<Wait>>; 2],
+    reading: Turn,
+    writing: Turn,
 }
 
 impl Flow {
@@ -128,6 +141,12 @@ impl Flow {
     ///
     /// As [`new`](Self::new).
     pub fn with_limits(raw: RawFlow, backend: AeadBackend, limits: KeyLimits) -> io::Result<Self> {
+        Ok(Self::read_by(Reader::Other, raw, backend, limits))
+    }
+
+    /// A flow that is read by the background thread at first, or by the caller, who waits
+    /// for something of it at once.
+    fn read_by(reader: Reader, raw: RawFlow, backend: AeadBackend, limits: KeyLimits) -> Self {
         let RawFlow { path, info, keys, early, strays, off_path, closer, release } = raw;
         let (ends, checks_errors) = ((info.local, info.remote), info.qos.checks_errors());
         let Protection { sealer, opener, channel } =
@@ -165,18 +184,20 @@ impl Flow {
             fragments,
         };
         let shared = Arc::new(Shared::new(parts));
-        shared.start(off_path);
+        shared.start(off_path, reader);
         if let Some(take) = closer {
             take(FlowCloser::new(&shared));
         }
         let owner = shared.order.is_some().then(|| Arc::new(Owner(shared.clone())));
         let sender = Mutex::new(FlowSender::new(shared.clone(), sends, owner));
-        Ok(Self { sender, readiness, pollers: Pollers::default(), shared })
+        Self { sender, readiness, pollers: Pollers::default(), shared }
     }
 
     /// A flow that was allocated within `timeout`, and can be used by then.
     pub(crate) async fn begin(raw: RawFlow, timeout: Duration) -> Result<Self, AllocateError> {
-        let flow = Self::new(raw)?;
+        let backend = AeadBackend::default();
+        let flow = Self::read_by(Reader::Caller, raw, backend, KeyLimits::default());
+        let waiting = Waiting::new(&flow.shared, false);
         let late = async {
             driver::sleep_until(driver::monotonic().checked_add(timeout)).await;
             Err(AllocateError::TimedOut)
@@ -189,6 +210,7 @@ impl Flow {
             })
         };
         future::or(ready, late).await?;
+        drop(waiting);
         Ok(flow)
     }
 
@@ -220,30 +242,53 @@ impl Flow {
         lock(&self.sender).largest_sent()
     }
 
-    /// What was agreed.
+    /// Returns the agreed terms of the flow.
     #[must_use]
     pub fn info(&self) -> &FlowInfo {
         &self.shared.info
     }
 
-    /// What went over the flow so far.
+    /// Returns the flow's statistics.
     #[must_use]
     pub fn statistics(&self) -> FlowStatistics {
         self.shared.statistics()
     }
 
-    /// Has another congestion control from now on, at this end; CUBIC by default. Of no
+    /// Has another congestion control from now on, at this end; BBR by default. Of no
     /// effect on a flow that is not in the reliable profile.
     ///
     /// ```
     /// # fn with(flow: &ouroboros::Flow) {
     /// use ouroboros::CongestionControl;
-    /// // Over a link that loses packets without being full.
-    /// flow.set_congestion_control(CongestionControl::Bbr);
+    /// // To share a link as the kernel's TCP with CUBIC does.
+    /// flow.set_congestion_control(CongestionControl::Cubic);
     /// # }
     /// ```
     pub fn set_congestion_control(&self, control: CongestionControl) {
         self.shared.set_congestion_control(control);
+    }
+
+    /// Sets how many bytes may be written and wait to be sent for the first time. Writers
+    /// wait sooner, and what they write leaves the sooner: for who chooses what to send
+    /// next as late as possible (TCP's `TCP_NOTSENT_LOWAT`). By default what is bounded is
+    /// what is not acknowledged: twice the congestion window, at least 64 KiB. Of no effect
+    /// on a flow that is not in the reliable profile.
+    ///
+    /// ```
+    /// # fn with(flow: &ouroboros::Flow) {
+    /// flow.set_unsent_limit(16 * 1024);
+    /// # }
+    /// ```
+    pub fn set_unsent_limit(&self, bytes: usize) {
+        self.shared.set_unsent_limit(bytes as u64);
+    }
+
+    /// Sets for how long what was written goes on in the background once the flow is
+    /// dropped: by default 30 s, towards a 0.23 peer 120 s, and as long as the process
+    /// lives. With [`Duration::ZERO`] what the peer does not have yet is lost. Of no effect
+    /// on flows that repeat nothing.
+    pub fn set_linger(&self, linger: Duration) {
+        self.shared.set_linger(linger);
     }
 
     /// Figures of a flow in the reliable profile now: round trip, congestion window,
@@ -303,6 +348,24 @@ impl Flow {
         if self.is_ready()? {
             return Ok(());
         }
+        // Who waits reads: no other thread stands between the keys and the caller.
+        let _waiting = Waiting::new(&self.shared, false);
+        loop {
+            self.shared.read_unread();
+            let changed = self.shared.changes();
+            if self.is_ready()? {
+                return Ok(());
+            }
+            let changed = async {
+                changed.await;
+                Ok(())
+            };
+            future::or(self.readable(), changed).await?;
+        }
+    }
+
+    /// Like [`ready`](Self::ready), for the background thread, which reads by itself.
+    pub(crate) async fn ready_in_background(&self) -> Result<(), FlowError> {
         loop {
             let changed = self.shared.changes();
             if self.is_ready()? {
@@ -346,7 +409,7 @@ impl Flow {
         self.shared.path.limit_offload(offload);
     }
 
-    /// What the kernel does in super-packets at the flow's socket now.
+    /// Returns the offloads in use at the flow's socket now.
     #[must_use]
     pub fn offload(&self) -> PathOffload {
         self.shared.path.offload()
@@ -364,13 +427,29 @@ impl Flow {
     /// As [`split`](Self::split), for who has many flows: the ends keep no batch
     /// while they are idle, if the receiver is told to
     /// [release](FlowReceiver::release) its own.
-    pub(crate) fn split_for_many(self) -> (FlowSender, FlowReceiver) {
+    #[must_use]
+    pub fn split_for_many(self) -> (FlowSender, FlowReceiver) {
+        // Made now rather than when a thread is about to block. If there is none
+        // to be had, it is tried again then.
+        let _ = self.shared.wake();
+        self.into_ends()
+    }
+
+    /// As [`split_for_many`](Self::split_for_many), without a descriptor beside the
+    /// path's: `waker` is called in place of [`FlowReceiver::end`] becoming readable,
+    /// from any thread.
+    pub(crate) fn split_with_waker(
+        self,
+        waker: impl Fn() + Send + Sync + 'static,
+    ) -> (FlowSender, FlowReceiver) {
+        self.shared.set_waker(Box::new(waker));
+        self.into_ends()
+    }
+
+    fn into_ends(self) -> (FlowSender, FlowReceiver) {
         let Self { sender, readiness, shared, .. } = self;
         drop(readiness);
         let sender = sender.into_inner().unwrap_or_else(PoisonError::into_inner);
-        // Made now rather than when a thread is about to block. If there is none
-        // to be had, it is tried again then.
-        let _ = shared.wake();
         let owner = sender.owner();
         (sender, FlowReceiver::new(shared, owner))
     }

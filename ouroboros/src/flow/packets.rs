@@ -29,7 +29,7 @@ impl Packets {
         Self::default()
     }
 
-    /// How many there are.
+    /// Returns how many there are.
     #[must_use]
     pub fn len(&self) -> usize {
         self.packets.len()

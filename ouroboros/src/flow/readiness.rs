@@ -3,9 +3,13 @@
 //! (feature `tokio`), async-io's elsewhere. A path is registered where it is
 //! first waited for. Not here: the background thread's own poller (`driver`).
 
+#[cfg(feature = "tokio")]
+use std::os::fd::OwnedFd;
 use std::{
+    future::Future,
     io,
     os::fd::{AsFd, BorrowedFd},
+    pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll},
 };
@@ -15,12 +19,20 @@ use async_io::Async;
 use crate::{sync::lock, transport::Path};
 
 /// A path as something that a reactor can watch.
-#[derive(Clone)]
-struct Source(Arc<dyn Path>);
+enum Source {
+    Path(Arc<dyn Path>),
+    /// Another descriptor of the same socket.
+    #[cfg(feature = "tokio")]
+    Duplicate(OwnedFd),
+}
 
 impl AsFd for Source {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.readiness()
+        match self {
+            Self::Path(path) => path.readiness(),
+            #[cfg(feature = "tokio")]
+            Self::Duplicate(descriptor) => descriptor.as_fd(),
+        }
     }
 }
 
@@ -31,27 +43,37 @@ impl std::os::fd::AsRawFd for Source {
     }
 }
 
-/// What is waited for.
+/// The kind of readiness to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interest {
     Readable,
     Writable,
 }
 
+/// Ready when the path may be.
+pub(crate) type Wait = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
+
 /// Readiness of one path, to be waited for after the path has said
 /// [`WouldBlock`](io::ErrorKind::WouldBlock).
 pub(crate) struct Readiness {
-    source: Source,
+    path: Arc<dyn Path>,
     registered: Mutex<Registered>,
 }
 
 #[derive(Default)]
 struct Registered {
     async_io: Option<Arc<Async<Source>>>,
-    /// With the runtime that it is registered at.
+    /// To be read: with the runtime that it is registered at.
     #[cfg(feature = "tokio")]
-    tokio: Option<(tokio::runtime::Id, Arc<tokio::io::unix::AsyncFd<Source>>)>,
+    readable: Option<AtTokio>,
+    /// To be written, by a descriptor of its own and only where that was waited for: a
+    /// reader would be woken for each packet that has left.
+    #[cfg(feature = "tokio")]
+    writable: Option<AtTokio>,
 }
+
+#[cfg(feature = "tokio")]
+type AtTokio = (tokio::runtime::Id, Arc<tokio::io::unix::AsyncFd<Source>>);
 
 enum Reactor {
     AsyncIo(Arc<Async<Source>>),
@@ -59,9 +81,29 @@ enum Reactor {
     Tokio(Arc<tokio::io::unix::AsyncFd<Source>>),
 }
 
+impl Reactor {
+    async fn wait(self, interest: Interest) -> io::Result<()> {
+        match (self, interest) {
+            (Self::AsyncIo(source), Interest::Readable) => source.readable().await,
+            (Self::AsyncIo(source), Interest::Writable) => source.writable().await,
+            // What is cleared is what was known before the path is tried again.
+            #[cfg(feature = "tokio")]
+            (Self::Tokio(source), Interest::Readable) => {
+                source.readable().await?.clear_ready();
+                Ok(())
+            }
+            #[cfg(feature = "tokio")]
+            (Self::Tokio(source), Interest::Writable) => {
+                source.writable().await?.clear_ready();
+                Ok(())
+            }
+        }
+    }
+}
+
 impl Readiness {
     pub(crate) fn new(path: Arc<dyn Path>) -> Self {
-        Self { source: Source(path), registered: Mutex::default() }
+        Self { path, registered: Mutex::default() }
     }
 
     /// Waits until the path may be ready. Cancel safe.
@@ -70,21 +112,17 @@ impl Readiness {
     ///
     /// The path cannot be watched, or the runtime is shutting down.
     pub(crate) async fn wait(&self, interest: Interest) -> io::Result<()> {
-        match (self.reactor()?, interest) {
-            (Reactor::AsyncIo(source), Interest::Readable) => source.readable().await,
-            (Reactor::AsyncIo(source), Interest::Writable) => source.writable().await,
-            // What is cleared is what was known before the path is tried again.
-            #[cfg(feature = "tokio")]
-            (Reactor::Tokio(source), Interest::Readable) => {
-                source.readable().await?.clear_ready();
-                Ok(())
-            }
-            #[cfg(feature = "tokio")]
-            (Reactor::Tokio(source), Interest::Writable) => {
-                source.writable().await?.clear_ready();
-                Ok(())
-            }
-        }
+        self.reactor(interest)?.wait(interest).await
+    }
+
+    /// Like [`wait`](Self::wait), as a future to be kept: for a task that waits beside the
+    /// one that [polls](Self::poll).
+    ///
+    /// # Errors
+    ///
+    /// The path cannot be watched.
+    pub(crate) fn wait_beside(&self, interest: Interest) -> io::Result<Wait> {
+        Ok(Box::pin(self.reactor(interest)?.wait(interest)))
     }
 
     /// Like [`wait`](Self::wait), for one task at a time: the waker of an
@@ -94,7 +132,7 @@ impl Readiness {
         context: &mut Context<'_>,
         interest: Interest,
     ) -> Poll<io::Result<()>> {
-        match (self.reactor()?, interest) {
+        match (self.reactor(interest)?, interest) {
             (Reactor::AsyncIo(source), Interest::Readable) => source.poll_readable(context),
             (Reactor::AsyncIo(source), Interest::Writable) => source.poll_writable(context),
             #[cfg(feature = "tokio")]
@@ -110,23 +148,60 @@ impl Readiness {
         }
     }
 
-    fn reactor(&self) -> io::Result<Reactor> {
+    /// Like [`poll`](Self::poll), before the path is tried, where the reactor remembers what
+    /// it has told (Tokio's): what it knows already is of a packet that was received. Where
+    /// it does not, `Ready` says nothing.
+    pub(crate) fn poll_before(
+        &self,
+        context: &mut Context<'_>,
+        interest: Interest,
+    ) -> Poll<io::Result<()>> {
+        #[cfg(feature = "tokio")]
+        if tokio::runtime::Handle::try_current().is_ok() {
+            return self.poll(context, interest);
+        }
+        let _ = (context, interest);
+        Poll::Ready(Ok(()))
+    }
+
+    fn reactor(&self, interest: Interest) -> io::Result<Reactor> {
         let mut registered = lock(&self.registered);
         #[cfg(feature = "tokio")]
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let id = runtime.id();
-            if let Some((_, source)) = registered.tokio.as_ref().filter(|(at, _)| *at == id) {
+            let place = match interest {
+                Interest::Readable => &mut registered.readable,
+                Interest::Writable => &mut registered.writable,
+            };
+            if let Some((_, source)) = place.as_ref().filter(|(at, _)| *at == id) {
                 return Ok(Reactor::Tokio(source.clone()));
             }
-            let source = Arc::new(crate::sys::reactor::register(self.source.clone())?);
-            registered.tokio = Some((id, source.clone()));
+            let source = Arc::new(register(&self.path, interest)?);
+            *place = Some((id, source.clone()));
             return Ok(Reactor::Tokio(source));
         }
+        #[cfg(not(feature = "tokio"))]
+        let _ = interest;
         if let Some(source) = &registered.async_io {
             return Ok(Reactor::AsyncIo(source.clone()));
         }
-        let source = Arc::new(Async::new_nonblocking(self.source.clone())?);
+        let source = Arc::new(Async::new_nonblocking(Source::Path(self.path.clone()))?);
         registered.async_io = Some(source.clone());
         Ok(Reactor::AsyncIo(source))
     }
+}
+
+#[cfg(feature = "tokio")]
+fn register(
+    path: &Arc<dyn Path>,
+    interest: Interest,
+) -> io::Result<tokio::io::unix::AsyncFd<Source>> {
+    use tokio::io::Interest as Wanted;
+    let (source, wanted) = match interest {
+        Interest::Readable => (Source::Path(path.clone()), Wanted::READABLE),
+        Interest::Writable => {
+            (Source::Duplicate(path.readiness().try_clone_to_owned()?), Wanted::WRITABLE)
+        }
+    };
+    crate::sys::reactor::register(source, wanted)
 }

@@ -15,10 +15,11 @@ use rustix::event::PollFlags;
 use super::{
     batched::{end, wait},
     handles::FlowCloser,
+    inbox::Reader,
     info::FlowInfo,
     order::Owner,
     pool::{self, Pooled},
-    shared::{Inbox, Shared, Waiting},
+    shared::{Shared, Waiting},
 };
 use crate::{
     error::FlowError,
@@ -26,6 +27,7 @@ use crate::{
     sync::lock,
     transport::ReceiveBatch,
     tun::offload::Ecn,
+    wire::PeerAddress,
 };
 
 /// A packet of a batch, and what is known of it.
@@ -76,6 +78,16 @@ impl FlowReceiver {
         }
     }
 
+    /// Returns how often the peer has moved.
+    pub(crate) fn moves(&self) -> u64 {
+        self.shared.counters.moves.load(Relaxed)
+    }
+
+    /// Returns where the peer is.
+    pub(crate) fn peer(&self) -> PeerAddress {
+        *lock(&self.shared.peer)
+    }
+
     /// Receives what is there now; 0 if that is nothing.
     ///
     /// # Errors
@@ -93,7 +105,7 @@ impl FlowReceiver {
         shared.reads.fetch_add(1, Relaxed);
         let mut any = true;
         if shared.order.is_some() {
-            any = shared.fill(&mut inbox, usize::MAX)?.is_some();
+            any = shared.fill(&mut inbox, usize::MAX, Reader::Caller)?.is_some();
             shared.hand_over_in_order(&mut inbox.packets);
         }
         if !inbox.packets.is_empty() {
@@ -110,20 +122,23 @@ impl FlowReceiver {
                 start = range.end;
                 inbox.packets.remove_first();
             }
-            if !inbox.packets.is_empty() || shared.is_readable_in_order() {
-                // No socket tells of the rest.
+            let rest = !inbox.packets.is_empty() || shared.is_readable_in_order();
+            if rest || ended.is_err() && shared.has_waker() {
+                // No socket tells of the rest, and a waker of the end once.
                 shared.signal();
             }
             return Ok(self.packets.len());
         }
         self.packets.clear();
         if shared.order.is_none() {
-            let Inbox { opener, early, .. } = &mut *inbox;
-            any = shared.read((opener, early), batch, &mut self.packets)?;
+            any = shared.read(&mut inbox.opening, batch, &mut self.packets, Reader::Caller)?;
         }
         if !any {
             shared.check_end_of_reading()?;
             ended?;
+        } else if ended.is_err() && shared.has_waker() {
+            // The waker tells of the end once, unlike the descriptor.
+            shared.signal();
         }
         Ok(self.packets.len())
     }
@@ -151,14 +166,14 @@ impl FlowReceiver {
         }
     }
 
-    /// How long the frame received last had waited for that.
+    /// Returns how long the frame received last had waited for that.
     pub(crate) fn waited(&self) -> Option<Duration> {
         self.shared.path.waited()
     }
 
     /// Gives the batch back until there is more to receive: for who has many
     /// receivers, most of them idle.
-    pub(crate) fn release(&mut self) {
+    pub fn release(&mut self) {
         self.batch = None;
         self.packets.clear();
     }
@@ -177,9 +192,9 @@ impl FlowReceiver {
         self.batch().buffer()
     }
 
-    /// What to poll for reading. Poll [`end`](Self::end) with it. Who has this is
-    /// taken to poll and to receive from now on; if it does not, the peer's
-    /// control packets are answered late.
+    /// Returns the descriptor to poll for reading. Poll [`end`](Self::end) with it. The caller
+    /// is taken to poll and to receive from now on; if it does not, the peer's control packets
+    /// are answered late.
     #[must_use]
     pub fn readiness(&self) -> BorrowedFd<'_> {
         self.set_watched();
@@ -203,7 +218,7 @@ impl FlowReceiver {
         end(&self.shared)
     }
 
-    /// What was agreed.
+    /// Returns the agreed terms of the flow.
     #[must_use]
     pub fn info(&self) -> &FlowInfo {
         &self.shared.info

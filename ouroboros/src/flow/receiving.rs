@@ -2,6 +2,7 @@
 //! socket when (`drive`).
 
 use std::{
+    io,
     sync::atomic::Ordering::SeqCst,
     task::{Context, Poll, ready},
 };
@@ -10,16 +11,13 @@ use futures_lite::future;
 use rustix::event::PollFlags;
 
 use super::{
-    Flow, batched,
-    drive::Taken,
+    Flow, LOOKS, batched,
+    inbox::{Inbox, Taken},
     packets::Packets,
     readiness::Interest,
-    shared::{Inbox, Waiting},
+    shared::{Shared, Waiting},
 };
 use crate::{error::FlowError, sync::lock};
-
-/// Times that one poll looks for a packet among what is not for the application.
-const LOOKS: usize = 4;
 
 impl Flow {
     /// Receives one packet into `buffer` and returns its size in bytes. What else
@@ -32,7 +30,9 @@ impl Flow {
     /// The flow has ended, and what came before the peer closed it was received;
     /// the buffer is too small, and the packet is lost; the transport has failed.
     pub async fn recv(&self, buffer: &mut [u8]) -> Result<usize, FlowError> {
-        self.receive(|inbox| copy_first(inbox, buffer)).await?
+        let size = self.receive(|inbox| copy_first(inbox, buffer)).await??;
+        self.count_received(size);
+        Ok(size)
     }
 
     /// Receives one packet.
@@ -43,12 +43,14 @@ impl Flow {
     ///
     /// As [`recv`](Self::recv).
     pub async fn recv_vec(&self) -> Result<Vec<u8>, FlowError> {
-        self.receive(|inbox| {
+        let take = |inbox: &mut Inbox| {
             let packet = inbox.packets.first().map(|(bytes, _)| bytes.to_vec());
             inbox.packets.remove_first();
             packet.unwrap_or_default()
-        })
-        .await
+        };
+        let packet = self.receive(take).await?;
+        self.count_received(packet.len());
+        Ok(packet)
     }
 
     /// Receives what is there, at least one packet, into `packets`, which lose
@@ -61,11 +63,17 @@ impl Flow {
     /// As [`recv`](Self::recv).
     pub async fn recv_many(&self, packets: &mut Packets) -> Result<usize, FlowError> {
         packets.clear();
-        self.receive(|inbox| {
-            std::mem::swap(&mut inbox.packets, packets);
-            packets.len()
-        })
-        .await
+        self.receive(|inbox| std::mem::swap(&mut inbox.packets, packets)).await?;
+        self.count_received(packets.size());
+        Ok(packets.len())
+    }
+
+    /// Counts bytes of a flow in order that were received: a datagram flow takes what there
+    /// is, and no turns.
+    fn count_received(&self, bytes: usize) {
+        if self.shared.order.is_some() {
+            self.pollers.reading.count(bytes);
+        }
     }
 
     /// Receives one packet into `buffer` if there is one; its size in bytes.
@@ -74,7 +82,7 @@ impl Flow {
     ///
     /// As [`recv`](Self::recv).
     pub fn try_recv(&self, buffer: &mut [u8]) -> Result<Option<usize>, FlowError> {
-        match self.shared.take(|inbox| copy_first(inbox, buffer))? {
+        match self.shared.take(0, true, |inbox| copy_first(inbox, buffer))? {
             Taken::Packets(size) => size.map(Some),
             Taken::Nothing | Taken::Busy => Ok(None),
         }
@@ -90,7 +98,16 @@ impl Flow {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<Result<usize, FlowError>> {
-        Poll::Ready(ready!(self.poll_receive(context, |inbox| copy_first(inbox, buffer)))?)
+        ready!(self.pollers.reading.poll(context));
+        let polled = self.poll_receive(context, |shared, looks| {
+            shared.take(0, looks, |inbox| copy_first(inbox, buffer))
+        });
+        if polled.is_pending() {
+            self.pollers.reading.end();
+        }
+        let size = ready!(polled)??;
+        self.count_received(size);
+        Poll::Ready(Ok(size))
     }
 
     /// Reads into `buffer`, whatever packets it is of; at least one byte, if `buffer`
@@ -100,15 +117,19 @@ impl Flow {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<Result<usize, FlowError>> {
-        self.poll_receive(context, |inbox| inbox.packets.read(buffer))
+        let reading = &self.pollers.reading;
+        ready!(reading.poll(context));
+        let read = self.poll_receive(context, |shared, looks| shared.take_bytes(looks, buffer));
+        reading.count_polled(&read);
+        read
     }
 
-    /// Gives `take` an inbox with a packet in it, when there is one: for one task at a
-    /// time.
+    /// Ready when `take` has taken something, which is told whether it is worth to look at
+    /// the path: for one task at a time.
     fn poll_receive<T>(
         &self,
         context: &mut Context<'_>,
-        mut take: impl FnMut(&mut Inbox) -> T,
+        mut take: impl FnMut(&Shared, bool) -> Result<Taken<T>, FlowError>,
     ) -> Poll<Result<T, FlowError>> {
         self.shared.polled.store(true, SeqCst);
         let polled = self.poll_taken(context, &mut take);
@@ -122,20 +143,25 @@ impl Flow {
     fn poll_taken<T>(
         &self,
         context: &mut Context<'_>,
-        take: &mut impl FnMut(&mut Inbox) -> T,
+        take: &mut impl FnMut(&Shared, bool) -> Result<Taken<T>, FlowError>,
     ) -> Poll<Result<T, FlowError>> {
         for _ in 0..LOOKS {
             // The end first: what changes after this is seen.
             let changed = self.poll_changes(&self.pollers.receive, context);
-            match self.shared.take(&mut *take)? {
+            let waits = self.readiness.poll_before(context, Interest::Readable)?.is_pending();
+            if !waits {
+                self.shared.note_told_readable();
+            }
+            match take(&self.shared, !waits || !self.shared.is_drained())? {
                 Taken::Packets(taken) => return Poll::Ready(Ok(taken)),
                 Taken::Busy => continue,
                 Taken::Nothing if changed => continue,
                 Taken::Nothing => {}
             }
-            if self.readiness.poll(context, Interest::Readable)?.is_pending() {
+            if waits || self.readiness.poll(context, Interest::Readable)?.is_pending() {
                 return Poll::Pending;
             }
+            self.shared.note_told_readable();
         }
         context.waker().wake_by_ref();
         Poll::Pending
@@ -152,7 +178,7 @@ impl Flow {
         }
         let _waiting = Waiting::new(&self.shared, true);
         loop {
-            match self.shared.take(|inbox| copy_first(inbox, buffer))? {
+            match self.shared.take(1, true, |inbox| copy_first(inbox, buffer))? {
                 Taken::Packets(size) => return size,
                 Taken::Busy => {}
                 Taken::Nothing => batched::wait(&self.shared, PollFlags::IN)?,
@@ -164,13 +190,21 @@ impl Flow {
         !lock(&self.shared.inbox).packets.is_empty() || self.shared.is_readable_in_order()
     }
 
+    /// Waits until the path may be readable.
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        self.readiness.wait(Interest::Readable).await?;
+        self.shared.note_told_readable();
+        Ok(())
+    }
+
     /// Gives `take` an inbox with a packet in it, when there is one.
     pub(super) async fn receive<T>(
         &self,
         take: impl FnOnce(&mut Inbox) -> T,
     ) -> Result<T, FlowError> {
+        self.pollers.reading.wait().await;
         let mut take = Some(take);
-        let mut attempt = || self.shared.take(|inbox| take.take().map(|take| take(inbox)));
+        let mut attempt = || self.shared.take(1, true, |inbox| take.take().map(|take| take(inbox)));
         let _waiting = Waiting::new(&self.shared, false);
         loop {
             match attempt()? {
@@ -188,8 +222,8 @@ impl Flow {
             {
                 continue;
             }
-            let ready = self.readiness.wait(Interest::Readable);
-            future::or(ready, async {
+            self.pollers.reading.end();
+            future::or(self.readable(), async {
                 changed.await;
                 Ok(())
             })

@@ -4,12 +4,15 @@
 
 use std::{io, time::Duration};
 
+use bytes::Bytes;
+
 use super::{
     info::FlowInfo,
     memory::Account,
     pool::{self, Pooled},
 };
 use crate::{
+    error::FlowError,
     proto::{
         negotiation::ReliableTerms,
         protection::{Content, Opened, Sealer},
@@ -21,8 +24,8 @@ use crate::{
 
 /// Packets that are sealed and sent at once, at most: one segmented send.
 const BATCH: usize = 44;
-/// What could not be sealed, or was not taken by the transport, is tried again after
-/// this time.
+/// Delay before another try to send what could not be sealed, or was not taken by the
+/// transport.
 const AGAIN: Duration = Duration::from_millis(1);
 /// Timers are due at multiples of this: the background thread is told of one once, not
 /// with each packet.
@@ -48,11 +51,13 @@ pub(super) struct Reliable {
     /// to ask it is a system call.
     largest: (usize, Duration),
     account: Account,
+    /// The state that was seen last.
+    state: State,
     /// When the figures are told next.
     traced: Duration,
 }
 
-/// What has come to be since it was looked last.
+/// What of the state others may wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) readable: bool,
@@ -64,10 +69,10 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Returns `true` if somebody who waits since `before` is to look again.
+    /// Returns `true` if somebody who waits since `before`, for something else than messages
+    /// to read, is to look again.
     pub(super) fn is_news_after(&self, before: Self) -> bool {
-        (self.readable && !before.readable)
-            || (self.writable && !before.writable)
+        (self.writable && !before.writable)
             || (self.drained && !before.drained)
             || (self.closed && !before.closed)
             || self.send != before.send
@@ -91,16 +96,23 @@ impl Reliable {
             peer_window: remote.window.into(),
             ..default
         };
+        let (readable, writable, drained, closed) = (false, true, false, false);
+        let state = State { readable, writable, send: SendState::Open, drained, closed };
         let limits = (remote.message_limit as usize, local.message_limit as usize);
-        Self {
+        let mut reliable = Self {
             messages: Messages::new(now, config, limits),
             contents: Vec::new(),
             unsent: None,
             paused: None,
             largest: (0, Duration::ZERO),
             account: Account::default(),
+            state,
             traced: now + TRACED,
-        }
+        };
+        // The first flight meets a limit, too.
+        reliable.account();
+        reliable.update_state();
+        reliable
     }
 
     pub(super) fn stream(&self) -> &Stream {
@@ -116,7 +128,28 @@ impl Reliable {
     }
 
     pub(super) fn write(&mut self, message: &[u8]) -> Result<bool, TooLarge> {
+        self.account();
         self.messages.write(message)
+    }
+
+    pub(super) fn write_owned(&mut self, message: Bytes) -> Result<bool, TooLarge> {
+        self.account();
+        self.messages.write_owned(message)
+    }
+
+    /// Fails if nothing is to be written any more.
+    pub(super) fn check_writing(&self) -> Result<(), FlowError> {
+        match self.stream().send_state() {
+            SendState::Open => match self.stream().close_reason() {
+                // The peer receives no more.
+                Some(reason) => Err(FlowError::ClosedWith(reason.clone())),
+                None => Ok(()),
+            },
+            SendState::Stopped(code) => Err(FlowError::Stopped(code)),
+            SendState::Finishing | SendState::Finished | SendState::Aborted(_) => {
+                Err(FlowError::Finished)
+            }
+        }
     }
 
     pub(super) fn front(&mut self) -> Front {
@@ -127,14 +160,22 @@ impl Reliable {
         self.messages.read(out);
     }
 
-    pub(super) fn state(&mut self) -> State {
-        State {
+    /// Reads from the messages at the front whatever their sizes; how many were read to
+    /// their ends, and how many bytes.
+    pub(super) fn read_bytes(&mut self, out: &mut [u8]) -> (u64, usize) {
+        self.messages.read_bytes(out)
+    }
+
+    /// Returns the state as it was seen last, and as it is.
+    pub(super) fn update_state(&mut self) -> (State, State) {
+        let state = State {
             readable: self.messages.front() != Front::Blocked,
-            writable: self.messages.is_writable(),
+            writable: self.stream().has_room(),
             send: self.messages.send_state(),
             drained: self.stream().is_drained(),
             closed: self.stream().close_reason().is_some() && self.stream().is_complete(),
-        }
+        };
+        (std::mem::replace(&mut self.state, state), state)
     }
 
     /// Takes what was opened of `batch`.
@@ -146,8 +187,16 @@ impl Reliable {
         };
         let marked = batch.ecn(opened.index) == Ecn::Ce;
         let bytes = &batch.frame(opened.index)[opened.body.clone()];
+        // Other flows may have taken room since.
+        self.account();
         // What is malformed is dropped: the peer's fault, and nobody else's.
         let _ = self.messages.handle(now, Packet { number: opened.number, marked, body, bytes });
+    }
+
+    /// Gives back memory that an idle flow has no use for.
+    pub(super) fn shrink(&mut self) {
+        self.contents = Vec::new();
+        self.stream_mut().shrink();
     }
 
     /// Counts what the flow holds, and learns how much it may.
@@ -213,10 +262,13 @@ impl Reliable {
         let largest = largest.min(self.largest.0);
         let (head, tail) = (sealer.headroom(), sealer.tailroom());
         self.stream_mut().set_largest_body(largest.saturating_sub(head + tail));
-        let mut sent = false;
+        let (mut sent, mut more) = (false, true);
         loop {
-            if self.unsent.is_none() && !self.fill(now, path, sealer, largest) {
-                return sent;
+            if self.unsent.is_none() {
+                if !more {
+                    return sent;
+                }
+                more = self.fill(now, path, sealer, largest);
             }
             let Some(batch) = &mut self.unsent else { return sent };
             match path.send(batch) {
@@ -236,7 +288,7 @@ impl Reliable {
         }
     }
 
-    /// Seals the next packets into a batch; `false`: there are none now.
+    /// Seals the next packets into a batch, if there are any now; `true`: there may be more.
     fn fill(
         &mut self,
         now: Duration,
@@ -249,8 +301,12 @@ impl Reliable {
         let stream = messages.stream_mut();
         let mut batch: Option<Pooled<SendBatch>> = None;
         contents.clear();
+        let mut more = true;
         while contents.len() < BATCH && batch.as_ref().is_none_or(|batch| batch.fits(largest)) {
-            let Some(transmit) = stream.poll_transmit(now) else { break };
+            let Some(transmit) = stream.poll_transmit(now) else {
+                more = false;
+                break;
+            };
             let batch = batch.get_or_insert_with(|| pool::send_batch(path.headroom()));
             let size = transmit.size;
             let Some(frame) = batch.push(head + size + tail) else { break };
@@ -270,7 +326,7 @@ impl Reliable {
                     .take(contents.len())
                     .for_each(|number| stream.on_packet_sent(now, number));
                 self.unsent = Some(batch);
-                true
+                more
             }
             Err(_) => {
                 // Until the next key is agreed.

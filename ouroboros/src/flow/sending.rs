@@ -1,7 +1,7 @@
 //! Sending by a flow's handle: async, polled and blocking. Not here: batches
 //! (`batched`).
 
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use event_listener::EventListener;
 use futures_lite::future;
@@ -16,8 +16,9 @@ use super::{
 use crate::{error::FlowError, sync::lock};
 
 impl Flow {
-    /// Sends one packet. Returns when the transport has taken it; the network
-    /// may still lose it.
+    /// Sends one packet, with a system call of its own: for many at a time,
+    /// [`send_many`](Self::send_many) takes a fraction of the time. Returns when the
+    /// transport has taken it; the network may still lose it.
     ///
     /// Cancel safe: a packet whose future is dropped is sent or is not sent;
     /// nothing else is lost.
@@ -30,9 +31,11 @@ impl Flow {
         self.ready().await?;
         if self.shared.order.is_some() {
             lock(&self.sender).check_size(packet.len())?;
+            self.pollers.writing.wait().await;
             while !self.shared.write_in_order(packet)? {
                 self.writable().await?;
             }
+            self.pollers.writing.count(packet.len());
             return Ok(());
         }
         while !self.push(packet)? {
@@ -118,25 +121,44 @@ impl Flow {
         context: &mut Context<'_>,
         packet: &[u8],
     ) -> Poll<Result<(), FlowError>> {
+        if self.shared.order.is_some() {
+            let writing = &self.pollers.writing;
+            ready!(writing.poll(context));
+            let sent = self.poll_send_in_order(context, packet);
+            writing.count_polled(&sent);
+            return sent.map_ok(|_| ());
+        }
         loop {
             if self.try_send(packet)? {
                 return Poll::Ready(Ok(()));
             }
             let changed = self.poll_changes(&self.pollers.send, context);
-            if self.shared.order.is_some() {
-                // Not the socket, but the peer's window has to open.
-                if !changed {
-                    return match self.try_send(packet)? {
-                        true => Poll::Ready(Ok(())),
-                        false => Poll::Pending,
-                    };
-                }
-            } else if self.is_ready()? {
+            if self.is_ready()? {
                 if !changed && self.readiness.poll(context, Interest::Writable)?.is_pending() {
                     return Poll::Pending;
                 }
             } else if !changed {
                 return Poll::Pending;
+            }
+        }
+    }
+
+    /// Ready with the packet's size when the peer's window takes it.
+    fn poll_send_in_order(
+        &self,
+        context: &mut Context<'_>,
+        packet: &[u8],
+    ) -> Poll<Result<usize, FlowError>> {
+        loop {
+            if self.try_send(packet)? {
+                return Poll::Ready(Ok(packet.len()));
+            }
+            if !self.poll_changes(&self.pollers.send, context) {
+                // It may have opened before this task was to be told.
+                return match self.try_send(packet)? {
+                    true => Poll::Ready(Ok(packet.len())),
+                    false => Poll::Pending,
+                };
             }
         }
     }
@@ -205,8 +227,8 @@ impl Flow {
         if self.shared.is_writable_in_order() {
             return Ok(());
         }
-        let ready = self.readiness.wait(Interest::Readable);
-        future::or(async { Ok(ready.await?) }, async {
+        self.pollers.writing.end();
+        future::or(async { Ok(self.readable().await?) }, async {
             changed.await;
             Ok(())
         })

@@ -1,5 +1,6 @@
-//! What the ends and handles of a flow share: its path, its connection, what was
-//! received and not taken, who waits. Not here: what is done with it (`drive`).
+//! The state that the ends and handles of a flow share: its path, its connection, the received
+//! packets that nobody has taken, the tasks that wait. Not here: what is done with it
+//! (`drive`).
 
 use std::{
     io,
@@ -18,6 +19,7 @@ use event_listener::{Event, EventListener};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::{
+    inbox::{Inbox, Opening},
     info::{Counters, FlowInfo, FlowState, FlowStatistics},
     order::Order,
     packets::Packets,
@@ -28,8 +30,8 @@ use crate::{
     proto::{
         connection::Connection,
         frct::Failure,
-        native::Reassembly,
-        protection::{Content, Opened, Opener},
+        native::{PacketOrder, Reassembly},
+        protection::{Content, Opener},
         reliable::CloseReason,
     },
     sync::lock,
@@ -63,10 +65,10 @@ pub(super) struct Shared {
     pub(super) peer: Mutex<PeerAddress>,
     began: Duration,
     pub(super) connection: Mutex<Connection>,
-    /// What keeps the packets' order, if anything does.
+    /// The machine that keeps the packets' order, if the flow has one.
     pub(super) order: Option<Mutex<Order>>,
     /// Packets are pieces of messages: the reliable profile.
-    is_in_messages: bool,
+    pub(super) is_in_messages: bool,
     /// There is a session, with control packets of its own.
     pub(super) native: bool,
     /// Packets may come, and leave, in fragments.
@@ -100,7 +102,9 @@ pub(super) struct Shared {
     /// Readable once the flow has ended; wakes blocked threads, and owners that poll the
     /// path by themselves. Made when the first of them is about to block.
     wake: OnceLock<OwnedFd>,
-    /// The same has been made readable: to be taken back by who reads.
+    /// Called in place of the descriptor by an owner that has many flows.
+    waker: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// Who reads has been woken, and has not read since.
     woken: AtomicBool,
     /// How many wait in calls, and of them, in blocked threads.
     pub(super) waiting: AtomicUsize,
@@ -113,28 +117,26 @@ pub(super) struct Shared {
     pub(super) reads: AtomicU64,
     pub(super) reads_seen: AtomicU64,
     pub(super) watch: AtomicU8,
+    /// How often a reactor's word that the path is readable was taken, and how often it had
+    /// been when the path was last read until there was no more.
+    pub(super) told_readable: AtomicU64,
+    pub(super) drained: AtomicU64,
     /// Bytes in the inbox when the background thread looked last.
     pub(super) unread: AtomicUsize,
     /// Milliseconds of monotonic time.
     last_sent: AtomicU64,
     last_heard: AtomicU64,
+    /// When memory was given back that nothing had been in since, in the same way.
+    pub(super) shrunk: AtomicU64,
     pub(super) release: Mutex<Option<Box<dyn Send + Sync>>>,
     pub(super) registration: OnceLock<Registration>,
+    /// The background thread is to attend to the flow whatever is due.
+    pub(super) called: AtomicBool,
     /// The flow itself while its peer is told that it was given up.
     pub(super) farewell: Mutex<Option<Arc<Self>>>,
 }
 
-/// What is received, and what was and nobody has taken yet.
-pub(super) struct Inbox {
-    pub(super) opener: Opener,
-    /// Frames that came before the flow began, or from another address.
-    pub(super) early: Vec<Vec<u8>>,
-    pub(super) packets: Packets,
-    /// Kept to be filled again.
-    pub(super) opened: Vec<Opened>,
-}
-
-/// What a flow begins with.
+/// The parts that a flow begins with.
 pub(super) struct Parts {
     pub(super) path: Arc<dyn Path>,
     pub(super) info: FlowInfo,
@@ -153,6 +155,8 @@ impl Shared {
         let Parts { path, info, connection, order, opener, early, .. } = parts;
         let Parts { strays, release, native, fragments, .. } = parts;
         let now = milliseconds();
+        let by_number = (native && info.ordered).then(PacketOrder::new);
+        let opening = Opening { opener, early, order: by_number };
         Self {
             path,
             peer: Mutex::new(info.peer),
@@ -167,7 +171,7 @@ impl Shared {
             native,
             reassembly: Mutex::default(),
             fragmented: AtomicU32::new(0),
-            inbox: Mutex::new(Inbox { opener, early, packets: Packets::new(), opened: Vec::new() }),
+            inbox: Mutex::new(Inbox { opening, packets: Packets::new(), opened: Vec::new() }),
             strays,
             counters: Arc::default(),
             partial_checksums: AtomicBool::new(false),
@@ -181,6 +185,7 @@ impl Shared {
             close_reason: OnceLock::new(),
             changed: Event::new(),
             wake: OnceLock::new(),
+            waker: OnceLock::new(),
             woken: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             blocked: AtomicUsize::new(0),
@@ -189,11 +194,15 @@ impl Shared {
             reads: AtomicU64::new(0),
             reads_seen: AtomicU64::new(0),
             watch: AtomicU8::new(ARMED),
+            told_readable: AtomicU64::new(1),
+            drained: AtomicU64::new(0),
             unread: AtomicUsize::new(0),
             last_sent: AtomicU64::new(now),
             last_heard: AtomicU64::new(now),
+            shrunk: AtomicU64::new(0),
             release: Mutex::new(release),
             registration: OnceLock::new(),
+            called: AtomicBool::new(false),
             farewell: Mutex::default(),
         }
     }
@@ -267,14 +276,33 @@ impl Shared {
             self.counters.ended.notify(usize::MAX);
         }
         let polls = self.watched_by_owner.load(SeqCst) || self.blocked.load(SeqCst) > 0;
-        if (ended || polls)
-            && let Some(wake) = self.wake.get()
-        {
+        if !ended && !polls {
+            return;
+        }
+        if let Some(wake) = self.wake.get() {
             // An eventfd takes 2^64 - 2 writes of 1: this one cannot fail.
             let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
-            // Behind the write, so that what is taken back is there.
-            self.woken.store(true, SeqCst);
         }
+        // Behind the write, so that what is taken back is there.
+        let woken = self.woken.swap(true, SeqCst);
+        if !woken && let Some(waker) = self.waker.get() {
+            waker();
+        }
+    }
+
+    /// Has `waker` called when the flow has ended, or has something that no socket tells,
+    /// and again after what is there was read in part.
+    pub(super) fn set_waker(&self, waker: Box<dyn Fn() + Send + Sync>) {
+        if self.waker.set(waker).is_ok() {
+            // What has happened before there was anything to tell it.
+            self.woken.store(false, SeqCst);
+            self.signal();
+        }
+    }
+
+    /// Returns `true` if a [waker](Self::set_waker) is called.
+    pub(super) fn has_waker(&self) -> bool {
+        self.waker.get().is_some()
     }
 
     /// Readable once the flow has ended.
@@ -339,6 +367,7 @@ impl Shared {
 
     /// Has the background thread attend to the flow now.
     pub(super) fn call_driver(&self) {
+        self.called.store(true, SeqCst);
         self.call_driver_by(Duration::ZERO);
     }
 
@@ -360,6 +389,18 @@ impl Shared {
         self.polled.load(SeqCst)
             && self.waiting.load(SeqCst) == 0
             && !self.watched_by_owner.load(SeqCst)
+    }
+
+    /// A reactor has told that the path can be read, and will not tell it again.
+    pub(super) fn note_told_readable(&self) {
+        self.told_readable.fetch_add(1, SeqCst);
+    }
+
+    /// Returns `true` if a reactor that remembers what it has told, and has nothing to tell,
+    /// will tell of all that is there to be read.
+    pub(super) fn is_drained(&self) -> bool {
+        self.drained.load(SeqCst) == self.told_readable.load(SeqCst)
+            && !self.off_path_any.load(SeqCst)
     }
 
     /// Nobody waits any more, maybe: the background thread looks soon.

@@ -7,7 +7,11 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use futures_lite::io::{AsyncRead, AsyncWrite};
+use bytes::{Buf, Bytes};
+use futures_lite::{
+    future,
+    io::{AsyncRead, AsyncWrite},
+};
 
 use super::{Flow, info::FlowInfo};
 use crate::error::FlowError;
@@ -35,9 +39,9 @@ use crate::error::FlowError;
 ///
 /// # Dropping
 ///
-/// What was written goes on in the background until the peer has it, for 30 s at most
-/// and as long as the process lives. To know that it arrived, wait for
-/// [`close`](Self::close).
+/// When the stream is dropped, sending goes on in the background until the peer has all that
+/// was written, for 30 s at most and as long as the process lives. To know that it arrived,
+/// wait for [`close`](Self::close).
 ///
 /// ```
 /// use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
@@ -126,6 +130,15 @@ impl Flow {
         Poll::Ready(Ok(ready!(self.poll_write(context, data))?))
     }
 
+    async fn write_stream_bytes(&self, mut data: Bytes) -> io::Result<()> {
+        self.check_stream()?;
+        while !data.is_empty() {
+            let count = future::poll_fn(|context| self.poll_write_owned(context, &data)).await?;
+            data.advance(count);
+        }
+        Ok(())
+    }
+
     fn poll_stream_close(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check_stream()?;
         Poll::Ready(Ok(ready!(self.poll_finish(context))?))
@@ -139,13 +152,49 @@ impl FlowStream {
     ///
     /// Cancel safe: the end is told in any case.
     ///
-    /// Cancel safe, as [`FlowStream::finish`].
-    ///
     /// # Errors
     ///
     /// The flow has ended before, or the peer reads no more.
     pub async fn finish(&self) -> Result<(), FlowError> {
         self.flow.finish().await
+    }
+
+    /// Writes all of `bytes` without copying them: they are held until the peer has them.
+    /// Waits while as much is under way as may be, as any write does. Towards a 0.23 peer
+    /// they are copied, and so are few bytes.
+    ///
+    /// Not cancel safe: when the future is dropped, some of the bytes may have been written.
+    ///
+    /// ```
+    /// # use futures_lite::{AsyncReadExt, future};
+    /// # use ouroboros::{FlowSpec, Irm, transport::memory::Network};
+    /// # future::block_on(async {
+    /// # let network = Network::new();
+    /// # let (server, client) = (Irm::new(), Irm::new());
+    /// # server.bootstrap("l", network.station()).await?.register("files").await?;
+    /// # client.bootstrap("l", network.station()).await?;
+    /// # let spec = FlowSpec::reliable().encrypted();
+    /// # let both = future::zip(server.accept("files"), client.allocate("files", spec));
+    /// # let (accepted, allocated) = both.await;
+    /// # let (mut reader, stream) = (accepted?.into_stream(), allocated?.into_stream());
+    /// use ouroboros::Bytes;
+    ///
+    /// let page = Bytes::from(vec![7; 4096]);
+    /// stream.write_bytes(page.clone()).await?;
+    /// stream.write_bytes(page.slice(..100)).await?;
+    /// # stream.finish().await?;
+    /// # let mut all = Vec::new();
+    /// # reader.read_to_end(&mut all).await?;
+    /// # assert_eq!(all, [7; 4196]);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for writing: the flow has ended, or the peer reads no more.
+    pub async fn write_bytes(&self, bytes: Bytes) -> io::Result<()> {
+        self.flow.write_stream_bytes(bytes).await
     }
 
     /// Finishes, waits until the peer's end has everything, and closes the flow.
@@ -186,7 +235,7 @@ impl FlowStream {
         (FlowReadHalf { flow: flow.clone() }, FlowWriteHalf { flow })
     }
 
-    /// What was agreed.
+    /// Returns the agreed terms of the flow.
     pub fn info(&self) -> &FlowInfo {
         self.flow.info()
     }
@@ -210,6 +259,15 @@ impl FlowReadHalf {
 }
 
 impl FlowWriteHalf {
+    /// As [`FlowStream::write_bytes`].
+    ///
+    /// # Errors
+    ///
+    /// As [`FlowStream::write_bytes`].
+    pub async fn write_bytes(&self, bytes: Bytes) -> io::Result<()> {
+        self.flow.write_stream_bytes(bytes).await
+    }
+
     /// As [`FlowStream::finish`].
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Allocation from a program's side: which IPCP is asked, at which of the
 //! addresses that its transport's resolver knows, and what becomes of what a
-//! program no longer waits for. The messages are `proto::endpoint`'s.
+//! program no longer waits for. The messages are `proto::allocation`'s.
 
 use std::{
     future::Future,
@@ -21,7 +21,7 @@ use crate::{
     error::AllocateError,
     flow::{Flow, FlowInfo, FlowSpec, Interest, RawFlow, Readiness},
     proto::{
-        endpoint::{AllocationId, AllocationRequest},
+        allocation::{AllocationId, AllocationRequest},
         negotiation::Agreement,
     },
     sync::lock,
@@ -106,10 +106,26 @@ impl Core {
             return Err(AllocateError::NoIdentity);
         }
         let until = driver::monotonic().saturating_add(spec.timeout);
-        let (transport, looked_up) = (self.transport.clone(), name.clone());
+        match self.resolve(name, &spec, until).await {
+            None => self.attempt(name, spec, until, None).await,
+            Some(peers) => self.allocate_at_any(peers?, name, spec, until).await,
+        }
+    }
+
+    /// Where the transport's resolver knows `name`; `None`: it is asked for on the network.
+    async fn resolve(
+        &self,
+        name: &Name,
+        spec: &FlowSpec,
+        until: Duration,
+    ) -> Option<io::Result<Vec<PeerAddress>>> {
+        if spec.server.is_none() && self.transport.resolves_at_once() {
+            return self.transport.resolve(name);
+        }
+        let (transport, name) = (self.transport.clone(), name.clone());
         let server = spec.server.clone();
         let resolved = blocking::unblock(move || match server {
-            None => transport.resolve(&looked_up),
+            None => transport.resolve(&name),
             // Where nothing has a host's name, no server is at one.
             Some(server) => Some(transport.resolve_server(&server).unwrap_or(Ok(Vec::new()))),
         });
@@ -117,10 +133,7 @@ impl Core {
             driver::sleep_until(Some(until)).await;
             Some(Err(io::Error::new(io::ErrorKind::TimedOut, "the resolver does not answer")))
         };
-        match future::or(resolved, late).await {
-            None => self.attempt(name, spec, until, None).await,
-            Some(peers) => self.allocate_at_any(peers?, name, spec, until).await,
-        }
+        future::or(resolved, late).await
     }
 
     /// Asks one address after the other, without waiting for one to time out; the
@@ -255,7 +268,9 @@ impl Attempt {
         let allocating = Allocating { path: path.clone(), outcome: sender };
         lock(&core.allocating).insert(allocation, allocating);
         drop(allocator);
-        core.wake.notify(1);
+        // The request leaves here; that it is to be repeated is for the IPCP's task.
+        core.flush();
+        core.keep_clock();
         let (core, name, early) = (core.clone(), name.clone(), Vec::new());
         let qos = spec.qos;
         Ok(Self(Some(Pending { core, allocation, path, outcome, early, reserved, name, qos })))
@@ -314,9 +329,12 @@ impl Pending {
         let (mut info, mut keys) = with_agreement(FlowInfo::new(name, peer, ends, qos), agreed);
         info.allocation_rtt = rtt;
         let greeting = keys.as_mut().map_or_else(Vec::new, |keys| keys.greeting(ends));
-        // A native flow's session goes on by itself, if this one is lost.
-        let times = if greeting.is_empty() { GREETINGS } else { 1 };
-        driver::spawn(greet(Arc::downgrade(&path), greeting, times)).detach();
+        if greeting.is_empty() {
+            driver::spawn(greet(Arc::downgrade(&path))).detach();
+        } else {
+            // A native flow's session goes on by itself, if this one is lost.
+            send_greeting(&*path, &greeting);
+        }
         core.raw_flow(path, info, keys, early, reserved)
     }
 }
@@ -350,19 +368,23 @@ impl Core {
     }
 }
 
-/// Sends the same frame a few times, since one may be lost, so that the server sees
-/// that its reply has come.
-async fn greet(path: Weak<dyn Path>, frame: Vec<u8>, times: u32) {
+/// Sends the frame by which the server sees that its reply has come.
+fn send_greeting(path: &dyn Path, frame: &[u8]) {
+    let mut batch = SendBatch::new(path.headroom(), 64);
+    if let Some(room) = batch.push(frame.len()) {
+        room.copy_from_slice(frame);
+    }
+    // Lost like any other.
+    let _ = path.send(&mut batch);
+}
+
+/// Greets a few times with a keepalive of the 0.23 format, since one may be lost.
+async fn greet(path: Weak<dyn Path>) {
     let mut wait = Duration::from_millis(100);
-    for _ in 0..times {
+    for _ in 0..GREETINGS {
         {
             let Some(path) = path.upgrade() else { return };
-            let mut batch = SendBatch::new(path.headroom(), 64);
-            if let Some(room) = batch.push(frame.len()) {
-                room.copy_from_slice(&frame);
-            }
-            // Lost like any other.
-            let _ = path.send(&mut batch);
+            send_greeting(&*path, &[]);
         }
         driver::sleep_until(Some(driver::monotonic() + wait)).await;
         wait *= 2;

@@ -71,7 +71,7 @@ pub(super) async fn drive(core: Weak<Core>) {
             if turns.is_multiple_of(TURNS_TO_SETTLE) {
                 core.settle();
             }
-            let (counters, due) = (core.counters(), core.allocator().poll_timeout());
+            let (counters, due) = (core.counters(), core.sleep_until());
             if let Some(causes) = dropped.report(now.monotonic, counters) {
                 tracing::warn!(ipcp = core.name, "management messages dropped: {causes}");
             }

@@ -1,22 +1,22 @@
-//! What the log says about management messages that were dropped: one line in a
-//! while, however many there are. Time is an argument.
+//! Log lines about management messages that were dropped: one line in a while, however many
+//! there are. Time is an argument.
 
 use std::time::Duration;
 
-use crate::proto::endpoint::Counters;
+use crate::proto::allocation::Counters;
 
 /// Least time between two lines.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// What the log knows already.
+/// The counts that were logged already.
 #[derive(Default)]
 pub(super) struct Dropped {
     told: [u64; 12],
     quiet_until: Duration,
 }
 
-/// What a peer does wrong, or too often. Not copies and names that others on
-/// the segment serve: they are part of every day.
+/// Faults of a peer, and what it does too often. Not copies and names that others on the
+/// segment serve: they are part of every day.
 fn causes(counters: Counters) -> [(u64, &'static str); 12] {
     [
         (counters.malformed, "malformed"),
@@ -35,7 +35,7 @@ fn causes(counters: Counters) -> [(u64, &'static str); 12] {
 }
 
 impl Dropped {
-    /// What was dropped since the last line, if it is time for another one.
+    /// Returns what was dropped since the last line, if it is time for another one.
     pub(super) fn report(&mut self, now: Duration, counters: Counters) -> Option<String> {
         if now < self.quiet_until || self.due(counters).is_none() {
             return None;

@@ -1,5 +1,5 @@
-//! What the log says about requests that were refused: a line for each reason,
-//! with the peer and the name, and one in a while. Time is an argument.
+//! Log lines about requests that were refused: a line for each reason, with the peer and the
+//! name, and one in a while. Time is an argument.
 
 use std::{
     mem::{Discriminant, discriminant},
@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     log::Limited,
-    proto::{endpoint::RefusalReason, negotiation::NegotiationError},
+    proto::{allocation::RefusalReason, negotiation::NegotiationError},
 };
 
 type Kind = (Discriminant<RefusalReason>, Option<Discriminant<NegotiationError>>);
@@ -38,7 +38,7 @@ impl Refusals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::endpoint::ClockDifference;
+    use crate::proto::allocation::ClockDifference;
 
     const INTERVAL: Duration = Duration::from_secs(10);
 

@@ -1,9 +1,9 @@
 //! The responder's side of an IPCP: from a request that somebody accepts to a
 //! flow whose peer is proved to be there. Until then the flow is half-open
-//! (`proto::endpoint`): its frames come by the management socket, where there is
+//! (`proto::allocation`): its frames come by the management socket, where there is
 //! one for all, or by a path that is read here.
 //!
-//! Not here: who accepts (`irm`), and what proves a peer (`proto::endpoint`).
+//! Not here: who accepts (`irm`), and what proves a peer (`proto::allocation`).
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ use crate::{
     driver::{self, Watch},
     flow::{FlowInfo, RawFlow},
     log::Limited,
-    proto::endpoint::{Accepted, Refusal, RequestId},
+    proto::allocation::{Accepted, Refusal, RequestId},
     sync::lock,
     transport::{OffPathHandler, Path},
     wire::{Eid, Name, PeerAddress},
@@ -40,7 +40,7 @@ pub(super) struct Responding {
     settling: HashMap<Eid, RawFlow>,
 }
 
-/// What the allocation core does not keep of a half-open flow.
+/// The part of a half-open flow that the allocation core does not keep.
 struct HalfOpen {
     name: Name,
     from: PeerAddress,
@@ -61,10 +61,16 @@ impl Core {
     /// Accepts a request that waits: the reply leaves, and the flow is half-open.
     /// [`Notice::Confirmed`] tells when it is one.
     pub(crate) fn begin(self: &Arc<Self>, requested: Requested) {
+        self.answer(requested);
+        // A refusal has to leave, too.
+        self.flush();
+    }
+
+    /// Like [`begin`](Self::begin), for who flushes.
+    pub(crate) fn answer(self: &Arc<Self>, requested: Requested) {
         let Requested { request, name, from, remote, .. } = requested;
         let Some((reserved, frames)) = self.prepare(request, remote, from) else {
             self.allocator().refuse(driver::now(), request, Refusal::Busy);
-            self.flush();
             return;
         };
         let local = reserved.eid;
@@ -75,9 +81,7 @@ impl Core {
             tracing::debug!(ipcp = self.name, %from, %error, "request not accepted");
             self.forget_half_open(request);
         }
-        // A refusal has to leave, too.
-        self.flush();
-        self.wake.notify(1);
+        self.keep_clock();
     }
 
     /// The endpoint of a flow that is to be half-open, and where its frames come

@@ -2,7 +2,7 @@
 //! are proved to be there, until somebody takes them. Bounded, and served in
 //! turn: a source with many flows keeps no other waiting.
 //!
-//! Not here: what proves a peer (`proto::endpoint`), and half-open flows (`ipcp`).
+//! Not here: what proves a peer (`proto::allocation`), and half-open flows (`ipcp`).
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -48,12 +48,47 @@ pub(crate) struct AcceptQueue {
     changed: Event,
     /// Takes up clients that are invited.
     admission: Mutex<Option<Arc<Admission>>>,
+    /// Who waits for a flow.
+    acceptors: Mutex<Acceptors>,
+}
+
+/// Who waits for a flow, by an id: to which names (`None`: to any), and as what.
+#[derive(Default)]
+struct Acceptors {
+    all: HashMap<u64, Acceptor>,
+    next: u64,
+}
+
+struct Acceptor {
+    names: Option<Vec<Name>>,
+    /// It has no use for a flow before packets may pass.
+    of_ready: bool,
+}
+
+impl Acceptors {
+    fn wants(&self, name: &Name, accepts: impl Fn(&Acceptor) -> bool) -> bool {
+        let has = |names: &Option<Vec<Name>>| names.as_ref().is_none_or(|it| it.contains(name));
+        self.all.values().any(|acceptor| accepts(acceptor) && has(&acceptor.names))
+    }
+}
+
+/// Somebody waits for a flow, until this is dropped: requests are accepted where they
+/// arrive, and nobody is woken for them.
+pub(super) struct Accepting<'a> {
+    queue: &'a AcceptQueue,
+    id: u64,
+}
+
+impl Drop for Accepting<'_> {
+    fn drop(&mut self) {
+        lock(&self.queue.acceptors).all.remove(&self.id);
+    }
 }
 
 /// Makes a client of an invited one, and returns `true` if it is one now.
 pub(super) type Admission = dyn Fn(&Name, Joining) -> bool + Send + Sync;
 
-/// What flows can come for.
+/// The names that flows can come for.
 #[derive(Default)]
 struct Served {
     /// The names that are or were registered, and in how many layers they are.
@@ -71,13 +106,47 @@ struct Waiting {
     ready: Fair<Flow>,
 }
 
+impl Waiting {
+    /// Returns `true` if one more flow may wait, while `beginning` agree their keys.
+    fn has_room(&self, beginning: usize) -> bool {
+        self.established.len() + self.ready.len() + beginning < MAX_WAITING
+    }
+
+    /// How many flows of `host` wait.
+    fn of(&self, host: &PeerAddress) -> usize {
+        self.established.of(host) + self.ready.of(host)
+    }
+}
+
 impl AcceptQueue {
+    /// Says that somebody waits for flows to `names` (`None`: to any), until what is
+    /// returned is dropped. `of_ready`: who has no use for one before packets may pass.
+    pub(super) fn accepting(&self, names: Option<&[Name]>, of_ready: bool) -> Accepting<'_> {
+        let mut acceptors = lock(&self.acceptors);
+        let id = acceptors.next;
+        acceptors.next += 1;
+        acceptors.all.insert(id, Acceptor { names: names.map(<[Name]>::to_vec), of_ready });
+        Accepting { queue: self, id }
+    }
+
     /// Takes what an IPCP tells.
-    pub(super) fn take_notice(&self, notice: Notice) {
+    pub(super) fn take_notice(self: &Arc<Self>, notice: Notice) {
         let mut waiting = lock(&self.waiting);
         match notice {
             Notice::Requested(requested) => {
-                waiting.requests.push(requested.from.host(), requested);
+                let (name, host) = (&requested.name, requested.from.host());
+                // An invited client is admitted on the thread that accepts.
+                let at_once = requested.joining.is_none()
+                    && waiting.requests.len() == 0
+                    && waiting.has_room(self.beginning.load(Relaxed))
+                    && waiting.of(&host) < MAX_WAITING_OF_HOST
+                    && lock(&self.acceptors).wants(name, |_| true);
+                if at_once && let Some(ipcp) = requested.ipcp.upgrade() {
+                    drop(waiting);
+                    ipcp.answer(requested);
+                    return;
+                }
+                waiting.requests.push(host, requested);
             }
             Notice::Withdrawn(ipcp, request) => {
                 let is_it =
@@ -90,6 +159,19 @@ impl AcceptQueue {
                 let room = all < 2 * MAX_WAITING
                     && waiting.established.of(&host) < 2 * MAX_WAITING_OF_HOST;
                 if room {
+                    let name = &flow.info.name;
+                    let acceptors = lock(&self.acceptors);
+                    let of_ready = acceptors.wants(name, |it| it.of_ready)
+                        && !acceptors.wants(name, |it| !it.of_ready);
+                    drop(acceptors);
+                    if of_ready && waiting.established.len() == 0 {
+                        drop(waiting);
+                        match Flow::new(*flow) {
+                            Ok(flow) => self.wait_for(flow),
+                            Err(error) => tracing::debug!(%error, "a flow did not begin"),
+                        }
+                        return;
+                    }
                     waiting.established.push(host, *flow);
                 } else {
                     drop(waiting);
@@ -160,11 +242,11 @@ impl AcceptQueue {
         loop {
             let requested = {
                 let mut waiting = lock(&self.waiting);
-                let Waiting { requests, established, ready } = &mut *waiting;
                 let beginning = self.beginning.load(Relaxed);
-                if established.len() + ready.len() + beginning >= MAX_WAITING {
+                if !waiting.has_room(beginning) {
                     return;
                 }
+                let Waiting { requests, established, ready } = &mut *waiting;
                 requests.take(|requested| {
                     let host = requested.from.host();
                     let of_host = established.of(&host) + ready.of(&host);
@@ -201,28 +283,33 @@ impl AcceptQueue {
         lock(&self.waiting).ready.take(|flow| wanted(&flow.info().name))
     }
 
-    /// Has the keys agreed that come before data; the flow waits here then.
+    /// Has the keys agreed that come before data, if any do; the flow waits here then.
     pub(super) fn wait_for(self: &Arc<Self>, flow: Flow) {
+        if flow.is_ready().unwrap_or(false) {
+            return self.put_ready(flow);
+        }
         self.beginning.fetch_add(1, Relaxed);
         let queue = self.clone();
         driver::spawn(async move {
-            let result = within(READY_TIMEOUT, flow.ready()).await;
+            let result = within(READY_TIMEOUT, flow.ready_in_background()).await;
             queue.beginning.fetch_sub(1, Relaxed);
             match result {
-                Some(Ok(())) => {
-                    let host = flow.info().peer.host();
-                    lock(&queue.waiting).ready.push(host, flow);
-                    queue.changed.notify(usize::MAX);
-                }
+                Some(Ok(())) => queue.put_ready(flow),
                 Some(Err(error)) => tracing::debug!(%error, "a flow did not begin"),
                 None => tracing::debug!(error = %FlowError::Down, "a flow did not begin"),
             }
         })
         .detach();
     }
+
+    fn put_ready(&self, flow: Flow) {
+        let host = flow.info().peer.host();
+        lock(&self.waiting).ready.push(host, flow);
+        self.changed.notify(usize::MAX);
+    }
 }
 
-/// What `work` gives; `None` if that takes longer than `timeout`.
+/// Returns the output of `work`; `None` if it takes longer than `timeout`.
 async fn within<T>(timeout: Duration, work: impl Future<Output = T>) -> Option<T> {
     future::or(async { Some(work.await) }, async {
         driver::sleep_until(Some(driver::monotonic() + timeout)).await;
@@ -249,7 +336,7 @@ impl<T> Fair<T> {
         self.len
     }
 
-    /// How many there are of `host`.
+    /// Returns how many there are of `host`.
     fn of(&self, host: &PeerAddress) -> usize {
         self.hosts.iter().find(|(known, _)| known == host).map_or(0, |(_, items)| items.len())
     }

@@ -7,7 +7,7 @@ use futures_lite::future;
 
 use crate::{
     driver,
-    flow::{Flow, FlowCloser, FlowInfo, FlowWatcher},
+    flow::{Flow, FlowCloser},
     proto::negotiation::ServerSecurity,
     sync::lock,
     wire::Name,
@@ -15,42 +15,36 @@ use crate::{
 
 /// Flows that were accepted and have not ended.
 #[derive(Default)]
-pub(super) struct AcceptedFlows(Mutex<Vec<Accepted>>);
-
-struct Accepted {
-    info: FlowInfo,
-    closer: FlowCloser,
-    watcher: FlowWatcher,
-}
+pub(super) struct AcceptedFlows(Mutex<Vec<FlowCloser>>);
 
 impl AcceptedFlows {
     pub(super) fn add(&self, flow: &Flow) {
         let mut flows = lock(&self.0);
         // Now and then, so that it costs no more than the flows themselves.
         if flows.len() == flows.capacity() {
-            flows.retain(|flow| flow.closer.is_alive());
+            flows.retain(FlowCloser::is_alive);
         }
-        let (info, closer, watcher) = (flow.info().clone(), flow.closer(), flow.watcher());
-        flows.push(Accepted { info, closer, watcher });
+        flows.push(flow.closer());
     }
 
     /// Ends the flows to `name` that do not meet `policy`.
     pub(super) fn end_unless(&self, name: &Name, policy: &ServerSecurity) {
-        lock(&self.0).retain(|Accepted { info, closer, .. }| {
+        lock(&self.0).retain(|flow| {
+            let Some((_, info)) = flow.watch() else { return false };
             let stays = info.name != *name || info.meets(policy);
-            if !stays && closer.is_alive() {
+            if !stays {
                 tracing::warn!(%name, peer = %info.peer, "a flow does not meet the name's policy: closed");
-                closer.close();
+                flow.close();
             }
-            stays && closer.is_alive()
+            stays
         });
     }
 
     /// Waits until all have ended, for `patience` at most, and closes the others;
     /// how many those were.
     pub(super) async fn end(&self, patience: Duration) -> usize {
-        let handles = |flow: &Accepted| (flow.closer.clone(), flow.watcher.clone());
-        let flows: Vec<_> = lock(&self.0).iter().map(handles).collect();
+        let handles = |flow: &FlowCloser| flow.watch().map(|(watcher, _)| (flow.clone(), watcher));
+        let flows: Vec<_> = lock(&self.0).iter().filter_map(handles).collect();
         let all_ended = async {
             for (_, watcher) in &flows {
                 watcher.ended().await;

@@ -62,6 +62,8 @@ impl Irm {
     async fn accept_begun(&self, name: Option<Name>) -> Result<Flow, AllocateError> {
         let accepting = &self.0.accepting;
         let wanted = |known: &Name| name.as_ref().is_none_or(|name| name == known);
+        let names = name.as_ref().map(slice::from_ref);
+        let _accepting = self.0.daemon.is_none().then(|| accepting.accepting(names, true));
         loop {
             let changed = accepting.changed();
             if let Some(flow) = accepting.take_ready(wanted) {
@@ -73,9 +75,7 @@ impl Irm {
             let next = async {
                 match &self.0.daemon {
                     Some(daemon) => Ok(Some(daemon.accept(name.as_ref().map(Name::as_str)).await?)),
-                    None => {
-                        self.accept_embedded(name.as_ref().map(slice::from_ref)).await.map(Some)
-                    }
+                    None => self.accept_embedded(names).await.map(Some),
                 }
             };
             let changed = async {
@@ -110,7 +110,10 @@ impl Irm {
     ///
     /// The daemon cannot be asked.
     pub async fn accept_raw(&self, names: &[Name]) -> Result<RawFlow, AllocateError> {
-        let Some(daemon) = &self.0.daemon else { return self.accept_embedded(Some(names)).await };
+        let Some(daemon) = &self.0.daemon else {
+            let _accepting = self.0.accepting.accepting(Some(names), false);
+            return self.accept_embedded(Some(names)).await;
+        };
         let mut accepting: Vec<_> =
             names.iter().map(|name| Box::pin(daemon.accept(Some(name.as_str())))).collect();
         // What another one has taken by then is kept for the next call.

@@ -1,10 +1,10 @@
-//! What a resource manager says of its layers and IPCPs.
+//! Descriptions of a resource manager's layers and IPCPs.
 
 use std::fmt;
 
 use crate::{error::NotEmbedded, layer::Layer, wire::Name};
 
-/// What became of an IPCP that was to be destroyed.
+/// The result of destroying an IPCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Destruction {

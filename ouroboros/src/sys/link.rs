@@ -11,7 +11,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::option;
 
-/// What the kernel says about a network interface.
+/// A network interface as the kernel describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Link {
     pub(crate) index: i32,
@@ -139,7 +139,7 @@ pub(crate) fn set_largest_run(index: i32, segments: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// What has become of an interface.
+/// A change of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LinkChange {
     /// It is up, whatever else has changed.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::{
-    fs::fstat,
+    fs::{Stat, fstat, stat},
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 
@@ -26,13 +26,13 @@ const OWN: &str = "/proc/thread-self/ns/net";
 pub(crate) struct NetworkNamespace(Option<File>);
 
 impl NetworkNamespace {
-    /// That of the calling thread.
+    /// Returns the network namespace of the calling thread.
     pub(crate) fn current() -> Self {
         // Where /proc is hidden there is nothing to compare, and nothing to enter.
         Self(File::open(OWN).ok())
     }
 
-    /// That of the descriptor.
+    /// Returns the network namespace that the descriptor refers to.
     pub(crate) fn of(namespace: OwnedFd) -> Self {
         Self(Some(File::from(namespace)))
     }
@@ -75,7 +75,7 @@ impl NetworkNamespace {
 }
 
 fn is_current(namespace: &File) -> bool {
-    let identity = |file: &File| fstat(file).ok().map(|status| (status.st_dev, status.st_ino));
+    let identity = |status: Stat| (status.st_dev, status.st_ino);
     // Where /proc is hidden there is nothing to compare.
-    File::open(OWN).map_or(true, |own| identity(&own) == identity(namespace))
+    stat(OWN).map_or(true, |own| fstat(namespace).is_ok_and(|it| identity(it) == identity(own)))
 }

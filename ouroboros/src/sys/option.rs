@@ -47,9 +47,8 @@ pub(crate) fn network_namespace(socket: impl AsFd) -> Option<u64> {
     (result == 0).then_some(cookie)
 }
 
-/// How many packets the socket has dropped since it was made because its buffer for
-/// receiving was full, as a number that begins anew at 2^32. `None`: the kernel does not
-/// tell.
+/// Returns how many packets the socket has dropped since it was made because its buffer for
+/// receiving was full, as a number that begins anew at 2^32. `None`: the kernel does not tell.
 pub(crate) fn drops(socket: impl AsFd) -> Option<u32> {
     /// `SK_MEMINFO_DROPS`, the last of the values.
     const DROPS: usize = 8;

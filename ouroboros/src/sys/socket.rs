@@ -41,8 +41,8 @@ pub(crate) fn wait(fds: &mut [PollFd<'_>], timeout: Option<&Timespec>) -> io::Re
     }
 }
 
-/// How large the socket's buffers are, in bytes as the kernel counts them: with
-/// its own overhead, twice what was asked for.
+/// Returns how large the socket's buffers are, in bytes as the kernel counts them: with its own
+/// overhead, twice what was asked for.
 pub(crate) fn buffers(socket: impl AsFd) -> io::Result<(usize, usize)> {
     let fd = socket.as_fd();
     Ok((sockopt::socket_send_buffer_size(fd)?, sockopt::socket_recv_buffer_size(fd)?))
@@ -62,11 +62,26 @@ pub(crate) fn spare_stamps(socket: impl AsFd) {
     }
 }
 
-/// How long the packet received last had waited in the socket.
+/// Returns how long the packet received last had waited in the socket.
 pub(crate) fn waited(socket: impl AsFd) -> Option<Duration> {
     let arrival = option::last_arrival(socket)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
     now.checked_sub(arrival)
+}
+
+/// Has received packets tell their mark of congestion.
+pub(crate) fn tell_ecn(socket: impl AsFd, v6: bool) {
+    let (level, name) = match v6 {
+        true => (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
+        false => (libc::IPPROTO_IP, libc::IP_RECVTOS),
+    };
+    // Without it none is marked.
+    let _ = option::set(socket, level, name, 1);
+}
+
+/// Has equal datagrams delivered as one (UDP GRO); returns `true` if the kernel does that.
+pub(crate) fn coalesce_received(socket: impl AsFd) -> bool {
+    option::set(socket, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok()
 }
 
 /// Has datagrams delivered one by one (no UDP GRO).
@@ -84,6 +99,15 @@ pub(crate) fn forbid_fragments(socket: impl AsFd, v6: bool) -> io::Result<()> {
         sockopt::set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DO)?;
     }
     Ok(())
+}
+
+/// Sets the traffic class of what is sent without one of its own.
+pub(crate) fn set_traffic_class(socket: impl AsFd, v6: bool, class: u8) -> io::Result<()> {
+    if v6 {
+        option::set(socket, libc::IPPROTO_IPV6, libc::IPV6_TCLASS, class.into())
+    } else {
+        option::set(socket, libc::IPPROTO_IP, libc::IP_TOS, class.into())
+    }
 }
 
 /// Does `work` while the kernel may cut what is too large in fragments.

@@ -1,6 +1,6 @@
-//! What the `tun` crate leaves out: a device with a vnet header, several
-//! queues and offloads, what it is called and where it is now, IPv6 addresses, the
-//! length of its queue. `tun::device` drives it.
+//! TUN devices as far as the `tun` crate leaves them out: a device with a vnet header, several
+//! queues and offloads, its present name and namespace, IPv6 addresses, the length of its
+//! queue. `tun::device` drives it.
 
 use std::{
     io,
@@ -83,7 +83,7 @@ fn name_in(request: &libc::ifreq) -> String {
     name.map(|byte| char::from(byte.cast_unsigned())).collect()
 }
 
-/// What the device of a queue is called now; `EBADFD` if it was deleted.
+/// Returns the present name of a queue's device; `EBADFD` if it was deleted.
 pub(crate) fn name(queue: impl AsFd) -> io::Result<String> {
     // SAFETY: ifreq is plain integers and arrays; zero is a valid value of each.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

@@ -1,15 +1,14 @@
-//! What an error of a flow's socket means: the network's state costs a frame,
-//! a mistake of this program ends the flow. No I/O; the data paths ask it.
+//! The meaning of errors of a flow's socket: the network's state costs a frame, a mistake of
+//! this program ends the flow. No I/O; the data paths ask it.
 
 use std::io;
 
 use rustix::io::Errno;
 
-/// What sendmsg(2) and recvmsg(2) report of the network on UDP and packet
-/// sockets, each with what makes the kernel say so. `EAGAIN`, `EINTR` and
-/// `EMSGSIZE` are handled where they arise. Everything else (`EBADF`, `EFAULT`,
-/// `ENOTSOCK`, `EDESTADDRREQ`, `EISCONN`, `EOPNOTSUPP`, `EPIPE`, ...) is a mistake
-/// of this program's and ends the flow.
+/// The errors that sendmsg(2) and recvmsg(2) report of the network on UDP and packet sockets,
+/// each with what makes the kernel say so. `EAGAIN`, `EINTR` and `EMSGSIZE` are handled where
+/// they arise. Everything else (`EBADF`, `EFAULT`, `ENOTSOCK`, `EDESTADDRREQ`, `EISCONN`,
+/// `EOPNOTSUPP`, `EPIPE`, ...) is a mistake of this program's and ends the flow.
 const OF_THE_NETWORK: [(Errno, &str); 18] = [
     (Errno::ACCESS, "a route of type prohibit, or ICMP: administratively prohibited"),
     (Errno::ADDRNOTAVAIL, "this end's address is lost, or no source address fits"),

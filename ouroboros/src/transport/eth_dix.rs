@@ -13,7 +13,7 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
+        Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicI32, Ordering},
     },
     time::Duration,
@@ -34,6 +34,7 @@ use super::{
 };
 use crate::{
     driver,
+    sync::lock,
     sys::{link::Link, namespace::NetworkNamespace},
     wire::{Dialect, DirectoryHash, Eid, MacAddress, Name, PeerAddress},
 };
@@ -159,6 +160,10 @@ impl Transport for Attachment {
         None
     }
 
+    fn resolves_at_once(&self) -> bool {
+        true
+    }
+
     fn oversized(&self) -> u64 {
         self.management.oversized.count()
     }
@@ -215,7 +220,7 @@ impl Management for EthManagement {
     }
 
     fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, PeerAddress)> {
-        let mut frame = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut frame = lock(&self.buffer);
         for _ in 0..LOOKED_AT {
             let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
             let (_, length) = match rustix::net::recv(&self.socket, frame.as_mut_slice(), flags) {

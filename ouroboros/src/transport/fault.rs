@@ -82,7 +82,7 @@ impl<T: Copy> Dice<T> {
         Mutex::new(Self { faults, random: Random(seed), held: None })
     }
 
-    /// What leaves in place of `frame`.
+    /// Calls `leaves` with what leaves in place of `frame`.
     fn roll(&mut self, to: T, mut frame: Vec<u8>, mut leaves: impl FnMut(T, Vec<u8>)) {
         let held = self.held.take();
         if !self.random.happens(self.faults.lost) {
@@ -144,6 +144,10 @@ impl Transport for FaultyTransport {
 
     fn resolve(&self, name: &Name) -> Option<io::Result<Vec<PeerAddress>>> {
         self.inner.resolve(name)
+    }
+
+    fn resolves_at_once(&self) -> bool {
+        self.inner.resolves_at_once()
     }
 
     fn resolve_server(&self, server: &ServerHost) -> Option<io::Result<Vec<PeerAddress>>> {
@@ -284,7 +288,7 @@ mod tests {
     use super::*;
     use crate::transport::memory::Network;
 
-    /// What arrives of frames 0 to 199 of 9 bytes, each filled with its number.
+    /// Returns those of frames 0 to 199 that arrive, of 9 bytes, each filled with its number.
     fn arriving(faults: Faults, seed: u64) -> Vec<Vec<u8>> {
         let network = Network::new();
         let receiver = network.station().open().unwrap();

@@ -181,6 +181,10 @@ impl Transport for Attachment {
         }
     }
 
+    fn resolves_at_once(&self) -> bool {
+        true
+    }
+
     fn open_requester(&self, local: Eid, _peer: Option<PeerAddress>) -> io::Result<Arc<dyn Path>> {
         self.path(local, None)
     }

@@ -1,4 +1,4 @@
-//! What carries frames between IPCPs, in batches.
+//! Transports: they carry frames between IPCPs, in batches.
 //!
 //! A [`Transport`] belongs to one IPCP. It gives one [`Management`] socket for
 //! endpoint 0 and a [`Path`] for each flow: the flow's own data socket, so that
@@ -42,7 +42,7 @@ use crate::wire::{Dialect, DirectoryHash, Eid, Name, PeerAddress, management::LA
 /// (WIRE.md, "UDP").
 pub const LARGEST_MANAGEMENT: usize = LARGEST_MESSAGE;
 
-/// What a layer is bootstrapped over: a description that can be opened.
+/// The transport that a layer is bootstrapped over: a description that can be opened.
 pub trait IntoTransport: Send + 'static {
     /// Opens the sockets. Does not block for longer than system calls take.
     fn open(self) -> Result<Arc<dyn Transport>, OpenError>;
@@ -98,12 +98,18 @@ pub trait Transport: Send + Sync + 'static {
     /// The socket for endpoint 0; `None` if this IPCP only connects.
     fn management(&self) -> Option<Arc<dyn Management>>;
 
-    /// Where the machines that may serve `name` are, by the transport's own
-    /// directory (UDP: the system resolver, in its order). **Blocks.** A
-    /// transport that finds names by query frames returns `None`.
+    /// Returns where the machines that may serve `name` are, by the transport's own directory
+    /// (UDP: the system resolver, in its order). **Blocks.** A transport that finds names by
+    /// query frames returns `None`.
     fn resolve(&self, name: &Name) -> Option<io::Result<Vec<PeerAddress>>>;
 
-    /// Where `server` is, as [`resolve`](Self::resolve) says for a name. **Blocks.** A
+    /// Returns `true` if [`resolve`](Self::resolve) answers without waiting for anything, so
+    /// that it need not be asked on a thread of its own.
+    fn resolves_at_once(&self) -> bool {
+        false
+    }
+
+    /// Returns where `server` is, as [`resolve`](Self::resolve) says for a name. **Blocks.** A
     /// transport whose peers have no host names returns `None`.
     fn resolve_server(&self, server: &ServerHost) -> Option<io::Result<Vec<PeerAddress>>> {
         let _ = server;
@@ -126,7 +132,7 @@ pub trait Transport: Send + Sync + 'static {
         peer: PeerAddress,
     ) -> io::Result<Arc<dyn Path>>;
 
-    /// How many management messages came that were too large to be one, and were
+    /// Returns how many management messages came that were too large to be one, and were
     /// dropped.
     fn oversized(&self) -> u64;
 
@@ -166,7 +172,7 @@ pub trait Management: Send + Sync {
     /// the buffer is dropped and counted ([`Transport::oversized`]), not cut.
     fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, PeerAddress)>;
 
-    /// What to poll for reading.
+    /// Returns the descriptor to poll for reading.
     fn readiness(&self) -> BorrowedFd<'_>;
 }
 
@@ -194,13 +200,12 @@ pub trait Path: Send + Sync {
     /// the path's own address; `None` where management has a socket of its own.
     fn send_management(&self, message: &[u8]) -> Option<io::Result<()>>;
 
-    /// What this path does about peers and networks that move; `None` where
-    /// neither does.
+    /// Returns how this path follows peers and networks that move; `None` where neither does.
     fn mobility(&self) -> Option<&dyn Mobility> {
         None
     }
 
-    /// What to poll for reading and writing: the same, open descriptor for as long
+    /// Returns the descriptor to poll for reading and writing: the same, open one for as long
     /// as the path lives.
     fn readiness(&self) -> BorrowedFd<'_>;
 
@@ -218,31 +223,29 @@ pub trait Path: Send + Sync {
         let _ = offload;
     }
 
-    /// What the kernel does in super-packets now.
+    /// Returns the offloads in use now.
     fn offload(&self) -> PathOffload {
         PathOffload::NONE
     }
 
-    /// How large the socket's buffers for sending and receiving are, in bytes as
-    /// the kernel counts them; nothing where there is no socket.
+    /// Returns how large the socket's buffers for sending and receiving are, in bytes as the
+    /// kernel counts them; nothing where there is no socket.
     fn buffers(&self) -> (usize, usize) {
         (0, 0)
     }
 
-    /// How many frames the socket has dropped because nobody read it in time; 0 where
+    /// Returns how many frames the socket has dropped because nobody read it in time; 0 where
     /// there is no socket of the path's own.
     fn dropped(&self) -> u64 {
         0
     }
 
-    /// How long the frame received last had waited for that, where that can be
-    /// told.
+    /// Returns how long the frame received last had waited for that, where that can be told.
     fn waited(&self) -> Option<Duration> {
         None
     }
 
-    /// Whether there may be routers on the way that carry less than this end
-    /// knows.
+    /// Returns `true` if there may be routers on the way that carry less than this end knows.
     fn is_routed(&self) -> bool {
         false
     }
@@ -258,7 +261,7 @@ pub trait Path: Send + Sync {
     }
 }
 
-/// What a path does whose peer, or whose own end, may get another address.
+/// A path whose peer, or whose own end, may get another address.
 pub trait Mobility {
     /// Sends one frame to another address than the peer's, which is to prove
     /// that it is the peer's now. The frame may be lost.
@@ -279,8 +282,8 @@ pub trait Mobility {
     /// this end's address is lost, and goes on from another one then.
     fn revalidate_local_address(&self);
 
-    /// Whether this host has no network: the frame that was sent last did not
-    /// leave it. That the peer is silent says nothing of the peer then.
+    /// Returns `true` if this host has no network: the frame that was sent last did not leave it.
+    /// That the peer is silent says nothing of the peer then.
     fn is_cut_off(&self) -> bool;
 }
 
@@ -291,7 +294,7 @@ pub type OffPathHandler = Arc<TakeFrame>;
 /// Takes a frame and where it came from.
 pub type TakeFrame = dyn Fn(PeerAddress, &mut [u8]) + Send + Sync;
 
-/// What the kernel does for a path in super-packets.
+/// The offloads in use for a path: what the kernel does in super-packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PathOffload {
     /// It cuts what is sent into frames (UDP GSO).

@@ -5,7 +5,7 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
 };
 
 use pcap::{Active, Capture, Direction, Error};
@@ -20,6 +20,7 @@ use super::{
     oversized::Oversized,
 };
 use crate::{
+    sync::lock,
     sys::{link::Link, namespace::NetworkNamespace},
     wire::{Dialect, DirectoryHash, Eid, MacAddress, Name, PeerAddress},
 };
@@ -149,6 +150,10 @@ impl Transport for Attachment {
         None
     }
 
+    fn resolves_at_once(&self) -> bool {
+        true
+    }
+
     fn oversized(&self) -> u64 {
         self.management.oversized.count()
     }
@@ -180,7 +185,7 @@ struct Port {
 
 impl Port {
     fn capture(&self) -> MutexGuard<'_, Capture<Active>> {
-        self.capture.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.capture)
     }
 
     fn send_frame(&self, to: MacAddress, eid: Eid, payload: &[u8]) -> io::Result<()> {

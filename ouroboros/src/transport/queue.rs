@@ -6,12 +6,13 @@ use std::{
     collections::VecDeque,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
 };
 
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::ReceiveBatch;
+use crate::sync::lock;
 
 /// Items in order, at most `limit` of them; the descriptor is readable exactly
 /// while there are any.
@@ -29,7 +30,7 @@ impl<T> Queue<T> {
     }
 
     fn items(&self) -> MutexGuard<'_, VecDeque<T>> {
-        self.items.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.items)
     }
 
     /// Adds `item`; `false` if the queue is full and the item is lost, as a

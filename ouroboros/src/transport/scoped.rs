@@ -12,6 +12,15 @@ use serde::{Deserialize, Serialize};
 
 /// An IP address, with the zone that a link-local one needs: `10.0.0.1`, `fd66::1`,
 /// `fe80::1%eth0`, `fe80::1%2`.
+///
+/// ```
+/// use ouroboros::transport::ScopedAddress;
+///
+/// let address: ScopedAddress = "fe80::1%eth0".parse()?;
+/// assert!(address.address().is_ipv6());
+/// assert!("10.0.0.1/24".parse::<ScopedAddress>().is_err());
+/// # Ok::<(), ouroboros::transport::InvalidScopedAddress>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ScopedAddress {
@@ -37,7 +46,7 @@ pub enum InvalidScopedAddress {
 }
 
 impl InvalidScopedAddress {
-    /// What is wrong, in words.
+    /// Returns what is wrong, in words.
     pub const fn reason(self) -> &'static str {
         match self {
             Self::Address => "not an IP address",
@@ -86,7 +95,7 @@ impl FromStr for ScopedAddress {
     }
 }
 
-/// What the kernel takes for an interface's name (an index is none longer).
+/// Returns `true` if the kernel takes `zone` for an interface's name (an index is none longer).
 fn is_zone(zone: &str) -> bool {
     let taken = |byte: u8| byte.is_ascii_graphic() && !b"/%:".contains(&byte);
     (1..=15).contains(&zone.len()) && zone.bytes().all(taken)
@@ -148,7 +157,7 @@ pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     with_scope(address.ip().to_canonical(), address.port(), scope(address))
 }
 
-/// What a socket of both families calls `address`.
+/// Returns the address that a socket of both families has for `address`.
 pub(super) fn mapped(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V4(v4) => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),

@@ -33,7 +33,7 @@ pub enum InvalidServerHost {
     /// host's name or address has.
     #[error("not a host's name or address, such as vpn.example.org or [2001:db8::1]:4000")]
     Host,
-    /// What follows the colon is none.
+    /// The text behind the colon is not a port.
     #[error("the port behind the colon is not a number from 1 to 65535")]
     Port,
 }

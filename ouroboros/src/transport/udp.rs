@@ -4,37 +4,40 @@
 //! Not here: any meaning of a frame beyond its endpoint id, and anybody's
 //! authentication. The IPCP drives it. `path` and `shared` have the data paths.
 
+mod mark;
+mod mobility;
 mod path;
 mod resolver;
 mod shared;
+mod socket;
 
 use std::{
     collections::{HashMap, HashSet},
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, Mutex, Weak},
 };
 
 use path::ConnectedPath;
 use resolver::{Resolver, in_zone_of};
-use rustix::{
-    io::Errno,
-    net::{RecvFlags, SendFlags},
-};
+use rustix::net::{RecvFlags, SendFlags};
 use shared::SharedPath;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket::{
+    beside, bind, connected, is_of_both_families, listen, local_address, requesting, unusable,
+};
+use socket2::Socket;
 
 use super::{
     Destination, IntoTransport, LARGEST_MANAGEMENT, Management, OffPathHandler, OpenError, Path,
     ServerHost, Stray, TakeFrame, Transport,
     oversized::Oversized,
     queue::Queue,
-    scoped::{canonical, is_link_local, lacks_zone, mapped, scope, with_scope},
+    scoped::{canonical, is_link_local, lacks_zone, mapped, with_scope},
 };
 use crate::{
     sync::lock,
-    sys::{link, namespace::NetworkNamespace, socket},
+    sys::{link, namespace::NetworkNamespace},
     wire::{Dialect, DirectoryHash, Eid, Name, PeerAddress},
 };
 
@@ -206,134 +209,6 @@ impl IntoTransport for Udp {
     }
 }
 
-fn unusable(error: io::Error, address: SocketAddr) -> OpenError {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => OpenError::AddressInUse(address),
-        io::ErrorKind::AddrNotAvailable => OpenError::AddressNotAvailable(address.ip()),
-        _ if error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => {
-            OpenError::NoSuchInterface(scope(address).to_string())
-        }
-        _ => OpenError::Io(error),
-    }
-}
-
-fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
-    socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
-}
-
-/// Which addresses a socket sends to and hears from.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Families {
-    /// Those of its own address's family.
-    One,
-    /// Of an IPv6 socket: IPv4 as well.
-    Both,
-}
-
-/// A socket at `address`, for one family; mark 0 is none.
-fn bind(address: SocketAddr, reuse: bool, mark: u32) -> io::Result<Socket> {
-    bind_for(Families::One, address, reuse, mark)
-}
-
-fn bind_for(families: Families, address: SocketAddr, reuse: bool, mark: u32) -> io::Result<Socket> {
-    let domain = Domain::for_address(address);
-    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_nonblocking(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(families == Families::One)?;
-    }
-    if reuse {
-        socket.set_reuse_port(true)?;
-    }
-    if mark != 0 {
-        socket.set_mark(mark)?;
-    }
-    socket.bind(&SockAddr::from(address))?;
-    socket::forbid_fragments(&socket, address.is_ipv6())?;
-    if families == Families::Both {
-        socket::forbid_fragments(&socket, false)?;
-    }
-    socket::enlarge_buffers(&socket);
-    Ok(socket)
-}
-
-/// The listening socket, at `::` for both families if nobody listens there for IPv4.
-/// Responder paths join its port later; a second listener must not, so it is bound
-/// alone where that is possible.
-fn listen(address: SocketAddr, mark: u32) -> Result<Socket, OpenError> {
-    let in_use = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
-    let listeners = socket::udp_listeners(address.port());
-    let families = match address.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED) {
-        true if listeners.iter().flatten().any(IpAddr::is_ipv4) => {
-            tracing::warn!(
-                "{address} serves IPv6 only: another layer or program has this port for IPv4"
-            );
-            Families::One
-        }
-        true => Families::Both,
-        false => Families::One,
-    };
-    let bound = bind_for(families, address, false, mark).or_else(|error| {
-        // Flows outlive the daemon that opened them, and hold the port with
-        // sockets that are connected to their peers.
-        let is_listening = |listener: &IpAddr| socket::is_in_the_way(*listener, address.ip());
-        if in_use(&error) && listeners.is_some_and(|all| !all.iter().any(is_listening)) {
-            return bind_for(families, address, true, mark);
-        }
-        Err(error)
-    });
-    let listener = bound.map_err(|error| unusable(error, address))?;
-    listener.set_reuse_port(true)?;
-    Ok(listener)
-}
-
-/// Returns `true` if the socket takes and sends IPv4 under IPv6 addresses.
-fn is_of_both_families(socket: &Socket, own: SocketAddr) -> bool {
-    own.is_ipv6() && socket.only_v6().is_ok_and(|only| !only)
-}
-
-/// Any address and any port.
-fn anywhere(v6: bool) -> SocketAddr {
-    let address =
-        if v6 { IpAddr::from(Ipv6Addr::UNSPECIFIED) } else { Ipv4Addr::UNSPECIFIED.into() };
-    SocketAddr::new(address, 0)
-}
-
-/// A socket to ask `peer` for a flow from: at `own`, as long as that is an
-/// address of this machine. It is bound there only if the kernel would choose
-/// another one, so that it can leave an address that is lost.
-fn requesting(own: SocketAddr, peer: SocketAddr, mark: u32) -> io::Result<Socket> {
-    let chosen = bind(anywhere(peer.is_ipv6()), false, mark)?;
-    let way = chosen.connect(&SockAddr::from(peer));
-    if own.ip().is_unspecified() || (way.is_ok() && local_address(&chosen)?.ip() == own.ip()) {
-        return way.map(|()| chosen);
-    }
-    // A rule of routing may know a way from there only.
-    match bind(with_scope(own.ip(), 0, scope(own)), false, mark) {
-        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
-            way.map(|()| chosen).map_err(|error| no_way(own, peer, &error))
-        }
-        bound => bound,
-    }
-}
-
-/// Why `peer` cannot be asked: the layer's address is gone, and no other leads there.
-fn no_way(own: SocketAddr, peer: SocketAddr, error: &io::Error) -> io::Error {
-    let (own, peer) = (own.ip(), peer.ip());
-    let text =
-        format!("{own} is no address of this machine any more, and none leads to {peer}: {error}");
-    io::Error::new(error.kind(), text)
-}
-
-/// Where a socket for one `peer` of a layer at `own` is bound: for the peer's family,
-/// where the layer serves both.
-fn beside(own: SocketAddr, peer: SocketAddr) -> SocketAddr {
-    match own.is_ipv6() == peer.is_ipv6() {
-        true => own,
-        false => SocketAddr::new(anywhere(peer.is_ipv6()).ip(), own.port()),
-    }
-}
-
 fn udp_address(peer: PeerAddress) -> io::Result<SocketAddr> {
     match peer {
         PeerAddress::Udp(address) => Ok(canonical(address)),
@@ -348,7 +223,8 @@ pub(super) fn from_handed(
     remote: Eid,
     peer: PeerAddress,
 ) -> io::Result<Arc<dyn Path>> {
-    let path = ConnectedPath::requester(socket, local, udp_address(peer)?)?;
+    let peer_address = udp_address(peer)?;
+    let path = ConnectedPath::requester(connected(socket, peer_address)?, local, peer_address)?;
     path.connect(remote, peer)?;
     Ok(Arc::new(path))
 }
@@ -371,13 +247,13 @@ type OffPathHandlers = Mutex<HashMap<Eid, Weak<TakeFrame>>>;
 /// Peers that some responder path's socket is connected to.
 type Connected = Mutex<HashSet<SocketAddr>>;
 
-/// What the paths of one IPCP share.
+/// The state that the paths of one IPCP share.
 struct Shared {
     listener: Option<Arc<Socket>>,
     own: SocketAddr,
     /// Whether the listener serves IPv4 as well as IPv6.
     both_families: bool,
-    /// That of what the sockets send; 0: none.
+    /// The mark of what the sockets send; 0: none.
     mark: u32,
     /// Where the paths' sockets are.
     namespace: Arc<NetworkNamespace>,
@@ -391,7 +267,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// What the listening socket calls a peer.
+    /// Returns the address that the listening socket has for a peer.
     fn at_listener(&self, peer: SocketAddr) -> SocketAddr {
         if self.both_families { mapped(peer) } else { peer }
     }
@@ -446,6 +322,10 @@ impl Transport for Attachment {
         let Shared { own, namespace, .. } = &*self.shared;
         let found = self.resolver.resolve(name, self.remote_port, *own, namespace);
         Some(found.map(|found| found.into_iter().map(PeerAddress::Udp).collect()))
+    }
+
+    fn resolves_at_once(&self) -> bool {
+        matches!(self.resolver, Resolver::Server(_))
     }
 
     fn resolve_server(&self, server: &ServerHost) -> Option<io::Result<Vec<PeerAddress>>> {

@@ -3,11 +3,10 @@
 //! the file as it is. Not here: who may have a flow (`list` reads that of the same file).
 
 use std::{
-    fmt, io,
+    fmt,
     ops::Range,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::Mutex,
 };
 
 use der::DateTime;
@@ -19,7 +18,6 @@ use super::{
 use crate::{
     crypto::identity::Fingerprint,
     proto::{hub::IpNet, negotiation::Invited},
-    sync::lock,
 };
 
 /// Longest file in bytes: some twenty thousand clients.
@@ -28,16 +26,14 @@ pub(super) const LARGEST: u64 = 1 << 20;
 const INVITATIONS: usize = 1024;
 /// Longest name of a client in bytes.
 const LONGEST_NAME: usize = 63;
-/// How often an edit begins anew because the file has changed meanwhile.
-const ATTEMPTS: usize = 8;
-/// What a file that was made here begins with.
+/// The first line of a file that was made here.
 const HEADING: &str = "# A line for each client: its key, a name, its addresses and networks.\n";
-/// What a line of an invitation begins with.
+/// The first word of a line that is an invitation.
 const INVITED: &str = "invited";
 const UNTIL: &str = "until=";
 
-/// What a server calls a client: 1 to 63 letters, digits, `.`, `_` and `-`, the first of
-/// them a letter or a digit.
+/// The name that a server has for a client: 1 to 63 letters, digits, `.`, `_` and `-`, the
+/// first of them a letter or a digit.
 ///
 /// ```
 /// use ouroboros::trust::ClientName;
@@ -85,7 +81,7 @@ pub struct ClientEntry {
     pub line: usize,
     /// Its key; that of the invitation if it is invited.
     pub key: Fingerprint,
-    /// What stands behind the key: what people call it.
+    /// The name behind the key, for people.
     pub name: Option<String>,
     /// The addresses and networks that stand behind its name.
     pub prefixes: Vec<IpNet>,
@@ -104,7 +100,7 @@ pub enum ClientsError {
     #[error("{0}: no client of that name or key (ovpn clients list shows all)")]
     NoClient(String),
     /// Misuse: the name is another client's.
-    #[error("{0}: there is such a client already (ovpn clients list shows all)")]
+    #[error("{0}: the client exists already (ovpn clients list shows all)")]
     NameTaken(ClientName),
     /// Misuse: as many invitations are open as there may be.
     #[error("{INVITATIONS} invitations are open: revoke some (ovpn clients revoke NAME)")]
@@ -135,7 +131,7 @@ impl ClientsFile {
         Self(path.into())
     }
 
-    /// Where it is.
+    /// Returns its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
@@ -206,7 +202,8 @@ impl ClientsFile {
     }
 
     /// Adds an invitation for `name`, which is proved with `invited`'s key, at `now`
-    /// (seconds since 1970). Invitations that are over are removed.
+    /// (seconds since 1970). Whoever joins by it has `prefixes`: its addresses, and the
+    /// networks behind it. Invitations that are over are removed.
     ///
     /// # Errors
     ///
@@ -216,6 +213,7 @@ impl ClientsFile {
         &self,
         name: &ClientName,
         invited: Invited,
+        prefixes: &[IpNet],
         now: u64,
     ) -> Result<(), ClientsError> {
         self.edit(|lines| {
@@ -228,7 +226,8 @@ impl ClientsFile {
             }
             let until = rfc3339(invited.until);
             let key = invited.key;
-            lines.append(format!("{INVITED} {key} {name} {UNTIL}{until}\n"));
+            let prefixes: String = prefixes.iter().map(|prefix| format!(" {prefix}")).collect();
+            lines.append(format!("{INVITED} {key} {name}{prefixes} {UNTIL}{until}\n"));
             Ok(())
         })
     }
@@ -268,33 +267,20 @@ impl ClientsFile {
     }
 
     fn read(&self) -> Result<zeroize::Zeroizing<Vec<u8>>, TrustError> {
-        let missing = || TrustError::Io(self.0.clone(), io::ErrorKind::NotFound.into());
+        let missing = || TrustError::Io(self.0.clone(), rustix::io::Errno::NOENT.into());
         file::read(&self.0, Guard::Public, LARGEST)?.ok_or_else(missing)
     }
 
-    /// Reads the lines, has them changed, and puts them in the place of the file, all or
-    /// nothing. Of two edits of a process at once, one sees what the other has done; an
-    /// edit by another program meanwhile is read, too.
+    /// Has the lines changed, all or nothing.
     fn edit<T>(
         &self,
         change: impl Fn(&mut Lines) -> Result<T, ClientsError>,
     ) -> Result<T, ClientsError> {
-        static EDITING: Mutex<()> = Mutex::new(());
-        let _one_at_a_time = lock(&EDITING);
-        for _ in 0..ATTEMPTS {
-            let before = file::stamp(&self.0)?;
+        file::edit(&self.0, LARGEST, || {
             let mut lines = Lines::of(&self.read()?);
             let outcome = change(&mut lines)?;
-            let text = lines.0.concat();
-            if text.len() as u64 > LARGEST {
-                return Err(TrustError::TooLong(self.0.clone(), LARGEST).into());
-            }
-            if file::replace(&self.0, &text, &before)? {
-                return Ok(outcome);
-            }
-        }
-        let busy = io::Error::new(io::ErrorKind::ResourceBusy, "another program writes to it");
-        Err(TrustError::Io(self.0.clone(), busy).into())
+            Ok((Some(lines.0.concat()), outcome))
+        })
     }
 }
 
@@ -420,7 +406,7 @@ impl ClientLine {
     }
 }
 
-/// Where the words of a line are.
+/// Returns where the words of a line are.
 fn words(line: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let mut at = 0;
     std::iter::from_fn(move || {

@@ -5,13 +5,20 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Mutex,
 };
 
 use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use zeroize::Zeroizing;
 
 use super::TrustError;
-use crate::crypto::{Entropy, SystemEntropy};
+use crate::{
+    crypto::{Entropy, SystemEntropy},
+    sync::lock,
+};
+
+/// How often an edit begins anew because the file has changed meanwhile.
+const ATTEMPTS: usize = 8;
 
 /// Others can do to a file what only its owner may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,14 +31,14 @@ pub enum Flaw {
     #[error("others can write to it: chmod go-w it when you have looked what is in it")]
     Writable,
     /// It belongs to another user than this one and root.
-    #[error("it belongs to another user: have your own")]
+    #[error("it belongs to another user")]
     Foreign,
     /// It is no regular file.
     #[error("not a regular file")]
     Special,
 }
 
-/// What others may do to a file.
+/// The access to a file that others may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Guard {
     /// Nothing.
@@ -92,15 +99,15 @@ pub(super) fn contents(
     Ok(bytes)
 }
 
-/// Whether `file`, which was opened at `path`, is as its guard demands.
+/// Returns whether `file`, which was opened at `path`, is as its guard demands.
 pub(super) fn check(file: &File, path: &Path, guard: Guard) -> Result<(), TrustError> {
     let metadata = file.metadata().map_err(|error| TrustError::Io(path.to_owned(), error))?;
     let flaw = if metadata.is_file() { flaw(&metadata, guard) } else { Some(Flaw::Special) };
     flaw.map_or(Ok(()), |flaw| Err(TrustError::Unsafe(path.to_owned(), flaw)))
 }
 
-/// Whether only this user and root can put other files in the place of the one
-/// at `path`.
+/// Returns whether only this user and root can put other files in the place of the one at
+/// `path`.
 pub(super) fn check_folder(path: &Path) -> Result<(), TrustError> {
     let folder = folder_of(path);
     let metadata = fs::metadata(&folder).map_err(|e| TrustError::Io(folder.clone(), e))?;
@@ -152,7 +159,7 @@ pub(super) fn create(path: &Path, contents: &[u8], replace: bool) -> Result<bool
         renameat_with(CWD, draft, CWD, path, flags)?;
         Ok(true)
     };
-    match with_draft(path, contents, 0o600, write) {
+    match with_draft(path, contents, Some(0o600), write) {
         Err(error) if !replace && error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         outcome => outcome.map_err(|error| TrustError::Io(path.to_owned(), error)),
     }
@@ -197,16 +204,55 @@ pub(super) fn replace(path: &Path, contents: &[u8], before: &Stamp) -> Result<bo
         fs::rename(draft, &before.real)?;
         Ok(true)
     };
-    let outcome = with_draft(&before.real, contents, before.mode, write);
+    let outcome = with_draft(&before.real, contents, Some(before.mode), write);
     outcome.map_err(|error| TrustError::Io(path.to_owned(), error))
 }
 
+/// Has the contents of the file at `path`, of `largest` bytes at most, changed, all or
+/// nothing: `change` reads it, and returns what is to be in its place, if anything is. Of two
+/// edits of a process at once, one sees what the other has done; an edit by another program
+/// meanwhile is read, too.
+pub(super) fn edit<T, E: From<TrustError>>(
+    path: &Path,
+    largest: u64,
+    change: impl Fn() -> Result<(Option<Vec<u8>>, T), E>,
+) -> Result<T, E> {
+    static EDITING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = lock(&EDITING);
+    for _ in 0..ATTEMPTS {
+        let before = stamp(path)?;
+        let (contents, outcome) = change()?;
+        let Some(contents) = contents else { return Ok(outcome) };
+        if contents.len() as u64 > largest {
+            return Err(TrustError::TooLong(path.to_owned(), largest).into());
+        }
+        if replace(path, &contents, &before)? {
+            return Ok(outcome);
+        }
+    }
+    let busy = io::Error::new(io::ErrorKind::ResourceBusy, "another program writes to it");
+    Err(TrustError::Io(path.to_owned(), busy).into())
+}
+
+/// Puts a file without secrets at `path`, in the place of one that is there, whole or not at
+/// all. Others may read it as far as the umask says, or as they could before. When it returns,
+/// its contents are on the disk.
+///
+/// # Errors
+///
+/// It cannot be written; what was there still is.
+pub fn write_whole(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let before = fs::metadata(path).map(|file| file.permissions().mode() & 0o777);
+    let write = |draft: &Path| fs::rename(draft, path).map(|()| true);
+    with_draft(path, contents, before.ok(), write).map(drop)
+}
+
 /// Writes `contents` to a file beside `path` that is to take its place, and has `place`
-/// do so.
+/// do so. Its mode is `mode`, or else 0644 less the umask.
 fn with_draft(
     path: &Path,
     contents: &[u8],
-    mode: u32,
+    mode: Option<u32>,
     place: impl FnOnce(&Path) -> io::Result<bool>,
 ) -> io::Result<bool> {
     let folder = folder_of(path);
@@ -214,9 +260,11 @@ fn with_draft(
     SystemEntropy.fill(&mut random);
     let draft = folder.join(format!(".draft-{:016x}", u64::from_be_bytes(random)));
     let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        let at_first = if mode.is_some() { 0o600 } else { 0o644 };
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(at_first).open(&draft)?;
         file.write_all(contents)?;
-        if mode != 0o600 {
+        if let Some(mode) = mode.filter(|mode| *mode != at_first) {
             file.set_permissions(fs::Permissions::from_mode(mode))?;
         }
         file.sync_all()?;

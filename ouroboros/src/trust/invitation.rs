@@ -13,7 +13,7 @@ use crate::{
     wire::Name,
 };
 
-/// What the text begins with.
+/// The text's first characters.
 const PREFIX: &str = "o7s-invite:";
 /// RFC 4648, section 6, in lower case.
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
@@ -21,8 +21,6 @@ const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 const VERSION: u8 = 1;
 /// A layer over UDP: the one kind that is known.
 const UDP: u8 = 1;
-/// Addresses of the server, at most.
-const HOSTS: usize = 8;
 /// Longest host or name in bytes.
 const LONGEST_TEXT: usize = 255;
 const CHECKSUM: usize = 4;
@@ -78,19 +76,23 @@ pub enum InvalidInvitation {
     LayerKind(u8),
     /// A part of it makes no sense, or there are too many.
     #[error(
-        "the invitation makes no sense: 1 to {HOSTS} addresses of at most {LONGEST_TEXT} bytes, and a name"
+        "the invitation makes no sense: 1 to {} addresses of at most {LONGEST_TEXT} bytes, and a name",
+        Invitation::MAX_SERVERS
     )]
     Malformed,
 }
 
 impl Invitation {
+    /// Addresses of the server, at most.
+    pub const MAX_SERVERS: usize = 8;
+
     /// An invitation to be a client of `name` at one of `servers`, whose key is
     /// `server_key`, until `until` (seconds since 1970).
     ///
     /// # Errors
     ///
-    /// [`Malformed`](InvalidInvitation::Malformed): there is no server or more than 8, or
-    /// one whose text is longer than 255 bytes.
+    /// [`Malformed`](InvalidInvitation::Malformed): there is no server or more than
+    /// [`MAX_SERVERS`](Self::MAX_SERVERS), or one whose text is longer than 255 bytes.
     pub fn new(
         name: Name,
         servers: Vec<ServerHost>,
@@ -99,7 +101,7 @@ impl Invitation {
         until: u64,
     ) -> Result<Self, InvalidInvitation> {
         let fits = |host: &ServerHost| host.to_string().len() <= LONGEST_TEXT;
-        if !(1..=HOSTS).contains(&servers.len())
+        if !(1..=Self::MAX_SERVERS).contains(&servers.len())
             || !servers.iter().all(fits)
             || name.as_str().len() > LONGEST_TEXT
         {
@@ -114,7 +116,7 @@ impl Invitation {
         &self.name
     }
 
-    /// Where the server is: one address at least, the first to be tried first.
+    /// Returns where the server is: one address at least, the first to be tried first.
     #[must_use]
     pub fn servers(&self) -> &[ServerHost] {
         &self.servers
@@ -126,7 +128,7 @@ impl Invitation {
         self.server_key
     }
 
-    /// What proves to the server that one is invited.
+    /// Returns the secret that proves to the server that its holder is invited.
     #[must_use]
     pub const fn secret(&self) -> &InvitationSecret {
         &self.secret
@@ -187,7 +189,7 @@ impl Invitation {
             str::from_utf8(text).ok()
         };
         let mut servers = Vec::new();
-        for _ in 0..usize::from(count).min(HOSTS + 1) {
+        for _ in 0..usize::from(count).min(Invitation::MAX_SERVERS + 1) {
             let text = text()?;
             let server: ServerHost = text.parse().ok()?;
             // There is one text of each invitation.

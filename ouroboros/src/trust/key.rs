@@ -1,6 +1,9 @@
 //! The file of a user's own key.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use super::{
     TrustError,
@@ -15,6 +18,17 @@ use crate::crypto::{
 const LARGEST: u64 = 16 * 1024;
 
 /// A file that holds a private key as PKCS#8 PEM, for its owner's eyes only.
+///
+/// ```no_run
+/// use ouroboros::{Identity, crypto::SystemEntropy, trust::TrustFolder};
+///
+/// // /etc/ouroboros/identity.pem, or below ~/.config for users other than root.
+/// let file = TrustFolder::of_user()?.identity();
+/// let key = file.load_or_generate(&mut SystemEntropy)?;
+/// let identity = Identity::self_signed(key, &"my_vpn".parse()?);
+/// println!("clients pin {}", identity.fingerprint());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyFile(PathBuf);
 
@@ -25,7 +39,7 @@ impl KeyFile {
         Self(path.into())
     }
 
-    /// Where it is.
+    /// Returns its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
@@ -78,6 +92,41 @@ impl KeyFile {
     /// The file cannot be made.
     pub fn replace(&self, entropy: &mut dyn Entropy) -> Result<IdentityKey, TrustError> {
         self.make(entropy, true)
+    }
+
+    /// The file of the key that is to take this one's place: `office.next.pem` beside
+    /// `office.pem`.
+    #[must_use]
+    pub fn next(&self) -> Self {
+        let mut name = self.0.file_stem().unwrap_or_default().to_owned();
+        name.push(".next");
+        if let Some(extension) = self.0.extension() {
+            name.push(".");
+            name.push(extension);
+        }
+        Self(self.0.with_file_name(name))
+    }
+
+    /// Puts the key that is in `next` in the place of this one, which stays beside it, as
+    /// `.old`.
+    ///
+    /// # Errors
+    ///
+    /// There is none in `next`, or it cannot be used; the files cannot be moved.
+    pub fn promote(&self, next: &Self) -> Result<IdentityKey, TrustError> {
+        let key = next.load()?.ok_or_else(|| TrustError::NoNextKey(next.0.clone()))?;
+        let failed = |error| TrustError::Io(self.0.clone(), error);
+        let mut old = self.0.clone().into_os_string();
+        old.push(".old");
+        // At no time is there none.
+        for outcome in [fs::remove_file(&old), fs::hard_link(&self.0, &old)] {
+            match outcome {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+                _ => {}
+            }
+        }
+        fs::rename(&next.0, &self.0).map_err(failed)?;
+        Ok(key)
     }
 
     fn make(&self, entropy: &mut dyn Entropy, replace: bool) -> Result<IdentityKey, TrustError> {

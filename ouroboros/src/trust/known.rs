@@ -34,7 +34,7 @@ pub struct KnownKey {
     pub line: usize,
 }
 
-/// What became of a server's key.
+/// The result of comparing a server's key with the known one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pin {
     /// The name was not known: now it is, by this key.
@@ -84,7 +84,7 @@ impl KnownNames {
         Self(path.into())
     }
 
-    /// Where it is.
+    /// Returns its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
@@ -136,8 +136,30 @@ impl KnownNames {
         if self.check(name, Some(shown))? {
             return Ok(Pin::Known);
         }
+        let unknown = |known| self.compare(name, known, Some(shown)).map(|known| !known);
+        let new = self.append(name, shown, unknown)?;
+        Ok(if new { Pin::New } else { Pin::Known })
+    }
+
+    /// Has `name` be known by `key`, too.
+    ///
+    /// # Errors
+    ///
+    /// As for [`keys`](Self::keys), or the file cannot be written.
+    pub fn add(&self, name: &Name, key: Fingerprint) -> Result<(), TrustError> {
+        let unknown = |known: Vec<KnownKey>| Ok(known.iter().all(|known| known.fingerprint != key));
+        self.append(name, key, unknown).map(drop)
+    }
+
+    /// Writes a key down if it is `wanted` beside those that the name is known by.
+    fn append(
+        &self,
+        name: &Name,
+        key: Fingerprint,
+        wanted: impl FnOnce(Vec<KnownKey>) -> Result<bool, TrustError>,
+    ) -> Result<bool, TrustError> {
         let path = &self.0;
-        let line = format!("{name} {shown}\n");
+        let line = format!("{name} {key}\n");
         if !matches!(parse(line.trim_end()), Ok(Some((read, _))) if read == *name) {
             return Err(TrustError::Name(name.to_string()));
         }
@@ -149,13 +171,13 @@ impl KnownNames {
         file::check(&file, path, Guard::Public)?;
         let text = file::contents(&file, path, LARGEST)?;
         // Another process may have met it meanwhile.
-        if self.compare(name, keys(&text, name, path)?, Some(shown))? {
-            return Ok(Pin::Known);
+        if !wanted(keys(&text, name, path)?)? {
+            return Ok(false);
         }
         let ends = text.last().is_none_or(|byte| *byte == b'\n');
         let addition = if ends { line } else { format!("\n{line}") };
         append(&file, text.len(), addition.as_bytes()).map_err(failed)?;
-        Ok(Pin::New)
+        Ok(true)
     }
 
     fn compare(
@@ -199,7 +221,7 @@ fn keys(text: &[u8], name: &Name, path: &Path) -> Result<Vec<KnownKey>, TrustErr
     Ok(found)
 }
 
-/// What a line says; `None` if nothing.
+/// Returns the name and the key of a line; `None` for a line without any.
 fn parse(line: &str) -> Result<Option<(Name, Fingerprint)>, &'static str> {
     const SPACE: [char; 3] = [' ', '\t', '\r'];
     let line = line.trim_matches(SPACE);

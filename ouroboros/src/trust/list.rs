@@ -73,7 +73,7 @@ pub fn invitations(path: &Path) -> Vec<Invited> {
 }
 
 fn read_list(path: &Path) -> Result<Zeroizing<Vec<u8>>, TrustError> {
-    let missing = || TrustError::Io(path.to_owned(), std::io::ErrorKind::NotFound.into());
+    let missing = || TrustError::Io(path.to_owned(), rustix::io::Errno::NOENT.into());
     file::read(path, Guard::Public, LARGEST)?.ok_or_else(missing)
 }
 
@@ -101,7 +101,7 @@ fn parse(text: &[u8], path: &Path) -> (Vec<Fingerprint>, Vec<TrustError>) {
 /// The file cannot be read or holds none, or others can change it.
 pub fn certificate(path: &Path) -> Result<Vec<u8>, TrustError> {
     let Some(bytes) = file::read(path, Guard::Public, LARGEST)? else {
-        return Err(TrustError::Io(path.to_owned(), std::io::ErrorKind::NotFound.into()));
+        return Err(TrustError::Io(path.to_owned(), rustix::io::Errno::NOENT.into()));
     };
     let mut store = CaStore::new();
     let added = store.add(&bytes);
@@ -141,7 +141,7 @@ pub fn authorities(folder: &Path) -> Result<(CaStore, Vec<TrustError>), TrustErr
             }
             // A link to nowhere, or removed just now.
             Ok(None) => {
-                unused.push(TrustError::Io(path, std::io::ErrorKind::NotFound.into()));
+                unused.push(TrustError::Io(path, rustix::io::Errno::NOENT.into()));
             }
             Err(error) => unused.push(error),
         }

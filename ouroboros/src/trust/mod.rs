@@ -13,6 +13,7 @@ mod invitation;
 mod key;
 mod known;
 mod list;
+mod next_keys;
 
 use std::{
     env, io,
@@ -21,10 +22,13 @@ use std::{
 
 pub use clients::{ClientEntry, ClientName, ClientsError, ClientsFile, InvalidClientName};
 pub use file::Flaw;
+#[doc(hidden)]
+pub use file::write_whole;
 pub use invitation::{InvalidInvitation, Invitation};
 pub use key::KeyFile;
 pub use known::{ChangedKey, KnownKey, KnownNames, Pin};
 pub use list::{authorities, authorized_keys, certificate, invitations, reread_authorized_keys};
+pub use next_keys::NextKeys;
 
 /// A file of trust cannot be used. Says what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -43,8 +47,11 @@ pub enum TrustError {
     #[error("{0}: {1}")]
     Key(PathBuf, #[source] crate::crypto::identity::UnusableKey),
     /// Misuse: there is a key already.
-    #[error("{0}: there is a key already, and a new one would make a stranger of this user")]
+    #[error("{0}: there is a key already, and peers that know it would refuse a new one")]
     Exists(PathBuf),
+    /// Misuse: there is no next key.
+    #[error("{0}: there is no next key: irm key generate next makes one")]
+    NoNextKey(PathBuf),
     /// Misuse: a line makes no sense.
     #[error("{path}, line {line}: {reason}")]
     Line {
@@ -52,7 +59,7 @@ pub enum TrustError {
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The reason why it cannot be used.
         reason: &'static str,
     },
     /// Misuse: a file of certificates holds none that can be used.
@@ -65,7 +72,7 @@ pub enum TrustError {
     #[error(transparent)]
     Changed(#[from] ChangedKey),
     /// Environment: nobody says where this user's files are.
-    #[error("where the keys of this user are is not known: set OUROBOROS_CONFIG or HOME")]
+    #[error("no directory for the keys of this user: set OUROBOROS_CONFIG or HOME")]
     NoHome,
 }
 
@@ -76,7 +83,7 @@ pub enum TrustError {
 pub struct TrustFolder(PathBuf);
 
 impl TrustFolder {
-    /// That of the user who runs this process.
+    /// Returns the store of the user who runs this process.
     ///
     /// # Errors
     ///
@@ -100,7 +107,7 @@ impl TrustFolder {
         Self(path.into())
     }
 
-    /// Where it is.
+    /// Returns its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
@@ -110,6 +117,18 @@ impl TrustFolder {
     #[must_use]
     pub fn identity(&self) -> KeyFile {
         KeyFile::at(self.0.join("identity.pem"))
+    }
+
+    /// The user's next key, `identity.next.pem`.
+    #[must_use]
+    pub fn next_identity(&self) -> KeyFile {
+        self.identity().next()
+    }
+
+    /// Returns the file of the next keys that servers have announced, `next_keys`.
+    #[must_use]
+    pub fn next_keys(&self) -> NextKeys {
+        NextKeys::at(self.0.join("next_keys"))
     }
 
     /// The servers that are known by their keys, `known_names`.

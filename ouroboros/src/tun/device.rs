@@ -60,7 +60,7 @@ pub enum DeviceError {
     Failed(&'static str, io::Error),
 }
 
-/// What the kernel does in super-packets at a device.
+/// The offloads of a device: what the kernel does in super-packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceOffload {
     /// Transport checksums may be partial, both ways.
@@ -100,7 +100,7 @@ pub struct Device {
     link: Option<Arc<Link>>,
 }
 
-/// What a device will be.
+/// The settings that a device is made with.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceSettings<'a> {
     /// Its name; the kernel picks `tun0`, `tun1`, … otherwise.
@@ -111,7 +111,7 @@ pub struct DeviceSettings<'a> {
     pub mtu: u16,
     /// How many queues it has. The kernel keeps each connection to one.
     pub queues: usize,
-    /// What the kernel may do in super-packets.
+    /// The offloads that the kernel may use.
     pub offload: DeviceOffload,
     /// Packets that wait in each queue, at most.
     pub queue_length: u16,
@@ -178,7 +178,7 @@ impl Device {
         &self.queues
     }
 
-    /// What an error of reading says of the device.
+    /// Returns the device's error for an error of reading.
     pub(crate) fn read_failed(&self, error: io::Error) -> DeviceError {
         self.control.error("read", error)
     }
@@ -255,9 +255,9 @@ impl Drop for Device {
     }
 }
 
-/// What asks and changes a device, whatever it is called and wherever it is.
+/// The handle that asks and changes a device, whatever its name and namespace become.
 pub(super) struct Control {
-    /// That of a queue, beside the queue's own; `None`: the device has been dropped.
+    /// A descriptor of a queue, beside the queue's own; `None`: the device has been dropped.
     descriptor: Mutex<Option<OwnedFd>>,
     /// When it was made.
     name: String,
@@ -395,7 +395,7 @@ impl Queue {
         }
     }
 
-    /// What the kernel does in super-packets here.
+    /// Returns the offloads in use here.
     #[must_use]
     pub fn offload(&self) -> DeviceOffload {
         DeviceOffload {

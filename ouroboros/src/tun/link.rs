@@ -1,6 +1,5 @@
-//! What happens to a device behind our back: that was down and is up again, it gets
-//! back what the kernel took from it. The background thread drives it. Not here: how
-//! (`device`).
+//! Watches a device for changes made by others: one that was down and is up again gets back
+//! what the kernel took from it. The background thread drives it. Not here: how (`device`).
 
 use std::{
     io,

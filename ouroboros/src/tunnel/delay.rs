@@ -22,7 +22,7 @@ pub(super) struct Delay {
 impl Delay {
     /// Frames that were received at `now` had waited for `waited`: whether a
     /// sender is to be told.
-    pub(super) fn tells(&mut self, now: Instant, waited: Duration) -> bool {
+    pub(super) fn should_signal(&mut self, now: Instant, waited: Duration) -> bool {
         if waited < TARGET {
             self.until = None;
             self.next = None;
@@ -46,20 +46,20 @@ impl Delay {
 mod tests {
     use super::*;
 
-    /// How many are told in a second of waiting for `waited`.
-    fn told(delay: &mut Delay, from: Instant, waited: Duration) -> usize {
+    /// Returns how many are told in a second of waiting for `waited`.
+    fn signals(delay: &mut Delay, from: Instant, waited: Duration) -> usize {
         let moments = (0..10_000).map(|step| from + Duration::from_micros(100) * step);
-        moments.filter(|now| delay.tells(*now, waited)).count()
+        moments.filter(|now| delay.should_signal(*now, waited)).count()
     }
 
     #[test]
     fn a_queue_that_moves_is_left_alone_and_one_that_stands_is_told_ever_more() {
         let (mut delay, start) = (Delay::default(), Instant::now());
-        assert_eq!(told(&mut delay, start, TARGET / 2), 0);
-        let first = told(&mut delay, start + Duration::from_secs(1), 2 * TARGET);
-        let second = told(&mut delay, start + Duration::from_secs(2), 2 * TARGET);
+        assert_eq!(signals(&mut delay, start, TARGET / 2), 0);
+        let first = signals(&mut delay, start + Duration::from_secs(1), 2 * TARGET);
+        let second = signals(&mut delay, start + Duration::from_secs(2), 2 * TARGET);
         assert!(first > 10 && second > first, "{first}, {second}");
-        assert_eq!(told(&mut delay, start + Duration::from_secs(3), TARGET / 2), 0);
+        assert_eq!(signals(&mut delay, start + Duration::from_secs(3), TARGET / 2), 0);
     }
 
     #[test]
@@ -67,9 +67,9 @@ mod tests {
         let (mut delay, start) = (Delay::default(), Instant::now());
         for burst in 0..20 {
             let at = start + 10 * burst * INTERVAL;
-            assert!(!delay.tells(at, 9 * TARGET));
-            assert!(!delay.tells(at + INTERVAL / 2, 9 * TARGET));
-            assert!(!delay.tells(at + INTERVAL * 3 / 4, TARGET / 9));
+            assert!(!delay.should_signal(at, 9 * TARGET));
+            assert!(!delay.should_signal(at + INTERVAL / 2, 9 * TARGET));
+            assert!(!delay.should_signal(at + INTERVAL * 3 / 4, TARGET / 9));
         }
     }
 }

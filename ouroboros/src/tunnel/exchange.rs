@@ -9,14 +9,14 @@ use std::sync::{
 use crate::{
     driver,
     flow::FlowSender,
-    proto::hub::{Asking, Configuration, IpNet},
+    proto::hub::{Configuration, ConfigurationClient, IpNet},
     sync::lock,
 };
 
-/// What the lanes of a tunnel share of it.
+/// The state of the exchange that the lanes of a tunnel share.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    asking: Mutex<Option<Asking>>,
+    client: Mutex<Option<ConfigurationClient>>,
     /// Something is to be sent, or repeated.
     is_due: AtomicBool,
     news: async_channel::Sender<Configuration>,
@@ -24,21 +24,21 @@ pub(super) struct Exchange {
 
 impl Exchange {
     pub(super) fn new(news: async_channel::Sender<Configuration>) -> Self {
-        Self { asking: Mutex::default(), is_due: AtomicBool::new(false), news }
+        Self { client: Mutex::default(), is_due: AtomicBool::new(false), news }
     }
 
     /// Begins for a new flow; `None`: nothing is asked.
     pub(super) fn begin(&self, wanted: Option<&[IpNet]>) {
-        let asking = wanted.map(|wanted| Asking::new(driver::monotonic(), wanted));
-        self.is_due.store(asking.is_some(), Relaxed);
-        *lock(&self.asking) = asking;
+        let client = wanted.map(|wanted| ConfigurationClient::new(driver::monotonic(), wanted));
+        self.is_due.store(client.is_some(), Relaxed);
+        *lock(&self.client) = client;
     }
 
     /// Takes a packet that is none of IP.
     pub(super) fn handle(&self, packet: &[u8]) {
-        if let Some(asking) = &mut *lock(&self.asking) {
-            asking.handle(packet);
-            if let Some(configuration) = asking.poll() {
+        if let Some(client) = &mut *lock(&self.client) {
+            client.handle(packet);
+            if let Some(configuration) = client.poll() {
                 // The newest counts.
                 let _ = self.news.force_send(configuration);
             }
@@ -54,15 +54,15 @@ impl Exchange {
 
     /// Puts what is to be sent into the batch.
     pub(super) fn transmit(&self, sender: &mut FlowSender) {
-        let mut asking = lock(&self.asking);
-        let Some(asking) = &mut *asking else { return };
-        asking.handle_timeout(driver::monotonic());
-        while let Some(packet) = asking.poll_transmit() {
+        let mut client = lock(&self.client);
+        let Some(client) = &mut *client else { return };
+        client.handle_timeout(driver::monotonic());
+        while let Some(packet) = client.poll_transmit() {
             // Lost like any other where there is no room: it is said again.
             if let Some(room) = sender.push(packet.len()) {
                 room.copy_from_slice(&packet);
             }
         }
-        self.is_due.store(asking.poll_timeout().is_some(), Relaxed);
+        self.is_due.store(client.poll_timeout().is_some(), Relaxed);
     }
 }

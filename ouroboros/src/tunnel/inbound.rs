@@ -11,7 +11,7 @@ use super::{
 use crate::{
     error::FlowError,
     flow::{FlowReceiver, Received},
-    proto::{hub::Asking, protection::Content},
+    proto::{hub::ConfigurationClient, protection::Content},
     tun::{
         DeviceOffload, Queue,
         offload::{
@@ -21,8 +21,8 @@ use crate::{
     },
 };
 
-/// Packets of a batch that may come of a queue that stands.
-const CROWD: usize = 32;
+/// Packets of a batch, at least, that a standing queue gives.
+const STANDING_QUEUE: usize = 32;
 /// In bytes.
 const LARGEST_TCP_HEADER: usize = 60;
 
@@ -46,7 +46,7 @@ impl Inbound {
     pub(super) fn turn(&mut self, lane: &Lane) -> Result<usize, TunnelError> {
         let Self { receiver, delay, joiner } = self;
         Ok(joiner.transfer(receiver, delay, lane.sink(), |packet, _| {
-            let exchange = Asking::is_for(packet);
+            let exchange = ConfigurationClient::is_for(packet);
             if exchange {
                 lane.exchange.handle(packet);
             }
@@ -80,8 +80,8 @@ impl Joiner {
         let offload = queue.offload();
         self.0.clear();
         self.0.set_joined(offload.tcp, offload.udp);
-        let mut tell = count >= CROWD
-            && receiver.waited().is_some_and(|waited| delay.tells(Instant::now(), waited));
+        let mut signal = count >= STANDING_QUEUE
+            && receiver.waited().is_some_and(|waited| delay.should_signal(Instant::now(), waited));
         let (mut packets, mut bytes) = (0, 0);
         for index in 0..count {
             let received = receiver.received(index);
@@ -98,9 +98,9 @@ impl Joiner {
                 counters.congested.add(1);
                 continue;
             }
-            if tell && is_tcp_data(packet) {
-                tell = false;
-                counters.told.add(1);
+            if signal && is_tcp_data(packet) {
+                signal = false;
+                counters.queue_signals.add(1);
                 if !decapsulate(packet, Ecn::Ce) {
                     continue;
                 }
@@ -153,7 +153,7 @@ impl Joiner {
     }
 }
 
-/// Whether its sender listens to losses and marks.
+/// Returns `true` if its sender listens to losses and marks.
 fn is_tcp_data(packet: &[u8]) -> bool {
     let tcp = Layout::of(packet).filter(|layout| layout.protocol == TCP);
     tcp.is_some_and(|layout| packet.len() > layout.transport + LARGEST_TCP_HEADER)

@@ -1,4 +1,4 @@
-//! What the two directions of a tunnel, and their threads, share.
+//! The state that the two directions of a tunnel, and their threads, share.
 
 use std::sync::{
     Arc,

@@ -76,7 +76,7 @@ pub enum TunnelError {
     Io(#[from] io::Error),
 }
 
-/// What a tunnel will be.
+/// Builder of a [`Tunnel`].
 #[derive(Clone, Debug)]
 pub struct TunnelBuilder {
     addresses: Vec<InterfaceAddress>,
@@ -203,13 +203,13 @@ impl Tunnel {
         self.device.name_now()
     }
 
-    /// How many queues the device has: over as many flows it runs.
+    /// Returns how many queues the device has: over as many flows it runs.
     #[must_use]
     pub fn queues(&self) -> usize {
         self.device.queues().len()
     }
 
-    /// What went through so far.
+    /// Returns the tunnel's statistics.
     #[must_use]
     pub fn statistics(&self) -> TunnelStatistics {
         let flows = lock(&self.flows);
@@ -265,7 +265,7 @@ impl Tunnel {
         Ok(self.device.remove_route(network.network(), network.prefix_len())?)
     }
 
-    /// What the hub at the other end says, the first time and whenever it
+    /// Waits for the configuration of the hub at the other end: the first, and then whenever it
     /// changes. Nothing is done about it here. Cancel safe.
     pub async fn configuration(&self) -> Configuration {
         match self.configurations.recv().await {

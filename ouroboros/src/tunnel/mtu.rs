@@ -23,7 +23,7 @@ pub(super) struct Mtus {
 
 /// Follows the path's.
 pub(super) struct Following {
-    /// What the user wants the device to have.
+    /// The MTU that the user wants the device to have.
     fixed: Option<u16>,
     /// Packets that are larger than the path's may travel in fragments.
     fragments: bool,
@@ -44,12 +44,12 @@ impl Following {
         self.mtus
     }
 
-    /// Whether the path should be asked now; `hurry`: it has refused a packet.
+    /// Returns `true` if the path should be asked now; `hurry`: it has refused a packet.
     pub(super) fn is_due(&self, now: Instant, hurry: bool) -> bool {
         hurry || now - self.asked >= INTERVAL
     }
 
-    /// What becomes of a path of that MTU; `None`: nothing has changed.
+    /// Returns the change that a path of that MTU makes; `None`: nothing has changed.
     pub(super) fn path_says(&mut self, now: Instant, path: u16) -> Option<Mtus> {
         self.asked = now;
         let mut mtus = Mtus { packets: path, device: path };

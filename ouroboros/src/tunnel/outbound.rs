@@ -28,7 +28,7 @@ const LARGEST_ANSWER: usize = 1280;
 /// How far a turn got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// What was there has moved.
+    /// All that was there has moved.
     Moved,
     /// The transport is full: wait until it can be written.
     Full,

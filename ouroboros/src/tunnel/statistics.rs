@@ -1,4 +1,4 @@
-//! What went through a tunnel. Counted by its threads, read by anyone.
+//! Statistics of a tunnel. Counted by its threads, read by anyone.
 
 use std::{
     fmt,
@@ -34,11 +34,11 @@ pub(super) struct Counters {
     pub(super) too_large: Counter,
     pub(super) malformed: Counter,
     pub(super) congested: Counter,
-    pub(super) told: Counter,
+    pub(super) queue_signals: Counter,
     pub(super) no_client: Counter,
 }
 
-/// What went through a tunnel. Bytes are those of IP packets.
+/// Statistics of a tunnel. Bytes are those of IP packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TunnelStatistics {
@@ -67,7 +67,7 @@ pub struct TunnelStatistics {
     pub congested: u64,
     /// Dropped, or marked where the sender understands marks: packets of TCP,
     /// to keep the queue in front of the tunnel short.
-    pub told: u64,
+    pub queue_signals: u64,
     /// Dropped: packets from the device that are for no client of a hub.
     pub no_client: u64,
     /// The flow's own, of the one that runs or ran last.
@@ -91,7 +91,7 @@ impl TunnelStatistics {
             (self.too_large, "too large"),
             (self.malformed, "malformed"),
             (self.congested, "congested"),
-            (self.told, "to keep the queue short"),
+            (self.queue_signals, "to keep the queue short"),
             (self.no_client, "for no client"),
         ]
     }
@@ -160,7 +160,7 @@ impl Counters {
             too_large: self.too_large.count(),
             malformed: self.malformed.count(),
             congested: self.congested.count(),
-            told: self.told.count(),
+            queue_signals: self.queue_signals.count(),
             no_client: self.no_client.count(),
         }
     }

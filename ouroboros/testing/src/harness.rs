@@ -108,7 +108,7 @@ fn as_user_root(more: &[&str]) -> Command {
     command
 }
 
-/// Whether `unshare`, as given, leads to where interfaces can be changed.
+/// Returns `true` if `unshare`, as given, leads to where interfaces can be changed.
 fn possible(unshare: &mut Command) -> bool {
     let quiet = unshare.args(["ip", "link", "set", "lo", "up"]).stderr(Stdio::null());
     quiet.status().is_ok_and(|status| status.success())

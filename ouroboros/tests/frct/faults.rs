@@ -8,25 +8,10 @@ use ouroboros::{
 };
 
 use crate::{
-    Random, machine, ms,
+    Random, data, machine, ms,
     peer::{Frame, Peer},
-    transmit,
+    reliable, sent, transmit,
 };
-
-fn reliable() -> Frct {
-    machine(Service::Reliable, Duration::ZERO, &mut Random::seeded(1))
-}
-
-fn data(flags: Flags, sequence: u32) -> Vec<u8> {
-    let header = Header { flags: Flags::DATA | flags, sequence, ..Header::default() };
-    [&header.encode()[..], &[7]].concat()
-}
-
-/// What leaves at `now`, keepalives aside.
-fn sent(frct: &mut Frct, now: Duration) -> Vec<Header> {
-    let packets = std::iter::from_fn(|| transmit(frct, now)).filter(|packet| !packet.is_empty());
-    packets.map(|packet| Header::parse(&packet).expect("well-formed").0).collect()
-}
 
 #[test]
 fn a_bare_packet_before_the_first_data_kills_neither_direction() {
@@ -146,6 +131,44 @@ fn an_ordered_flow_does_not_stop_after_64_packets() {
 }
 
 #[test]
+fn an_ordered_flow_is_paced_and_not_held_up() {
+    let mut frct = machine(Service::Ordered, Duration::ZERO, &mut Random::seeded(1));
+    let (mut now, mut left) = (ms(0), Vec::new());
+    while left.len() < 1000 {
+        while frct.write(now, b"packet").is_ok() {}
+        left.extend(sent(&mut frct, now).iter().map(|_| now));
+        // By its timer alone: the peer says nothing.
+        now = frct.poll_timeout().expect("packets wait").max(now + Duration::from_micros(1));
+        frct.handle_timeout(now);
+    }
+    assert_eq!(left.iter().filter(|at| **at == ms(0)).count(), 64);
+    // A 0.23 peer has 384 buffers, and looks each 5 ms.
+    for from in &left {
+        let within = left.iter().filter(|at| (*from..=*from + ms(5)).contains(at));
+        assert!(within.count() <= 384, "from {from:?}");
+    }
+    assert!(now < ms(20), "{now:?}");
+    // When the last has left, that is told; and it does when the flow is closed, too.
+    while frct.write(now, b"packet").is_ok() {}
+    let mut told = false;
+    while !frct.is_delivered() {
+        while frct.poll().is_some() {}
+        now = frct.poll_timeout().expect("packets wait").max(now + Duration::from_micros(1));
+        frct.handle_timeout(now);
+        sent(&mut frct, now);
+        told = std::iter::from_fn(|| frct.poll()).any(|event| event == Event::Writable);
+    }
+    assert!(told);
+    while frct.write(now, b"packet").is_ok() {}
+    frct.close(now);
+    while !frct.is_drained() {
+        now = frct.poll_timeout().expect("packets wait").max(now + Duration::from_micros(1));
+        frct.handle_timeout(now);
+        sent(&mut frct, now);
+    }
+}
+
+#[test]
 fn a_lost_packet_of_an_encrypted_flow_ends_it_with_the_reason() {
     let mut frct = reliable();
     let mut peer = Peer::new(Service::Reliable, true, Random::seeded(2));
@@ -173,6 +196,64 @@ fn a_lost_packet_of_an_encrypted_flow_ends_it_with_the_reason() {
     assert_eq!(outcome, Some(Failure::Irrecoverable));
     assert!(frct.statistics().garbled > 0);
     assert!(frct.is_drained());
+}
+
+/// Gives the machine frames that cannot be opened as often as a peer repeats; after how
+/// long it fails, and why.
+fn repeated_in_vain(frct: &mut Frct) -> Option<(Duration, Failure)> {
+    let times = std::iter::successors(Some(ms(20)), |time| Some(2 * *time));
+    for now in times.take_while(|time| *time < Duration::from_secs(120)) {
+        frct.handle_garbled(now);
+        while frct.read(now).is_some() {}
+        while transmit(frct, now).is_some() {}
+        frct.handle_timeout(now);
+        let failed = std::iter::from_fn(|| frct.poll())
+            .find_map(|event| if let Event::Failed(why) = event { Some(why) } else { None });
+        if let Some(why) = failed {
+            return Some((now, why));
+        }
+    }
+    None
+}
+
+#[test]
+fn a_peer_that_only_repeats_what_cannot_be_opened_is_found_out_soon() {
+    // All that its window allows has come but for the fourth packet, or the first.
+    for lost in [3, 0] {
+        let mut frct = reliable();
+        for number in (0..64).filter(|number| *number != lost) {
+            let drf = if number == 0 { Flags::DRF } else { Flags::NONE };
+            frct.handle(ms(0), &data(drf, number));
+        }
+        let (after, why) = repeated_in_vain(&mut frct).expect("a failure");
+        assert_eq!(why, Failure::Irrecoverable);
+        assert!(after >= ms(10_000) && after < ms(40_000), "{after:?}, {lost} lost");
+    }
+}
+
+#[test]
+fn packets_that_overtake_the_first_of_a_run_are_kept() {
+    let mut frct = reliable();
+    for number in [6, 8, 7, 6] {
+        frct.handle(ms(0), &data(Flags::NONE, number));
+    }
+    assert!(sent(&mut frct, ms(50)).is_empty(), "the run has not begun");
+    frct.handle(ms(50), &data(Flags::DRF, 5));
+    assert_eq!(std::iter::from_fn(|| frct.read(ms(50))).count(), 4);
+    let [said] = sent(&mut frct, ms(50))[..] else { panic!("acknowledged at once") };
+    assert_eq!(said.acknowledgement, 9);
+    assert_eq!(frct.statistics().duplicates + frct.statistics().misplaced, 1);
+}
+
+#[test]
+fn only_so_much_is_kept_before_a_run_begins() {
+    let mut frct = reliable();
+    for number in 0..1000 {
+        frct.handle(ms(0), &data(Flags::NONE, 7 * number + 1));
+    }
+    assert!(frct.statistics().misplaced > 900);
+    frct.handle(ms(1), &data(Flags::DRF, 0));
+    assert!(std::iter::from_fn(|| frct.read(ms(1))).count() < 64);
 }
 
 #[test]
@@ -231,96 +312,53 @@ fn a_peer_that_begins_a_new_run_is_taken() {
 }
 
 #[test]
-fn a_closed_window_is_asked_for_without_end_and_said_again_when_it_opens() {
+fn a_new_run_after_a_long_repetition_is_taken() {
     let mut frct = reliable();
-    for _ in 0..100 {
-        frct.write(ms(0), b"packet").expect("room");
-    }
-    let first = sent(&mut frct, ms(0))[0].sequence;
-    let acknowledgement = first.wrapping_add(64);
-    let closed = Header {
-        flags: Flags::ACK | Flags::FC,
-        window: acknowledgement & 0xff_ffff,
-        sequence: 0,
-        acknowledgement,
+    frct.handle(ms(0), &data(Flags::DRF, 5));
+    // Sent at once, repeated in a blackout, and at last here: for the peer, that was
+    // 131 s before it chose its next number.
+    frct.handle(ms(115_000), &data(Flags::DRF, 6));
+    frct.handle(ms(132_500), &data(Flags::DRF, 0x9000_0000));
+    assert_eq!(std::iter::from_fn(|| frct.read(ms(132_500))).count(), 3);
+    // A late packet of the run before begins none.
+    frct.handle(ms(160_000), &data(Flags::DRF, 0x8fff_ff00));
+    assert_eq!(frct.read(ms(160_000)), None);
+    frct.handle(ms(160_000), &data(Flags::DRF, 0x9000_0001));
+    assert!(frct.read(ms(160_000)).is_some());
+}
+
+#[test]
+fn a_reader_that_was_slow_delays_no_repetition() {
+    let mut frct = reliable();
+    frct.write(ms(0), b"read late").expect("room");
+    let [first] = sent(&mut frct, ms(0))[..] else { panic!("sent") };
+    let acknowledgement = first.sequence.wrapping_add(1);
+    let header = Header { flags: Flags::ACK, acknowledgement, ..Header::default() };
+    frct.handle(ms(90_000), &header.encode());
+    frct.write(ms(90_000), b"lost").expect("room");
+    assert_eq!(sent(&mut frct, ms(90_000)).len(), 1);
+    frct.handle_timeout(ms(95_000));
+    assert_eq!(sent(&mut frct, ms(95_000)).len(), 1, "repeated after 5 s at most");
+}
+
+#[test]
+fn a_closed_flow_acknowledges_what_is_repeated_until_it_is_quiet() {
+    let mut frct = reliable();
+    frct.handle(ms(0), &data(Flags::DRF, 5));
+    frct.close(ms(1));
+    let last = |frct: &mut Frct, now| {
+        let [said] = sent(frct, now)[..] else { panic!("one packet at {now:?}") };
+        (said.flags.contains(Flags::ACK), said.flags.contains(Flags::FC), said.acknowledgement)
     };
-    frct.handle(ms(10), &closed.encode());
-    let mut asked = 0;
-    for tenth in 0..3000 {
-        let now = ms(100 * tenth);
-        frct.handle_timeout(now);
-        asked += sent(&mut frct, now).iter().filter(|h| h.flags == Flags::RDVS).count();
-    }
-    assert!(asked > 50, "{asked}");
-    // The other side of it: 256 unread packets, then the reader goes on.
-    let mut frct = reliable();
-    for number in 0..256 {
-        let drf = if number == 0 { Flags::DRF } else { Flags::NONE };
-        frct.handle(ms(0), &data(drf, number));
-    }
-    let [.., last] = sent(&mut frct, ms(10))[..] else { panic!("acknowledged") };
-    assert_eq!(last.window, 256);
-    while frct.read(ms(20)).is_some() {}
-    let mut said = 0;
-    for now in (20..1000).map(ms) {
-        said += sent(&mut frct, now).iter().filter(|header| header.window == 512).count();
-    }
-    assert!(said >= 4, "{said}");
-    // Until data comes.
-    frct.handle(ms(1000), &data(Flags::NONE, 256));
-    let rest: usize = (1001..100_000).map(|now| sent(&mut frct, ms(now)).len()).sum();
-    assert_eq!(rest, 2, "an acknowledgement, and once more should it have been overtaken");
-}
-
-#[test]
-fn an_empty_frame_follows_what_is_not_acknowledged() {
-    let mut frct = reliable();
-    frct.write(ms(0), b"packet").expect("room");
-    let mut frames = Vec::new();
-    for now in (0..100).map(ms) {
-        while let Some(packet) = transmit(&mut frct, now) {
-            frames.push((now.as_millis(), packet.len()));
-        }
-    }
-    assert_eq!(frames, [(0, 18), (2, 0), (8, 0), (32, 0)]);
-}
-
-#[test]
-fn at_a_gap_one_packet_is_in_flight() {
-    let mut frct = reliable();
-    for _ in 0..10 {
-        frct.write(ms(0), b"packet").expect("room");
-    }
-    let first = sent(&mut frct, ms(0))[0].sequence;
-    frct.handle_timeout(ms(1000));
-    frct.write(ms(1000), b"held back").expect("room");
-    let again: Vec<_> = sent(&mut frct, ms(1000)).iter().map(|h| h.sequence).collect();
-    assert_eq!(again, [first]);
-    // A partial acknowledgement: the next one at once, and it alone.
-    let flags = Flags::ACK;
-    let header = Header { flags, acknowledgement: first.wrapping_add(4), ..Header::default() };
-    frct.handle(ms(1010), &header.encode());
-    let again: Vec<_> = sent(&mut frct, ms(1010)).iter().map(|h| h.sequence).collect();
-    assert_eq!(again, [first.wrapping_add(4)]);
-    let header = Header { acknowledgement: first.wrapping_add(10), ..header };
-    frct.handle(ms(1020), &header.encode());
-    assert_eq!(sent(&mut frct, ms(1020)).len(), 1);
-}
-
-#[test]
-fn a_dead_peer_is_given_up_after_two_minutes() {
-    let mut frct = reliable();
-    frct.write(ms(0), b"packet").expect("room");
-    let (mut now, mut repeated) = (ms(0), 0);
-    let failed = loop {
-        repeated += sent(&mut frct, now).len();
-        if let Some(Event::Failed(why)) = frct.poll() {
-            break why;
-        }
-        now = frct.poll_timeout().expect("something to wait for");
-        frct.handle_timeout(now);
-    };
-    assert_eq!(failed, Failure::Unacknowledged);
-    assert!(now >= Duration::from_secs(120) && now < Duration::from_secs(130), "{now:?}");
-    assert!(repeated > 20, "{repeated}");
+    assert_eq!(last(&mut frct, ms(1)), (true, false, 6));
+    // That was lost.
+    frct.handle(ms(500), &data(Flags::DRF, 5));
+    assert_eq!(last(&mut frct, ms(500)), (true, false, 6));
+    // What is new is not acknowledged: nobody will read it.
+    frct.handle(ms(600), &data(Flags::NONE, 6));
+    assert!(sent(&mut frct, ms(600)).is_empty());
+    assert!(!frct.is_drained());
+    frct.handle_timeout(frct.poll_timeout().expect("an end"));
+    assert!(frct.is_drained());
+    assert_eq!(std::iter::from_fn(|| frct.poll()).last(), Some(Event::Drained));
 }

@@ -3,14 +3,17 @@
 
 mod captures;
 mod faults;
+mod live;
 mod peer;
 mod simulator;
+mod timing;
 
 use std::time::Duration;
 
 use ouroboros::{
     crypto::Entropy,
     proto::frct::{Config, Frct, Service},
+    wire::frct::{Flags, Header},
 };
 
 pub(crate) struct Random(pub(crate) u64);
@@ -50,9 +53,18 @@ pub(crate) const fn ms(milliseconds: u64) -> Duration {
 /// The longest life of a packet over Ethernet.
 pub(crate) const LIFETIME: Duration = ms(100);
 
-/// A machine of ours.
-pub(crate) fn machine(service: Service, now: Duration, random: &mut Random) -> Frct {
-    Frct::new(now, random, Config { service, packet_lifetime: LIFETIME })
+/// What has a machine choose this first number.
+pub(crate) struct First(pub(crate) u32);
+
+impl Entropy for First {
+    fn fill(&mut self, bytes: &mut [u8]) {
+        bytes.copy_from_slice(&self.0.to_be_bytes());
+    }
+}
+
+/// A machine of ours, whose first number is chosen by `entropy`.
+pub(crate) fn machine(service: Service, now: Duration, entropy: &mut dyn Entropy) -> Frct {
+    Frct::new(now, entropy, Config { service, packet_lifetime: LIFETIME })
 }
 
 /// The next packet that leaves, as bytes; empty for a keepalive.
@@ -61,4 +73,21 @@ pub(crate) fn transmit(frct: &mut Frct, now: Duration) -> Option<Vec<u8>> {
     let mut packet = vec![0; transmit.size()];
     transmit.write(&mut packet);
     Some(packet)
+}
+
+/// A machine of a reliable flow.
+pub(crate) fn reliable() -> Frct {
+    machine(Service::Reliable, Duration::ZERO, &mut Random::seeded(1))
+}
+
+/// A packet with one byte of data.
+pub(crate) fn data(flags: Flags, sequence: u32) -> Vec<u8> {
+    let header = Header { flags: Flags::DATA | flags, sequence, ..Header::default() };
+    [&header.encode()[..], &[7]].concat()
+}
+
+/// What leaves at `now`, keepalives aside.
+pub(crate) fn sent(frct: &mut Frct, now: Duration) -> Vec<Header> {
+    let packets = std::iter::from_fn(|| transmit(frct, now)).filter(|packet| !packet.is_empty());
+    packets.map(|packet| Header::parse(&packet).expect("well-formed").0).collect()
 }

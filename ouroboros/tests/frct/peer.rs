@@ -1,7 +1,7 @@
 //! A model of a 0.23 peer on a flow in order, faults and all, written from what is
 //! known of it and not from our machine: its two records, whole seconds, windows
 //! that shrink, acknowledgements of what was read only, repetitions that are garbled
-//! when the flow is encrypted.
+//! when the flow is encrypted, readers that a frame does not wake.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -26,6 +26,18 @@ pub(crate) enum Frame {
     Garbled,
 }
 
+/// How the peer's application reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// All that is there.
+    #[default]
+    Prompt,
+    /// Blocks in a read; one of five frames wakes it only when the next one comes.
+    Blocking,
+    /// Waits for events, of which each frame is one, and reads a packet for each.
+    OnEvents,
+}
+
 struct Kept {
     sequence: u32,
     packet: Vec<u8>,
@@ -35,7 +47,7 @@ struct Kept {
 
 pub(crate) struct Peer {
     reliable: bool,
-    encrypted: bool,
+    pub(crate) encrypted: bool,
     pub(crate) random: Random,
     // The send record.
     left: u32,
@@ -68,6 +80,11 @@ pub(crate) struct Peer {
     pub(crate) crashed: bool,
     /// Its application does not read before this.
     pub(crate) stalled_until: Duration,
+    pub(crate) reader: Reader,
+    /// A frame has come and has not woken it.
+    asleep: bool,
+    /// The first number, if it is not to be a random one.
+    pub(crate) first: Option<u32>,
 }
 
 fn after(a: u32, b: u32) -> bool {
@@ -105,6 +122,9 @@ impl Peer {
             down: false,
             crashed: false,
             stalled_until: Duration::ZERO,
+            reader: Reader::default(),
+            asleep: false,
+            first: None,
         }
     }
 
@@ -118,7 +138,7 @@ impl Peer {
             return false;
         }
         if self.last_new.is_none_or(|last| now.as_secs() - last > INACTIVITY) {
-            self.next = self.random.next() as u32;
+            self.next = self.first.take().unwrap_or(self.random.next() as u32);
             (self.left, self.right) = (self.next, self.next.wrapping_add(FIRST_WINDOW));
         }
         if !after(self.right, self.next) {
@@ -176,6 +196,7 @@ impl Peer {
         if self.ring.len() < 1024 {
             self.ring.push_back(frame);
         }
+        self.asleep = !self.asleep && self.reader == Reader::Blocking && self.random.percent(20);
     }
 
     /// What goes on by itself or because the application, which reads whenever it
@@ -184,7 +205,7 @@ impl Peer {
         if self.down || self.crashed {
             return;
         }
-        if now >= self.stalled_until {
+        if now >= self.stalled_until && !self.asleep {
             while let Some(frame) = self.ring.pop_front() {
                 self.process(now, &frame);
                 self.hand_over();
@@ -268,9 +289,14 @@ impl Peer {
     }
 
     fn hand_over(&mut self) {
-        while self.reliable
-            && let Some(packet) = self.slots[(self.expected % SLOTS) as usize].take()
-        {
+        let most = if self.reader == Reader::OnEvents { 1 } else { SLOTS };
+        for _ in 0..most {
+            if !self.reliable {
+                return;
+            }
+            let Some(packet) = self.slots[(self.expected % SLOTS) as usize].take() else {
+                return;
+            };
             self.expected = self.expected.wrapping_add(1);
             self.edge = self.edge.wrapping_add(1);
             self.read.push(packet);
@@ -335,6 +361,9 @@ impl Peer {
             return None;
         }
         let stalled = now < self.stalled_until;
+        if self.asleep {
+            return self.kept.iter().map(|kept| kept.due).min();
+        }
         let read = (!self.ring.is_empty() || self.acknowledge_at.is_some()) && stalled;
         let acknowledge = self.acknowledge_at.filter(|_| !stalled);
         let repeat = self.kept.iter().map(|kept| kept.due).min();

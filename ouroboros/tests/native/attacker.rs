@@ -45,7 +45,7 @@ struct World {
     received: [HashSet<Vec<u8>>; 2],
     opened: [HashSet<Vec<u8>>; 2],
     /// Bytes from and to addresses that an end does not believe in.
-    unproved: [HashMap<PeerAddress, (usize, usize)>; 2],
+    unvalidated: [HashMap<PeerAddress, (usize, usize)>; 2],
     paused: u64,
 }
 
@@ -60,7 +60,7 @@ impl World {
         let other = 1 - end;
         let address = to.unwrap_or(self.believed[end]);
         if address != self.believed[end] {
-            let (received, sent) = self.unproved[end].entry(address).or_default();
+            let (received, sent) = self.unvalidated[end].entry(address).or_default();
             *sent += bytes.len();
             assert!(*sent <= 3 * *received, "{sent} bytes to {address:?} for {received} from it");
         }
@@ -151,7 +151,7 @@ impl World {
             return;
         };
         if let Some(address) = elsewhere {
-            self.unproved[to].entry(address).or_default().0 += bytes.len();
+            self.unvalidated[to].entry(address).or_default().0 += bytes.len();
         }
         assert!(self.opened[to].insert(bytes), "a frame was opened twice");
         if let Some(packet) = packet {
@@ -171,7 +171,7 @@ impl World {
                     Event::Moved(address) => {
                         self.believed[end] = address;
                         // Proved once, and so for good.
-                        self.unproved[end].insert(address, (usize::MAX / 4, 0));
+                        self.unvalidated[end].insert(address, (usize::MAX / 4, 0));
                     }
                     Event::Closed | Event::Down => panic!("the flow has ended: {event:?}"),
                     _ => {}
@@ -273,7 +273,7 @@ fn run(seed: u64) {
         sent: Default::default(),
         received: Default::default(),
         opened: Default::default(),
-        unproved: Default::default(),
+        unvalidated: Default::default(),
         paused: 0,
     };
     let (length, pace) = if slow { (400, 6_000) } else { (10, 50) };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ouroboros::{
     crypto::{Hash, KeyExchange, Suite},
     proto::{
-        endpoint::{
+        allocation::{
             AllocationFailure, AllocationRequest, Allocator, ClientSecurity, Event, Limits,
             NegotiationError, ProfilePolicy, ServerSecurity,
         },

@@ -6,7 +6,7 @@ use ouroboros::{
     crypto::{AeadBackend, Entropy, KeyExchange, Suite},
     proto::{
         Now,
-        endpoint::{
+        allocation::{
             AcceptError, AllocationRequest, Allocator, ClientSecurity, Event, Limits,
             ServerSecurity,
         },

@@ -7,6 +7,7 @@ mod eavesdropper;
 mod erasure;
 mod fragments;
 mod harness;
+mod ordered;
 mod reliable;
 mod session;
 mod vectors;

@@ -13,7 +13,7 @@ use ouroboros::{
     },
     wire::{
         DirectoryHash, Eid, Name, QosSpec,
-        extension::{Extensions, ReliableParameters},
+        extension::{Delivery, Extensions, ReliableParameters},
         frame::Frame,
         oap::Allocation,
     },
@@ -95,11 +95,11 @@ fn what_is_not_to_be_reliable_does_not_offer_it() {
     let offers = |qos| {
         let header = offer(qos, client(), &mut Random::new(1)).header;
         let header = Allocation::parse(&header, 0).expect("a header");
-        Extensions::parse(header.data).expect("extensions").reliable
+        Extensions::parse(header.data).expect("extensions").delivery
     };
-    assert_eq!(offers(QosSpec::DATA), Some(OURS));
+    assert_eq!(offers(QosSpec::DATA), Some(Delivery::Reliable(OURS)));
+    assert_eq!(offers(QosSpec::VIDEO), Some(Delivery::Ordered));
     assert_eq!(offers(QosSpec::RAW), None);
-    assert_eq!(offers(QosSpec::VIDEO), None);
 }
 
 #[test]
@@ -111,14 +111,13 @@ fn an_offer_or_an_answer_that_is_altered_makes_no_flow_that_works() {
         answer(Client::Unchecked, &offer.header, TIME, &terms, &server(), random)
             .expect("answered");
     let answered = answered.expect("encrypted");
-    let data =
-        |reliable| Extensions { profile: Some(0x04), reliable, ..Extensions::default() }.encode();
     let profile = {
         let header = Allocation::parse(&reply, HASH).expect("a header");
         Extensions::parse(header.data).expect("extensions").profile
     };
-    let with = |reliable| {
-        let data = Extensions { profile, reliable, ..Extensions::default() }.encode();
+    let with = |reliable: Option<_>| {
+        let delivery = reliable.map(Delivery::Reliable);
+        let data = Extensions { profile, delivery, ..Extensions::default() }.encode();
         changed(&reply, HASH, |header| header.data = &data)
     };
     // Taken away, or with more credit than was given: the keys differ.
@@ -127,7 +126,7 @@ fn an_offer_or_an_answer_that_is_altered_makes_no_flow_that_works() {
         assert!(!agreed.expect("encrypted").keys.is_counterpart(&answered.keys));
     }
     // Of a request that was altered the reply has another hash.
-    let data = data(None);
+    let data = Extensions { profile: Some(0x04), ..Extensions::default() }.encode();
     let altered = changed(&offer.header, 0, |header| header.data = &data);
     let (reply, _) =
         answer(Client::Unchecked, &altered, TIME, &terms, &server(), random).expect("answered");
@@ -143,7 +142,8 @@ fn an_answer_that_was_not_asked_for_is_dropped() {
         .expect("answered");
     let header = Allocation::parse(&reply, HASH).expect("a header");
     let profile = Extensions::parse(header.data).expect("extensions").profile;
-    let data = Extensions { profile, reliable: Some(THEIRS), ..Extensions::default() }.encode();
+    let delivery = Some(Delivery::Reliable(THEIRS));
+    let data = Extensions { profile, delivery, ..Extensions::default() }.encode();
     let altered = changed(&reply, HASH, |header| header.data = &data);
     assert_eq!(offer.check(&altered, &name, TIME).err(), Some(NegotiationError::Mismatch));
 }

@@ -141,6 +141,23 @@ fn a_hybrid_exchange_that_did_not_fit_comes_before_data() {
     for end in &mut ends {
         assert!(events(end).contains(&Event::Rekeyed { epoch: 1 }));
         assert!(end.seal(Duration::ZERO, b"data").is_ok());
+        let (keys, _) = end.session.held();
+        assert_eq!(keys, 1, "nothing opens what was sealed before the exchange");
+    }
+}
+
+#[test]
+fn a_path_is_not_probed_by_a_flow_that_is_over_at_once() {
+    const CEILING: usize = 1400;
+    let random = &mut Random::new(21);
+    let mut ends = settled(random, KeyExchange::X25519);
+    let [client, _] = &mut ends;
+    client.session.search(at(Duration::ZERO), CEILING);
+    for (milliseconds, probed) in [(0, false), (99, false), (100, true)] {
+        let now = Duration::from_millis(milliseconds);
+        client.session.handle_timeout(at(now), random);
+        let mut frames = std::iter::from_fn(|| client.session.poll_transmit());
+        assert_eq!(frames.any(|sent| sent.frame.len() == CEILING), probed, "{now:?}");
     }
 }
 

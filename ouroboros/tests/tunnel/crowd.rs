@@ -17,7 +17,7 @@ use async_io::Timer;
 use futures_lite::future::{block_on, or};
 use ouroboros::{
     ClientEvent, Flow, FlowError, FlowSpec, Hub, HubBuilder, Irm, Tunnel,
-    proto::hub::{Asking, Configuration, IpNet},
+    proto::hub::{Configuration, ConfigurationClient, IpNet},
     transport::IntoTransport,
 };
 use ouroboros_testing::Namespace;
@@ -77,7 +77,7 @@ impl Server {
                         let mut configuration = Configuration::default();
                         configuration.addresses =
                             vec![IpNet::new(own.into(), 20).expect("a prefix")];
-                        serves.tell(client, &configuration);
+                        serves.configure(client, &configuration);
                     }
                 }
             };
@@ -124,7 +124,7 @@ fn answers(packet: &[u8], to: Ipv4Addr) -> bool {
 async fn use_flow(flow: &Flow, answered: &AtomicBool) -> Result<(), FlowError> {
     flow.expect_answers_within(Duration::from_secs(1));
     let start = Instant::now();
-    let mut asking = Asking::new(start.elapsed(), &[]);
+    let mut asking = ConfigurationClient::new(start.elapsed(), &[]);
     let (mut own, mut pinged) = (None, Instant::now());
     let mut buffer = vec![0; 2048];
     loop {
@@ -162,6 +162,10 @@ fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").expect("threads").count()
 }
 
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("descriptors").count()
+}
+
 pub(crate) fn a_hundred_clients_have_a_server_and_the_next_one_when_it_was_killed() {
     serve(100);
 }
@@ -179,7 +183,7 @@ fn serve(clients: usize) {
     let transports = || udp("10.66.0.1", "10.66.0.2");
     let server = Server::start(&hosts.one, transports().0);
     let irm = manager(&hosts.two, transports().1, false);
-    let before = threads();
+    let (before, open) = (threads(), descriptors());
     let answered: Arc<[_]> = (0..clients).map(|_| AtomicBool::new(false)).collect();
     let all_are_answered = || answered.iter().all(|answered| answered.load(SeqCst));
     let over = Arc::new(AtomicBool::new(false));
@@ -215,6 +219,9 @@ fn serve(clients: usize) {
     assert_eq!(server.hub.clients().len(), clients);
     // None for each client: what there is, all of them have together.
     assert!(threads() < before + clients / 4, "{before} threads became {}", threads());
+    // A socket at each end.
+    let most = open + 2 * clients + clients / 4;
+    assert!(descriptors() < most, "{open} descriptors became {}", descriptors());
     // Killed: it tells nobody.
     hosts.one.shell("ip link set eth0 down");
     drop(server);

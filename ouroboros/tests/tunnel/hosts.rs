@@ -16,7 +16,7 @@ use ouroboros::{
 use ouroboros_testing::Namespace;
 
 /// Only ends a test that has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits until `done`, or fails.
 pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {

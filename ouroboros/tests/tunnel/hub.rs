@@ -2,7 +2,10 @@
 
 use std::{
     net::UdpSocket,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -12,7 +15,7 @@ use ouroboros::{
     ClientEvent, ClientId, ClientInfo, Flow, FlowCloser, FlowError, FlowSpec, Hub, HubBuilder,
     Identity, Tunnel,
     crypto::{SystemEntropy, identity::IdentityKey},
-    proto::hub::{Asking, Configuration, IpNet},
+    proto::hub::{Configuration, ConfigurationClient, IpNet},
 };
 use ouroboros_testing::Namespace;
 
@@ -22,16 +25,16 @@ use crate::{
 };
 
 /// A client: a tunnel in a namespace of its own, over a flow of the second host.
-struct Client {
-    host: Namespace,
-    id: ClientId,
+pub(crate) struct Client {
+    pub(crate) host: Namespace,
+    pub(crate) id: ClientId,
     closer: FlowCloser,
     running: Option<JoinHandle<()>>,
     _tunnel: Arc<Tunnel>,
 }
 
 impl Client {
-    fn start(hosts: &Hosts, hub: &Hub, spec: FlowSpec, number: u8) -> Self {
+    pub(crate) fn start(hosts: &Hosts, hub: &Hub, spec: FlowSpec, number: u8) -> Self {
         let [here, there] = hosts.flow(spec);
         let prefixes = own(number);
         let host = Namespace::new();
@@ -86,7 +89,7 @@ fn own(number: u8) -> [IpNet; 2] {
         .map(|prefix| prefix.parse().expect("a prefix"))
 }
 
-fn hub(hosts: &Hosts, queues: usize, forward: bool) -> Hub {
+pub(crate) fn hub(hosts: &Hosts, queues: usize, forward: bool) -> Hub {
     let hub = hosts.one.inside(|| {
         let device = Tunnel::builder()
             .address("10.9.0.1/24".parse().expect("an address"))
@@ -167,6 +170,42 @@ pub(crate) fn many_clients_share_one_device_and_each_has_its_own_address() {
         assert!(hub.remove(clients[1].id) && !hub.remove(clients[1].id));
         assert_eq!(hub.clients().len(), 2);
         reaches(&clients[2].host, &hosts.one, "10.9.0.1");
+    }
+}
+
+pub(crate) fn a_client_joins_and_leaves_while_the_only_other_one_floods() {
+    let hosts = Hosts::on_ethernet();
+    let hub = hub(&hosts, 1, false);
+    let first = Client::start(&hosts, &hub, FlowSpec::raw().encrypted(), 2);
+    let flood = first.host.inside(|| UdpSocket::bind(("10.9.0.2", 0))).expect("bound");
+    let heard = hosts.one.inside(|| UdpSocket::bind(("10.9.0.1", 7))).expect("bound");
+    heard.set_read_timeout(Some(PATIENCE)).expect("set");
+    let stopped = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _stop = StopOnDrop(&stopped);
+        scope.spawn(|| {
+            while !stopped.load(Relaxed) {
+                // What is full loses some.
+                let _ = flood.send_to(&[0; 1000], ("10.9.0.1", 7));
+            }
+        });
+        heard.recv_from(&mut [0; 1000]).expect("the flood has begun");
+        for _ in 0..2 {
+            let second = Client::start(&hosts, &hub, FlowSpec::raw().encrypted(), 3);
+            reaches(&second.host, &hosts.one, "10.9.0.1");
+            let gone = second.id;
+            drop(second);
+            eventually("it has left", || hub.client(gone).is_none());
+        }
+    });
+    reaches(&first.host, &hosts.one, "10.9.0.1");
+}
+
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
     }
 }
 
@@ -255,7 +294,7 @@ pub(crate) fn a_client_hears_its_configuration_and_its_changes() {
     let id = block_on(hub.join(vec![here], &[])).expect("joined");
     let wanted: IpNet = "10.9.0.8/24".parse().expect("a prefix");
     let start = Instant::now();
-    let mut asking = Asking::new(start.elapsed(), &[wanted]);
+    let mut asking = ConfigurationClient::new(start.elapsed(), &[wanted]);
     let asked = hears(&there, &mut asking, start, &|| {
         let (client, asked) = event(&hub, |event| match event {
             ClientEvent::Requested { client, wanted } => Some((client, wanted)),
@@ -266,14 +305,14 @@ pub(crate) fn a_client_hears_its_configuration_and_its_changes() {
         configuration.addresses = vec![wanted];
         configuration.routes =
             (0..250).map(|n| IpNet::new([172, 16, n, 0].into(), 24).expect("a prefix")).collect();
-        assert!(hub.tell(id, &configuration));
+        assert!(hub.configure(id, &configuration));
         configuration
     });
     assert_eq!(asked.0, asked.1);
     let changed = hears(&there, &mut asking, start, &|| {
         let mut configuration = Configuration::default();
         configuration.server_name = Some("office".to_owned());
-        assert!(hub.tell(id, &configuration));
+        assert!(hub.configure(id, &configuration));
         configuration
     });
     assert_eq!(changed.0, changed.1);
@@ -282,7 +321,7 @@ pub(crate) fn a_client_hears_its_configuration_and_its_changes() {
 /// What is told, and what arrives.
 fn hears(
     flow: &Flow,
-    asking: &mut Asking,
+    asking: &mut ConfigurationClient,
     start: Instant,
     tell: &(dyn Fn() -> Configuration + Sync),
 ) -> (Configuration, Configuration) {

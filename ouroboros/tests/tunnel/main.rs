@@ -1,5 +1,6 @@
-//! Tunnels between network namespaces, by the library alone: what goes in comes
-//! out, whatever the kernel does of the work, whatever lies between the ends.
+//! Tunnels between network namespaces, and streams over Ethernet, by the library alone:
+//! what goes in comes out, whatever the kernel does of the work, whatever lies between
+//! the ends.
 
 mod capture;
 mod checksums;
@@ -11,7 +12,10 @@ mod movement;
 mod mtu;
 mod offloads;
 mod rekey;
+mod streams;
 mod traffic;
+#[path = "../transfer/mod.rs"]
+mod transfer;
 mod unchanged;
 mod wire;
 
@@ -26,6 +30,7 @@ use mtu::*;
 use offloads::*;
 use ouroboros_testing::{Needs, tests};
 use rekey::*;
+use streams::*;
 use unchanged::*;
 
 fn main() -> ExitCode {
@@ -47,8 +52,10 @@ fn main() -> ExitCode {
             a_client_behind_another_address_is_followed_once_it_has_proved_to_be_there,
             several_connections_share_the_lanes_of_a_tunnel,
             who_does_not_know_of_lanes_has_one_flow,
+            a_hub_tells_that_a_client_has_moved,
             copies_and_garbage_from_elsewhere_do_not_move_a_flow,
             many_clients_share_one_device_and_each_has_its_own_address,
+            a_client_joins_and_leaves_while_the_only_other_one_floods,
             a_client_sends_from_its_own_address_only,
             clients_reach_each_other_if_the_hub_forwards,
             a_client_that_comes_back_takes_its_own_place_only,
@@ -57,7 +64,8 @@ fn main() -> ExitCode {
             a_hundred_clients_have_a_server_and_the_next_one_when_it_was_killed,
             the_smallest_links_carry_ipv6_and_packets_of_its_least_mtu,
             a_link_that_becomes_too_small_for_ipv6_keeps_it,
-            a_path_that_drops_what_is_too_large_and_says_nothing_is_measured,
+            a_path_that_drops_what_is_too_large_and_says_nothing_is_measured;
+        Needs::Namespaces: a_transfer_arrives_whole_over_ethernet
     ]
     .with_long(
         Needs::Tunnels,

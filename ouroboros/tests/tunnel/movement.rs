@@ -6,10 +6,12 @@ use std::{
     time::Duration,
 };
 
-use ouroboros::Offload;
+use futures_lite::future::{block_on, poll_once};
+use ouroboros::{ClientEvent, FlowSpec, Offload, wire::PeerAddress};
 
 use crate::{
     hosts::{Hosts, address, eventually, udp},
+    hub::{Client, hub},
     traffic::{Echo, FIRST, answers, transfer},
     wire::{Datagram, Side, Wire},
 };
@@ -105,6 +107,38 @@ pub(crate) fn a_client_behind_another_address_is_followed_once_it_has_proved_to_
         eventually("the flow goes on", || answers(&asks, round * 10_000, SOON));
         transfer(&ends, FIRST[0], 1 << 20);
     }
+    echo.stop(&hosts.one);
+}
+
+pub(crate) fn a_hub_tells_that_a_client_has_moved() {
+    const OUTSIDE: u16 = 40_000;
+    let (wire, hosts) = on_a_wire();
+    let hub = hub(&hosts, 1, false);
+    let client = Client::start(&hosts, &hub, FlowSpec::raw().encrypted(), 2);
+    let router = Arc::new(Mutex::new(Translator { open: true, ..Translator::default() }));
+    let translates = router.clone();
+    wire.rule(move |from, frame, leave| {
+        translates.lock().expect("no panic").translate(from, frame, leave);
+    });
+    let echo = Echo::at(&hosts.one, FIRST[0]);
+    let asks = echo.client(&client.host);
+    eventually("an answer", || answers(&asks, 0, SOON));
+    router.lock().expect("no panic").outside = Some(OUTSIDE);
+    let (mut asked, mut told) = (0, None);
+    // Told with what comes after it has moved.
+    eventually("the hub tells it", || {
+        asked += 1;
+        answers(&asks, asked, SOON);
+        while let Some(Some(event)) = block_on(poll_once(hub.next_event())) {
+            if let ClientEvent::Moved { client, peer } = event {
+                told = Some((client, peer));
+            }
+        }
+        told.is_some()
+    });
+    let (id, peer) = told.expect("told");
+    assert_eq!(id, client.id);
+    assert!(matches!(peer, PeerAddress::Udp(address) if address.port() == OUTSIDE), "{peer}");
     echo.stop(&hosts.one);
 }
 

@@ -2,21 +2,27 @@
 //! taken up when they prove an invitation. The file is the only place that says who is a
 //! client; what is done here is in force when it is answered.
 
-use std::sync::{Arc, Weak};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
 
 use ouroboros::{
     LayerError,
     crypto::identity::Fingerprint,
     daemon::{
-        protocol::{ClientRow, Response, path_from_text, text_of_path},
-        security::Authentication,
+        protocol::{ClientRow, Response},
+        security::{Authentication, NamePolicy},
     },
-    proto::negotiation::{Invited, Joining},
+    proto::{
+        hub::IpNet,
+        negotiation::{Invited, Joining},
+    },
     trust::{ClientEntry, ClientName, ClientsFile},
     wire::Name,
 };
 
-use super::{Error, Outcome, State, Tables, policy::Policy};
+use super::{Error, Outcome, State, Tables};
 use crate::now;
 
 impl State {
@@ -39,8 +45,8 @@ impl State {
             let file = format!("{}.clients", client_name(name)?);
             let file = ClientsFile::at(self.trust()?.path().join(file));
             file.create()?;
-            let authentication = Authentication::Keys(text_of_path(file.path()));
-            let policy = Policy { authentication, native: true, ..Policy::default() };
+            let authentication = Authentication::Keys(file.path().to_owned());
+            let policy = NamePolicy { authentication, native: true, ..NamePolicy::default() };
             self.put_policy(parsed.clone(), policy)?;
         }
         for layer in self.irm.layers() {
@@ -57,19 +63,23 @@ impl State {
             Some(_) => vec![self.clients_file(name)?],
             None => files(&self.tables()),
         };
-        let flows = self.flows.list();
+        let mut peers: HashMap<(String, String), Vec<String>> = HashMap::new();
+        for flow in self.flows.list() {
+            if let Some(identity) = flow.identity {
+                let of_client = (flow.name, identity.fingerprint.to_string());
+                peers.entry(of_client).or_default().push(flow.peer);
+            }
+        }
         let mut rows = Vec::new();
         for (service, file) in files {
             let wanted = |entry: &ClientEntry| only.is_none_or(|key| entry.key == key);
             for entry in file.entries()?.into_iter().filter(wanted) {
                 let service = service.to_string();
-                let of_client = flows.iter().filter(|flow| {
-                    let peer = flow.identity.as_ref();
-                    flow.name == service && peer.is_some_and(|peer| peer.fingerprint == entry.key)
-                });
-                let peers = of_client.map(|flow| flow.peer.clone()).collect();
+                let of_client = (service, entry.key.to_string());
+                let peers = peers.get(&of_client).cloned().unwrap_or_default();
+                let (service, key) = of_client;
                 let prefixes = entry.prefixes.iter().map(ToString::to_string).collect();
-                let (key, name, until) = (entry.key.to_string(), entry.name, entry.invited_until);
+                let (name, until) = (entry.name, entry.invited_until);
                 rows.push(ClientRow { service, name, key, prefixes, invited_until: until, peers });
             }
         }
@@ -96,10 +106,15 @@ impl State {
         client: &str,
         key: &str,
         until: u64,
+        prefixes: &[String],
     ) -> Outcome {
         let (service, file) = self.clients_file(name)?;
         let key: Fingerprint = key.parse()?;
-        file.invite(&client_name(client)?, Invited { key, until }, now())?;
+        let prefix = |text: &String| {
+            text.parse::<IpNet>().map_err(|_| Error::Prefix(text.escape_debug().to_string()))
+        };
+        let prefixes: Vec<_> = prefixes.iter().map(prefix).collect::<Result<_, _>>()?;
+        file.invite(&client_name(client)?, Invited { key, until }, &prefixes, now())?;
         self.read_clients_again(&service);
         let server_key = self.server_key(&service)?;
         tracing::info!(name = %service, client, "a client is invited");
@@ -157,8 +172,8 @@ impl State {
 
 /// The names that have their clients in a file.
 fn files(tables: &Tables) -> Vec<(Name, ClientsFile)> {
-    let file = |policy: &Policy| match &policy.authentication {
-        Authentication::Keys(path) => Some(ClientsFile::at(path_from_text(path))),
+    let file = |policy: &NamePolicy| match &policy.authentication {
+        Authentication::Keys(path) => Some(ClientsFile::at(path)),
         _ => None,
     };
     let names = tables.names.iter();

@@ -1,4 +1,4 @@
-//! What of the daemon, its files and its names is in the way of tunnels.
+//! Checks of the daemon, its files and its names.
 
 use std::net::ToSocketAddrs;
 
@@ -15,7 +15,7 @@ use crate::{configuration::Configuration, lists::Overview};
 /// A layer to begin with.
 const LAYER: &str = "irm ipcp bootstrap type udp name wan layer internet ip any";
 
-/// What the daemon tells of its layers and names.
+/// Checks the daemon's layers and names.
 pub(super) fn check(overview: Result<&Overview, &LayerError>) -> Vec<Finding> {
     let overview = match overview {
         Ok(overview) => overview,
@@ -79,7 +79,7 @@ pub(super) fn configuration() -> Option<Finding> {
     })
 }
 
-/// Where a server is looked for.
+/// Returns where a server is looked for.
 pub(super) fn lookup(name: Option<&Name>, server: Option<&ServerHost>) -> Option<Finding> {
     let check = "lookup";
     if let Some(server) = server {

@@ -1,5 +1,4 @@
-//! What of this machine is in the way of tunnels: the device, rights, forwarding, filters,
-//! the clock, the uplink.
+//! Checks of this machine: the device, rights, forwarding, filters, the clock, the uplink.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +12,11 @@ use ouroboros::{daemon::protocol::TransportSpec, transport::Udp};
 use rustix::thread::CapabilitySet;
 
 use super::{Finding, firewall};
-use crate::{confine::has, lists::Overview};
+use crate::{
+    confine::has,
+    lists::Overview,
+    sysctl::{Forwarding, Sysctl},
+};
 
 /// IPv6 needs packets of 1280 bytes inside; what is around them takes no more than this.
 const LEAST_UPLINK: u32 = 1280 + 80;
@@ -22,7 +25,7 @@ const LEAST_UPLINK: u32 = 1280 + 80;
 #[derive(Clone, Debug)]
 pub struct Machine {
     root: PathBuf,
-    /// What programs print, instead of running them.
+    /// The output of programs, instead of running them.
     outputs: Option<BTreeMap<&'static str, String>>,
 }
 
@@ -37,7 +40,7 @@ impl Machine {
         Some(fs::read_to_string(self.root.join(path)).ok()?.trim().to_owned())
     }
 
-    /// What a program prints; `None` if it is not there or fails.
+    /// Returns the output of a program; `None` if it is not there or fails.
     fn run(&self, program: &'static str, words: &[&str]) -> Option<String> {
         if let Some(outputs) = &self.outputs {
             return outputs.get(program).cloned();
@@ -102,21 +105,20 @@ impl Machine {
 
     fn forwarding(&self, serves: bool) -> Vec<Finding> {
         let mut findings = Vec::new();
-        for (family, file, setting) in [
-            ("IPv4", "proc/sys/net/ipv4/ip_forward", "net.ipv4.ip_forward"),
-            ("IPv6", "proc/sys/net/ipv6/conf/all/forwarding", "net.ipv6.conf.all.forwarding"),
-        ] {
-            match self.read(file).as_deref() {
-                Some("0") if serves => findings.push(Finding::warning(
+        let sysctl = Sysctl::of(&self.root);
+        for forwarding in [Forwarding::V4, Forwarding::V6] {
+            let Forwarding { family, setting } = forwarding;
+            match sysctl.forwards(forwarding) {
+                Some(false) if serves => findings.push(Finding::warning(
                     "forwarding",
                     format!("{family} is not forwarded: clients reach this machine only"),
                     format!("sysctl -w {setting}=1, if they are to reach more"),
                 )),
-                Some("0") => findings.push(Finding::good(
+                Some(false) => findings.push(Finding::good(
                     "forwarding",
                     format!("{family} is not forwarded, which a client does not need"),
                 )),
-                Some(_) => {
+                Some(true) => {
                     findings.push(Finding::good("forwarding", format!("{family} is forwarded")));
                 }
                 None => {}
@@ -157,10 +159,7 @@ impl Machine {
                 "connect the machine, if peers are not in a network of its own (ip route)",
             ));
         }
-        let filter = |device: &str| {
-            let path = format!("proc/sys/net/ipv4/conf/{device}/rp_filter");
-            self.read(&path).and_then(|text| text.parse::<u8>().ok()).unwrap_or(0)
-        };
+        let sysctl = Sysctl::of(&self.root);
         for device in &uplinks {
             let mtu = self.read(&format!("sys/class/net/{device}/mtu"));
             if let Some(mtu) = mtu.and_then(|text| text.parse::<u32>().ok()) {
@@ -174,17 +173,16 @@ impl Machine {
                     Finding::good("MTU", format!("{device} carries packets of {mtu} bytes"))
                 });
             }
-            // The kernel takes the larger one.
-            findings.push(match filter("all").max(filter(device)) {
-                1 => Finding::warning(
+            findings.push(match sysctl.strict_filter(device) {
+                Some(setting) => Finding::warning(
                     "rp_filter",
                     format!(
                         "{device} drops packets whose answers would leave by another interface, \
                          as those of a full tunnel would"
                     ),
-                    format!("sysctl -w net.ipv4.conf.{device}.rp_filter=2"),
+                    format!("sysctl -w {setting}=2"),
                 ),
-                _ => Finding::good("rp_filter", format!("{device} is not strict")),
+                None => Finding::good("rp_filter", format!("{device} is not strict")),
             });
         }
         findings
@@ -278,7 +276,7 @@ mod tests {
         (folder, machine)
     }
 
-    /// What was found, but for the rights of who runs the test.
+    /// Returns the findings, but for the rights of the user who runs the test.
     fn found(machine: &Machine, overview: Option<&Overview>) -> Vec<(&'static str, Severity)> {
         let findings = machine.check(overview);
         let others = findings.iter().filter(|finding| finding.check != "rights");

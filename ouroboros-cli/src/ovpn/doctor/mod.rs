@@ -14,7 +14,7 @@ pub use machine::Machine;
 
 use crate::lists::Overview;
 
-/// What to look at.
+/// Options of `ovpn doctor`.
 #[derive(Clone, Debug, Default, StructOpt)]
 pub struct Options {
     /// Looks up where the server of this name is, as well
@@ -40,16 +40,16 @@ pub enum Severity {
     Problem,
 }
 
-/// What was found where it was looked.
+/// The finding of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What was looked at.
+    /// The check.
     pub check: &'static str,
     /// How bad it is.
     pub severity: Severity,
-    /// What was found.
+    /// The fact found.
     pub found: String,
-    /// What to do, if something is to be done.
+    /// Advice, if something is to be done.
     pub advice: Option<String>,
 }
 
@@ -88,7 +88,7 @@ impl fmt::Display for Finding {
 ///
 /// # Errors
 ///
-/// What was found cannot be written as JSON.
+/// If the findings cannot be written as JSON.
 pub async fn doctor(options: &Options) -> Result<bool, Box<dyn Error + Send + Sync>> {
     let overview = Overview::ask(&Client::new()).await;
     let machine = Machine::real();

@@ -1,5 +1,5 @@
-//! What a running `ovpn` tells of its tunnel: a page for programs, metrics, and from the
-//! page a table for people. Not here: counting, which is the library's.
+//! The state of a running `ovpn`: a page for programs, metrics, and from the page a table for
+//! people. Not here: counting, which is the library's.
 
 mod observed;
 mod report;
@@ -15,7 +15,7 @@ pub use observed::{Observed, Observing};
 pub use report::{Peer, Report, Role, Traffic};
 pub use show::{Options, status};
 
-use crate::http::{Page, Place, Server};
+use crate::http::{ListenAddress, Page, Server};
 
 /// Where a running `ovpn` tells of itself.
 const PAGE: &str = "/status";
@@ -39,7 +39,7 @@ pub fn folder() -> PathBuf {
 ///
 /// Metrics cannot be served there. (A tunnel that nobody can ask for its status runs
 /// nevertheless.)
-pub async fn serve<T>(observed: &Observed, metrics: Option<&Place>) -> io::Result<T> {
+pub async fn serve<T>(observed: &Observed, metrics: Option<&ListenAddress>) -> io::Result<T> {
     let scraped = async {
         let Some(place) = metrics else { return future::pending().await };
         let server = Server::bind(place, 0o660).await?;
@@ -62,7 +62,7 @@ async fn bind() -> io::Result<Server> {
     // It may be before the daemon makes the folder around it.
     fs::DirBuilder::new().recursive(true).mode(0o755).create(&folder)?;
     let path = folder.join(format!("{}.sock", process::id()));
-    Server::bind(&Place::Unix(path), 0o600).await
+    Server::bind(&ListenAddress::Unix(path), 0o600).await
 }
 
 async fn page(observed: &Observed, path: &str) -> Option<Page> {

@@ -1,8 +1,8 @@
 //! The tunnel that a process has now, for whoever asks.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use ouroboros::{FlowState, Hub, Tunnel, proto::hub::IpNet};
+use ouroboros::{FlowState, Hub, Tunnel, proto::hub::IpNet, sync::lock};
 
 use super::report::{Report, Role};
 use crate::http::Page;
@@ -52,7 +52,7 @@ impl Observed {
     }
 
     fn source(&self) -> MutexGuard<'_, Option<Source>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Asks all peers, to know how long they take.
@@ -76,7 +76,7 @@ impl Observed {
         }
     }
 
-    /// What there is to tell.
+    /// Returns the present report.
     #[must_use]
     pub fn report(&self) -> Report {
         let source = self.source();

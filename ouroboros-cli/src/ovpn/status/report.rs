@@ -26,7 +26,7 @@ pub enum Role {
     Client,
 }
 
-/// What a running `ovpn` tells of itself.
+/// The report of a running `ovpn`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Its process id.
@@ -35,7 +35,7 @@ pub struct Report {
     pub version: String,
     /// Which end it is.
     pub role: Role,
-    /// What it does now, in words; what it waits for.
+    /// What it does or waits for now, in words.
     pub state: String,
     /// The name of its device.
     pub device: Option<String>,
@@ -45,7 +45,7 @@ pub struct Report {
     pub mtu: Option<u16>,
     /// Offloads in use at the device; at the flow's socket, too, if there is one flow.
     pub offload: String,
-    /// What went through the device.
+    /// The traffic of the device.
     pub traffic: Traffic,
     /// Packets dropped at the device, for each cause that there was.
     pub dropped: Vec<(String, u64)>,
@@ -73,7 +73,7 @@ pub struct Peer {
     pub name: String,
     /// The fingerprint of the peer's key, if it has shown one.
     pub identity: Option<String>,
-    /// What the server's list calls the client that has the key.
+    /// The name of the client that has the key, by the server's list.
     #[serde(default)]
     pub client: Option<String>,
     /// The name that the peer's certificate or key has.
@@ -88,7 +88,7 @@ pub struct Peer {
     pub silence: f64,
     /// The round trip, without what is inside of the tunnel; `None`: unknown.
     pub round_trip: Option<f64>,
-    /// What went over its flows.
+    /// The traffic of its flows.
     pub traffic: Traffic,
     /// Packets of the peer that were lost on the way, or are late; `None`: unknown.
     pub missed: Option<u64>,
@@ -270,13 +270,13 @@ impl Report {
 }
 
 impl Peer {
-    /// Who it is: its key, or where it is.
+    /// Returns the key that identifies it, or else its address.
     #[must_use]
     pub fn key(&self) -> String {
         self.identity.clone().unwrap_or_else(|| self.outer.clone())
     }
 
-    /// What its flows tell, of which there is one at least.
+    /// Returns the report of its flows, of which there is one at least.
     fn of(flows: &[FlowState]) -> Option<Self> {
         let first = flows.first()?;
         let seconds = |time: Option<Duration>| time.as_ref().map(Duration::as_secs_f64);

@@ -3,10 +3,7 @@
 use std::{error::Error, fs, io, path::PathBuf, time::Duration};
 
 use async_std::task;
-use ouroboros::daemon::{
-    Client,
-    protocol::{ClientRow, Request, Response},
-};
+use ouroboros::daemon::{Client, protocol::ClientRow};
 use structopt::StructOpt;
 
 use super::{
@@ -18,7 +15,7 @@ use crate::{http, lists::duration, output, table::table};
 /// How often `--watch` asks anew.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// What to show.
+/// Options of `ovpn status`.
 #[derive(Clone, Debug, StructOpt)]
 pub struct Options {
     /// Shows the tunnel with this device only
@@ -60,7 +57,7 @@ pub async fn status(options: &Options) -> Result<(), Box<dyn Error + Send + Sync
     }
 }
 
-/// What all running tunnels tell, those with the device `dev` if that is given.
+/// Returns the reports of all running tunnels, those with the device `dev` if that is given.
 async fn reports(dev: Option<&str>) -> Result<Vec<Report>, Box<dyn Error + Send + Sync>> {
     let mut reports = Vec::new();
     let mut refused = 0;
@@ -84,8 +81,7 @@ async fn reports(dev: Option<&str>) -> Result<Vec<Report>, Box<dyn Error + Send 
 
 /// Tells clients by the names that the daemon has for their keys, if it tells.
 async fn name_clients(reports: &mut [Report]) {
-    let asked = Client::new().ask(&Request::ListClients { name: None, key: None }).await;
-    let Ok(Response::Clients(rows)) = asked else { return };
+    let Ok(rows) = Client::new().clients(None, None).await else { return };
     let servers = reports.iter_mut().filter(|report| report.role == Role::Server);
     for peer in servers.flat_map(|report| &mut report.peers) {
         let same =

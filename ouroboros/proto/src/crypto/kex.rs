@@ -68,7 +68,7 @@ impl KeyExchange {
         }
     }
 
-    /// Whether its public keys travel raw, not as SubjectPublicKeyInfo.
+    /// Returns `true` if its public keys travel raw, not as SubjectPublicKeyInfo.
     #[must_use]
     pub const fn is_raw(self) -> bool {
         matches!(self, Self::X25519MlKem768)
@@ -162,9 +162,8 @@ impl EphemeralSecret {
                 (Secret::P521(secret), public_key)
             }
             KeyExchange::X25519MlKem768 => {
-                let secret = Box::new(hybrid::Secret::from_bytes(bytes.try_into().ok()?));
-                let public_key = secret.public_key();
-                (Secret::X25519MlKem768(secret), public_key)
+                let (secret, public_key) = hybrid::Secret::from_bytes(bytes.try_into().ok()?);
+                (Secret::X25519MlKem768(Box::new(secret)), public_key)
             }
         };
         Some(Self { secret, public_key })

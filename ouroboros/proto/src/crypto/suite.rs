@@ -58,7 +58,7 @@ pub enum KeyExchange {
     X25519MlKem768,
 }
 
-/// What one side asks of, or offers to, an encrypted flow.
+/// The algorithms that one side asks of, or offers to, an encrypted flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Suite {
     /// How the secret is agreed.
@@ -87,7 +87,7 @@ pub struct Algorithms {
     pub kdf: Option<Hash>,
     /// How packets are sealed.
     pub cipher: Option<Cipher>,
-    /// What a request that is not signed names as its digest.
+    /// The digest that a request names that is not signed.
     pub digest: Option<Hash>,
 }
 

@@ -15,7 +15,7 @@ pub struct SendBatch {
     buffer: Box<[u8]>,
     /// Ends of the frames in `buffer`; a frame starts where the last ended.
     ends: Vec<usize>,
-    /// What each frame's outer IP header should say of congestion.
+    /// The ECN field that each frame's outer IP header is to have.
     ecn: Vec<Ecn>,
     headroom: usize,
     sent: usize,
@@ -44,7 +44,7 @@ impl SendBatch {
         self.headroom = headroom;
     }
 
-    /// Whether a frame of `size` bytes still fits.
+    /// Returns `true` if a frame of `size` bytes still fits.
     pub fn fits(&self, size: usize) -> bool {
         self.used() + self.headroom + size <= self.buffer.len()
     }
@@ -74,7 +74,7 @@ impl SendBatch {
         }
     }
 
-    /// What was said of frame `index`. For paths.
+    /// Returns the ECN field asked for frame `index`. For paths.
     pub fn ecn(&self, index: usize) -> Ecn {
         self.ecn[index]
     }
@@ -110,12 +110,12 @@ impl SendBatch {
         self.ends.len()
     }
 
-    /// Whether there are no frames.
+    /// Returns `true` if there are no frames.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// How many frames have left.
+    /// Returns how many frames have left.
     pub fn sent(&self) -> usize {
         self.sent
     }
@@ -131,13 +131,12 @@ impl SendBatch {
         self.advance(1);
     }
 
-    /// How many frames were too large for the path.
+    /// Returns how many frames were too large for the path.
     pub fn oversize(&self) -> usize {
         self.oversize
     }
 
-    /// Where frame `index` is in [`bytes_mut`](Self::bytes_mut), with its
-    /// headroom.
+    /// Returns where frame `index` is in [`bytes_mut`](Self::bytes_mut), with its headroom.
     pub fn range(&self, index: usize) -> Range<usize> {
         let start = if index == 0 { 0 } else { self.ends[index - 1] };
         start..self.ends[index]
@@ -164,7 +163,7 @@ impl SendBatch {
 /// message, or a frame for another endpoint of the same peer. For the IPCP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stray {
-    /// Who sent it.
+    /// The sender's address.
     pub from: PeerAddress,
     /// The frame with the endpoint id in front, as UDP carries it.
     pub frame: Vec<u8>,
@@ -179,6 +178,7 @@ pub struct ReceiveBatch {
     frames: Vec<(Range<usize>, Ecn)>,
     strays: Vec<Stray>,
     calls: u64,
+    drained: bool,
 }
 
 impl ReceiveBatch {
@@ -193,6 +193,7 @@ impl ReceiveBatch {
             frames: Vec::with_capacity(64),
             strays: Vec::new(),
             calls: 0,
+            drained: false,
         }
     }
 
@@ -202,6 +203,17 @@ impl ReceiveBatch {
         self.frames.clear();
         self.strays.clear();
         self.calls = 0;
+        self.drained = false;
+    }
+
+    /// Says that the path had no more than this when it was read. For paths.
+    pub fn set_drained(&mut self) {
+        self.drained = true;
+    }
+
+    /// Returns `true` if the path had no more when it was read, as far as it can tell.
+    pub fn is_drained(&self) -> bool {
+        self.drained
     }
 
     /// Number of frames.
@@ -209,7 +221,7 @@ impl ReceiveBatch {
         self.frames.len()
     }
 
-    /// Whether there are no frames.
+    /// Returns `true` if there are no frames.
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }
@@ -225,12 +237,12 @@ impl ReceiveBatch {
         &self.buffer[self.frames[index].0.clone()]
     }
 
-    /// Where frame `index` is in [`buffer_mut`](Self::buffer_mut).
+    /// Returns where frame `index` is in [`buffer_mut`](Self::buffer_mut).
     pub fn range(&self, index: usize) -> Range<usize> {
         self.frames[index].0.clone()
     }
 
-    /// What the outer IP header of frame `index` said of congestion.
+    /// Returns the ECN field that the outer IP header of frame `index` had.
     pub fn ecn(&self, index: usize) -> Ecn {
         self.frames[index].1
     }

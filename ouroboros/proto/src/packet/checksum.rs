@@ -98,7 +98,7 @@ impl Sum {
         }
     }
 
-    /// Whether bytes that hold their own checksum were added and are intact.
+    /// Returns `true` if bytes that hold their own checksum were added and are intact.
     #[inline]
     pub const fn is_intact(self) -> bool {
         self.fold() == 0xffff

@@ -1,6 +1,5 @@
-//! What every layer has to know of an IP header: the version, where the
-//! addresses are, and congestion (ECN). Not here: what follows the header
-//! (`ouroboros::tun::offload`).
+//! The part of an IP header that every layer has to know: the version, the addresses, and
+//! congestion (ECN). Not here: what follows the header (`ouroboros::tun::offload`).
 
 use super::checksum::replace;
 
@@ -104,9 +103,8 @@ impl Ecn {
         }
     }
 
-    /// What an inner packet's field becomes when the outer packet that carried
-    /// it arrives with `outer` (RFC 6040, figure 4); `None` if the packet is to
-    /// be dropped.
+    /// Returns the field of an inner packet when the outer packet that carried it arrives with
+    /// `outer` (RFC 6040, figure 4); `None` if the packet is to be dropped.
     pub const fn decapsulated(self, outer: Self) -> Option<Self> {
         match (self, outer) {
             (Self::NotEct, Self::Ce) => None,

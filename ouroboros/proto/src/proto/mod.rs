@@ -4,8 +4,8 @@
 //! One vocabulary for each: `handle(now, input)`, `poll_transmit`,
 //! `poll_timeout`, `handle_timeout(now)`, and `poll` for events.
 
+pub mod allocation;
 pub mod connection;
-pub mod endpoint;
 pub mod frct;
 pub mod hub;
 pub mod native;
@@ -15,9 +15,15 @@ pub mod protection;
 pub mod reliable;
 mod rotation;
 
+/// As [`allocation`] was called.
+#[doc(hidden)]
+pub mod endpoint {
+    pub use super::allocation::{Allocator as Endpoint, *};
+}
+
 use std::time::Duration;
 
-/// What the clocks say, handed to every state machine that needs time.
+/// The present time of the clocks, handed to every state machine that needs time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Now {
     /// Monotonic time since an arbitrary start.

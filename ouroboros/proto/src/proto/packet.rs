@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Profile {
-    /// That of 0.23: one key for both directions, no protection from replay.
+    /// The format of 0.23: one key for both directions, no protection from replay.
     Wire023,
     /// The native profile (PROTOCOL.md).
     Native,
 }
 
-/// What is inside a packet.
+/// The content of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Content {
     /// The profile's own: see PROTOCOL.md, "Control".
@@ -63,7 +63,7 @@ impl Content {
 pub struct Opened {
     /// Which frame of a batch it is; 0 outside of batches.
     pub index: usize,
-    /// What the body is.
+    /// The kind of body.
     pub content: Content,
     /// Where the body is in the frame.
     pub body: Range<usize>,

@@ -80,7 +80,7 @@ impl FlowKeys {
         }
     }
 
-    /// Whether `other` are the keys of the flow's other end.
+    /// Returns `true` if `other` are the keys of the flow's other end.
     pub fn is_counterpart(&self, other: &Self) -> bool {
         match (self, other) {
             (
@@ -299,7 +299,7 @@ impl Sealer {
         }
     }
 
-    /// Whether the session of a native flow should be polled now; once.
+    /// Returns `true` if the session of a native flow should be polled now; once.
     pub fn wants_attention(&self) -> bool {
         matches!(&self.kind, SealerKind::Native(sealer) if sealer.wants_attention())
     }
@@ -412,7 +412,7 @@ impl Opener {
         Some(Self { kind, checks_errors: self.checks_errors })
     }
 
-    /// Whether the session of a native flow should be polled now; once.
+    /// Returns `true` if the session of a native flow should be polled now; once.
     pub fn wants_attention(&self) -> bool {
         matches!(&self.kind, OpenerKind::Native(opener) if opener.wants_attention())
     }

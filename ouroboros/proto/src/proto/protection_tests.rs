@@ -117,8 +117,8 @@ fn a_crc_guards_a_plain_packet() {
     assert_eq!(open(&mut opener, &mut [1, 2, 3]), Err(OpenError::TooShort));
 }
 
-/// What WIRE.md says was seen of a 0.23 peer: its key follows the phase bit of
-/// what it receives, its own phase bit follows its own count.
+/// A 0.23 peer as WIRE.md says it was seen: its key follows the phase bit of what it receives,
+/// its own phase bit follows its own count.
 struct OldPeer {
     chain: KeyChain,
     aead: Box<dyn Aead>,

@@ -5,13 +5,19 @@
 //! opener tries the few keys around the current one and believes only what
 //! authenticates. So an unauthenticated packet changes nothing.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-};
+#[cfg(all(test, loom))]
+mod model;
+
+use std::sync::Arc;
 
 use super::packet::OpenError;
-use crate::crypto::{Aead, AeadBackend, Cipher, Entropy, FlowKey, NONCE, TAG};
+use crate::{
+    crypto::{Aead, AeadBackend, Cipher, Entropy, FlowKey, NONCE, TAG},
+    sync::shared::atomic::{
+        AtomicBool, AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
+};
 
 /// Packets, sent and received, after which the key rotates.
 pub(super) const PERIOD: u64 = 1 << 20;
@@ -41,8 +47,10 @@ pub(super) fn rotating(
     (sealing, Opening::new(chain, rotation))
 }
 
-/// What both directions know of the rotation: the 0.23 format counts packets
-/// of both, and one key serves both.
+/// The state of the rotation that both directions share: the 0.23 format counts packets of
+/// both, and one key serves both. The directions may be two threads': what the opener has found
+/// out of an epoch is there for a sealer that sees it heard, and the opener sees an epoch after
+/// what the sealer forgot for it.
 #[derive(Default)]
 struct Rotation {
     period: u64,
@@ -59,10 +67,10 @@ struct Rotation {
 }
 
 impl Rotation {
-    /// Whether the sealer may go one epoch on: not before the peer has had a
-    /// chance to follow, or a blackout would part the two for good.
+    /// Returns `true` if the sealer may go one epoch on: not before the peer has had a chance to
+    /// follow, or a blackout would part the two for good.
     fn may_advance(&self, epoch: u64) -> bool {
-        self.heard_epoch.load(Relaxed) >= epoch
+        self.heard_epoch.load(Acquire) >= epoch
             && (self.peer_epoch.load(Relaxed) >= epoch || !self.peer_lags.load(Relaxed))
     }
 }
@@ -108,7 +116,7 @@ impl Sealing {
             self.aead = self.chain.advance();
             self.epoch += 1;
             rotation.peer_lags.store(false, Relaxed);
-            rotation.send_epoch.store(self.epoch, Relaxed);
+            rotation.send_epoch.store(self.epoch, Release);
         }
         let mut nonce = [0; NONCE];
         nonce.copy_from_slice(&self.counter.to_be_bytes()[4..]);
@@ -165,7 +173,7 @@ impl Opening {
         let (iv, rest) = frame.split_first_chunk_mut::<NONCE>().ok_or(OpenError::TooShort)?;
         let (packet, tag) = rest.split_last_chunk_mut::<TAG>().ok_or(OpenError::TooShort)?;
         let phase = iv[0] & PHASE;
-        let sending = self.rotation.send_epoch.load(Relaxed);
+        let sending = self.rotation.send_epoch.load(Acquire);
         let alone = phase == self.phase && self.settling == 0 && sending <= self.epoch;
         let used = if alone {
             let key = self.keys.iter().find(|(epoch, _)| *epoch == self.epoch);
@@ -188,7 +196,8 @@ impl Opening {
             self.rotation.peer_lags.store(true, Relaxed);
         }
         self.rotation.count.fetch_add(1, Relaxed);
-        self.heard();
+        // Not in an epoch that has begun since: nothing says whether the peer lags there.
+        self.rotation.heard_epoch.store(sending, Release);
         Ok(())
     }
 
@@ -209,6 +218,6 @@ impl Opening {
     }
 
     pub(super) fn heard(&self) {
-        self.rotation.heard_epoch.store(self.rotation.send_epoch.load(Relaxed), Relaxed);
+        self.rotation.heard_epoch.store(self.rotation.send_epoch.load(Acquire), Release);
     }
 }

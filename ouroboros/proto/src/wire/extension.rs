@@ -11,12 +11,13 @@ const PROFILE: u16 = 1;
 const PADDING: u16 = 2;
 const COOKIE: u16 = 3;
 const LANE: u16 = 4;
-const RELIABLE: u16 = 5;
+const DELIVERY: u16 = 5;
 const INVITATION: u16 = 6;
 /// The one version of the native profile.
 const VERSION: u8 = 1;
-/// The one version of the reliable profile, and its one mode: messages.
+/// The one version of what keeps an order, and its modes.
 const RELIABLE_MESSAGES: [u8; 2] = [1, 1];
+const ORDERED_PACKETS: [u8; 2] = [1, 2];
 
 /// Farthest that credit may be ahead of what was read, in bytes.
 pub const MAX_WINDOW: u32 = 1 << 30;
@@ -35,7 +36,33 @@ pub struct Lane {
     pub lanes: u8,
 }
 
-/// What one end of a reliable flow takes (PROTOCOL.md, "Reliable flows").
+/// The protocol that keeps the order of a native flow's packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// The reliable profile (PROTOCOL.md, "Reliable flows"), with what its sender takes.
+    Reliable(ReliableParameters),
+    /// Packets keep their order by their numbers (PROTOCOL.md, "Ordered flows").
+    Ordered,
+}
+
+impl Delivery {
+    fn parse(value: &[u8]) -> Result<Option<Self>, Malformed> {
+        if value.is_empty() {
+            return Err(Malformed);
+        }
+        if let Some(fields) = value.strip_prefix(&RELIABLE_MESSAGES) {
+            return ReliableParameters::parse(fields).map(|it| Some(Self::Reliable(it)));
+        }
+        match value.strip_prefix(&ORDERED_PACKETS) {
+            Some([]) => Ok(Some(Self::Ordered)),
+            Some(_) => Err(Malformed),
+            // Another version or mode: as if it were not there.
+            None => Ok(None),
+        }
+    }
+}
+
+/// The limits of one end of a reliable flow (PROTOCOL.md, "Reliable flows").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ReliableParameters {
     /// For how long this end delays an acknowledgement at most, in milliseconds.
@@ -47,12 +74,7 @@ pub struct ReliableParameters {
 }
 
 impl ReliableParameters {
-    fn parse(value: &[u8]) -> Result<Option<Self>, Malformed> {
-        if value.is_empty() {
-            return Err(Malformed);
-        }
-        // Another version or mode: as if it were not there.
-        let Some(fields) = value.strip_prefix(&RELIABLE_MESSAGES) else { return Ok(None) };
+    fn parse(fields: &[u8]) -> Result<Self, Malformed> {
         let fields: &[u8; 9] = fields.try_into().map_err(|_| Malformed)?;
         let [max_ack_delay, w0, w1, w2, w3, m0, m1, m2, m3] = *fields;
         let window = u32::from_be_bytes([w0, w1, w2, w3]);
@@ -60,16 +82,14 @@ impl ReliableParameters {
         if window > MAX_WINDOW || message_limit == 0 {
             return Err(Malformed);
         }
-        Ok(Some(Self { max_ack_delay, window, message_limit }))
+        Ok(Self { max_ack_delay, window, message_limit })
     }
 
-    fn encode(&self) -> [u8; 11] {
-        let mut value = [0; 11];
-        value[..2].copy_from_slice(&RELIABLE_MESSAGES);
-        value[2] = self.max_ack_delay;
-        value[3..7].copy_from_slice(&self.window.min(MAX_WINDOW).to_be_bytes());
-        value[7..].copy_from_slice(&self.message_limit.max(1).to_be_bytes());
-        value
+    fn encode(&self) -> [u8; 9] {
+        let mut fields = [self.max_ack_delay; 9];
+        fields[1..5].copy_from_slice(&self.window.min(MAX_WINDOW).to_be_bytes());
+        fields[5..].copy_from_slice(&self.message_limit.max(1).to_be_bytes());
+        fields
     }
 }
 
@@ -80,7 +100,7 @@ impl Default for ReliableParameters {
     }
 }
 
-/// What proves that a request's sender is invited (PROTOCOL.md, "Invitations").
+/// Proof that a request's sender is invited (PROTOCOL.md, "Invitations").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvitationProof {
     /// The invitation's Ed25519 key.
@@ -102,7 +122,7 @@ impl InvitationProof {
     }
 }
 
-/// What `data` says.
+/// The extensions in `data`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extensions<'a> {
     /// The native profile with these flags: offered in a request, accepted in
@@ -110,15 +130,13 @@ pub struct Extensions<'a> {
     pub profile: Option<u8>,
     /// Bytes of padding; `None`: no such extension.
     pub padding: Option<u16>,
-    /// What a server gave for the client to echo: 1 to [`LARGEST_COOKIE`]
-    /// bytes, opaque to it.
+    /// A server's cookie for the client to echo: 1 to [`LARGEST_COOKIE`] bytes, opaque to it.
     pub cookie: Option<&'a [u8]>,
     /// The place of the flow in a tunnel of several.
     pub lane: Option<Lane>,
-    /// The reliable profile: offered in a request, accepted in a reply, with what
-    /// its sender takes.
-    pub reliable: Option<ReliableParameters>,
-    /// That the sender of a request is invited.
+    /// The protocol that keeps the packets' order: offered in a request, accepted in a reply.
+    pub delivery: Option<Delivery>,
+    /// The proof that the sender of a request is invited.
     pub invitation: Option<InvitationProof>,
 }
 
@@ -164,7 +182,7 @@ impl<'a> Extensions<'a> {
                     }
                     _ => return Err(Malformed),
                 },
-                RELIABLE => extensions.reliable = ReliableParameters::parse(value)?,
+                DELIVERY => extensions.delivery = Delivery::parse(value)?,
                 INVITATION => extensions.invitation = InvitationProof::parse(value)?,
                 _ => {}
             }
@@ -199,8 +217,12 @@ impl<'a> Extensions<'a> {
         if let Some(lane) = &self.lane {
             push(LANE, [&lane.group, &[lane.index, lane.lanes]]);
         }
-        if let Some(reliable) = &self.reliable {
-            push(RELIABLE, [&reliable.encode(), &[]]);
+        match &self.delivery {
+            Some(Delivery::Reliable(fields)) => {
+                push(DELIVERY, [&RELIABLE_MESSAGES, &fields.encode()]);
+            }
+            Some(Delivery::Ordered) => push(DELIVERY, [&ORDERED_PACKETS, &[]]),
+            None => {}
         }
         if let Some(InvitationProof { key, signature }) = &self.invitation {
             push(INVITATION, [&[&[VERSION], &key[..]].concat(), signature]);
@@ -223,12 +245,13 @@ mod tests {
             Extensions::default(),
             Extensions { profile: Some(3), ..Extensions::default() },
             Extensions { padding: Some(0), ..Extensions::default() },
+            Extensions { delivery: Some(Delivery::Ordered), ..Extensions::default() },
             Extensions {
                 profile: Some(0),
                 padding: Some(20),
                 cookie: Some(b"cookie"),
                 lane: Some(lane),
-                reliable: Some(ReliableParameters::default()),
+                delivery: Some(Delivery::Reliable(ReliableParameters::default())),
                 invitation: Some(InvitationProof { key: [8; 32], signature: [9; 64] }),
             },
         ] {
@@ -278,21 +301,25 @@ mod tests {
     }
 
     #[test]
-    fn the_reliable_profile_is_as_given_to_the_byte() {
+    fn what_keeps_an_order_is_as_given_to_the_byte() {
         let reliable = ReliableParameters { max_ack_delay: 2, window: 1 << 30, message_limit: 9 };
-        let data = Extensions { reliable: Some(reliable), ..Extensions::default() }.encode();
+        let reliable = Some(Delivery::Reliable(reliable));
+        let data = Extensions { delivery: reliable, ..Extensions::default() }.encode();
         let head = [0x6f, 0x37, 0x73, 0x01, 0, 5, 0, 11];
         assert_eq!(data, [&head[..], &[1, 1, 2, 0x40, 0, 0, 0, 0, 0, 0, 9]].concat());
         let parsed = |value: &[u8]| {
             let data = [&head[..7], &[value.len() as u8], value].concat();
-            Extensions::parse(&data).map(|extensions| extensions.reliable)
+            Extensions::parse(&data).map(|extensions| extensions.delivery)
         };
-        assert_eq!(parsed(&data[8..]), Ok(Some(reliable)));
+        assert_eq!(parsed(&data[8..]), Ok(reliable));
+        assert_eq!(parsed(&[1, 2]), Ok(Some(Delivery::Ordered)));
         // Another version, another mode, whatever their length: passed over.
         assert_eq!(parsed(&[2, 1, 2, 0x40, 0, 0, 0, 0, 0, 0, 9]), Ok(None));
         assert_eq!(parsed(&[1, 0]), Ok(None));
+        assert_eq!(parsed(&[2, 2]), Ok(None));
         for malformed in [
             &[][..],
+            &[1, 2, 0],
             &[1, 1, 2, 0x40, 0, 0, 0, 0, 0, 0],
             &[1, 1, 2, 0x40, 0, 0, 0, 0, 0, 0, 9, 0],
             // More credit than there may be, and no message at all.

@@ -334,8 +334,8 @@ mod tests {
     #[test]
     fn numbers_are_completed_to_the_nearest() {
         assert_eq!(complete(5, 0), 5);
-        assert_eq!(complete(u32::MAX, 1), u32::MAX.into());
+        assert_eq!(complete(u32::MAX, 1), u64::from(u32::MAX));
         assert_eq!(complete(1, u32::MAX.into()), (1 << 32) + 1);
-        assert_eq!(complete(u32::MAX, (1 << 32) + 1), u32::MAX.into());
+        assert_eq!(complete(u32::MAX, (1 << 32) + 1), u64::from(u32::MAX));
     }
 }

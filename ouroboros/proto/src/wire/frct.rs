@@ -13,7 +13,7 @@ pub const HEADER: usize = 12;
 const WINDOW_BITS: u32 = 24;
 const WINDOW_MASK: u32 = (1 << WINDOW_BITS) - 1;
 
-/// What a packet is, and which fields of its header are valid.
+/// The flags of a packet: its kind, and which fields of its header are valid.
 ///
 /// ```
 /// use ouroboros::wire::frct::Flags;
@@ -68,7 +68,7 @@ impl BitOr for Flags {
 /// The header of a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Header {
-    /// What the packet is.
+    /// The packet's flags.
     pub flags: Flags,
     /// The low 24 bits of the first sequence number that may not be sent; valid
     /// with [`Flags::FC`].

@@ -22,14 +22,14 @@ const UDP_REPLY: u8 = 2;
 #[error("malformed management message")]
 pub struct Malformed;
 
-/// What one IPCP tells another.
+/// A management message from one IPCP to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
     /// A flow is asked for.
     FlowRequest {
         /// The requester's endpoint.
         source: Eid,
-        /// What the flow should be like.
+        /// The quality of service asked for.
         qos: QosSpec,
         /// Whom it is for.
         name: NameHash,
@@ -47,7 +47,7 @@ pub enum Message<'a> {
         /// The allocation header; empty when refused.
         allocation: &'a [u8],
     },
-    /// Who serves this name? (eth-dix only.)
+    /// Asks who serves this name. (eth-dix only.)
     NameQuery(NameHash),
     /// I do. (eth-dix only.)
     NameReply(NameHash),

@@ -1,6 +1,6 @@
 //! The quality of service of a flow, as allocation messages carry it.
 
-/// What a flow asks of the layer (WIRE.md, "Packets of a flow").
+/// The quality of service that a flow asks of the layer (WIRE.md, "Packets of a flow").
 ///
 /// ```
 /// use ouroboros::wire::QosSpec;
@@ -65,7 +65,7 @@ impl QosSpec {
     /// In order, and repeated until it arrives: 0.23's preset `data`.
     pub const DATA: Self = Self { delay: 1000, loss: 0, max_gap: 2000, ..Self::BEST_EFFORT };
 
-    /// Whether a CRC-32 follows every packet of the flow.
+    /// Returns `true` if a CRC-32 follows every packet of the flow.
     #[must_use]
     pub const fn checks_errors(&self) -> bool {
         self.bit_error_rate == 0

@@ -58,7 +58,7 @@ pub(in crate::transport) fn mac(peer: PeerAddress) -> io::Result<MacAddress> {
     }
 }
 
-/// Whether `eid` can be on the wire, where it has 16 bits.
+/// Returns whether `eid` can be on the wire, where it has 16 bits.
 pub(in crate::transport) fn check_eid(eid: Eid) -> io::Result<()> {
     if eid.0 > u32::from(u16::MAX) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "an EID has 16 bits here"));

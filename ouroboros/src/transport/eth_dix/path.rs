@@ -54,6 +54,16 @@ impl EthPath {
     }
 }
 
+impl Drop for EthPath {
+    /// The kernel lets nobody go on who closes a packet socket before all processors have
+    /// left it (`synchronize_net`): some 10 ms, which the background thread has not.
+    fn drop(&mut self) {
+        if let Ok(socket) = self.socket.try_clone() {
+            blocking::unblock(move || drop(socket)).detach();
+        }
+    }
+}
+
 impl Path for EthPath {
     fn connect(&self, remote: Eid, peer: PeerAddress) -> io::Result<()> {
         check_eid(remote)?;

@@ -27,7 +27,7 @@ use crate::{
 /// The index of a socket that has lost its interface: none has it.
 pub(super) const UNBOUND: i32 = 0;
 
-/// What the kernel knows about the interface, which has to be an Ethernet one.
+/// Returns the interface as the kernel describes it; it has to be an Ethernet one.
 pub(in crate::transport) fn find(interface: &str) -> Result<Link, OpenError> {
     let any = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     let link = Link::of(&any, interface).map_err(|error| {

@@ -12,10 +12,13 @@ use std::{
 };
 
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
-use rustix::io::Errno;
+use rustix::{io::Errno, net::SendFlags};
 use socket2::{SockAddr, Socket};
 
-use super::{Connected, EID, LARGEST_DATAGRAM, canonical, lock, udp_address, with_eid};
+use super::{
+    Connected, EID, LARGEST_DATAGRAM, canonical, lock, mark::Mark, mobility::is_cut_off,
+    udp_address, with_eid,
+};
 use crate::{
     sys::{namespace::NetworkNamespace, option, socket},
     transport::errno::is_transient,
@@ -31,15 +34,29 @@ const LARGEST_RUN: usize = 65507;
 /// a cache.
 const RECEIVED_RUN: usize = (1 << 16) + 192;
 const SEGMENTS: usize = 64;
-/// Pieces of a batch's buffer that one call fills.
-const PIECES: usize = 32;
-/// What the kernel says is the MTU of a way that is gone.
+/// Pieces of a batch's buffer that one call fills: as many as one has.
+const PIECES: usize = 8;
+/// The MTU that the kernel reports for a route that is gone.
 const NO_WAY: usize = 68;
 /// Tries before an error of the network (not of the frame) costs a frame.
 const TRIES: usize = 3;
 
-fn is(error: &io::Error, errno: Errno) -> bool {
+pub(super) fn is(error: &io::Error, errno: Errno) -> bool {
     error.raw_os_error() == Some(errno.raw_os_error())
+}
+
+/// What quinn-udp knows of the kernel, for all sockets until a send shows that it is not so: to
+/// find it out takes a dozen system calls at a socket, and has the kernel stamp all packets of
+/// the machine while that is open.
+static KERNEL: Mutex<Option<Arc<UdpSocketState>>> = Mutex::new(None);
+
+/// Returns what is known of the kernel, for a new socket.
+fn kernel(socket: &Socket, v6: bool) -> io::Result<Arc<UdpSocketState>> {
+    let mut kernel = lock(&KERNEL);
+    match kernel.as_ref().filter(|kernel| kernel.max_gso_segments() > 1) {
+        Some(kernel) => Ok(kernel.clone()),
+        None => Ok(kernel.insert(Arc::new(offloads(socket, v6)?)).clone()),
+    }
 }
 
 /// Sets the socket's options, and finds out what the kernel does there.
@@ -51,38 +68,8 @@ fn offloads(socket: &Socket, v6: bool) -> io::Result<UdpSocketState> {
     Ok(offload)
 }
 
-/// Errors of a host without a way to anywhere: its network is gone, or (which
-/// of the two depends on the kernel) the socket's own address.
-fn is_cut_off(error: &io::Error) -> bool {
-    [Errno::NETUNREACH, Errno::NETDOWN, Errno::INVAL].iter().any(|&errno| is(error, errno))
-}
-
-/// Whether the address of `socket` is none of its network namespace's any more.
-/// From an IPv6 address the kernel sends on then, and says nothing. Where the
-/// namespace is neither this thread's nor `namespace` it is not known to be lost.
-fn address_is_lost(socket: &Socket, namespace: Option<&NetworkNamespace>) -> bool {
-    let lost = || {
-        let mut address = super::local_address(socket)?;
-        address.set_port(0);
-        let any = super::bind(super::anywhere(address.is_ipv6()), false, 0)?;
-        if option::network_namespace(&any) != option::network_namespace(socket) {
-            return Ok(false);
-        }
-        match super::bind(address, false, 0) {
-            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Ok(true),
-            bound => bound.map(|_| false),
-        }
-    };
-    let lost: io::Result<bool> = match namespace {
-        Some(namespace) => namespace.run(lost),
-        None => lost(),
-    };
-    lost.unwrap_or(false)
-}
-
-/// How many equal frames from `batch.sent()` on, the last possibly shorter,
-/// can leave as one segmented send, and how many bytes they are. One send has
-/// one traffic class.
+/// Returns how many equal frames from `batch.sent()` on, the last possibly shorter, can leave
+/// as one segmented send, and how many bytes they are. One send has one traffic class.
 fn run(batch: &SendBatch, segments: usize, largest: usize) -> (usize, usize) {
     let first = batch.range(batch.sent()).len();
     let ecn = batch.ecn(batch.sent());
@@ -113,47 +100,54 @@ fn run(batch: &SendBatch, segments: usize, largest: usize) -> (usize, usize) {
 /// choice, and then there is another when that one has gone: the same socket
 /// leaves it, and the peer finds the frames coming from elsewhere.
 pub(super) struct ConnectedPath {
-    socket: Socket,
-    /// That of the socket, where it is known.
-    namespace: Option<Arc<NetworkNamespace>>,
-    /// Another one after the socket has left its address: by the errors from
-    /// there it has taken the kernel to be without segmentation.
-    offload: RwLock<UdpSocketState>,
+    pub(super) socket: Socket,
+    /// The network namespace of the socket, where it is known.
+    pub(super) namespace: Option<Arc<NetworkNamespace>>,
+    /// Another one after the socket has left its address: by the errors from there the kernel
+    /// was taken to be without segmentation.
+    kernel: RwLock<Arc<UdpSocketState>>,
+    /// Those errors were this socket's, not another one's that has the same `kernel`.
+    refused: AtomicBool,
     /// It has left its address, and there is no way to the peer yet.
-    detached: AtomicBool,
+    pub(super) detached: AtomicBool,
     /// It could not leave its address, and has to be given up.
-    stays: AtomicBool,
-    /// What was sent last could not leave, for want of a network.
-    cut_off: AtomicBool,
+    pub(super) address_pinned: AtomicBool,
+    /// The last frames could not leave, for want of a network.
+    pub(super) cut_off: AtomicBool,
     /// A route has refused frames with the errors that say as well that the kernel
     /// cannot cut them: `offload` may be wrong.
     doubtful: AtomicBool,
     segments: AtomicBool,
     coalesces: AtomicBool,
+    pub(super) mark: Mark,
     local: Eid,
-    remote: OnceLock<Eid>,
-    peer: Mutex<SocketAddr>,
+    pub(super) remote: OnceLock<Eid>,
+    pub(super) peer: Mutex<SocketAddr>,
     /// Largest frame with its EID as last heard from the kernel.
     largest: AtomicUsize,
     /// Set if the path holds the place of its peer among the responders.
-    responder_of: Option<Arc<Connected>>,
+    pub(super) responder_of: Option<Arc<Connected>>,
 }
 
 impl ConnectedPath {
+    /// The path over a socket that is connected to `peer`.
     pub(super) fn requester(socket: Socket, local: Eid, peer: SocketAddr) -> io::Result<Self> {
-        // Before any datagram can arrive.
-        let offload = offloads(&socket, peer.is_ipv6())?;
-        socket.connect(&SockAddr::from(peer))?;
+        let v6 = peer.is_ipv6();
+        let kernel = kernel(&socket, v6)?;
+        socket::tell_ecn(&socket, v6);
+        let coalesces = socket::coalesce_received(&socket);
         let largest = AtomicUsize::new(0);
         let remote = OnceLock::new();
         let path = Self {
             socket,
             namespace: None,
-            segments: AtomicBool::new(offload.max_gso_segments() > 1),
-            coalesces: AtomicBool::new(offload.gro_segments() > 1),
-            offload: RwLock::new(offload),
+            segments: AtomicBool::new(kernel.max_gso_segments() > 1),
+            coalesces: AtomicBool::new(coalesces),
+            kernel: RwLock::new(kernel),
+            refused: AtomicBool::new(false),
+            mark: Mark::default(),
             detached: AtomicBool::new(false),
-            stays: AtomicBool::new(false),
+            address_pinned: AtomicBool::new(false),
             cut_off: AtomicBool::new(false),
             doubtful: AtomicBool::new(false),
             local,
@@ -173,6 +167,7 @@ impl ConnectedPath {
         remote: Eid,
         peer: SocketAddr,
     ) -> io::Result<Self> {
+        socket.connect(&SockAddr::from(peer))?;
         let mut path = Self::requester(socket, local, peer)?;
         path.remote = remote.into();
         path.responder_of = Some(Arc::clone(connected));
@@ -185,67 +180,53 @@ impl ConnectedPath {
         self
     }
 
-    /// Has the kernel find the way to the peer again.
-    fn reconnect(&self) {
-        // Fails where there is none, as sending does.
-        let _ = self.socket.connect(&SockAddr::from(self.peer()));
-    }
-
-    /// Whether the socket's address has been lost, and the socket has left it.
-    fn try_reconnect(&self) -> bool {
-        // A listener's port is not to be left: what is connected there takes
-        // one peer's datagrams, what is not takes anybody's.
-        if self.detached.load(Ordering::Relaxed)
-            || self.socket.reuse_port().unwrap_or(true)
-            || !address_is_lost(&self.socket, self.namespace.as_deref())
-            || rustix::net::connect_unspec(&self.socket).is_err()
-        {
-            return false;
-        }
-        // One that was bound there on purpose stays.
-        let address = super::local_address(&self.socket);
-        let left = address.is_ok_and(|address| address.ip().is_unspecified());
-        self.stays.store(!left, Ordering::Relaxed);
-        self.detached.store(true, Ordering::Relaxed);
-        self.rebind();
-        left
-    }
-
-    /// Connects a socket that is detached, if there is a way.
-    fn rebind(&self) {
-        let peer = lock(&self.peer);
-        let connected = self.socket.connect(&SockAddr::from(*peer));
-        if connected.is_err() || !self.detached.swap(false, Ordering::Relaxed) {
-            return;
-        }
-        self.renew_offload(peer.is_ipv6());
-        let address = super::local_address(&self.socket).ok();
-        tracing::info!(?address, "a flow goes on from another address");
-    }
-
-    /// Finds out again what the kernel does at the socket.
-    fn renew_offload(&self, v6: bool) {
-        if let Ok(offload) = offloads(&self.socket, v6) {
-            *self.offload.write().unwrap_or_else(PoisonError::into_inner) = offload;
+    /// Takes the kernel to do at the socket what it does at new ones.
+    pub(super) fn renew_offload(&self, v6: bool) {
+        if let Ok(kernel) = kernel(&self.socket, v6) {
+            *self.kernel.write().unwrap_or_else(PoisonError::into_inner) = kernel;
+            self.refused.store(false, Ordering::Relaxed);
         }
         if !self.coalesces.load(Ordering::Relaxed) {
             socket::split_received(&self.socket);
         }
     }
 
-    fn kernel(&self) -> RwLockReadGuard<'_, UdpSocketState> {
-        self.offload.read().unwrap_or_else(PoisonError::into_inner)
+    fn kernel(&self) -> RwLockReadGuard<'_, Arc<UdpSocketState>> {
+        self.kernel.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns `true` if equal frames leave as one segmented send.
+    fn has_segments(&self) -> bool {
+        if !self.segments.load(Ordering::Relaxed) {
+            return false;
+        }
+        let has_segments = self.kernel().max_gso_segments() > 1;
+        if has_segments || self.refused.load(Ordering::Relaxed) {
+            return has_segments;
+        }
+        // Errors of another flow's way.
+        self.renew_offload(self.peer().is_ipv6());
+        self.kernel().max_gso_segments() > 1
     }
 
     fn transmit(&self, contents: &[u8], segment_size: Option<usize>, ecn: Ecn) -> io::Result<()> {
-        self.transmit_to(self.peer(), contents, segment_size, ecn)
+        let peer = self.peer();
+        if segment_size.is_some() || !self.mark.is(ecn, &self.socket, peer.is_ipv6()) {
+            return self.transmit_to(peer, contents, segment_size, ecn);
+        }
+        // The kernel looks up the way of what comes with an address or with options.
+        match rustix::net::send(&self.socket, contents, SendFlags::DONTWAIT) {
+            // It is connected to nobody for now.
+            Err(Errno::DESTADDRREQ) => self.transmit_to(peer, contents, None, ecn),
+            sent => self.note_cut_off(sent.map(|_| ()).map_err(io::Error::from)),
+        }
     }
 
-    fn peer(&self) -> SocketAddr {
+    pub(super) fn peer(&self) -> SocketAddr {
         *lock(&self.peer)
     }
 
-    fn transmit_to(
+    pub(super) fn transmit_to(
         &self,
         destination: SocketAddr,
         contents: &[u8],
@@ -255,6 +236,13 @@ impl ConnectedPath {
         let ecn = EcnCodepoint::from_bits(ecn.bits());
         let transmit = Transmit { destination, ecn, contents, segment_size, src_ip: None };
         let sent = self.kernel().try_send((&self.socket).into(), &transmit);
+        if sent.as_ref().is_err_and(|error| is(error, Errno::INVAL) || is(error, Errno::IO)) {
+            self.refused.store(true, Ordering::Relaxed);
+        }
+        self.note_cut_off(sent)
+    }
+
+    fn note_cut_off(&self, sent: io::Result<()>) -> io::Result<()> {
         self.cut_off.store(sent.as_ref().is_err_and(is_cut_off), Ordering::Relaxed);
         sent
     }
@@ -336,7 +324,7 @@ impl Path for ConnectedPath {
             self.rebind();
         }
         while batch.sent() < batch.len() {
-            let segments = if self.offload().segments { SEGMENTS } else { 1 };
+            let segments = if self.has_segments() { SEGMENTS } else { 1 };
             let largest = self.largest.load(Ordering::Relaxed);
             let (count, bytes) = run(batch, segments, largest);
             if count > 1 {
@@ -386,6 +374,9 @@ impl Path for ConnectedPath {
                 Err(error) => return Err(error),
             }
         };
+        if count < (room / piece).min(PIECES) {
+            batch.set_drained();
+        }
         let (local, peer) = (self.local.0.to_be_bytes(), self.peer());
         let mut strays = false;
         for (i, meta) in metas.iter().enumerate().take(count) {
@@ -494,7 +485,7 @@ impl Path for ConnectedPath {
 
     fn offload(&self) -> PathOffload {
         PathOffload {
-            segments: self.segments.load(Ordering::Relaxed) && self.kernel().max_gso_segments() > 1,
+            segments: self.has_segments(),
             coalesces: self.coalesces.load(Ordering::Relaxed),
         }
     }
@@ -505,35 +496,8 @@ impl Path for ConnectedPath {
 
     fn hand_over(&self) -> Option<io::Result<HandOver>> {
         self.remote.get()?;
+        self.mark.reset(&self.socket, self.peer().is_ipv6());
         let socket = self.socket.as_fd().try_clone_to_owned();
         Some(socket.map(|socket| HandOver { socket, kind: Handed::Udp }))
-    }
-}
-
-impl Mobility for ConnectedPath {
-    fn send_off_path(&self, to: PeerAddress, frame: &[u8]) -> io::Result<()> {
-        let &remote = self.remote.get().ok_or(io::ErrorKind::NotConnected)?;
-        self.transmit_to(udp_address(to)?, &with_eid(remote, frame), None, Ecn::NotEct)
-    }
-
-    fn follow(&self, peer: PeerAddress) -> io::Result<()> {
-        let to = udp_address(peer)?;
-        self.socket.connect(&SockAddr::from(to))?;
-        let from = std::mem::replace(&mut *lock(&self.peer), to);
-        if let Some(connected) = &self.responder_of {
-            let mut connected = lock(connected);
-            connected.remove(&from);
-            connected.insert(to);
-        }
-        self.largest_frame();
-        Ok(())
-    }
-
-    fn revalidate_local_address(&self) {
-        self.try_reconnect();
-    }
-
-    fn is_cut_off(&self) -> bool {
-        self.cut_off.load(Ordering::Relaxed) && !self.stays.load(Ordering::Relaxed)
     }
 }

@@ -51,7 +51,13 @@ impl Resolver {
     ) -> io::Result<Vec<SocketAddr>> {
         match self {
             Self::System => {
-                resolve_host(&DirectoryHash::Md5.of(name).to_string(), port, own, namespace)
+                let hash = DirectoryHash::Md5.of(name).to_string();
+                resolve_host(&hash, port, own, namespace).map_err(|error| {
+                    let text = format!(
+                        "{name} is looked up by its hash, in the hosts file and DNS: {error}"
+                    );
+                    io::Error::new(error.kind(), text)
+                })
             }
             Self::Server(server) => Ok(vec![*server]),
             Self::Given(resolve) => usable(own, resolve(name)?),
@@ -100,7 +106,8 @@ fn usable(own: SocketAddr, found: Vec<SocketAddr>) -> io::Result<Vec<SocketAddr>
     Ok(useful)
 }
 
-/// What the system's resolver says of `host`; nothing if there is no such host.
+/// Returns the addresses that the system's resolver has for `host`; none if there is no such
+/// host.
 fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let hints = AddrInfoHints { socktype: SockType::DGram.into(), ..AddrInfoHints::default() };
     match getaddrinfo(Some(host), Some(&port.to_string()), Some(hints)) {
@@ -109,7 +116,10 @@ fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
             LookupErrorKind::NoName | LookupErrorKind::NoData => Ok(Vec::new()),
             _ => {
                 let error = io::Error::from(error);
-                let text = format!("the resolver, asked for {host}: {error}");
+                let text = format!(
+                    "the resolver, asked for {host}: {error} (a line in the hosts file needs no \
+                     resolver)"
+                );
                 Err(io::Error::new(error.kind(), text))
             }
         },

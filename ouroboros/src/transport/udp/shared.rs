@@ -9,6 +9,7 @@ use socket2::Socket;
 use super::{
     EID, LARGEST_DATAGRAM, Route, Shared, lock,
     path::{ConnectedPath, write_eids},
+    socket::{beside, bind, connected},
 };
 use crate::{
     transport::errno::is_transient,
@@ -44,9 +45,9 @@ impl SharedPath {
         peer: SocketAddr,
     ) -> io::Result<Self> {
         // A socket for the moment: only a connected one knows its path's MTU.
-        let mut own = super::beside(shared.own, peer);
+        let mut own = beside(shared.own, peer);
         own.set_port(0);
-        let probe = super::bind(own, false, shared.mark)?;
+        let probe = connected(bind(own, false, shared.mark)?, peer)?;
         let largest = ConnectedPath::requester(probe, local, peer)?.largest_frame();
         let queue = Arc::new(Route::new(QUEUED)?);
         lock(&shared.routes).insert((local, peer), Arc::downgrade(&queue));

@@ -3,11 +3,11 @@
 //!
 //! # What is joined
 //!
-//! What Linux's own receive offload (GRO) joins, and nothing else. Packets of
-//! one run have the same addresses and ports, the same IP header but for
-//! length, id and checksum, no IP options or extension headers, and are no
-//! fragments. Their checksums are right, or partial and right as such. All have
-//! the same payload length, not 0, but for a last one that may be shorter.
+//! Joins what Linux's own receive offload (GRO) joins, and nothing else. Packets of one run
+//! have the same addresses and ports, the same IP header but for length, id and checksum, no IP
+//! options or extension headers, and are no fragments. Their checksums are right, or partial
+//! and right as such. All have the same payload length, not 0, but for a last one that may be
+//! shorter.
 //!
 //! - IPv4 ids count up by one or, if fragmentation is forbidden, all are the
 //!   same; the second packet decides which. That is the kernel's rule, too
@@ -165,13 +165,13 @@ impl Coalescer {
         self.runs.iter().map(|state| Run { packets: &self.packets, state })
     }
 
-    /// How many packets of this batch were said to have a partial checksum and
-    /// have none that could be completed. They are there as they came.
+    /// Returns how many packets of this batch were said to have a partial checksum and have
+    /// none that could be completed. They are there as they came.
     pub const fn not_completable(&self) -> usize {
         self.not_completable
     }
 
-    /// Whether `packet` may follow the last of an open run.
+    /// Returns `true` if `packet` may follow the last of an open run.
     fn joins(&self, open: usize, buffer: &[u8], packet: &[u8], shape: Shape) -> bool {
         let open = &self.open[open];
         let run = &self.runs[open.run];
@@ -254,7 +254,7 @@ impl Open {
     }
 }
 
-/// Whether what may not differ within a run does not.
+/// Returns `true` if what may not differ within a run does not.
 fn same_headers(first: &[u8], packet: &[u8], shape: Shape) -> bool {
     let same = |range: Range<usize>| first[range.clone()] == packet[range];
     let at = shape.transport();

@@ -21,7 +21,7 @@ impl Addresses {
     }
 }
 
-/// What names a flow of TCP or UDP.
+/// The key of a flow of TCP or UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FlowKey {
     pub(super) addresses: Addresses,
@@ -29,7 +29,7 @@ pub(super) struct FlowKey {
     ports: [u8; 4],
 }
 
-/// What a packet is to the coalescer.
+/// The kind of a packet, for the coalescer.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
     /// It may be part of a run.
@@ -53,17 +53,17 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// Where the transport header begins.
+    /// Returns where the transport header begins.
     pub(super) const fn transport(self) -> usize {
         self.version.header_length()
     }
 
-    /// Where the transport checksum is, from the start of its header.
+    /// Returns where the transport checksum is, from the start of its header.
     pub(super) const fn field(self) -> usize {
         if self.udp { UDP_CHECKSUM } else { TCP_CHECKSUM }
     }
 
-    /// Where the transport checksum is.
+    /// Returns where the transport checksum is.
     pub(super) const fn checksum_place(self) -> ChecksumPlace {
         ChecksumPlace { start: self.transport() as u16, offset: self.field() as u16 }
     }
@@ -131,7 +131,7 @@ fn udp_headers(packet: &[u8], transport: usize) -> Option<usize> {
     (summed && length == packet.len() - transport && length > 8).then_some(transport + 8)
 }
 
-/// Whether the checksums are right, of what they cover.
+/// Returns `true` if the checksums are right, of what they cover.
 fn is_intact(packet: &[u8], shape: Shape, partial: bool) -> bool {
     let transport = shape.transport();
     if shape.version == Version::V4 {

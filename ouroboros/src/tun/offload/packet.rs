@@ -1,5 +1,4 @@
-//! What is read from, and changed in, a single IP packet: layout, the maximum
-//! segment size of TCP.
+//! Reading and changing a single IP packet: its layout, the maximum segment size of TCP.
 
 use super::{
     ChecksumPlace, TCP, TCP_CHECKSUM, UDP, UDP_CHECKSUM, Version, flag, replace_at, set_word, word,
@@ -96,14 +95,13 @@ impl Layout {
         None
     }
 
-    /// Whether this is all of a packet that has `length` bytes and `protocol`
-    /// in it.
+    /// Returns `true` if this is all of a packet that has `length` bytes and `protocol` in it.
     pub(super) fn is_whole(&self, length: usize, protocol: u8) -> bool {
         self.fragment == Fragment::Whole && self.total == length && self.protocol == protocol
     }
 
-    /// Where the checksum of a TCP or UDP packet of `length` bytes is, if this
-    /// is all of one and it has room for it.
+    /// Returns where the checksum of a TCP or UDP packet of `length` bytes is, if this is all
+    /// of one and it has room for it.
     pub fn checksum_place(&self, length: usize) -> Option<ChecksumPlace> {
         let offset = match self.protocol {
             TCP => TCP_CHECKSUM,
@@ -133,8 +131,8 @@ pub fn clamp_mss(packet: &mut [u8], largest: usize, partial: bool) -> bool {
     true
 }
 
-/// Where a SYN says a larger segment size than fits, where its TCP header is,
-/// and what fits.
+/// Returns where a SYN says a larger segment size than fits, where its TCP header is, and what
+/// fits.
 fn mss_above(packet: &[u8], largest: usize) -> Option<(usize, usize, u16)> {
     let layout = Layout::of(packet)?;
     if !layout.is_whole(packet.len(), TCP) {

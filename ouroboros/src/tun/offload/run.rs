@@ -19,7 +19,7 @@ pub(super) struct Packet {
     pub(super) next: u32,
 }
 
-/// What the coalescer keeps of a run.
+/// The state of a run in the coalescer.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) first: u32,
@@ -92,7 +92,7 @@ impl State {
         set_word(headers, shape.transport() + shape.field(), transport);
     }
 
-    /// What goes before a packet of the run that is written alone.
+    /// Returns the header before a packet of the run that is written alone.
     fn header_alone(&self, packet: &Packet) -> VnetHeader {
         VnetHeader { checksum: self.place.filter(|_| packet.partial), ..VnetHeader::default() }
     }
@@ -118,7 +118,7 @@ pub struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// What is written before the parts.
+    /// Returns the header to write before the parts.
     pub fn header(&self) -> [u8; VnetHeader::LENGTH] {
         let first = &self.packets[self.state.first as usize];
         let (Some(shape), Some(_)) = (self.state.shape, self.state.original) else {
@@ -138,9 +138,8 @@ impl<'a> Run<'a> {
         .encode()
     }
 
-    /// What is written, as ranges of the batch's buffer: the first packet, then
-    /// the payload of each that follows. There are as many as
-    /// [`packets`](Self::packets).
+    /// Returns the parts to write, as ranges of the batch's buffer: the first packet, then the
+    /// payload of each that follows. There are as many as [`packets`](Self::packets).
     pub fn parts(&self) -> impl Iterator<Item = Range<usize>> + use<'a> {
         let headers = self.state.shape.map_or(0, |shape| shape.headers);
         let mut skipped = 0;
@@ -151,7 +150,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// How many packets were joined; at most [`LONGEST_RUN`](super::LONGEST_RUN).
+    /// Returns how many packets were joined; at most [`LONGEST_RUN`](super::LONGEST_RUN).
     pub const fn packets(&self) -> usize {
         self.state.count
     }

@@ -11,7 +11,7 @@ use super::{
     VnetHeader, flag, set_word, word,
 };
 
-/// What becomes of transport checksums.
+/// The treatment of transport checksums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checksums {
     /// They are complete: any host takes the packets.
@@ -21,7 +21,7 @@ pub enum Checksums {
     Partial,
 }
 
-/// What was read cannot be cut into packets.
+/// The read data cannot be cut into packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SegmentError {
@@ -62,7 +62,7 @@ enum What {
     Several(Template),
 }
 
-/// What the packets of one read have in common.
+/// The part that the packets of one read have in common.
 #[derive(Clone, Debug)]
 struct Template {
     version: Version,
@@ -176,7 +176,7 @@ impl<'a> Segments<'a> {
         })
     }
 
-    /// How many packets there are; at least one.
+    /// Returns how many packets there are; at least one.
     pub const fn count(&self) -> usize {
         self.count
     }
@@ -188,12 +188,12 @@ impl<'a> Segments<'a> {
         self.headers.len()
     }
 
-    /// Whether the packets' checksums stay partial.
+    /// Returns `true` if the packets' checksums stay partial.
     pub const fn is_partial(&self) -> bool {
         self.partial
     }
 
-    /// Where in what was read the payload of packet `index` is.
+    /// Returns where in what was read the payload of packet `index` is.
     pub fn payload(&self, index: usize) -> Range<usize> {
         let start = self.total.min(self.headers.len() + index * self.size);
         start..self.total.min(start + self.size)
@@ -341,7 +341,7 @@ fn transport_length(transport: &[u8], udp: bool) -> Option<usize> {
     (least..=transport.len()).contains(&length).then_some(length)
 }
 
-/// That the field is in a packet of `total` bytes.
+/// Returns an error unless the field is in a packet of `total` bytes.
 fn check(place: ChecksumPlace, total: usize) -> Result<(), SegmentError> {
     let end = usize::from(place.start) + usize::from(place.offset) + 2;
     if end <= total { Ok(()) } else { Err(SegmentError::Inconsistent) }

@@ -6,8 +6,8 @@ const NEEDS_CHECKSUM: u8 = 0x01;
 const DATA_VALID: u8 = 0x02;
 const ECN: u8 = 0x80;
 
-/// What a packet needs before it is one that could have been received, or what
-/// it was joined from.
+/// The header of a packet at a device: what the packet needs before it is one that could have
+/// been received, or what it was joined from.
 ///
 /// ```
 /// use ouroboros::tun::offload::VnetHeader;

@@ -15,7 +15,7 @@ use crate::{
     error::FlowError,
     flow::{FlowCloser, FlowInfo, FlowSender, FlowState, FlowWatcher},
     proto::{
-        hub::{Configuration, IpNet, Telling},
+        hub::{Configuration, ConfigurationServer, IpNet},
         protection::Content,
     },
     sync::lock,
@@ -36,21 +36,25 @@ pub(super) struct ClientCounters {
     pub(super) foreign_source: AtomicU64,
 }
 
-/// Shared by all threads of the hub.
+/// Shared by all threads of the hub. What is looked at for each packet comes first, since
+/// the packets of many clients in turn find none of it in a cache.
+#[repr(C)]
 pub(super) struct Client {
-    pub(super) id: ClientId,
-    pub(super) info: FlowInfo,
     /// A sender for each of its flows.
-    senders: Vec<Mutex<FlowSender>>,
+    senders: Box<[Mutex<FlowSender>]>,
+    pub(super) id: ClientId,
+    /// When the path is asked for its MTU next, in milliseconds.
+    ask_at: AtomicU64,
+    /// Largest packet in bytes.
+    mtu: AtomicU16,
+    pub(super) counters: ClientCounters,
+    pub(super) info: FlowInfo,
     closers: Vec<FlowCloser>,
     watchers: Vec<FlowWatcher>,
     pub(super) prefixes: Mutex<Vec<IpNet>>,
-    pub(super) counters: ClientCounters,
-    /// Largest packet in bytes.
-    mtu: AtomicU16,
-    /// When the path is asked for its MTU next, in milliseconds.
-    ask_at: AtomicU64,
-    telling: Mutex<Telling>,
+    exchange: Mutex<ConfigurationServer>,
+    /// It is among those whose configurations are repeated.
+    pub(super) unacknowledged: AtomicBool,
     pub(super) left: AtomicBool,
 }
 
@@ -64,16 +68,17 @@ impl Client {
         let info = senders[0].info().clone();
         let closers = senders.iter().map(FlowSender::closer).collect();
         Self {
-            id,
-            info,
             senders: senders.into_iter().map(Mutex::new).collect(),
+            id,
+            ask_at: AtomicU64::new(0),
+            mtu: AtomicU16::new(mtu),
+            counters: ClientCounters::default(),
+            info,
             closers,
             watchers,
             prefixes: Mutex::default(),
-            counters: ClientCounters::default(),
-            mtu: AtomicU16::new(mtu),
-            ask_at: AtomicU64::new(0),
-            telling: Mutex::new(Telling::new()),
+            exchange: Mutex::new(ConfigurationServer::new()),
+            unacknowledged: AtomicBool::new(false),
             left: AtomicBool::new(false),
         }
     }
@@ -119,36 +124,36 @@ impl Client {
         self.closers.iter().for_each(FlowCloser::close);
     }
 
-    /// Takes a packet of the exchange; the addresses that the client would like,
+    /// Takes a packet of the exchange; returns the addresses that the client would like,
     /// if it asks for the first time.
     pub(super) fn handle_exchange(&self, packet: &[u8]) -> Option<Vec<IpNet>> {
-        let mut telling = lock(&self.telling);
-        telling.handle(driver::monotonic(), packet);
-        let wanted = telling.poll();
-        self.transmit(&mut telling);
+        let mut exchange = lock(&self.exchange);
+        exchange.handle(driver::monotonic(), packet);
+        let wanted = exchange.poll();
+        self.transmit(&mut exchange);
         wanted
     }
 
-    /// Tells the client, now and until it has heard.
-    pub(super) fn tell(&self, configuration: &Configuration) -> bool {
-        let mut telling = lock(&self.telling);
-        let fits = telling.tell(driver::monotonic(), configuration);
-        self.transmit(&mut telling);
+    /// Sends the client its configuration; returns `false` if it is too long.
+    pub(super) fn configure(&self, configuration: &Configuration) -> bool {
+        let mut exchange = lock(&self.exchange);
+        let fits = exchange.configure(driver::monotonic(), configuration);
+        self.transmit(&mut exchange);
         fits
     }
 
-    /// Repeats what it has not heard; when to call again.
+    /// Repeats what the client has not acknowledged; returns when to call again.
     pub(super) fn handle_timeout(&self) -> Option<Duration> {
-        let mut telling = lock(&self.telling);
-        telling.handle_timeout(driver::monotonic());
-        self.transmit(&mut telling);
-        telling.poll_timeout()
+        let mut exchange = lock(&self.exchange);
+        exchange.handle_timeout(driver::monotonic());
+        self.transmit(&mut exchange);
+        exchange.poll_timeout()
     }
 
-    fn transmit(&self, telling: &mut Telling) {
-        while let Some(packet) = telling.poll_transmit() {
+    fn transmit(&self, exchange: &mut ConfigurationServer) {
+        while let Some(packet) = exchange.poll_transmit() {
             let mut sender = self.sender(0);
-            // Lost like any other: it is said again.
+            // Lost like any other: it is repeated.
             if push(&mut sender, &packet, self.mtu()).is_err() {
                 sender.discard();
             }
@@ -200,5 +205,5 @@ impl fmt::Debug for Client {
     }
 }
 
-/// What the routing table refers to.
+/// A client as the routing table refers to it.
 pub(super) type Shared = Arc<Client>;

@@ -23,7 +23,7 @@ use crate::{
     error::FlowError,
     flow::{FlowReceiver, Received},
     proto::{
-        hub::{Router, Telling},
+        hub::{ConfigurationServer, Router},
         native::LARGEST_FRAGMENTED,
         protection::Content,
     },
@@ -43,34 +43,50 @@ use crate::{
 
 /// Descriptors that are served in one turn, at most.
 const EVENTS: usize = 64;
+/// Clients that packets wait to be forwarded to, after which they are: each has a batch.
+const FORWARDED: usize = 32;
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
-/// Turns after which all descriptors are looked at, though one flow alone keeps a
-/// worker busy.
-const LOOK: u32 = 16;
 /// The mailbox among the descriptors.
 const MAILBOX: u64 = u64::MAX;
 
+/// Wakes a worker.
+pub(super) struct Waker {
+    /// Flows that it should look at though their sockets do not say so.
+    woken: Mutex<Vec<u64>>,
+    signal: OwnedFd,
+}
+
+impl Waker {
+    /// Has the worker look around.
+    pub(super) fn wake(&self) {
+        // An eventfd takes 2^64 - 2 writes of 1: this one cannot fail.
+        let _ = rustix::io::write(&self.signal, &1u64.to_ne_bytes());
+    }
+
+    /// Has the worker look at a flow, if it has it.
+    pub(super) fn wake_for(&self, token: u64) {
+        lock(&self.woken).push(token);
+        self.wake();
+    }
+}
+
 /// Flows on their way to a worker.
 pub(super) struct Mailbox {
-    arrived: Mutex<Vec<(Shared, FlowReceiver)>>,
-    signal: OwnedFd,
+    arrived: Mutex<Vec<(u64, Shared, FlowReceiver)>>,
+    pub(super) waker: Arc<Waker>,
 }
 
 impl Mailbox {
     pub(super) fn new() -> io::Result<Self> {
         let signal = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        Ok(Self { arrived: Mutex::default(), signal })
+        let waker = Arc::new(Waker { woken: Mutex::default(), signal });
+        Ok(Self { arrived: Mutex::default(), waker })
     }
 
-    pub(super) fn put(&self, client: Shared, receiver: FlowReceiver) {
-        lock(&self.arrived).push((client, receiver));
-        self.wake();
-    }
-
-    /// Has the worker look around.
-    pub(super) fn wake(&self) {
-        // An eventfd takes 2^64 - 2 writes of 1: this one cannot fail.
-        let _ = rustix::io::write(&self.signal, &1u64.to_ne_bytes());
+    /// Hands a flow over, to be known as `token`.
+    pub(super) fn put(&self, token: u64, client: Shared, receiver: FlowReceiver) {
+        lock(&self.arrived).push((token, client, receiver));
+        self.waker.wake();
     }
 }
 
@@ -79,6 +95,8 @@ struct Arriving {
     client: Shared,
     receiver: FlowReceiver,
     delay: Delay,
+    /// How often the peer had moved when it was looked at last.
+    moves: u64,
 }
 
 pub(super) struct Inbound {
@@ -86,12 +104,9 @@ pub(super) struct Inbound {
     queue: usize,
     epoll: OwnedFd,
     flows: HashMap<u64, Arriving>,
-    next: u64,
     joiner: Joiner,
-    /// The only flow, whose path epoll does not watch, and in how many turns nothing
-    /// else was looked at.
+    /// The only flow, whose path epoll does not watch.
     alone: Option<u64>,
-    turns: u32,
     /// Descriptors that something has come on.
     ready: Vec<u64>,
     /// Clients whose batches hold forwarded packets of this turn.
@@ -101,61 +116,64 @@ pub(super) struct Inbound {
 impl Inbound {
     pub(super) fn new(core: Arc<Core>, queue: usize) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let signal = &core.mailboxes[queue].signal;
+        let signal = &core.mailboxes[queue].waker.signal;
         epoll::add(&epoll, signal, epoll::EventData::new_u64(MAILBOX), epoll::EventFlags::IN)?;
         Ok(Self {
             core,
             queue,
             epoll,
             flows: HashMap::new(),
-            next: 0,
             joiner: Joiner::new(),
             alone: None,
-            turns: 0,
             ready: Vec::with_capacity(EVENTS),
             touched: Vec::new(),
         })
     }
 
-    /// What to poll for reading: when one of the two is readable, there is something
-    /// for [`turn`](Self::turn). The second is there while there is one flow only.
+    /// Returns the descriptors to poll for reading before [`turn`](Self::turn). The second is
+    /// the only flow's, while there is one only.
     pub(super) fn readiness(&self) -> (BorrowedFd<'_>, Option<BorrowedFd<'_>>) {
-        (self.epoll.as_fd(), self.alone.and_then(|token| self.path(token)))
+        match self.alone.and_then(|token| self.path(token)) {
+            // Nothing else is in the set then, and to ask that costs more.
+            Some(path) => (self.core.mailboxes[self.queue].waker.signal.as_fd(), Some(path)),
+            None => (self.epoll.as_fd(), None),
+        }
     }
 
     fn path(&self, token: u64) -> Option<BorrowedFd<'_>> {
         self.flows.get(&token).map(|flow| flow.receiver.readiness())
     }
 
-    /// Moves what is there, at most a batch of each flow, after having waited for it if
-    /// `wait` says so; how many packets that was, and whether there was anything.
-    pub(super) fn turn(&mut self, wait: Option<&Timespec>) -> Result<(usize, bool), TunnelError> {
-        let Some(token) = self.alone else { return self.turn_of_many(wait.unwrap_or(&NOW)) };
-        let looks = match (wait, self.readiness()) {
-            (Some(wait), (others, Some(path))) => {
-                let mut ready = [others, path]
-                    .map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN));
-                if socket::wait(&mut ready, Some(wait))? == 0 {
-                    return Ok((0, false));
-                }
-                !ready[0].revents().is_empty()
-            }
-            _ => self.turns >= LOOK,
-        };
-        // Most likely there is something of this flow.
-        let packets = self.serve(token);
-        self.turns += 1;
-        if looks || packets == 0 {
-            let (more, any) = self.turn_of_many(&NOW)?;
-            return Ok((packets + more, packets > 0 || any || wait.is_some()));
+    /// Moves what is there, at most a batch of each flow, when one of the descriptors of
+    /// [`readiness`](Self::readiness) is readable; `first` says whether the first is. How many
+    /// packets that was.
+    pub(super) fn turn(&mut self, first: bool) -> Result<usize, TunnelError> {
+        let Some(token) = self.alone else { return Ok(self.turn_of_many(&NOW)?.0) };
+        let mut packets = self.serve(token);
+        if first {
+            packets += self.collect();
         }
         self.flush_forwarded();
-        Ok((packets, true))
+        Ok(packets)
+    }
+
+    /// Waits for packets, and moves them as [`turn`](Self::turn) does; `false`: nothing came.
+    pub(super) fn wait(&mut self, timeout: &Timespec) -> Result<bool, TunnelError> {
+        let (first, Some(path)) = self.readiness() else {
+            return Ok(self.turn_of_many(timeout)?.1);
+        };
+        let mut ready =
+            [first, path].map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN));
+        if socket::wait(&mut ready, Some(timeout))? == 0 {
+            return Ok(false);
+        }
+        let first = !ready[0].revents().is_empty();
+        self.turn(first)?;
+        Ok(true)
     }
 
     /// Moves a batch of each flow that epoll tells of.
     fn turn_of_many(&mut self, wait: &Timespec) -> Result<(usize, bool), TunnelError> {
-        self.turns = 0;
         self.ready.clear();
         let mut events = [const { MaybeUninit::uninit() }; EVENTS];
         match epoll::wait(&self.epoll, &mut events, Some(wait)) {
@@ -167,9 +185,12 @@ impl Inbound {
         for index in 0..self.ready.len() {
             let token = self.ready[index];
             if token == MAILBOX {
-                self.collect();
+                packets += self.collect();
             } else {
                 packets += self.serve(token);
+            }
+            if self.touched.len() >= FORWARDED {
+                self.flush_forwarded();
             }
         }
         self.flush_forwarded();
@@ -214,34 +235,36 @@ impl Inbound {
             .map_or(Ok(()), |path| epoll::add(&self.epoll, path, data, epoll::EventFlags::IN))
     }
 
-    /// Takes flows up.
-    fn collect(&mut self) {
+    /// Takes flows up, and looks at those that were woken; how many packets they had.
+    fn collect(&mut self) -> usize {
         let core = self.core.clone();
         let mailbox = &core.mailboxes[self.queue];
-        let _ = rustix::io::read(&mailbox.signal, &mut [0u8; 8]);
+        let _ = rustix::io::read(&mailbox.waker.signal, &mut [0u8; 8]);
         let arrived = std::mem::take(&mut *lock(&mailbox.arrived));
-        for (client, receiver) in arrived {
-            let token = self.next;
-            self.next += 1;
-            let end = epoll::EventData::new_u64(token);
-            let watched = epoll::add(&self.epoll, receiver.end(), end, epoll::EventFlags::IN);
-            self.flows.insert(token, Arriving { client, receiver, delay: Delay::default() });
-            let watched = watched
-                .and(self.count())
+        let mut packets = 0;
+        for (token, client, receiver) in arrived {
+            let (delay, moves) = (Delay::default(), receiver.moves());
+            self.flows.insert(token, Arriving { client, receiver, delay, moves });
+            let watched = self
+                .count()
                 .and_then(|()| if self.alone.is_none() { self.watch(token) } else { Ok(()) });
             if let Err(error) = watched {
                 self.finish(token, &FlowError::Transport(error.into()));
             } else {
                 // What came before it was watched.
-                self.serve(token);
+                packets += self.serve(token);
             }
         }
+        let woken = std::mem::take(&mut *lock(&mailbox.waker.woken));
+        packets + woken.into_iter().map(|token| self.serve(token)).sum::<usize>()
     }
 
     /// Moves a batch of one flow; how many packets it was.
     fn serve(&mut self, token: u64) -> usize {
         let Self { core, queue, flows, joiner, touched, .. } = self;
-        let Some(Arriving { client, receiver, delay }) = flows.get_mut(&token) else { return 0 };
+        let Some(Arriving { client, receiver, delay, moves }) = flows.get_mut(&token) else {
+            return 0;
+        };
         let router = core.router();
         let device = &core.device.queues()[*queue];
         let sink = Sink { queue: device, counters: &core.counters, mtu: client.mtu().into() };
@@ -252,10 +275,15 @@ impl Inbound {
             bytes += packet.len() as u64;
             admission.admit(packet, received)
         });
+        drop(router);
         match result {
             Ok(count) => {
                 client.counters.received_packets.fetch_add(count as u64, Relaxed);
                 client.counters.received_bytes.fetch_add(bytes, Relaxed);
+                let before = std::mem::replace(moves, receiver.moves());
+                if *moves != before {
+                    core.emit(ClientEvent::Moved { client: client.id, peer: receiver.peer() });
+                }
                 let alone = flows.len() == 1;
                 if let Some(flow) = flows.get_mut(&token).filter(|_| count == 0 || !alone) {
                     flow.receiver.release();
@@ -276,14 +304,13 @@ impl Inbound {
         let _ = self.count();
         // Sender and path may outlive the receiver.
         let _ = epoll::delete(&self.epoll, receiver.readiness());
-        let _ = epoll::delete(&self.epoll, receiver.end());
         drop(receiver);
         client.close();
         self.core.left(&client, error);
     }
 }
 
-/// What may go where, for packets of one client.
+/// The rules for the packets of one client: which of them may go where.
 struct Admission<'a> {
     core: &'a Core,
     router: &'a Router<Shared>,
@@ -298,7 +325,7 @@ impl Admission<'_> {
     /// Returns `true` if the packet goes to the device.
     fn admit(&mut self, packet: &mut [u8], received: &Received) -> bool {
         let Some(from) = source(packet) else {
-            if Telling::is_for(packet) {
+            if ConfigurationServer::is_for(packet) {
                 self.exchange(packet);
                 return false;
             }
@@ -331,9 +358,9 @@ impl Admission<'_> {
 
     fn exchange(&self, packet: &[u8]) {
         let wanted = self.client.handle_exchange(packet);
-        self.core.note_untold(self.client);
+        self.core.note_unacknowledged(self.client);
         if let Some(wanted) = wanted {
-            self.core.tell_of(ClientEvent::Requested { client: self.client.id, wanted });
+            self.core.emit(ClientEvent::Requested { client: self.client.id, wanted });
         }
     }
 

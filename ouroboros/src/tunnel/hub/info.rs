@@ -1,10 +1,11 @@
-//! What a hub says of its clients. Not here: what it does with them.
+//! Descriptions of a hub's clients. Not here: what it does with them.
 
 use super::client::Client;
 use crate::{
     flow::{FlowInfo, FlowState, FlowStatistics},
     proto::hub::IpNet,
     sync::lock,
+    wire::PeerAddress,
 };
 
 /// A client of a [`Hub`](super::Hub), for as long as it is there.
@@ -20,7 +21,7 @@ impl ClientId {
     }
 }
 
-/// What happens to a hub's clients.
+/// An event of a hub's clients.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ClientEvent {
@@ -28,7 +29,7 @@ pub enum ClientEvent {
     Joined {
         /// Which.
         client: ClientId,
-        /// What was agreed with it.
+        /// The agreed terms of its flow.
         info: Box<FlowInfo>,
     },
     /// One has gone, or was [removed](super::Hub::remove).
@@ -39,12 +40,21 @@ pub enum ClientEvent {
         reason: String,
     },
     /// One asks for its configuration, and says which addresses it has or would
-    /// like: see [`Hub::tell`](super::Hub::tell).
+    /// like: see [`Hub::configure`](super::Hub::configure).
     Requested {
         /// Which.
         client: ClientId,
         /// The addresses: a wish.
         wanted: Vec<IpNet>,
+    },
+    /// One is reached at another address than before: its host has changed networks, or a
+    /// router in between gives it another port. One whose packets pass a daemon that relays
+    /// them does not move.
+    Moved {
+        /// Which.
+        client: ClientId,
+        /// Where it is now: of several flows, where the one is that has moved.
+        peer: PeerAddress,
     },
     /// One has other prefixes than before.
     Addressed {
@@ -55,7 +65,7 @@ pub enum ClientEvent {
     },
 }
 
-/// What went to and came from a client. Bytes are those of IP packets.
+/// Statistics of a client. Bytes are those of IP packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClientStatistics {
@@ -80,15 +90,15 @@ pub struct ClientStatistics {
 pub struct ClientInfo {
     /// Which.
     pub client: ClientId,
-    /// What was agreed with it.
+    /// The agreed terms of its flow.
     pub flow: FlowInfo,
     /// Its flows that are there, as they are now.
     pub flows: Vec<FlowState>,
-    /// What it may send from, and is sent.
+    /// The prefixes that it may send from, and whose packets it is sent.
     pub prefixes: Vec<IpNet>,
     /// Largest packet that reaches it, in bytes.
     pub mtu: u16,
-    /// What went through.
+    /// The client's statistics.
     pub statistics: ClientStatistics,
 }
 

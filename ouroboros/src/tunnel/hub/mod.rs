@@ -6,17 +6,18 @@
 //! (the caller's, with [`AddressPool`](crate::proto::hub::AddressPool)).
 
 mod client;
+mod clients;
+mod core;
 mod inbound;
 mod info;
 mod outbound;
 mod worker;
 
 use std::{
-    collections::HashMap,
     fmt, io,
     net::IpAddr,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread::{self, JoinHandle},
@@ -26,26 +27,23 @@ use std::{
 pub use self::info::{ClientEvent, ClientId, ClientInfo, ClientStatistics};
 use self::{
     client::{Client, Shared},
+    core::Core,
     inbound::Mailbox,
 };
-use super::{Counters, Tunnel, TunnelBuilder, TunnelError, TunnelStatistics, clamp};
+use super::{Tunnel, TunnelBuilder, TunnelError, TunnelStatistics, clamp};
 use crate::{
     error::FlowError,
-    flow::{Flow, FlowCloser, FlowInfo, FlowSender},
+    flow::{Flow, FlowCloser, FlowSender},
     log::Limited,
-    proto::hub::{Configuration, IpNet, Router},
+    proto::hub::{Configuration, IpNet},
     sync::lock,
     transport::PathOffload,
-    tun::{Device, LEAST_IPV6, offload::Version},
+    tun::{LEAST_IPV6, offload::Version},
 };
 
-static MTU_REFUSED: Limited = Limited::new();
 static TOO_SMALL: Limited = Limited::new();
 
-/// Events that nobody has taken yet, at most; the oldest are dropped.
-const EVENTS: usize = 4096;
-
-/// What a hub will be.
+/// Builder of a [`Hub`].
 #[derive(Clone, Debug, Default)]
 pub struct HubBuilder {
     tunnel: TunnelBuilder,
@@ -78,7 +76,7 @@ impl HubBuilder {
         let tunnel = self.tunnel.build()?;
         let queues = tunnel.queues();
         let mailboxes = (0..queues).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
-        let (tell, told) = async_channel::bounded(EVENTS);
+        let (emitted, events) = async_channel::unbounded();
         let Tunnel { device, mtu: fixed_mtu, offload, counters, .. } = tunnel;
         let core = Arc::new(Core {
             device,
@@ -87,18 +85,20 @@ impl HubBuilder {
             fixed_mtu,
             router: RwLock::default(),
             clients: Mutex::default(),
+            device_mtu: Mutex::default(),
             mailboxes,
-            untold: Mutex::default(),
-            any_untold: AtomicBool::new(false),
-            events: tell,
+            unacknowledged: Mutex::default(),
+            any_unacknowledged: AtomicBool::new(false),
+            events: emitted,
             ended: AtomicBool::new(false),
             failure: Mutex::default(),
         });
         let mut hub = Hub {
             core: core.clone(),
             offload: offload.path,
-            events: told,
+            events,
             next: AtomicU64::new(1),
+            next_flow: AtomicU64::new(0),
             workers: Vec::new(),
         };
         for queue in 0..queues {
@@ -139,6 +139,7 @@ pub struct Hub {
     offload: PathOffload,
     events: async_channel::Receiver<ClientEvent>,
     next: AtomicU64,
+    next_flow: AtomicU64,
     workers: Vec<JoinHandle<()>>,
 }
 
@@ -155,14 +156,14 @@ impl Hub {
         self.core.device.name_now()
     }
 
-    /// What has made the hub fail, once [`next_event`](Self::next_event) says that it
-    /// has.
+    /// Returns the error that has made the hub fail, once [`next_event`](Self::next_event) says
+    /// that it has.
     #[must_use]
     pub fn take_error(&self) -> Option<TunnelError> {
         lock(&self.core.failure).take()
     }
 
-    /// How many queues the device has.
+    /// Returns how many queues the device has.
     #[must_use]
     pub fn queues(&self) -> usize {
         self.core.device.queues().len()
@@ -193,14 +194,23 @@ impl Hub {
         let Some(info) = flows.first().map(|flow| flow.info().clone()) else {
             return Err(TunnelError::Lanes { queues: self.queues(), flows: 0 });
         };
-        if let Some(former) = self.core.former(&info) {
+        let former = lock(&self.core.clients).by_identity(&info);
+        if let Some(former) = former {
             former.close();
             self.core.left(&former, &FlowError::Closed);
         }
         let id = ClientId(self.next.fetch_add(1, Relaxed));
         let watchers = flows.iter().map(Flow::watcher).collect();
+        let split = |(lane, flow): (usize, Flow)| {
+            // Clients with one flow each do not all go to the first worker.
+            let queue = (id.0 as usize + lane) % self.queues();
+            let token = self.next_flow.fetch_add(1, Relaxed);
+            let waker = self.core.mailboxes[queue].waker.clone();
+            let (sender, receiver) = flow.split_with_waker(move || waker.wake_for(token));
+            (sender, (queue, token, receiver))
+        };
         let (senders, receivers): (Vec<_>, Vec<_>) =
-            flows.into_iter().map(Flow::split_for_many).unzip();
+            flows.into_iter().enumerate().map(split).unzip();
         let mtu = clamp(largest);
         if mtu < LEAST_IPV6
             && !senders.iter().all(FlowSender::takes_fragments)
@@ -212,13 +222,11 @@ impl Hub {
         }
         let client = Arc::new(Client::new(id, senders, watchers, mtu));
         self.core.set_prefixes(&client, prefixes)?;
-        lock(&self.core.clients).insert(id, client.clone());
-        self.core.tell_of(ClientEvent::Joined { client: id, info: Box::new(info) });
+        lock(&self.core.clients).insert(&client);
+        self.core.emit(ClientEvent::Joined { client: id, info: Box::new(info) });
         self.core.mtu_changed(&client, mtu);
-        for (lane, receiver) in receivers.into_iter().enumerate() {
-            // Clients with one flow each do not all go to the first worker.
-            let queue = (id.0 as usize + lane) % self.queues();
-            self.core.mailboxes[queue].put(client.clone(), receiver);
+        for (queue, token, receiver) in receivers {
+            self.core.mailboxes[queue].put(token, client.clone(), receiver);
         }
         closing.into_iter().for_each(CloseOnDrop::keep);
         Ok(id)
@@ -226,7 +234,7 @@ impl Hub {
 
     /// Ends a client's flows. `false`: it is not there.
     pub fn remove(&self, client: ClientId) -> bool {
-        let found = self.core.client(client);
+        let found = self.find(client);
         if let Some(client) = &found {
             client.close();
             self.core.left(client, &FlowError::Closed);
@@ -238,7 +246,7 @@ impl Hub {
     /// [`ClientEvent::Left`] says so, when it does not answer within `patience`. No
     /// effect on a client in the 0.23 format. `false`: it is not there.
     pub fn probe(&self, client: ClientId, patience: Duration) -> bool {
-        let found = self.core.client(client);
+        let found = self.find(client);
         if let Some(client) = &found {
             client.probe(patience);
         }
@@ -251,10 +259,9 @@ impl Hub {
     ///
     /// One is another client's; nothing has changed.
     pub fn set_prefixes(&self, client: ClientId, prefixes: &[IpNet]) -> Result<bool, TunnelError> {
-        let Some(client) = self.core.client(client) else { return Ok(false) };
+        let Some(client) = self.find(client) else { return Ok(false) };
         self.core.set_prefixes(&client, prefixes)?;
-        self.core
-            .tell_of(ClientEvent::Addressed { client: client.id, prefixes: prefixes.to_vec() });
+        self.core.emit(ClientEvent::Addressed { client: client.id, prefixes: prefixes.to_vec() });
         Ok(true)
     }
 
@@ -276,21 +283,22 @@ impl Hub {
         Ok(self.core.device.remove_route(network.network(), network.prefix_len())?)
     }
 
-    /// Tells a client its configuration, as soon as it asks and again until it
-    /// has heard. `false`: it is not there, or that is more than can be told.
-    pub fn tell(&self, client: ClientId, configuration: &Configuration) -> bool {
-        let Some(client) = self.core.client(client) else { return false };
-        let fits = client.tell(configuration);
-        self.core.note_untold(&client);
-        self.core.mailboxes[0].wake();
+    /// Sends a client its configuration as soon as it asks, and again until it has
+    /// acknowledged it (PROTOCOL.md, "Tunnels"). `false`: it is not there, or the
+    /// configuration is longer than
+    /// [`LARGEST`](crate::proto::hub::configuration::LARGEST).
+    pub fn configure(&self, client: ClientId, configuration: &Configuration) -> bool {
+        let Some(client) = self.find(client) else { return false };
+        let fits = client.configure(configuration);
+        self.core.note_unacknowledged(&client);
+        self.core.mailboxes[0].waker.wake();
         fits
     }
 
     /// Has the round trips of all clients' flows measured: see
     /// [`FlowWatcher::measure_round_trip`](crate::FlowWatcher::measure_round_trip).
     pub fn measure_round_trips(&self) {
-        let clients: Vec<_> = lock(&self.core.clients).values().cloned().collect();
-        clients.iter().for_each(|client| client.measure_round_trips());
+        self.all().iter().for_each(|client| client.measure_round_trips());
     }
 
     /// The device's MTU, in bytes.
@@ -305,33 +313,43 @@ impl Hub {
     /// The clients that are there, in the order in which they came.
     #[must_use]
     pub fn clients(&self) -> Vec<ClientInfo> {
-        let clients = lock(&self.core.clients);
-        let mut infos: Vec<_> = clients.values().map(|client| ClientInfo::of(client)).collect();
-        infos.sort_by_key(|info| info.client);
-        infos
+        let mut clients = self.all();
+        clients.sort_by_key(|client| client.id);
+        clients.iter().map(|client| ClientInfo::of(client)).collect()
+    }
+
+    fn all(&self) -> Vec<Shared> {
+        lock(&self.core.clients).iter().cloned().collect()
+    }
+
+    fn find(&self, client: ClientId) -> Option<Shared> {
+        lock(&self.core.clients).by_id(client)
     }
 
     /// One client.
     #[must_use]
     pub fn client(&self, client: ClientId) -> Option<ClientInfo> {
-        self.core.client(client).map(|client| ClientInfo::of(&client))
+        self.find(client).map(|client| ClientInfo::of(&client))
     }
 
     /// The next event. Cancel safe. `None`: the hub has failed, and its device is
     /// of no more use; [`take_error`](Self::take_error) says why.
+    ///
+    /// Events are kept until they are taken: 4,096, and of those that say which clients there
+    /// are and what they ask for 65,536. Later ones are dropped.
     pub async fn next_event(&self) -> Option<ClientEvent> {
         self.events.recv().await.ok()
     }
 
-    /// What went through the device so far; of the flows, those of the clients
-    /// that are there.
+    /// Returns the statistics of the device and, of the flows, those of the clients that are
+    /// there.
     #[must_use]
     pub fn statistics(&self) -> TunnelStatistics {
         let offload = super::Offload {
             device: self.core.device.queues()[0].offload(),
             path: PathOffload::NONE,
         };
-        let flows = self.clients().into_iter().map(|client| client.statistics.flows).sum();
+        let flows = self.all().iter().map(|client| client.statistics().flows).sum();
         self.core.counters.statistics(flows, offload, (0, 0))
     }
 }
@@ -342,7 +360,7 @@ impl Drop for Hub {
         for worker in self.workers.drain(..) {
             let _ = worker.join();
         }
-        lock(&self.core.clients).values().for_each(|client| client.close());
+        self.all().iter().for_each(|client| client.close());
     }
 }
 
@@ -369,135 +387,12 @@ impl Drop for CloseOnDrop {
     }
 }
 
-/// What the workers share.
-struct Core {
-    device: Arc<Device>,
-    counters: Arc<Counters>,
-    forward: bool,
-    fixed_mtu: Option<u16>,
-    /// Read for a batch at a time, replaced as a whole.
-    router: RwLock<Arc<Router<Shared>>>,
-    clients: Mutex<HashMap<ClientId, Shared>>,
-    /// One for each queue.
-    mailboxes: Vec<Mailbox>,
-    /// Clients that have not heard all yet.
-    untold: Mutex<Vec<Shared>>,
-    any_untold: AtomicBool,
-    events: async_channel::Sender<ClientEvent>,
-    ended: AtomicBool,
-    failure: Mutex<Option<TunnelError>>,
-}
-
-impl Core {
-    fn router(&self) -> Arc<Router<Shared>> {
-        self.router.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn client(&self, client: ClientId) -> Option<Shared> {
-        lock(&self.clients).get(&client).cloned()
-    }
-
-    fn has_ended(&self) -> bool {
-        self.ended.load(Relaxed)
-    }
-
-    fn end(&self) {
-        self.ended.store(true, Relaxed);
-        self.events.close();
-        self.mailboxes.iter().for_each(Mailbox::wake);
-    }
-
-    fn tell_of(&self, event: ClientEvent) {
-        let _ = self.events.force_send(event);
-    }
-
-    /// The client that `info` comes back from: the same identity under the same
-    /// name.
-    fn former(&self, info: &FlowInfo) -> Option<Shared> {
-        let key = |info: &FlowInfo| info.identity.as_ref().map(|identity| identity.fingerprint);
-        let fingerprint = key(info)?;
-        let clients = lock(&self.clients);
-        let same = |client: &&Shared| {
-            key(&client.info) == Some(fingerprint) && client.info.name == info.name
-        };
-        clients.values().find(same).cloned()
-    }
-
-    fn set_prefixes(&self, client: &Shared, prefixes: &[IpNet]) -> Result<(), TunnelError> {
-        let mut router = self.router.write().unwrap_or_else(PoisonError::into_inner);
-        let mut changed = Router::clone(&router);
-        changed.remove(client);
-        for prefix in prefixes {
-            changed.insert(*prefix, client.clone())?;
-        }
-        *router = Arc::new(changed);
-        *lock(&client.prefixes) = prefixes.to_vec();
-        Ok(())
-    }
-
-    /// A client's flow has ended.
-    fn left(&self, client: &Shared, error: &FlowError) {
-        if client.left.swap(true, Relaxed) {
-            return;
-        }
-        lock(&self.clients).remove(&client.id);
-        {
-            let mut router = self.router.write().unwrap_or_else(PoisonError::into_inner);
-            let mut changed = Router::clone(&router);
-            changed.remove(client);
-            *router = Arc::new(changed);
-        }
-        self.tell_of(ClientEvent::Left { client: client.id, reason: error.to_string() });
-    }
-
-    /// The device takes packets that some client can be sent, but none that IPv6
-    /// could not be had with; those that are too large for one client are
-    /// answered.
-    fn mtu_changed(&self, client: &Client, mtu: u16) {
-        tracing::debug!(client = ?client.id, mtu, "a client's MTU");
-        let largest = lock(&self.clients).values().map(|client| client.mtu()).max();
-        let mtu = self.fixed_mtu.unwrap_or(largest.unwrap_or(LEAST_IPV6).max(LEAST_IPV6));
-        if let Err(error) = self.device.set_mtu(mtu)
-            && let Some(times) = MTU_REFUSED.report()
-        {
-            tracing::warn!(%error, mtu, times, "the device does not take its MTU");
-        }
-    }
-
-    fn has_untold(&self) -> bool {
-        self.any_untold.load(Relaxed)
-    }
-
-    fn note_untold(&self, client: &Shared) {
-        let mut untold = lock(&self.untold);
-        if !untold.contains(client) {
-            untold.push(client.clone());
-        }
-        self.any_untold.store(true, Relaxed);
-    }
-
-    /// Says again what was not heard.
-    fn repeat(&self) {
-        let clients = std::mem::take(&mut *lock(&self.untold));
-        let unheard =
-            |client: &Shared| !client.left.load(Relaxed) && client.handle_timeout().is_some();
-        let still: Vec<_> = clients.into_iter().filter(unheard).collect();
-        let mut untold = lock(&self.untold);
-        for client in still {
-            if !untold.contains(&client) {
-                untold.push(client);
-            }
-        }
-        self.any_untold.store(!untold.is_empty(), Relaxed);
-    }
-}
-
-/// Who a packet says it is from; `None` if it is no IP packet.
+/// Returns the source address of a packet; `None` if it is no IP packet.
 fn source(packet: &[u8]) -> Option<IpAddr> {
     addresses(packet).map(|(source, _)| source)
 }
 
-/// Who a packet is for; `None` if it is no IP packet.
+/// Returns the destination address of a packet; `None` if it is no IP packet.
 fn destination(packet: &[u8]) -> Option<IpAddr> {
     addresses(packet).map(|(_, destination)| destination)
 }

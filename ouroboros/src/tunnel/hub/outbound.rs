@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    ops::Range,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
@@ -21,9 +22,15 @@ use crate::{
     },
 };
 
+/// Bytes of packets that are read before the first of them is looked at, and no fewer
+/// packets than one: what comes from the device then is still in the first cache.
+const READ_AHEAD: usize = 16 * 1024;
+
 pub(super) struct Outbound {
     queue: usize,
-    packet: Box<[u8]>,
+    buffer: Box<[u8]>,
+    /// Packets that were read, in `buffer`.
+    packets: Vec<(VnetHeader, Range<usize>)>,
     /// Clients whose batches hold packets of this turn.
     touched: Vec<Shared>,
     /// A client whose transport takes no more for now.
@@ -32,8 +39,8 @@ pub(super) struct Outbound {
 
 impl Outbound {
     pub(super) fn new(queue: usize) -> Self {
-        let packet = vec![0; SUPER_PACKET].into_boxed_slice();
-        Self { queue, packet, touched: Vec::new(), full: None }
+        let buffer = vec![0; READ_AHEAD + SUPER_PACKET].into_boxed_slice();
+        Self { queue, buffer, packets: Vec::new(), touched: Vec::new(), full: None }
     }
 
     /// The client whose transport is to be waited for.
@@ -56,6 +63,10 @@ impl Outbound {
         }
         if self.full.is_none() {
             self.fill(core)?;
+        }
+        // Between system calls, which leave little of this in a cache.
+        if self.touched.len() > 1 {
+            self.touched.iter().for_each(|client| client.sender(self.queue).seal());
         }
         while let Some(client) = self.touched.pop() {
             self.flush(core, client);
@@ -86,22 +97,48 @@ impl Outbound {
 
     /// Reads until there is nothing more, or enough.
     fn fill(&mut self, core: &Core) -> Result<(), TunnelError> {
+        let (mut left, mut more) = (PACKETS, true);
+        while more && left > 0 {
+            more = self.read(core, left)?;
+            left -= self.packets.len();
+            self.distribute(core);
+        }
+        Ok(())
+    }
+
+    /// Reads at most so many packets; `false`: there is nothing more, or enough.
+    fn read(&mut self, core: &Core, most: usize) -> Result<bool, TunnelError> {
         let (queue, counters) = (&core.device.queues()[self.queue], &*core.counters);
-        let router = core.router();
-        let (mut reads, mut bytes) = (0, 0);
-        while reads < PACKETS as u64 {
-            let (header, size) = match queue.read(&mut self.packet) {
+        let (mut end, mut more) = (0, true);
+        while more && end < READ_AHEAD && self.packets.len() < most {
+            let (header, size) = match queue.read(&mut self.buffer[end..]) {
                 Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    more = false;
+                    break;
+                }
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     counters.malformed.add(1);
+                    more = false;
                     break;
                 }
                 Err(error) => return Err(core.device.read_failed(error).into()),
             };
-            reads += 1;
-            bytes += size as u64;
-            let packet = &mut self.packet[..size];
+            more = !ends_turn(&header);
+            self.packets.push((header, end..end + size));
+            end += size;
+        }
+        counters.reads.add(self.packets.len() as u64);
+        counters.sent_bytes.add(end as u64);
+        Ok(more)
+    }
+
+    /// Puts what was read into the batches of those that it is for.
+    fn distribute(&mut self, core: &Core) {
+        let (queue, counters) = (&core.device.queues()[self.queue], &*core.counters);
+        let router = core.router();
+        for (header, range) in self.packets.drain(..) {
+            let packet = &mut self.buffer[range];
             let Some(client) = destination(packet).and_then(|to| router.client(to)) else {
                 counters.no_client.add(1);
                 continue;
@@ -117,13 +154,7 @@ impl Outbound {
                 }
                 Err(error) => failed(client, &error),
             }
-            if ends_turn(&header) {
-                break;
-            }
         }
-        counters.reads.add(reads);
-        counters.sent_bytes.add(bytes);
-        Ok(())
     }
 }
 

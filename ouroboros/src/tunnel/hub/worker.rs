@@ -18,7 +18,7 @@ use crate::{
 
 /// How long a full transport is waited for, at most.
 const FULL: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-/// How often to see whether something has to be said again.
+/// How often to see whether a configuration has to be sent again.
 const REPEAT: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 
 /// Moves packets until the hub ends.
@@ -26,7 +26,7 @@ pub(super) fn run(core: &Arc<Core>, queue: usize) -> Result<(), TunnelError> {
     let ending = core.clone();
     let second = Second::start(move |inbound: &mut Inbound| {
         let idle = Timespec { tv_sec: 0, tv_nsec: IDLE };
-        while !ending.has_ended() && inbound.turn(Some(&idle))?.1 {}
+        while !ending.has_ended() && inbound.wait(&idle)? {}
         Ok(())
     })?;
     let result = turns(core, queue, &second);
@@ -60,7 +60,7 @@ fn turns(core: &Arc<Core>, queue: usize, second: &Second<Inbound>) -> Result<(),
             PollFd::from_borrowed_fd(second.gave_back(), PollFlags::IN),
             PollFd::from_borrowed_fd(writable, interest),
         ];
-        let repeats = queue == 0 && core.has_untold();
+        let repeats = queue == 0 && core.has_unacknowledged();
         let timeout = if full.is_some() { Some(&FULL) } else { repeats.then_some(&REPEAT) };
         let any = socket::wait(&mut ready, timeout)? > 0;
         let [device, arrivals, alone, back, _] = ready.map(|fd| fd.revents());
@@ -70,13 +70,15 @@ fn turns(core: &Arc<Core>, queue: usize, second: &Second<Inbound>) -> Result<(),
         }
         if repeats && repeated.elapsed().as_millis() >= 250 {
             repeated = Instant::now();
-            core.repeat();
+            core.retransmit();
         }
         if !back.is_empty() {
             inbound = Some(second.take()?);
         }
         let arrived = match &mut inbound {
-            Some(inbound) if !(arrivals | alone).is_empty() => inbound.turn(None)?.0,
+            Some(inbound) if !(arrivals | alone).is_empty() => {
+                inbound.turn(!arrivals.is_empty())?
+            }
             _ => 0,
         };
         // What has arrived may have been answered already: look at once.

@@ -92,13 +92,13 @@ impl CaStore {
         self.trusted.iter().map(|trusted| &*trusted.der)
     }
 
-    /// How many certificates it holds.
+    /// Returns how many certificates it holds.
     #[must_use]
     pub fn len(&self) -> usize {
         self.trusted.len()
     }
 
-    /// Whether it holds none.
+    /// Returns `true` if it holds none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.trusted.is_empty()

@@ -35,7 +35,7 @@ pub enum CertificateError {
     #[error("the certificate's key is not Ed25519, P-256 or P-384")]
     UnusableKey,
     /// Its subject has no common name, or more than one.
-    #[error("the certificate has not exactly one common name")]
+    #[error("the certificate does not have exactly one common name")]
     NoCommonName,
     /// It is for another name.
     #[error("the certificate is for {0:?}")]
@@ -47,7 +47,7 @@ pub enum CertificateError {
     #[error("the certificate has expired")]
     Expired,
     /// No authority in the store has signed it.
-    #[error("the certificate is signed by nobody in the CA store")]
+    #[error("the certificate is not signed by an authority in the CA store")]
     UnknownIssuer,
     /// Its signature is wrong.
     #[error("the certificate's signature is wrong")]

@@ -36,13 +36,13 @@ const YEAR_2050: Duration = Duration::from_secs(2_524_608_000);
 /// Bytes of a serial number, at most 20 (RFC 5280, section 4.1.2.2).
 const SERIAL: usize = 16;
 
-/// Who signs certificates: a key and a certificate that lets it.
+/// An authority that signs certificates: a key and a certificate that permits it.
 #[derive(Debug)]
 pub struct Authority<'k> {
     key: &'k IdentityKey,
     certificate: Vec<u8>,
     subject: RdnSequence,
-    /// What its certificate calls its key.
+    /// The key identifier in its certificate.
     key_id: Vec<u8>,
 }
 
@@ -191,7 +191,7 @@ fn validity(utc: u64, period: Duration) -> der::Result<Validity> {
     Ok(Validity::new(time(begin)?, time(end)?))
 }
 
-/// How a key is called in certificates (RFC 7093, section 2, method 4).
+/// Returns how a key is called in certificates (RFC 7093, section 2, method 4).
 fn key_id(key: &PublicKey) -> Vec<u8> {
     key.fingerprint().as_bytes().to_vec()
 }

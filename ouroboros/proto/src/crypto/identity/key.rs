@@ -193,7 +193,7 @@ impl PublicKey {
         &self.spki
     }
 
-    /// What it is known by.
+    /// Returns the key's fingerprint.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of_spki(&self.spki)

@@ -1,5 +1,5 @@
-//! Who a peer is: keys that sign, their certificates, and authorities that
-//! vouch for them (WIRE.md, "Allocation header", certificates).
+//! Identities of peers: keys that sign, their certificates, and authorities that vouch for them
+//! (WIRE.md, "Allocation header", certificates).
 //!
 //! An [`IdentityKey`] signs allocation headers and its own certificate. A
 //! [`PeerCertificate`] claims a [`PublicKey`] for a name; a [`CaStore`] says

@@ -2,10 +2,7 @@
 //! have it (draft-ietf-tls-ecdhe-mlkem, section 4). In public keys, ciphertexts
 //! and secrets the ML-KEM part comes first.
 
-use ml_kem::{
-    DecapsulationKey768, EncapsulationKey768,
-    kem::{Decapsulate, KeyExport},
-};
+use libcrux_ml_kem::mlkem768::{self, MlKem768Ciphertext, MlKem768PrivateKey, MlKem768PublicKey};
 use x25519_dalek::StaticSecret;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -14,6 +11,8 @@ use super::{Entropy, KeyExchangeError, x25519};
 const ML_KEM_PUBLIC_KEY: usize = 1184;
 const ML_KEM_CIPHERTEXT: usize = 1088;
 const ML_KEM_SEED: usize = 64;
+/// Random bytes of an encapsulation.
+const ML_KEM_MESSAGE: usize = 32;
 const X25519: usize = 32;
 
 /// Length of a public key (encapsulation key) in bytes.
@@ -26,32 +25,38 @@ pub(super) const SECRET: usize = ML_KEM_SEED + X25519;
 pub(super) type SharedSecret = Zeroizing<[u8; 64]>;
 
 pub(super) struct Secret {
-    ml_kem: DecapsulationKey768,
+    ml_kem: DecapsulationKey,
     x25519: StaticSecret,
 }
 
+/// Erased when dropped, as its crate does not.
+struct DecapsulationKey(MlKem768PrivateKey);
+
+impl Drop for DecapsulationKey {
+    fn drop(&mut self) {
+        (0..MlKem768PrivateKey::len()).for_each(|index| self.0[index].zeroize());
+    }
+}
+
 impl Secret {
-    pub(super) fn from_bytes(bytes: &[u8; SECRET]) -> Self {
-        let mut seed = ml_kem::Seed::default();
+    /// The secret, and its public key.
+    pub(super) fn from_bytes(bytes: &[u8; SECRET]) -> (Self, Vec<u8>) {
+        let mut seed = [0; ML_KEM_SEED];
         let mut scalar = Zeroizing::new([0; X25519]);
         seed.copy_from_slice(&bytes[..ML_KEM_SEED]);
         scalar.copy_from_slice(&bytes[ML_KEM_SEED..]);
-        let secret =
-            Self { ml_kem: DecapsulationKey768::from_seed(seed), x25519: (*scalar).into() };
-        seed.as_mut_slice().zeroize();
-        secret
-    }
-
-    pub(super) fn public_key(&self) -> Vec<u8> {
-        let ml_kem = self.ml_kem.encapsulation_key().to_bytes();
-        let x25519 = x25519_dalek::PublicKey::from(&self.x25519);
-        [ml_kem.as_slice(), x25519.as_bytes()].concat()
+        let (ml_kem, public_key) = mlkem768::generate_key_pair(seed).into_parts();
+        seed.zeroize();
+        let x25519 = StaticSecret::from(*scalar);
+        let own = x25519_dalek::PublicKey::from(&x25519);
+        let public_key = [public_key.as_slice().as_slice(), own.as_bytes()].concat();
+        (Self { ml_kem: DecapsulationKey(ml_kem), x25519 }, public_key)
     }
 
     pub(super) fn decapsulate(&self, ciphertext: &[u8]) -> Result<SharedSecret, KeyExchangeError> {
         let (ml_kem, key) = split::<ML_KEM_CIPHERTEXT>(ciphertext)?;
         let x25519 = x25519(&self.x25519, key)?;
-        let ml_kem = self.ml_kem.decapsulate(&(*ml_kem).into());
+        let ml_kem = mlkem768::decapsulate(&self.ml_kem.0, &MlKem768Ciphertext::from(ml_kem));
         Ok(join(ml_kem, &x25519))
     }
 }
@@ -62,18 +67,21 @@ pub(super) fn encapsulate(
     entropy: &mut dyn Entropy,
 ) -> Result<(Vec<u8>, SharedSecret), KeyExchangeError> {
     let (ml_kem, key) = split::<ML_KEM_PUBLIC_KEY>(public_key)?;
-    let ml_kem =
-        EncapsulationKey768::new(&(*ml_kem).into()).map_err(|_| KeyExchangeError::Malformed)?;
-    let mut message = ml_kem::B32::default();
+    let ml_kem = MlKem768PublicKey::from(ml_kem);
+    // FIPS 203, section 7.2: the modulus check.
+    if !mlkem768::validate_public_key(&ml_kem) {
+        return Err(KeyExchangeError::Malformed);
+    }
+    let mut message = [0; ML_KEM_MESSAGE];
     let mut scalar = Zeroizing::new([0; X25519]);
-    entropy.fill(message.as_mut_slice());
+    entropy.fill(&mut message);
     entropy.fill(scalar.as_mut_slice());
     let secret = StaticSecret::from(*scalar);
     let x25519 = x25519(&secret, key)?;
-    let (ciphertext, ml_kem) = ml_kem.encapsulate_deterministic(&message);
-    message.as_mut_slice().zeroize();
+    let (ciphertext, ml_kem) = mlkem768::encapsulate(&ml_kem, message);
+    message.zeroize();
     let own = x25519_dalek::PublicKey::from(&secret);
-    Ok(([ciphertext.as_slice(), own.as_bytes()].concat(), join(ml_kem, &x25519)))
+    Ok(([ciphertext.as_slice().as_slice(), own.as_bytes()].concat(), join(ml_kem, &x25519)))
 }
 
 /// The two parts of a public key or ciphertext.
@@ -86,10 +94,10 @@ fn split<const ML_KEM: usize>(
         .ok_or(KeyExchangeError::Malformed)
 }
 
-fn join(mut ml_kem: ml_kem::SharedKey, x25519: &x25519_dalek::SharedSecret) -> SharedSecret {
+fn join(mut ml_kem: [u8; 32], x25519: &x25519_dalek::SharedSecret) -> SharedSecret {
     let mut shared = Zeroizing::new([0; 64]);
     shared[..32].copy_from_slice(&ml_kem);
     shared[32..].copy_from_slice(x25519.as_bytes());
-    ml_kem.as_mut_slice().zeroize();
+    ml_kem.zeroize();
     shared
 }

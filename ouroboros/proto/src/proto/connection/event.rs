@@ -1,10 +1,10 @@
-//! What a connection is told at first, and what it tells.
+//! Configuration of a connection, and its events.
 
 use std::time::Duration;
 
 use crate::{proto::native::Capabilities, wire::PeerAddress};
 
-/// What a connection is to do.
+/// Configuration of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionConfig {
     /// A flow that hears nothing for so long is down; zero: never. A sign of
@@ -15,7 +15,7 @@ pub struct ConnectionConfig {
     pub largest_frame: usize,
 }
 
-/// What a path says of itself.
+/// The state of a path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PathState {
     /// Largest frame that the path carries as far as this host knows, in bytes.
@@ -26,7 +26,7 @@ pub struct PathState {
     pub detached: bool,
 }
 
-/// What happened to a connection.
+/// An event of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectionEvent {
@@ -38,7 +38,7 @@ pub enum ConnectionEvent {
         /// Which, from 0.
         epoch: u64,
     },
-    /// What the program at the other end takes beyond packets as they are.
+    /// The capabilities of the program at the other end, beyond packets as they are.
     Announced(Capabilities),
     /// No larger frames than this many bytes arrive, as far as is known.
     LargestFrame(usize),

@@ -1,5 +1,5 @@
-//! What is said to a peer that was given up: that the flow has ended, again and
-//! again, since the peer may be alive and out of reach.
+//! Messages to a peer that was given up: that the flow has ended, again and again, since the
+//! peer may be alive and out of reach.
 
 use std::time::Duration;
 

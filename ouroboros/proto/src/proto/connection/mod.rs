@@ -62,8 +62,9 @@ pub struct Connection {
 enum Protocol {
     /// Plain packets, or those of 0.23: keepalives without content.
     Wire023(Keepalive),
-    /// The native profile. The opener is for frames that come by another socket.
-    Native { session: Box<Session>, opener: Opener },
+    /// The native profile. The opener is for frames that come by another socket, made for the
+    /// first of them.
+    Native { session: Box<Session>, opener: Option<Box<Opener>> },
 }
 
 impl Connection {
@@ -81,10 +82,9 @@ impl Connection {
             None => Protocol::Wire023(Keepalive::new(now.monotonic, timeout)),
             Some(channel) => {
                 ready = !channel.capabilities().contains(Capabilities::HYBRID_FIRST);
-                let opener = channel.opener();
                 let config = SessionConfig { timeout, largest_frame };
                 let session = Box::new(Session::new(now, entropy, channel, config));
-                Protocol::Native { session, opener }
+                Protocol::Native { session, opener: None }
             }
         };
         let now = now.monotonic;
@@ -146,6 +146,7 @@ impl Connection {
             return Err(OpenError::NotAuthentic);
         }
         let size = frame.len();
+        let opener = opener.get_or_insert_with(|| Box::new(session.opener()));
         let opened = opener.open_off_path(frame)?;
         session.heard_from(now, entropy, Some(from), size, opened.leads);
         let control = opened.content == Content::Control;
@@ -185,7 +186,7 @@ impl Connection {
         }
     }
 
-    /// What the path says of itself now.
+    /// Takes the present state of the path.
     pub fn path_state(&mut self, now: Now, path: PathState) {
         self.path = path;
         if let Protocol::Native { session, .. } = &mut self.protocol
@@ -394,8 +395,8 @@ impl Connection {
         }
     }
 
-    /// How many of the peer's packets were lost, or are late; `None` if the flow's packets
-    /// have no numbers.
+    /// Returns how many of the peer's packets were lost, or are late; `None` if the flow's
+    /// packets have no numbers.
     pub fn missed(&self) -> Option<u64> {
         match &self.protocol {
             Protocol::Wire023(_) => None,
@@ -403,8 +404,16 @@ impl Connection {
         }
     }
 
-    /// How much is kept for the peer: keys that open packets, and control
-    /// messages that wait to be sent.
+    /// Gives back memory that an idle flow has no use for.
+    pub fn shrink(&mut self) {
+        self.events.shrink_to_fit();
+        if let Protocol::Native { session, .. } = &mut self.protocol {
+            session.shrink();
+        }
+    }
+
+    /// Returns how much is kept for the peer: keys that open packets, and control messages that
+    /// wait to be sent.
     pub fn held(&self) -> (usize, usize) {
         match &self.protocol {
             Protocol::Wire023(_) => (0, 0),

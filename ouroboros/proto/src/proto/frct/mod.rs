@@ -51,7 +51,7 @@ pub const fn inactivity(packet_lifetime: Duration) -> Duration {
         .saturating_add(seconds)
 }
 
-/// What FRCT does for a flow. Both sides take it from the flow request.
+/// The service of FRCT for a flow. Both sides take it from the flow request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Service {
     /// Packets keep their order; what is lost stays lost.
@@ -61,7 +61,7 @@ pub enum Service {
 }
 
 impl Service {
-    /// That of a flow with this quality of service; `None`: packets as they are,
+    /// Returns the service of a flow with this quality of service; `None`: packets as they are,
     /// without FRCT.
     pub const fn of(qos: &QosSpec) -> Option<Self> {
         match (qos.in_order, qos.loss) {
@@ -72,10 +72,10 @@ impl Service {
     }
 }
 
-/// What a machine has to know of its flow.
+/// Configuration of a machine: the facts of its flow.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// What is done for the flow's packets.
+    /// The service for the flow's packets.
     pub service: Service,
     /// Longest life of a packet in the layer (delta-t's MPL): 5 s over UDP, 100 ms
     /// over Ethernet.
@@ -102,15 +102,15 @@ pub enum Failure {
 #[error("too many packets wait to be sent")]
 pub struct Full;
 
-/// What a machine tells its flow.
+/// An event of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// There are packets to read.
     Readable,
     /// There is room for packets again.
     Writable,
-    /// The flow has been closed, and all that was written is out of our hands:
-    /// acknowledged or, of an ordered flow, sent.
+    /// The flow has been closed, all that was written is out of our hands (acknowledged
+    /// or, of an ordered flow, sent), and the peer repeats nothing.
     Drained,
     /// The flow cannot go on.
     Failed(Failure),
@@ -153,7 +153,7 @@ impl Transmit<'_> {
     }
 }
 
-/// What a machine has counted.
+/// Statistics of a machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Statistics {
@@ -219,7 +219,7 @@ impl Frct {
         let flags = header.flags;
         let (unread, delivered) = (self.receiver.has_packets(), self.is_delivered());
         if self.closing {
-            self.receiver.handle_closing(header);
+            self.receiver.handle_closing(now, header);
         } else {
             self.receiver.handle(now, header, payload, &mut self.statistics);
         }
@@ -245,14 +245,14 @@ impl Frct {
         if self.is_delivered() && !delivered {
             self.events.push_back(Event::Writable);
         }
-        self.after_sender();
+        self.after_sender(now);
     }
 
     /// A frame came that cannot be opened. On an encrypted flow it may be what a
     /// 0.23 peer makes of a repetition.
     pub fn handle_garbled(&mut self, now: Duration) {
         self.statistics.garbled += 1;
-        self.receiver.note_garbled();
+        self.receiver.note_garbled(now);
         if !self.failed && self.receiver.is_irrecoverable(now) {
             self.fail(Failure::Irrecoverable);
         }
@@ -284,11 +284,12 @@ impl Frct {
     }
 
     /// Closes the flow: nothing more is read or written here, and what was written
-    /// goes on until [`Event::Drained`]. Nothing on the wire tells the peer.
-    pub fn close(&mut self) {
+    /// goes on until [`Event::Drained`]. Nothing on the wire tells the peer, which may
+    /// repeat what it has sent: that is acknowledged for a while.
+    pub fn close(&mut self, now: Duration) {
         if !std::mem::replace(&mut self.closing, true) {
             self.receiver.close();
-            self.after_sender();
+            self.after_sender(now);
         }
     }
 
@@ -302,7 +303,7 @@ impl Frct {
         self.sender.is_idle() && self.sender.is_empty()
     }
 
-    /// What was counted so far.
+    /// Returns the statistics.
     pub fn statistics(&self) -> Statistics {
         Statistics { round_trip: self.sender.round_trip(), ..self.statistics }
     }
@@ -336,7 +337,7 @@ impl Frct {
             let drf = if drf { Flags::DRF } else { Flags::NONE };
             let flags = Flags::DATA | drf | flags;
             let header = Header { flags, window, sequence, acknowledgement };
-            self.after_sender();
+            self.after_sender(now);
             return Some(Transmit::Packet { header, payload: self.sender.payload() });
         }
         if self.receiver.acknowledgement_due(now) {
@@ -363,13 +364,20 @@ impl Frct {
             return None;
         }
         let nudge = self.nudge.map(|(due, _)| due);
-        [self.sender.timeout(), self.receiver.timeout(), nudge].into_iter().flatten().min()
+        let quiet = self.receiver.listens_until().filter(|_| self.closing && !self.drained);
+        let quiet = quiet.filter(|_| self.is_delivered());
+        [self.sender.timeout(), self.receiver.timeout(), nudge, quiet].into_iter().flatten().min()
     }
 
     /// Does what is due at `now`. [`poll_transmit`](Self::poll_transmit) follows.
     pub fn handle_timeout(&mut self, now: Duration) {
-        if !self.failed && self.sender.handle_timeout(now).is_err() {
+        if self.failed {
+            return;
+        }
+        if self.sender.handle_timeout(now).is_err() {
             self.fail(Failure::Unacknowledged);
+        } else {
+            self.after_sender(now);
         }
     }
 
@@ -389,11 +397,12 @@ impl Frct {
         Transmit::Packet { header, payload: &[] }
     }
 
-    fn after_sender(&mut self) {
+    fn after_sender(&mut self, now: Duration) {
         if self.sender.take_room() {
             self.events.push_back(Event::Writable);
         }
-        if self.closing && !self.drained && self.sender.is_idle() && self.sender.is_empty() {
+        let quiet = self.receiver.listens_until().is_none_or(|until| until <= now);
+        if self.closing && !self.drained && quiet && self.is_delivered() {
             self.drained = true;
             self.events.push_back(Event::Drained);
         }

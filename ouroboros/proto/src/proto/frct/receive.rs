@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::Statistics;
+use super::{RETRANSMISSION_LIMIT, Statistics};
 use crate::wire::frct::{Flags, Header};
 
 /// So many packets after the oldest unread one are taken.
@@ -32,6 +32,16 @@ const OPENED_REPEATS: u32 = 30;
 const GARBLED_GAP: Duration = Duration::from_secs(10);
 /// How long one stays whose sender must have given up.
 const ANY_GAP: Duration = Duration::from_secs(125);
+/// A frame that cannot be opened may be corrupted; so many are repetitions.
+const GARBLED_FRAMES: u32 = 2;
+/// Packets that are kept while the first of the run is missing: a 0.23 sender sends no
+/// more before it has heard of a window.
+const EARLY: usize = 64;
+/// A number so far from the next one is no late packet's.
+const FAR: u32 = 1 << 22;
+/// A closed flow acknowledges what is repeated until nothing came for so long: a 0.23
+/// peer's own end waits for 120 s for an acknowledgement that was lost.
+const CLOSED_QUIET: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Receiver {
@@ -39,6 +49,9 @@ pub(super) struct Receiver {
     /// Without data for so long, the peer may begin a run with another number.
     inactivity: Duration,
     run: Option<Run>,
+    /// Came before the run's first packet, with their numbers.
+    early: Vec<(u32, Vec<u8>)>,
+    gap: Option<Gap>,
     /// In order, for the application.
     ready: VecDeque<Vec<u8>>,
     /// An acknowledgement, or a window, is to be said at this time.
@@ -61,9 +74,8 @@ struct Run {
     last_data: Duration,
     /// Packets since the last acknowledgement.
     unacknowledged: u32,
-    /// What `next` was when the window was last said.
+    /// The value of `next` when the window was last announced.
     announced: u32,
-    gap: Option<Gap>,
 }
 
 /// A packet is missing while later ones are there.
@@ -71,7 +83,8 @@ struct Run {
 struct Gap {
     since: Duration,
     last_arrival: Duration,
-    garbled: bool,
+    /// Frames that could not be opened since.
+    garbled: u32,
 }
 
 impl Receiver {
@@ -80,6 +93,8 @@ impl Receiver {
             reliable,
             inactivity,
             run: None,
+            early: Vec::new(),
+            gap: None,
             ready: VecDeque::new(),
             due: None,
             repeat: None,
@@ -100,11 +115,10 @@ impl Receiver {
         if flags.contains(Flags::DRF) {
             // By data only if there is a run already: the peer that wrote a bare
             // packet never chooses another number.
-            let begins = self.run.as_ref().is_none_or(|run| {
-                data && sequence != run.next && now >= run.last_data + self.inactivity
-            });
+            let begins =
+                self.run.as_ref().is_none_or(|run| data && self.is_over(run, now, sequence));
             if begins {
-                self.run = Some(Run::begin(sequence, now));
+                self.begin(now, sequence, statistics);
             }
         }
         self.asked |= flags.contains(Flags::RDVS) && self.run.is_some();
@@ -112,8 +126,7 @@ impl Receiver {
             return;
         }
         let Some(run) = &mut self.run else {
-            statistics.misplaced += 1;
-            return;
+            return self.keep_early(now, sequence, payload, statistics);
         };
         run.last_data = now;
         self.repeat = self.reliable.then_some((OVERTAKEN, 1));
@@ -135,6 +148,43 @@ impl Receiver {
             self.due = Some(if at_once { now } else { now + QUIET });
             self.repeat = Some((4 * QUIET, QUIET_REPEATS));
         }
+    }
+
+    /// Returns `true` if the peer, which has forgotten its run, begins another with
+    /// this number. It does so by the time of its last new packet; what came last here
+    /// may have been repeated for long before.
+    fn is_over(&self, run: &Run, now: Duration, sequence: u32) -> bool {
+        let silence = now.saturating_sub(run.last_data);
+        let distance = (sequence.wrapping_sub(run.next) as i32).unsigned_abs();
+        let is_far = distance > FAR && silence + RETRANSMISSION_LIMIT >= self.inactivity;
+        distance != 0 && (is_far || silence >= self.inactivity)
+    }
+
+    fn begin(&mut self, now: Duration, sequence: u32, statistics: &mut Statistics) {
+        self.run = Some(Run::begin(sequence, now));
+        self.gap = None;
+        for (number, payload) in std::mem::take(&mut self.early) {
+            self.take_reliable(now, number.wrapping_sub(sequence) as usize, &payload, statistics);
+        }
+    }
+
+    /// Keeps a packet that has overtaken the first of its run: on an encrypted flow a
+    /// 0.23 peer could not repeat it.
+    fn keep_early(
+        &mut self,
+        now: Duration,
+        sequence: u32,
+        payload: &[u8],
+        statistics: &mut Statistics,
+    ) {
+        let known = self.early.iter().any(|(number, _)| *number == sequence);
+        if !self.reliable || known || self.early.len() == EARLY {
+            statistics.misplaced += 1;
+            return;
+        }
+        self.early.push((sequence, payload.to_vec()));
+        let new = Gap { since: now, last_arrival: now, garbled: 0 };
+        self.gap.get_or_insert(new).last_arrival = now;
     }
 
     fn take_reliable(
@@ -169,38 +219,46 @@ impl Receiver {
             moved = true;
         }
         run.unacknowledged += 1;
-        let in_order = run.ahead.is_empty() && run.gap.is_none();
+        let in_order = run.ahead.is_empty() && self.gap.is_none();
         if in_order && run.unacknowledged < ACKNOWLEDGED_TOGETHER {
             let due = now + ACKNOWLEDGEMENT_DELAY;
             self.due = Some(self.due.map_or(due, |at| at.min(due)));
         } else {
             self.due = Some(now);
         }
-        run.gap = match run.gap.take() {
+        self.gap = match self.gap.take() {
             _ if run.ahead.is_empty() => None,
             Some(gap) if !moved => Some(Gap { last_arrival: now, ..gap }),
-            _ => Some(Gap { since: now, last_arrival: now, garbled: false }),
+            _ => Some(Gap { since: now, last_arrival: now, garbled: 0 }),
         };
     }
 
-    /// What is left to do with a packet when nobody reads any more.
-    pub(super) fn handle_closing(&mut self, header: Header) {
-        self.asked |= header.flags.contains(Flags::RDVS) && self.run.is_some();
+    /// Handles a packet when nobody reads any more: what comes again is acknowledged again.
+    pub(super) fn handle_closing(&mut self, now: Duration, header: Header) {
+        let Header { flags, sequence, .. } = header;
+        let Some(run) = &mut self.run else { return };
+        self.asked |= flags.contains(Flags::RDVS);
+        let old = (sequence.wrapping_sub(run.next) as i32) < 0;
+        if self.reliable && flags.contains(Flags::DATA) && old {
+            run.last_data = now;
+            self.due = Some(now);
+        }
     }
 
-    /// A frame came that cannot be opened.
-    pub(super) fn note_garbled(&mut self) {
-        if let Some(gap) = self.run.as_mut().and_then(|run| run.gap.as_mut()) {
-            gap.garbled = true;
+    /// A frame came that cannot be opened. Behind a gap it counts as one that came: a
+    /// peer whose window is full only repeats.
+    pub(super) fn note_garbled(&mut self, now: Duration) {
+        if let Some(gap) = &mut self.gap {
+            gap.garbled = gap.garbled.saturating_add(1);
+            gap.last_arrival = now;
         }
     }
 
     /// Returns `true` if a packet is missing for good. A blackout alone is none: it
     /// takes something to have come since.
     pub(super) fn is_irrecoverable(&self, now: Duration) -> bool {
-        let gap = self.run.as_ref().and_then(|run| run.gap.as_ref());
-        gap.is_some_and(|gap| {
-            let patience = if gap.garbled { GARBLED_GAP } else { ANY_GAP };
+        self.gap.as_ref().is_some_and(|gap| {
+            let patience = if gap.garbled < GARBLED_FRAMES { ANY_GAP } else { GARBLED_GAP };
             now >= gap.since + patience && gap.last_arrival >= gap.since + patience / 2
         })
     }
@@ -222,9 +280,17 @@ impl Receiver {
     /// Nobody reads any more.
     pub(super) fn close(&mut self) {
         self.ready.clear();
+        self.early.clear();
         self.repeat = None;
         let pending = self.run.as_ref().is_some_and(|run| run.unacknowledged > 0);
         self.due = (self.reliable && pending).then_some(Duration::ZERO);
+    }
+
+    /// Until when a flow that was closed listens for what is repeated; `None`: nothing
+    /// is.
+    pub(super) fn listens_until(&self) -> Option<Duration> {
+        let run = self.run.as_ref().filter(|_| self.reliable)?;
+        Some(run.last_data + CLOSED_QUIET)
     }
 
     /// Returns `true` if the peer asks for the window; once.
@@ -240,14 +306,14 @@ impl Receiver {
         self.due
     }
 
-    /// What a bare packet says of the peer's run.
+    /// Returns the flags with which a bare packet tells of the peer's run.
     pub(super) fn bare_flags(&self) -> Flags {
         if self.reliable { Flags::ACK | Flags::FC } else { Flags::FC }
     }
 
-    /// What a packet that leaves now says of the peer's run: flags, window and
-    /// acknowledgement. Nothing before there is one: a 0.23 sender would take the
-    /// zeros for its window.
+    /// Returns what a packet that leaves now tells of the peer's run: flags, window and
+    /// acknowledgement. Nothing before there is a run: a 0.23 sender would take the zeros for
+    /// its window.
     pub(super) fn announce(&mut self, now: Duration) -> (Flags, u32, u32) {
         let Some(run) = &mut self.run else { return (Flags::NONE, 0, 0) };
         run.unacknowledged = 0;
@@ -277,7 +343,6 @@ impl Run {
             last_data: now,
             unacknowledged: 0,
             announced: sequence,
-            gap: None,
         }
     }
 }

@@ -9,7 +9,8 @@ const INITIAL: Duration = Duration::from_secs(1);
 const PEER_DELAY: Duration = Duration::from_millis(15);
 const LEAST_VARIATION: Duration = Duration::from_millis(1);
 const MIN_TIMEOUT: Duration = Duration::from_millis(20);
-/// Waiting longer helps nobody.
+/// Waiting longer helps nobody, also where a peer's application was slow to read: only
+/// then does a 0.23 peer acknowledge.
 const MOST: Duration = Duration::from_secs(5);
 
 /// A smoothed round trip and its mean deviation (RFC 6298, section 2).
@@ -48,11 +49,11 @@ impl RoundTrip {
         self.backoff += 1;
     }
 
-    /// How long the oldest packet waits for its acknowledgement.
+    /// Returns how long the oldest packet waits for its acknowledgement.
     pub(super) fn timeout(&self) -> Duration {
         let once = self.smoothed.map_or(INITIAL, |smoothed| {
             (smoothed + (4 * self.deviation).max(LEAST_VARIATION) + PEER_DELAY).max(MIN_TIMEOUT)
         });
-        once.saturating_mul(1 << self.backoff.min(16)).min(MOST.max(once))
+        once.saturating_mul(1 << self.backoff.min(16)).min(MOST)
     }
 }

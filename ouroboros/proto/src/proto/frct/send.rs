@@ -6,7 +6,7 @@ use std::{collections::VecDeque, time::Duration};
 use super::{RETRANSMISSION_LIMIT, round_trip::RoundTrip};
 use crate::wire::frct::Header;
 
-/// What may be sent before the peer has said anything of its window.
+/// The window before the peer has announced one, in packets.
 const FIRST_WINDOW: u32 = 64;
 /// A 0.23 receiver's window ends so many packets after the oldest it has not read.
 /// What is said beyond that is not its window.
@@ -15,6 +15,11 @@ const LARGEST_WINDOW: u32 = 256;
 const FIRST_LIMIT: u32 = 64;
 const LARGEST_LIMIT: u32 = 128;
 const LEAST_LIMIT: u32 = 2;
+/// Packets of an ordered flow that leave at once, and in each millisecond after that. Their
+/// receivers check no window (FRCT.md, section 5); in the 5 ms after which a 0.23 peer looks
+/// again, these are as many as it has buffers for: 384.
+const BURST: u32 = 64;
+const PACE: Duration = Duration::from_nanos(1_000_000 / BURST as u64);
 /// Packets that are written and not acknowledged, at most.
 const CAPACITY: usize = 256;
 /// Room is told of when so many wait.
@@ -60,7 +65,7 @@ pub(super) struct Sender {
     in_flight: VecDeque<InFlight>,
     /// Written, not sent yet.
     waiting: VecDeque<Vec<u8>>,
-    /// What [`payload`](Self::payload) is, if not in flight.
+    /// The [`payload`](Self::payload) where it is not in flight.
     sent: Vec<u8>,
     /// Which of those in flight it is.
     current: usize,
@@ -70,6 +75,10 @@ pub(super) struct Sender {
     recover: Option<u32>,
     /// The oldest is to be repeated now.
     again: bool,
+    /// When all packets of an ordered flow so far would have left, one each [`PACE`].
+    paced_until: Duration,
+    /// Some wait, or waited, for that: it is told when the last has left.
+    was_paced: bool,
     /// Packets in flight, at most.
     limit: u32,
     /// Acknowledged since the limit was last raised.
@@ -97,6 +106,8 @@ impl Sender {
             timeout: None,
             recover: None,
             again: false,
+            paced_until: now,
+            was_paced: false,
             limit: FIRST_LIMIT,
             acknowledged: 0,
             rendezvous: None,
@@ -119,11 +130,14 @@ impl Sender {
         self.waiting.len() + self.in_flight.len() < CAPACITY
     }
 
-    /// Returns `true` once when there is room again after there was none.
+    /// Returns `true` once when there is room again after there was none, or all that was
+    /// paced has left.
     pub(super) fn take_room(&mut self) -> bool {
         let room = self.was_full && self.waiting.len() + self.in_flight.len() <= LOW;
         self.was_full &= !room;
-        room
+        let left = self.was_paced && self.waiting.is_empty();
+        self.was_paced &= !left;
+        room || left
     }
 
     /// Returns `true` if nothing is in flight.
@@ -147,7 +161,7 @@ impl Sender {
         self.round_trip.smoothed()
     }
 
-    /// What the packet that [`next`](Self::next) told of carries.
+    /// Returns the payload of the packet that [`next`](Self::next) returned.
     pub(super) fn payload(&self) -> &[u8] {
         self.in_flight.get(self.current).map_or(&self.sent, |packet| &packet.payload)
     }
@@ -163,7 +177,8 @@ impl Sender {
             self.timeout = Some(now + self.round_trip.timeout());
             return Some(Next::Again { sequence: self.oldest, drf });
         }
-        if !self.may_send() {
+        if !self.may_send(now) {
+            self.was_paced |= self.paced().is_some();
             return None;
         }
         let payload = self.waiting.pop_front()?;
@@ -177,18 +192,27 @@ impl Sender {
         } else {
             self.oldest = self.next;
             self.sent = payload;
+            self.paced_until = self.paced_until.max(now) + PACE;
         }
         self.look_at_window(now);
         Some(Next::First { sequence, drf })
     }
 
     /// On an ordered flow the peer's window says nothing of use: it shrinks with
-    /// each loss, and no receiver checks it.
-    fn may_send(&self) -> bool {
+    /// each loss, and no receiver checks it. So its packets are paced.
+    fn may_send(&self, now: Duration) -> bool {
+        if !self.reliable {
+            return self.paced_until + PACE <= now + BURST * PACE;
+        }
         // At a gap, one packet in flight at most: a 0.23 receiver crashes when more
         // follow.
-        !self.reliable
-            || (self.recover.is_none() && !self.is_closed() && self.flight() < self.limit)
+        self.recover.is_none() && !self.is_closed() && self.flight() < self.limit
+    }
+
+    /// When half a burst may leave, if packets wait for that.
+    fn paced(&self) -> Option<Duration> {
+        let waits = !self.reliable && !self.waiting.is_empty();
+        waits.then(|| self.paced_until.saturating_sub(BURST / 2 * PACE))
     }
 
     fn flight(&self) -> u32 {
@@ -291,7 +315,7 @@ impl Sender {
 
     pub(super) fn timeout(&self) -> Option<Duration> {
         let rendezvous = self.rendezvous.map(|(due, _)| due);
-        [self.timeout, rendezvous].into_iter().flatten().min()
+        [self.timeout, rendezvous, self.paced()].into_iter().flatten().min()
     }
 
     /// Repeats the oldest packet if it has waited for long enough.

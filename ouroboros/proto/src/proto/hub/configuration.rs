@@ -1,11 +1,13 @@
-//! What a tunnel's server and client tell each other of the network inside
-//! (PROTOCOL.md, "Tunnels"): bytes to typed values and back.
+//! Messages of a tunnel's server and client about the network inside (PROTOCOL.md, "Tunnels"):
+//! bytes to typed values and back.
 //!
 //! Not here: repetition (`exchange`), and what a client takes of it.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+
+use crate::crypto::identity::Fingerprint;
 
 /// Longest configuration in bytes.
 pub const LARGEST: usize = 8192;
@@ -26,14 +28,15 @@ const DNS_SERVER: u8 = 3;
 const SEARCH_DOMAIN: u8 = 4;
 const MTU: u8 = 5;
 const SERVER_NAME: u8 = 6;
+const NEXT_KEY: u8 = 7;
 
-/// What a client is told of the network that it is in.
+/// The configuration of a client: the network that it is in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Configuration {
     /// Its own addresses, each with the network that it is in.
     pub addresses: Vec<IpNet>,
-    /// What else can be reached through the tunnel.
+    /// The prefixes that can be reached through the tunnel besides.
     pub routes: Vec<IpNet>,
     /// Resolvers.
     pub dns_servers: Vec<IpAddr>,
@@ -41,8 +44,10 @@ pub struct Configuration {
     pub search_domains: Vec<String>,
     /// Largest packet in bytes.
     pub mtu: Option<u16>,
-    /// What the server calls itself.
+    /// The server's name.
     pub server_name: Option<String>,
+    /// The key that the server is to have next.
+    pub next_key: Option<Fingerprint>,
 }
 
 impl Configuration {
@@ -63,6 +68,7 @@ impl Configuration {
                 SEARCH_DOMAIN => read.search_domains.push(text(value)?),
                 MTU => read.mtu = Some(u16::from_be_bytes(value.try_into().ok()?)),
                 SERVER_NAME => read.server_name = Some(text(value)?),
+                NEXT_KEY => read.next_key = Some(Fingerprint::from_bytes(value.try_into().ok()?)),
                 _ => {}
             }
         }
@@ -84,6 +90,9 @@ impl Configuration {
         }
         if let Some(name) = &self.server_name {
             item(&mut bytes, SERVER_NAME, name.as_bytes());
+        }
+        if let Some(key) = &self.next_key {
+            item(&mut bytes, NEXT_KEY, key.as_bytes());
         }
         let texts = self.search_domains.iter().chain(&self.server_name);
         let fits = bytes.len() <= LARGEST && texts.into_iter().all(|text| is_text(text));
@@ -205,6 +214,7 @@ mod tests {
             search_domains: vec!["example.org".to_owned()],
             mtu: Some(1400),
             server_name: Some("office".to_owned()),
+            next_key: Some(Fingerprint::from_bytes([7; 20])),
         }
     }
 
@@ -228,6 +238,7 @@ mod tests {
             &[4, 0, 3, b'a', 0x1b, b'c'],
             &[4, 0, 1, 0xff],
             &[5, 0, 1, 9],
+            &[7, 0, 2, 1, 2],
         ] {
             assert_eq!(Configuration::parse(malformed), None, "{malformed:?}");
         }

@@ -1,6 +1,6 @@
 //! The exchange of a configuration over a flow that loses packets: one end
 //! asks until it is answered, the other repeats each answer until it has
-//! arrived. Who drives it sends what [`poll_transmit`](Telling::poll_transmit)
+//! arrived. Who drives it sends what [`poll_transmit`](ConfigurationServer::poll_transmit)
 //! gives as packets of the flow.
 
 use std::{collections::VecDeque, time::Duration};
@@ -47,7 +47,7 @@ pub(super) fn is_exchange(packet: &[u8]) -> bool {
 
 /// The client's end.
 #[derive(Debug)]
-pub struct Asking {
+pub struct ConfigurationClient {
     wanted: Vec<IpNet>,
     /// Until the first answer.
     repeat: Option<Repeat>,
@@ -59,7 +59,7 @@ pub struct Asking {
     transmits: VecDeque<Vec<u8>>,
 }
 
-impl Asking {
+impl ConfigurationClient {
     /// Asks for a configuration; `wanted` are the addresses that this end would
     /// like, or has.
     pub fn new(now: Duration, wanted: &[IpNet]) -> Self {
@@ -148,19 +148,19 @@ impl Asking {
 
 /// The server's end.
 #[derive(Debug, Default)]
-pub struct Telling {
+pub struct ConfigurationServer {
     serial: u32,
     /// The configuration of that serial, encoded.
     bytes: Vec<u8>,
     /// Until it has arrived.
     repeat: Option<Repeat>,
     asked: bool,
-    /// What the client said of the addresses that it would like.
+    /// The addresses that the client asked for.
     wanted: Option<Vec<IpNet>>,
     transmits: VecDeque<Vec<u8>>,
 }
 
-impl Telling {
+impl ConfigurationServer {
     /// For a client that has not asked yet: nothing is sent to one that does
     /// not know the exchange.
     pub fn new() -> Self {
@@ -194,9 +194,9 @@ impl Telling {
         }
     }
 
-    /// Has the client told, now and until it has heard. Returns `false` if it is
-    /// too much to be told.
-    pub fn tell(&mut self, now: Duration, configuration: &Configuration) -> bool {
+    /// Sends the client a configuration once it has asked, and again until it has
+    /// acknowledged it. Returns `false` if it is longer than [`LARGEST`].
+    pub fn configure(&mut self, now: Duration, configuration: &Configuration) -> bool {
         let Some(bytes) = configuration.encode() else { return false };
         if self.serial == 0 || bytes != self.bytes {
             self.serial = self.serial.wrapping_add(1).max(1);
@@ -224,7 +224,7 @@ impl Telling {
         }
     }
 
-    /// That the client asks, and for which addresses; once.
+    /// Returns the addresses that the client asks for; once.
     pub fn poll(&mut self) -> Option<Vec<IpNet>> {
         self.wanted.take()
     }
@@ -239,7 +239,7 @@ impl Telling {
         self.repeat.map(|repeat| repeat.next)
     }
 
-    /// Tells again if it is time.
+    /// Sends the configuration again if it is time.
     pub fn handle_timeout(&mut self, now: Duration) {
         if self.repeat.as_mut().is_some_and(|repeat| repeat.is_due(now)) {
             self.push_parts();
@@ -264,12 +264,12 @@ mod tests {
 
     #[test]
     fn nothing_is_sent_to_a_client_that_has_not_asked() {
-        let mut server = Telling::new();
-        assert!(server.tell(SECOND, &configuration(3)));
+        let mut server = ConfigurationServer::new();
+        assert!(server.configure(SECOND, &configuration(3)));
         assert_eq!((server.poll_transmit(), server.poll_timeout()), (None, None));
         server.handle(SECOND, b"\x45 an IP packet");
         assert!(!server.was_asked());
-        let mut client = Asking::new(SECOND, &["10.0.0.2/24".parse().unwrap()]);
+        let mut client = ConfigurationClient::new(SECOND, &["10.0.0.2/24".parse().unwrap()]);
         server.handle(SECOND, &client.poll_transmit().expect("a request"));
         assert_eq!(server.poll(), Some(vec!["10.0.0.2/24".parse().unwrap()]));
         client.handle(&server.poll_transmit().expect("an answer"));
@@ -280,12 +280,12 @@ mod tests {
 
     #[test]
     fn an_old_part_that_is_late_changes_nothing() {
-        let mut server = Telling::new();
-        let mut client = Asking::new(SECOND, &[]);
+        let mut server = ConfigurationServer::new();
+        let mut client = ConfigurationClient::new(SECOND, &[]);
         server.handle(SECOND, &client.poll_transmit().expect("a request"));
-        server.tell(SECOND, &configuration(1));
+        server.configure(SECOND, &configuration(1));
         let old = server.poll_transmit().expect("a part");
-        server.tell(SECOND, &configuration(2));
+        server.configure(SECOND, &configuration(2));
         client.handle(&server.poll_transmit().expect("a part"));
         assert_eq!(client.poll(), Some(configuration(2)));
         client.handle(&old);
@@ -301,12 +301,12 @@ mod tests {
             lost in prop::collection::vec(any::<bool>(), 0..60),
         ) {
             let (mut now, mut lost) = (SECOND, lost.into_iter());
-            let (mut client, mut server) = (Asking::new(now, &[]), Telling::new());
+            let (mut client, mut server) = (ConfigurationClient::new(now, &[]), ConfigurationServer::new());
             let mut told = routes.iter();
             let mut has = None;
             for _ in 0..400 {
                 if let Some(routes) = told.next() {
-                    prop_assert!(server.tell(now, &configuration(*routes)));
+                    prop_assert!(server.configure(now, &configuration(*routes)));
                 }
                 while let Some(packet) = client.poll_transmit() {
                     if !lost.next().unwrap_or(false) {

@@ -10,7 +10,7 @@ mod pool;
 mod router;
 
 pub use configuration::Configuration;
-pub use exchange::{Asking, Telling};
+pub use exchange::{ConfigurationClient, ConfigurationServer};
 pub use ipnet::IpNet;
 pub use pool::{AddressPool, Assignment, PoolError};
 pub use router::{Router, Taken};

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-/// What a client has of a pool.
+/// The part of a pool that a client has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignment {
     /// Its IPv4 address, where the pool has any.
@@ -32,8 +32,8 @@ pub enum PoolError {
 
 /// The networks to give addresses from, and who has which.
 ///
-/// What it remembers is [`assignments`](Self::assignments), for the caller to
-/// keep; [`restore`](Self::restore) brings it back.
+/// Its memory is [`assignments`](Self::assignments), for the caller to keep;
+/// [`restore`](Self::restore) brings it back.
 #[derive(Clone, Debug)]
 pub struct AddressPool<K: Ord> {
     v4: Option<Ipv4Net>,
@@ -42,6 +42,9 @@ pub struct AddressPool<K: Ord> {
     reserved: Vec<IpAddr>,
     assigned: BTreeMap<K, Assignment>,
     in_use: BTreeMap<IpAddr, K>,
+    /// Hosts of each network, from its first address, below which none is free: so to
+    /// give many does not look at those given before each time.
+    full_below: (u32, u128),
 }
 
 impl<K: Ord + Clone> AddressPool<K> {
@@ -50,7 +53,7 @@ impl<K: Ord + Clone> AddressPool<K> {
     pub fn new(v4: Option<Ipv4Net>, v6: Option<Ipv6Net>, reserved: &[IpAddr]) -> Self {
         let (v4, v6) = (v4.map(|net| net.trunc()), v6.map(|net| net.trunc()));
         let (assigned, in_use) = (BTreeMap::new(), BTreeMap::new());
-        Self { v4, v6, reserved: reserved.to_vec(), assigned, in_use }
+        Self { v4, v6, reserved: reserved.to_vec(), assigned, in_use, full_below: (1, 1) }
     }
 
     /// Takes up what was remembered; what no longer fits the networks, or
@@ -65,9 +68,19 @@ impl<K: Ord + Clone> AddressPool<K> {
         }
     }
 
-    /// Who has what.
+    /// Returns all clients with their assignments.
     pub fn assignments(&self) -> impl Iterator<Item = (&K, &Assignment)> {
         self.assigned.iter()
+    }
+
+    /// What `client` has.
+    pub fn assignment(&self, client: &K) -> Option<&Assignment> {
+        self.assigned.get(client)
+    }
+
+    /// Who has `address`.
+    pub fn holder(&self, address: IpAddr) -> Option<&K> {
+        self.in_use.get(&address)
     }
 
     /// The addresses of `client` at `now` (seconds since 1970): those it had,
@@ -87,10 +100,11 @@ impl<K: Ord + Clone> AddressPool<K> {
         assignment.used = now;
         if let (Some(net), None) = (self.v4, assignment.v4) {
             let hosts = u32::from(net.broadcast()) - u32::from(net.network());
-            let free = (1..hosts).map(|host| u32::from(net.network()) + host);
-            let free = free.map(std::net::Ipv4Addr::from).find(|v4| self.is_free((*v4).into()));
+            let address = |host| std::net::Ipv4Addr::from(u32::from(net.network()) + host).into();
+            let host = (self.full_below.0..hosts).find(|host| self.is_free(address(*host)));
+            self.full_below.0 = host.unwrap_or(hosts);
             let recovered = || self.recover(&is_connected, |old| old.v4.map(IpAddr::from));
-            match free.map(IpAddr::from).or_else(recovered) {
+            match host.map(address).or_else(recovered) {
                 Some(IpAddr::V4(v4)) => {
                     self.forget(v4.into());
                     assignment.v4 = Some(v4);
@@ -101,10 +115,11 @@ impl<K: Ord + Clone> AddressPool<K> {
         if let (Some(net), None) = (self.v6, assignment.v6) {
             // More are never looked at: there are not as many clients.
             let hosts = 1u128 << (128 - net.prefix_len()).min(20);
-            let free = (1..hosts).map(|host| u128::from(net.network()) + host);
-            let free = free.map(std::net::Ipv6Addr::from).find(|v6| self.is_free((*v6).into()));
+            let address = |host| std::net::Ipv6Addr::from(u128::from(net.network()) + host).into();
+            let host = (self.full_below.1..hosts).find(|host| self.is_free(address(*host)));
+            self.full_below.1 = host.unwrap_or(hosts);
             let recovered = || self.recover(&is_connected, |old| old.v6.map(IpAddr::from));
-            match free.map(IpAddr::from).or_else(recovered) {
+            match host.map(address).or_else(recovered) {
                 Some(IpAddr::V6(v6)) => {
                     self.forget(v6.into());
                     assignment.v6 = Some(v6);
@@ -136,7 +151,7 @@ impl<K: Ord + Clone> AddressPool<K> {
             IpAddr::V6(v6) => assignment.v6.replace(v6).map(IpAddr::from),
         };
         if let Some(before) = before {
-            self.in_use.remove(&before);
+            self.set_free(before);
         }
         assignment.used = now;
         self.keep(client.clone(), assignment);
@@ -146,8 +161,23 @@ impl<K: Ord + Clone> AddressPool<K> {
     /// Takes back what `client` has.
     pub fn release(&mut self, client: &K) {
         if let Some(old) = self.assigned.remove(client) {
-            self.in_use.retain(|_, owner| owner != client);
-            debug_assert!(old.v4.is_none_or(|v4| !self.in_use.contains_key(&v4.into())));
+            let v4 = old.v4.map(IpAddr::from);
+            v4.into_iter().chain(old.v6.map(IpAddr::from)).for_each(|own| self.set_free(own));
+        }
+    }
+
+    fn set_free(&mut self, address: IpAddr) {
+        self.in_use.remove(&address);
+        match (address, self.v4, self.v6) {
+            (IpAddr::V4(v4), Some(net), _) => {
+                let host = u32::from(v4).saturating_sub(net.network().into());
+                self.full_below.0 = self.full_below.0.min(host.max(1));
+            }
+            (IpAddr::V6(v6), _, Some(net)) => {
+                let host = u128::from(v6).saturating_sub(net.network().into());
+                self.full_below.1 = self.full_below.1.min(host.max(1));
+            }
+            _ => {}
         }
     }
 
@@ -163,7 +193,7 @@ impl<K: Ord + Clone> AddressPool<K> {
         !self.in_use.contains_key(&address) && !self.reserved.contains(&address)
     }
 
-    /// Whether `client` may have `address`.
+    /// Returns `true` if `client` may have `address`.
     fn is_available(&self, client: &K, address: IpAddr) -> bool {
         let inside = match address {
             IpAddr::V4(v4) => self.v4.is_some_and(|net| {
@@ -284,6 +314,10 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(seen.len(), pool.in_use.len());
+                for host in 1..pool.full_below.0 {
+                    let address = IpAddr::from([10, 0, 0, host as u8]);
+                    prop_assert!(!pool.is_free(address), "{address} is free and not looked at");
+                }
             }
         }
     }

@@ -66,10 +66,31 @@ impl<C: Clone + PartialEq> Router<C> {
         }
     }
 
-    /// Takes all prefixes away from `client`. Looks at the whole table.
-    pub fn remove(&mut self, client: &C) {
-        self.v4.retain(|_, owner| owner != client);
-        self.v6.retain(|_, owner| owner != client);
+    /// Takes a prefix away from whoever has exactly this one.
+    pub fn remove(&mut self, prefix: IpNet) -> Option<C> {
+        match prefix.trunc() {
+            IpNet::V4(net) => self.v4.remove(&net),
+            IpNet::V6(net) => self.v6.remove(&net),
+        }
+    }
+
+    /// Gives `client` the prefixes `after` in place of `before`, those that it has. Takes
+    /// as long as these are, however many others there are.
+    ///
+    /// # Errors
+    ///
+    /// One of `after` is another client's; nothing has changed.
+    pub fn replace(&mut self, client: &C, before: &[IpNet], after: &[IpNet]) -> Result<(), Taken> {
+        let is_taken = |prefix: &&IpNet| self.owner(**prefix).is_some_and(|owner| owner != client);
+        if let Some(taken) = after.iter().find(is_taken) {
+            return Err(Taken(taken.trunc()));
+        }
+        for prefix in before {
+            if self.owner(*prefix) == Some(client) {
+                self.remove(*prefix);
+            }
+        }
+        after.iter().try_for_each(|prefix| self.insert(*prefix, client.clone()))
     }
 
     /// The client that `address` belongs to.
@@ -80,7 +101,7 @@ impl<C: Clone + PartialEq> Router<C> {
         }
     }
 
-    /// How many prefixes there are.
+    /// Returns how many prefixes there are.
     pub fn len(&self) -> usize {
         self.v4.len() + self.v6.len()
     }
@@ -97,7 +118,7 @@ mod tests {
 
     use super::*;
 
-    /// What the table should say, slowly.
+    /// A slow model of the table.
     #[derive(Default)]
     struct Model(Vec<(IpNet, u8)>);
 
@@ -111,6 +132,20 @@ mod tests {
                     true
                 }
             }
+        }
+
+        fn prefixes(&self, client: u8) -> Vec<IpNet> {
+            let of_client = self.0.iter().filter(|(_, owner)| *owner == client);
+            of_client.map(|(prefix, _)| *prefix).collect()
+        }
+
+        fn replace(&mut self, client: u8, prefixes: &[IpNet]) -> bool {
+            let others: Vec<_> = self.0.iter().filter(|(_, owner)| *owner != client).collect();
+            if others.iter().any(|(taken, _)| prefixes.iter().any(|new| new.trunc() == *taken)) {
+                return false;
+            }
+            self.0.retain(|(_, owner)| *owner != client);
+            prefixes.iter().all(|prefix| self.insert(*prefix, client))
         }
 
         fn client(&self, address: IpAddr) -> Option<u8> {
@@ -142,14 +177,15 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Insert(IpNet, u8),
-        Remove(u8),
+        Replace(u8, Vec<IpNet>),
         Look(IpAddr),
     }
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             4 => (prefix(), 0..5u8).prop_map(|(prefix, client)| Step::Insert(prefix, client)),
-            1 => (0..5u8).prop_map(Step::Remove),
+            2 => (0..5u8, prop::collection::vec(prefix(), 0..3))
+                .prop_map(|(client, prefixes)| Step::Replace(client, prefixes)),
             6 => address().prop_map(Step::Look),
         ]
     }
@@ -164,9 +200,10 @@ mod tests {
                         let taken = router.insert(prefix, client).is_ok();
                         prop_assert_eq!(taken, model.insert(prefix, client));
                     }
-                    Step::Remove(client) => {
-                        router.remove(&client);
-                        model.0.retain(|(_, owner)| *owner != client);
+                    Step::Replace(client, after) => {
+                        let before = model.prefixes(client);
+                        let replaced = router.replace(&client, &before, &after).is_ok();
+                        prop_assert_eq!(replaced, model.replace(client, &after));
                     }
                     Step::Look(address) => {
                         prop_assert_eq!(router.client(address).copied(), model.client(address));

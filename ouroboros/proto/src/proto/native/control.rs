@@ -1,5 +1,5 @@
-//! What the two ends of a native flow tell each other (PROTOCOL.md,
-//! "Control"): bytes to typed values and back, and long messages in parts.
+//! Control messages between the two ends of a native flow (PROTOCOL.md, "Control"): bytes to
+//! typed values and back, and long messages in parts.
 
 /// Longest message in bytes when its parts are put together.
 const LARGEST: usize = 4096;
@@ -41,9 +41,9 @@ pub(super) enum Message<'a> {
     Confirm(u32),
     /// The same from the responder, who repeats no more than it is asked.
     Confirmed(u32),
-    /// What the program at this end takes: capabilities.
+    /// The capabilities of the program at this end.
     Announce(u8),
-    /// That was heard.
+    /// Acknowledges an announcement.
     Announced(u8),
     /// Does a packet of this size arrive? Zeros make it so: as many bytes as
     /// the body has in all.
@@ -189,8 +189,7 @@ impl Assembly {
     }
 
     pub(super) fn clear(&mut self) {
-        self.parts.clear();
-        self.size = 0;
+        *self = Self::default();
     }
 }
 

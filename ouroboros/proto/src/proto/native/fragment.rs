@@ -44,7 +44,7 @@ pub struct Fragment<'a> {
     pub size: u16,
     /// Where in it the bytes begin.
     pub offset: u16,
-    /// What the whole packet is: [`Content::Packet`] or [`Content::PartialChecksum`].
+    /// The content of the whole packet: [`Content::Packet`] or [`Content::PartialChecksum`].
     pub content: Content,
     /// At least one, and not all of the packet.
     pub bytes: &'a [u8],
@@ -122,7 +122,7 @@ pub fn fragments(
 /// A packet that is whole again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reassembled {
-    /// What it is.
+    /// The kind of content.
     pub content: Content,
     /// Of all its fragments: congestion that one has met, the packet has.
     pub ecn: Ecn,

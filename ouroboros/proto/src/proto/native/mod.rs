@@ -10,6 +10,7 @@ mod control;
 mod fragment;
 mod mtu;
 mod open;
+mod order;
 mod path;
 mod rekey;
 mod schedule;
@@ -26,6 +27,7 @@ pub use fragment::{
     FRAGMENT_HEAD, Fragment, FragmentError, LARGEST_FRAGMENTED, Reassembled, Reassembly, fragments,
 };
 pub use open::Opener;
+pub use order::PacketOrder;
 pub use schedule::{NativeKeys, Role};
 pub use seal::{Reserved, SealError, Sealer};
 pub use session::{Event, Session, SessionConfig, Transmit};
@@ -49,8 +51,7 @@ const KIND: u8 = 0x40;
 /// The lower half of a packet's first byte: the low bits of the epoch.
 const EPOCHS: u8 = 0x0f;
 
-/// What an end of a flow can do beyond the least: offered in a request; what
-/// both can, in the reply.
+/// The capabilities of an end of a flow: offered in a request; those of both, in the reply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "u8", into = "u8")]
 pub struct Capabilities(u8);
@@ -83,7 +84,7 @@ impl Capabilities {
         self.0
     }
 
-    /// What is known of these flags; the others are dropped.
+    /// Returns the known ones of these flags; the others are dropped.
     pub const fn from_bits(bits: u8) -> Self {
         Self(bits & Self::ALL)
     }
@@ -106,7 +107,7 @@ impl Capabilities {
     }
 }
 
-/// What the two directions of a flow hold in common with its session.
+/// The state that the two directions of a flow share with its session.
 pub struct Channel {
     keys: NativeKeys,
     backend: AeadBackend,
@@ -131,7 +132,7 @@ impl Channel {
         Self { keys, backend, sending, receiving, epoch }
     }
 
-    /// What both ends do.
+    /// Returns the capabilities of both ends.
     pub fn capabilities(&self) -> Capabilities {
         self.keys.capabilities()
     }
@@ -176,8 +177,7 @@ fn nonce(iv: &[u8; NONCE], number: u64) -> [u8; NONCE] {
     nonce
 }
 
-/// What is authenticated with a packet: for which endpoint it is, and its
-/// header.
+/// Returns the associated data of a packet: the receiving endpoint, and the packet's header.
 fn associated(receiver: Eid, header: &[u8; HEADER]) -> [u8; 4 + HEADER] {
     let mut associated = [0; 4 + HEADER];
     associated[..4].copy_from_slice(&receiver.0.to_be_bytes());

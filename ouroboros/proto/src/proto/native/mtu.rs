@@ -12,8 +12,7 @@ pub(super) const BASE_PLPMTU: usize = 1200;
 const TRIES: u32 = 3;
 const TRIES_AGAIN: u32 = 6;
 const INTERVAL: Duration = Duration::from_millis(250);
-/// What was found is probed again after this: a path may change behind one's
-/// back.
+/// Interval after which a found size is probed again: a path may change without a word.
 const CHECK: Duration = Duration::from_secs(30);
 /// More is tried again after this (RFC 8899, section 5.1.1), and sooner where
 /// more has arrived before.
@@ -30,7 +29,7 @@ struct Probe {
 
 /// The search of one flow.
 pub(super) struct Search {
-    /// What the path itself thinks that it carries.
+    /// The size that the path itself reports.
     ceiling: usize,
     /// Known to arrive, or believed until a probe says otherwise.
     carried: usize,
@@ -113,7 +112,7 @@ impl Search {
         Some(size)
     }
 
-    /// What to try next: all of it first, then half-way to what was lost.
+    /// Returns the size to try next: all of it first, then half-way to the size that was lost.
     fn candidate(&self) -> Option<usize> {
         if self.lost > self.ceiling {
             return (self.carried < self.ceiling).then_some(self.ceiling);

@@ -28,7 +28,7 @@ struct Current {
     failures: AtomicU64,
 }
 
-/// What the openers of a flow share.
+/// The state that the openers of a flow share.
 pub(super) struct Receiving {
     receiver: Eid,
     limits: KeyLimits,
@@ -60,13 +60,14 @@ impl Receiving {
         }
     }
 
-    /// What is sealed with the peer's next key can be opened from now on.
+    /// Installs the peer's next key: packets sealed with it can be opened from now on.
     pub(super) fn install(&self, key: ReceiveKey) {
         let current = Arc::new(Current { key, data: true, failures: AtomicU64::new(0) });
         self.change(|keys| keys.push(current));
     }
 
-    /// What was sealed before epoch `oldest` can be opened no longer.
+    /// Removes the keys before epoch `oldest`: packets sealed with them can be opened no
+    /// longer.
     pub(super) fn retire(&self, oldest: u64) {
         self.change(|keys| keys.retain(|current| current.key.epoch() >= oldest));
     }
@@ -77,7 +78,7 @@ impl Receiving {
         self.version.fetch_add(1, Release);
     }
 
-    /// Whether so many frames did not open that the next key is due.
+    /// Returns `true` if so many frames did not open that the next key is due.
     pub(super) fn is_due(&self) -> bool {
         let keys = lock(&self.keys);
         keys.iter().any(|key| key.failures.load(Relaxed) >= self.limits.failures / 2)
@@ -89,7 +90,7 @@ impl Receiving {
         (window.newest(), window.taken())
     }
 
-    /// How many keys open packets.
+    /// Returns how many keys open packets.
     pub(super) fn held(&self) -> usize {
         lock(&self.keys).len()
     }
@@ -255,7 +256,7 @@ impl Opener {
         Ok(Opened { index, content, body: HEAD..size - TAIL, epoch, leads: false, number })
     }
 
-    /// Whether the flow's session should look after its keys now; once.
+    /// Returns `true` if the flow's session should look after its keys now; once.
     pub fn wants_attention(&self) -> bool {
         self.shared.attention.load(Relaxed) && self.shared.attention.swap(false, Relaxed)
     }

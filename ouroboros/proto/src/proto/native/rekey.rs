@@ -24,7 +24,7 @@ enum Stage {
     Confirming,
 }
 
-/// What became of the exchange.
+/// The progress of the exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     /// Nothing that matters.
@@ -63,7 +63,7 @@ impl Rekey {
         }
     }
 
-    /// Whether an exchange can begin.
+    /// Returns `true` if an exchange can begin.
     pub(super) fn is_settled(&self) -> bool {
         matches!(self.stage, Stage::Settled)
     }
@@ -74,7 +74,7 @@ impl Rekey {
         self.answer.clear();
     }
 
-    /// What to send now, at first and again; parts of at most `size` bytes.
+    /// Returns the messages to send now, at first and again; parts of at most `size` bytes.
     pub(super) fn messages(&self, channel: &Channel, size: usize) -> Vec<Vec<u8>> {
         let next = channel.epoch.number + 1;
         let encode = |message: Message<'_>| message.encode();

@@ -21,8 +21,8 @@ pub enum Role {
     Server,
 }
 
-/// What a native flow begins with: the agreed key, and what it is bound to. Not
-/// to be copied: two channels of one flow would use the same packet numbers.
+/// The keys that a native flow begins with: the agreed key, and what it is bound to. Not to be
+/// copied: two channels of one flow would use the same packet numbers.
 pub struct NativeKeys {
     pub(super) suite: Suite,
     role: Role,
@@ -57,7 +57,7 @@ impl NativeKeys {
         self.role
     }
 
-    /// What both ends do.
+    /// Returns the capabilities of both ends.
     pub fn capabilities(&self) -> Capabilities {
         self.capabilities
     }
@@ -68,7 +68,7 @@ impl NativeKeys {
         Self { suite, role, capabilities, agreed: agreed.clone(), transcript, first }
     }
 
-    /// Whether `other` belongs to the other end of the same flow.
+    /// Returns `true` if `other` belongs to the other end of the same flow.
     pub fn is_counterpart(&self, other: &Self) -> bool {
         self.role != other.role
             && self.suite == other.suite

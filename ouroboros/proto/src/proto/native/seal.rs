@@ -30,7 +30,7 @@ pub enum SealError {
     #[error("no data may be sealed before the next key is agreed")]
     Paused,
     /// The key has sealed as much as it may.
-    #[error("the key has sealed all that it may")]
+    #[error("the key has sealed as many packets as it may")]
     Exhausted,
 }
 
@@ -50,7 +50,7 @@ impl Current {
     }
 }
 
-/// What the sealers of a flow share.
+/// The state that the sealers of a flow share.
 pub(super) struct Sending {
     receiver: Eid,
     /// The next packet number.
@@ -87,7 +87,7 @@ impl Sending {
         }
     }
 
-    /// What is sealed from now on is sealed with `key`.
+    /// Installs `key` for all that is sealed from now on.
     pub(super) fn install(&self, key: SendKey) {
         let current = Arc::new(Current::new(key, self.next.load(Relaxed), self.limits));
         self.change(|state| state.current = current);
@@ -104,7 +104,7 @@ impl Sending {
         self.version.fetch_add(1, Release);
     }
 
-    /// Whether the number of packets makes the next key due.
+    /// Returns `true` if the number of packets makes the next key due.
     pub(super) fn is_due(&self) -> bool {
         self.next.load(Relaxed) >= lock(&self.state).current.due
     }
@@ -127,8 +127,8 @@ impl Sending {
     }
 }
 
-/// What a sealer knows of the state. It does not keep the key alive: a sealer
-/// that is not used would keep the keys of an epoch that is over.
+/// The key that a sealer has seen last. It does not keep the key alive: a sealer that is not
+/// used would keep the keys of an epoch that is over.
 struct Known {
     version: u64,
     current: Weak<Current>,
@@ -190,7 +190,7 @@ impl Sealer {
         Ok(Reserved { current, shared, numbers: first..first + count, data })
     }
 
-    /// Whether the flow's session should look after its keys now; once.
+    /// Returns `true` if the flow's session should look after its keys now; once.
     pub fn wants_attention(&self) -> bool {
         // A look first: a write would take the line from the other threads.
         self.shared.attention.load(Relaxed) && self.shared.attention.swap(false, Relaxed)

@@ -1,19 +1,23 @@
 //! Which packet numbers have been seen of late.
 
+/// Words of a window at the most, and in the beginning.
 const WORDS: usize = 256;
+const FIRST_WORDS: usize = 4;
 const BITS: u64 = u64::BITS as u64;
 
 /// A sliding window of at least 16,320 packets below the newest, as a ring of
-/// words (the way of RFC 6479).
+/// words (the way of RFC 6479). As long as all numbers from 0 on fit fewer words, it
+/// has no more: most flows are short.
 pub(super) struct ReplayWindow {
     newest: u64,
     taken: u64,
-    seen: Box<[u64; WORDS]>,
+    /// A power of two of them.
+    seen: Box<[u64]>,
 }
 
 impl ReplayWindow {
     pub(super) fn new() -> Self {
-        Self { newest: 0, taken: 0, seen: Box::new([0; WORDS]) }
+        Self { newest: 0, taken: 0, seen: Box::new([0; FIRST_WORDS]) }
     }
 
     /// The highest number taken; 0 before the first.
@@ -21,17 +25,17 @@ impl ReplayWindow {
         self.newest
     }
 
-    /// How many numbers were taken.
+    /// Returns how many numbers were taken.
     pub(super) fn taken(&self) -> u64 {
         self.taken
     }
 
-    /// Whether a packet's number is neither one that was taken nor too old to
-    /// tell.
+    /// Returns `true` if a packet's number is neither one that was taken nor too old to tell.
     pub(super) fn is_new(&self, number: u64) -> bool {
         let (word, newest) = (number / BITS, self.newest / BITS);
-        let seen = self.seen[word as usize % WORDS] & 1 << (number % BITS) != 0;
-        number > self.newest || (newest - word < WORDS as u64 && !seen)
+        let words = self.seen.len();
+        let seen = self.seen[word as usize % words] & 1 << (number % BITS) != 0;
+        number > self.newest || (newest - word < words as u64 && !seen)
     }
 
     /// Takes an authentic packet's number; whether it is neither a repetition
@@ -40,16 +44,30 @@ impl ReplayWindow {
         let new = self.is_new(number);
         let word = number / BITS;
         if number > self.newest {
-            for passed in (self.newest / BITS + 1..=word).take(WORDS) {
-                self.seen[passed as usize % WORDS] = 0;
+            if word >= self.seen.len() as u64 && self.seen.len() < WORDS {
+                self.grow(word);
+            }
+            let words = self.seen.len();
+            for passed in (self.newest / BITS + 1..=word).take(words) {
+                self.seen[passed as usize % words] = 0;
             }
             self.newest = number;
         }
         if new {
-            self.seen[word as usize % WORDS] |= 1 << (number % BITS);
+            let words = self.seen.len();
+            self.seen[word as usize % words] |= 1 << (number % BITS);
             self.taken += 1;
         }
         new
+    }
+
+    /// Has room for `word` beside all that were, up to the most there may be. Nothing has
+    /// moved on yet, so that each word stays in its place.
+    fn grow(&mut self, word: u64) {
+        let words = usize::try_from(word).map_or(WORDS, |word| WORDS.min(2 * word));
+        let mut seen = vec![0; words.next_power_of_two()];
+        seen[..self.seen.len()].copy_from_slice(&self.seen);
+        self.seen = seen.into();
     }
 }
 
@@ -82,6 +100,17 @@ mod tests {
                 assert_eq!(new, taken.insert(number), "{number} below {newest}");
             } else {
                 assert!(!new || taken.insert(number), "{number} below {newest}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_forgotten_while_the_window_grows() {
+        let mut window = ReplayWindow::new();
+        for number in (0..40_000).step_by(3) {
+            assert!(window.take(number));
+            for earlier in [0, 1, 2, 255, 256, 257, 511, 5_000].map(|by| number - by.min(number)) {
+                assert_eq!(window.is_new(earlier), earlier % 3 != 0, "{earlier} of {number}");
             }
         }
     }

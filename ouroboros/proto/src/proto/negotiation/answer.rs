@@ -2,7 +2,7 @@
 
 use super::{
     Agreed, Agreement, Joining, NegotiationError, PeerIdentity, ProfilePolicy, ReliableTerms,
-    ServerSecurity, Terms, Trust, extensions,
+    ServerSecurity, Terms, Trust, delivery, extensions,
     invitation::check,
     request_digest, strength, suite, transcript,
     trust::{LARGEST_SIGNATURE, Signer, identify},
@@ -13,10 +13,13 @@ use crate::{
         native::{Capabilities, NativeKeys, Role},
         protection::FlowKeys,
     },
-    wire::{extension::Extensions, oap::Allocation},
+    wire::{
+        extension::{Delivery, Extensions},
+        oap::Allocation,
+    },
 };
 
-/// What a request asks, as far as it can be told at a glance.
+/// A summary of a request, from what can be read without any key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestSummary<'a> {
     /// Whether it asks for encryption.
@@ -29,8 +32,8 @@ pub struct RequestSummary<'a> {
     pub cookie: Option<&'a [u8]>,
 }
 
-/// Whether a request could be answered at all: the cheap checks, before any
-/// public key operation. Says what it asks.
+/// Returns whether a request could be answered at all: the cheap checks, before any public key
+/// operation. Says what it asks.
 ///
 /// # Errors
 ///
@@ -47,8 +50,8 @@ pub fn screen<'a>(request: &Allocation<'a>) -> Result<RequestSummary<'a>, Negoti
 /// under a certificate of `certificate` bytes (0: it is not).
 #[must_use]
 pub fn largest_answer(request: &Allocation<'_>, certificate: usize) -> usize {
-    let offered = extensions(request).ok().and_then(|offered| offered.reliable);
-    let answered = Extensions { profile: Some(0), reliable: offered, ..Extensions::default() };
+    let offered = extensions(request).ok().and_then(|offered| offered.delivery);
+    let answered = Extensions { profile: Some(0), delivery: offered, ..Extensions::default() };
     let extensions = answered.encode();
     let hash = request_digest(request.md).map_or(0, Hash::size);
     let signature = if certificate == 0 { 0 } else { LARGEST_SIGNATURE };
@@ -58,7 +61,7 @@ pub fn largest_answer(request: &Allocation<'_>, certificate: usize) -> usize {
     empty + certificate + key + extensions.len() + hash + signature
 }
 
-/// What is known of who sent a request.
+/// The client that sent a request, as far as it is known.
 #[derive(Debug)]
 pub enum Client {
     /// Nothing yet: whether they may have a flow is looked at with the request.
@@ -67,8 +70,8 @@ pub enum Client {
     Checked(Option<PeerIdentity>),
 }
 
-/// Who has signed the request with the bytes `request`, if `security` lets
-/// them have a flow.
+/// Returns who has signed the request with the bytes `request`, if `security` lets them have a
+/// flow.
 ///
 /// # Errors
 ///
@@ -92,7 +95,7 @@ pub(in crate::proto) fn identify_client(
     Ok(Standing::Invited(joining))
 }
 
-/// What a client that has proved who it is may do.
+/// The rights of a client that has proved its identity.
 #[derive(Debug)]
 pub(in crate::proto) enum Standing {
     /// Have a flow.
@@ -164,14 +167,16 @@ pub fn answer(
     let able = security.capabilities.union(Capabilities::HYBRID_FIRST);
     let capabilities = native.map(|offered| offered.intersection(able));
     let profile = capabilities.map(Capabilities::bits);
-    let reliable = match (offered.reliable, security.reliable) {
-        (Some(remote), Some(local)) if native.is_some() && terms.qos.is_reliable() => {
-            Some(ReliableTerms { local, remote })
+    let own = native.and(delivery(&terms.qos, security.reliable, security.ordered));
+    let (own, reliable) = match (offered.delivery, own) {
+        (Some(Delivery::Reliable(remote)), Some(Delivery::Reliable(local))) => {
+            (own, Some(ReliableTerms { local, remote }))
         }
-        _ => None,
+        (Some(Delivery::Ordered), Some(Delivery::Ordered)) => (own, None),
+        _ => (None, None),
     };
-    let own = reliable.map(|reliable| reliable.local);
-    let data = Extensions { profile, reliable: own, ..Extensions::default() }.encode();
+    let ordered = own == Some(Delivery::Ordered);
+    let data = Extensions { profile, delivery: own, ..Extensions::default() }.encode();
     reply.data = &data;
     // There is no room for a certificate beside the hybrid's answer, and who
     // wants one asks for the hybrid inside the flow.
@@ -186,13 +191,13 @@ pub fn answer(
     };
     let Some(capabilities) = capabilities else {
         let keys = FlowKeys::Wire023 { cipher: suite.cipher, key: agreed };
-        let agreed = Agreed { suite, keys, lane: None, reliable: None, identity };
+        let agreed = Agreed { suite, keys, lane: None, reliable: None, ordered, identity };
         return Ok((reply, Some(agreed)));
     };
     let transcript = transcript(terms, request, &reply);
     let keys = NativeKeys::new(suite, Role::Server, capabilities, agreed, transcript);
     let keys = FlowKeys::Native(keys);
-    Ok((reply, Some(Agreed { suite, keys, lane: offered.lane, reliable, identity })))
+    Ok((reply, Some(Agreed { suite, keys, lane: offered.lane, reliable, ordered, identity })))
 }
 
 fn encode(reply: &Allocation<'_>) -> Vec<u8> {

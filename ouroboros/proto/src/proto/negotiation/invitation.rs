@@ -1,7 +1,6 @@
-//! What proves that the sender of a request is invited: that it knows the secret of an
-//! invitation, of which the server keeps the public key only. Not here: where
-//! invitations are kept, and who takes a client up (the caller of
-//! [`Allocator`](crate::proto::endpoint::Allocator)).
+//! Proof that the sender of a request is invited: that it knows the secret of an invitation, of
+//! which the server keeps the public key only. Not here: where invitations are kept, and who
+//! takes a client up (the caller of [`Allocator`](crate::proto::allocation::Allocator)).
 
 use std::fmt;
 
@@ -18,7 +17,7 @@ use crate::{
     wire::{extension::InvitationProof, oap::Allocation},
 };
 
-/// What the signature begins with, so that it is one of nothing else.
+/// The first bytes under the signature, so that it is valid for nothing else.
 const CONTEXT: &[u8] = b"o7s invitation 1";
 const KEY_LABEL: &[u8] = b"o7s invitation key";
 
@@ -108,8 +107,8 @@ pub struct Joining {
     pub client: Fingerprint,
 }
 
-/// What the request `header`, which has everything but its extensions and its signature,
-/// says in its invitation extension.
+/// Returns the invitation extension of the request `header`, which has everything but its
+/// extensions and its signature.
 pub(super) fn prove(
     secret: &InvitationSecret,
     header: &Allocation<'_>,
@@ -148,7 +147,8 @@ pub(super) fn check(
     Ok(Joining { invitation, client })
 }
 
-/// What an invitation's key signs: that who has the certificate wants this flow.
+/// Returns the message that an invitation's key signs: that the holder of the certificate wants
+/// this flow.
 fn signed(header: &Allocation<'_>, terms: &Terms) -> Vec<u8> {
     let mut message = [CONTEXT, &header.id, &header.timestamp.to_be_bytes()].concat();
     for part in [header.certificate, header.key, terms.name.as_bytes()] {

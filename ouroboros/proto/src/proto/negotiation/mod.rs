@@ -1,6 +1,6 @@
-//! What two sides agree on in allocation headers (WIRE.md, "Allocation
-//! header", negotiation): algorithms, profile, keys, and who the other is. Pure
-//! functions over headers; when they are sent is `endpoint`'s.
+//! Negotiation in allocation headers (WIRE.md, "Allocation header", negotiation): algorithms,
+//! profile, keys, and the peer's identity. Pure functions over headers; when they are sent is
+//! `allocation`'s.
 
 mod answer;
 mod invitation;
@@ -26,12 +26,12 @@ use crate::{
     proto::{native::Capabilities, protection::FlowKeys},
     wire::{
         NameHash, QosSpec,
-        extension::{Extensions, Lane, ReliableParameters},
+        extension::{Delivery, Extensions, Lane, ReliableParameters},
         oap::Allocation,
     },
 };
 
-/// What this library does in native flows unless it is told otherwise.
+/// The capabilities of this library in native flows, by default.
 pub const DEFAULT_CAPABILITIES: Capabilities =
     Capabilities::HYBRID_FIRST.union(Capabilities::FRAGMENTS);
 
@@ -49,8 +49,8 @@ pub enum ProfilePolicy {
     RequireNative,
 }
 
-/// What a client asks of an encrypted flow. Serialized without an identity, whose key
-/// stays where it is.
+/// The security that a client asks of an encrypted flow. Serialized without an identity, whose
+/// key stays where it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientSecurity {
     /// The key exchange, and the least cipher and hash. A hybrid exchange that
@@ -61,18 +61,22 @@ pub struct ClientSecurity {
     pub digest: Hash,
     /// Whether it is to have the native profile.
     pub profile: ProfilePolicy,
-    /// What this side can do in a native flow, besides.
+    /// The capabilities of this side in a native flow.
     pub capabilities: Capabilities,
     /// The flow's place in a tunnel of several.
     pub lane: Option<Lane>,
-    /// What this side takes of a reliable flow in the native profile; `None`: such
-    /// flows have FRCT, as with a 0.23 peer.
+    /// The limits of this side for a reliable flow in the native profile; `None`: such flows
+    /// have FRCT, as with a 0.23 peer.
     pub reliable: Option<ReliableParameters>,
-    /// Who asks; `None`: a stranger.
+    /// Packets of an ordered flow in the native profile keep their order by their
+    /// numbers; `false`: such flows have FRCT, as with a 0.23 peer.
+    #[serde(default)]
+    pub ordered: bool,
+    /// The client's identity; `None`: a stranger.
     #[serde(skip)]
     pub identity: Option<Identity>,
-    /// What proves to the server that this side is invited, if its identity is no client
-    /// of the server's yet. In native requests with an identity only.
+    /// The secret that proves to the server that this side is invited, if its identity is no
+    /// client of the server's yet. In native requests with an identity only.
     pub invitation: Option<InvitationSecret>,
     /// Whom to believe to be the server.
     pub trust: Trust,
@@ -89,6 +93,7 @@ impl Default for ClientSecurity {
             capabilities: DEFAULT_CAPABILITIES,
             lane: None,
             reliable: Some(ReliableParameters::default()),
+            ordered: true,
             identity: None,
             invitation: None,
             trust: Trust::Anyone,
@@ -124,14 +129,14 @@ impl From<Algorithms> for ClientSecurity {
 }
 
 impl ClientSecurity {
-    /// Whether a request offers the native profile.
+    /// Returns `true` if a request offers the native profile.
     #[must_use]
     pub fn offers_native(&self) -> bool {
         self.profile != ProfilePolicy::Wire023
     }
 }
 
-/// What a server asks of flows to a name. By default it takes what the client
+/// The security that a server asks of flows to a name. By default it takes what the client
 /// asks, plain flows too.
 ///
 /// ```
@@ -157,24 +162,28 @@ pub struct ServerSecurity {
     pub require_encryption: bool,
     /// Whether encrypted flows are to have the native profile.
     pub profile: ProfilePolicy,
-    /// What this side can do in a native flow; an exchange before data is a
-    /// matter of course.
+    /// The capabilities of this side in a native flow; an exchange before data is always among
+    /// them.
     pub capabilities: Capabilities,
-    /// What this side takes of a reliable flow in the native profile; `None`: such
-    /// flows have FRCT, as with a 0.23 peer.
+    /// The limits of this side for a reliable flow in the native profile; `None`: such flows
+    /// have FRCT, as with a 0.23 peer.
     pub reliable: Option<ReliableParameters>,
-    /// What replies to encrypted requests are signed with; its certificate has
-    /// to be for the name.
+    /// Packets of an ordered flow in the native profile keep their order by their
+    /// numbers; `false`: such flows have FRCT, as with a 0.23 peer.
+    #[serde(default)]
+    pub ordered: bool,
+    /// The identity that replies to encrypted requests are signed with; its certificate has to
+    /// be for the name.
     #[serde(skip)]
     pub identity: Option<Identity>,
     /// Whether 0.23 clients are shown the identity, too. They know a server by
     /// an authority only, and refuse one that vouches for itself.
     pub identify_to_old: bool,
-    /// Who gets a flow. If not anyone: encrypted flows only, and whoever else
-    /// asks hears nothing.
+    /// The clients that get a flow. If not anyone: encrypted flows only, and others hear
+    /// nothing.
     pub clients: Trust,
-    /// Who else can become one of [`Trust::Keys`]: the first who proves an invitation that
-    /// is open. A request by one is told as [`Joining`], and gets a flow if the client's
+    /// The open invitations. The first client that proves one can become one of
+    /// [`Trust::Keys`]: its request is reported as [`Joining`], and gets a flow if the client's
     /// key is in [`clients`](Self::clients) when it is accepted.
     #[serde(skip)]
     pub invited: Vec<Invited>,
@@ -188,6 +197,7 @@ impl Default for ServerSecurity {
             profile: ProfilePolicy::default(),
             capabilities: DEFAULT_CAPABILITIES,
             reliable: Some(ReliableParameters::default()),
+            ordered: true,
             identity: None,
             identify_to_old: true,
             clients: Trust::Anyone,
@@ -243,7 +253,7 @@ pub enum NegotiationError {
     /// An algorithm is unknown, unauthenticated or not built.
     #[error(transparent)]
     Unsupported(#[from] UnsupportedAlgorithm),
-    /// What the peer offers or answers is weaker than this side asks for.
+    /// The peer offers or answers less than this side asks for.
     #[error("the peer has {offered}, which is weaker than {least}")]
     TooWeak {
         /// The peer's.
@@ -265,7 +275,7 @@ pub enum NegotiationError {
     #[error(transparent)]
     KeyExchange(#[from] KeyExchangeError),
     /// The peer has to prove who it is, and did not try to.
-    #[error("the peer does not say who it is")]
+    #[error("the peer did not authenticate")]
     NotAuthenticated,
     /// The header is not signed with the key of its certificate.
     #[error("the peer's signature is wrong")]
@@ -278,7 +288,7 @@ pub enum NegotiationError {
     WrongKey {
         /// Those that are known.
         expected: Vec<Fingerprint>,
-        /// That of the server.
+        /// The fingerprint of the server's key.
         found: Fingerprint,
     },
     /// The client's key is not one of those that get a flow.
@@ -286,8 +296,8 @@ pub enum NegotiationError {
     NotAuthorized(Fingerprint),
 }
 
-/// What a header names that is not supported here, by its number (WIRE.md,
-/// "Allocation header").
+/// An algorithm in a header that is not supported here, by its number (WIRE.md, "Allocation
+/// header").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -314,16 +324,16 @@ pub enum UnsupportedAlgorithm {
     ClientEncapsulates,
 }
 
-/// What was agreed for a reliable flow in the native profile.
+/// The agreed terms of a reliable flow in the native profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ReliableTerms {
-    /// What this end takes.
+    /// The limits of this end.
     pub local: ReliableParameters,
-    /// What the peer takes.
+    /// The limits of the peer.
     pub remote: ReliableParameters,
 }
 
-/// What was agreed for an encrypted flow.
+/// The agreed terms of an encrypted flow.
 #[derive(Debug)]
 pub struct Agreed {
     /// The algorithms.
@@ -334,15 +344,31 @@ pub struct Agreed {
     pub lane: Option<Lane>,
     /// The reliable profile, if both have it and the flow is to be reliable.
     pub reliable: Option<ReliableTerms>,
-    /// Who the peer is; `None`: it has not said.
+    /// Packets keep their order by their numbers: both ends have that, and the flow is to
+    /// be ordered.
+    pub ordered: bool,
+    /// The peer's identity; `None`: it has shown none.
     pub identity: Option<PeerIdentity>,
 }
 
-/// What was agreed: `None` for a plain flow.
+/// Returns the delivery to agree on for a flow with this quality of service at an end with
+/// these limits; `None`: none, or FRCT.
+fn delivery(
+    qos: &QosSpec,
+    reliable: Option<ReliableParameters>,
+    ordered: bool,
+) -> Option<Delivery> {
+    if qos.is_reliable() {
+        return reliable.map(Delivery::Reliable);
+    }
+    (qos.in_order && ordered).then_some(Delivery::Ordered)
+}
+
+/// The agreed terms: `None` for a plain flow.
 pub type Agreement = Option<Agreed>;
 
-/// What the messages around the headers say of the flow. Native keys are bound
-/// to it, so that both sides mean the same flow or have none.
+/// The facts of the flow in the messages around the headers. Native keys are bound to them, so
+/// that both sides mean the same flow or have none.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
     /// Whom the request is for.

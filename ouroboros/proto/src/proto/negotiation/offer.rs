@@ -2,7 +2,7 @@
 
 use super::{
     Agreed, Agreement, ClientSecurity, NegotiationError, ProfilePolicy, ReliableTerms, Terms,
-    Trust, algorithms, extensions,
+    Trust, algorithms, delivery, extensions,
     invitation::prove,
     request_digest, strength, transcript,
     trust::{Identity, Signer, USUAL_SIGNATURE, identify},
@@ -13,10 +13,14 @@ use crate::{
         native::{Capabilities, NativeKeys, Role},
         protection::FlowKeys,
     },
-    wire::{Name, extension::Extensions, oap::Allocation},
+    wire::{
+        Name,
+        extension::{Delivery, Extensions},
+        oap::Allocation,
+    },
 };
 
-/// What a request has to be like besides what is asked.
+/// The form of a request, besides the security asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape<'a> {
     /// Bytes that the header has at least, if the native profile is offered.
@@ -33,7 +37,7 @@ impl Default for Shape<'_> {
     }
 }
 
-/// What a refusal is of, and whether there is a way out.
+/// The reason of a refusal, and whether another request can follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused<'a> {
     /// No more is said.
@@ -56,7 +60,7 @@ pub struct Offer {
 
 struct Exchange {
     secret: EphemeralSecret,
-    /// That of the header.
+    /// The key exchange in the header.
     kex: KeyExchange,
     asked: ClientSecurity,
 }
@@ -79,11 +83,10 @@ impl Offer {
             let (header, digest) = encrypted(plain, &secret, kex, &asked, (shape, &terms));
             Self { header, id, terms, digest, exchange: Some(Exchange { secret, kex, asked }) }
         };
-        let Some(mut asked) = security else {
+        let Some(asked) = security else {
             let header = plain.encode().expect("a header without parts");
             return Self { header, id, terms, digest: Hash::Sha384, exchange: None };
         };
-        asked.reliable = asked.reliable.filter(|_| terms.qos.is_reliable());
         let (kex, native) = (asked.suite.kex, asked.offers_native());
         let whole = offer(kex, asked.clone(), entropy);
         let hybrid = kex == KeyExchange::X25519MlKem768;
@@ -99,7 +102,7 @@ impl Offer {
         offer(KeyExchange::X25519, ClientSecurity { capabilities, ..asked }, entropy)
     }
 
-    /// What the header that came with a refusal says to this request.
+    /// Returns the meaning of the header that came with a refusal of this request.
     #[must_use]
     pub fn read_refusal<'a>(&self, header: &'a [u8]) -> Refused<'a> {
         let Ok(refusal) = Allocation::parse(header, 0) else { return Refused::Plainly };
@@ -153,10 +156,14 @@ impl Offer {
             return Err(NegotiationError::Mismatch);
         }
         let accepted = accepted.map(Capabilities::from_bits);
-        let reliable = match (accepted.and(answered.reliable), asked.reliable) {
-            (Some(remote), Some(local)) => Some(ReliableTerms { local, remote }),
-            (Some(_), None) => return Err(NegotiationError::Mismatch),
-            (None, _) => None,
+        let offered = delivery(&self.terms.qos, asked.reliable, asked.ordered);
+        let (reliable, ordered) = match (accepted.and(answered.delivery), offered) {
+            (None, _) => (None, false),
+            (Some(Delivery::Reliable(remote)), Some(Delivery::Reliable(local))) => {
+                (Some(ReliableTerms { local, remote }), false)
+            }
+            (Some(Delivery::Ordered), Some(Delivery::Ordered)) => (None, true),
+            (Some(_), _) => return Err(NegotiationError::Mismatch),
         };
         let suite = Suite { kex: strength(*kex, accepted), kdf, cipher };
         let least = asked.suite;
@@ -176,7 +183,7 @@ impl Offer {
                 FlowKeys::Native(keys)
             }
         };
-        Ok(Some(Agreed { suite, keys, lane, reliable, identity }))
+        Ok(Some(Agreed { suite, keys, lane, reliable, ordered, identity }))
     }
 }
 
@@ -212,7 +219,7 @@ fn encrypted(
     (header.expect("keys and certificates are shorter than their lengths can say"), digest)
 }
 
-/// What the request `header`, which has everything else, says in extensions.
+/// Returns the extensions of the request `header`, which has everything else.
 fn offered<'a>(
     header: &Allocation<'_>,
     digest: Hash,
@@ -224,7 +231,7 @@ fn offered<'a>(
         padding: None,
         cookie: shape.cookie,
         lane: security.lane,
-        reliable: security.reliable,
+        delivery: delivery(&terms.qos, security.reliable, security.ordered),
         invitation: security.invitation.as_ref().map(|secret| prove(secret, header, terms)),
     };
     // As long as the reply, which has the request's hash: who sends requests in

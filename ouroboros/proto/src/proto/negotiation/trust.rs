@@ -1,5 +1,5 @@
-//! Who one is, whom one believes, and who the peer has proved to be. Files of
-//! keys and authorities are the caller's.
+//! The own identity, the trusted ones, and the one that the peer has proved. Files of keys and
+//! authorities are the caller's.
 
 use std::sync::Arc;
 
@@ -14,8 +14,7 @@ use crate::{
     wire::{Name, oap::Allocation},
 };
 
-/// Who one is: a key pair and a certificate for its public half. Clones share
-/// the key.
+/// An identity: a key pair and a certificate for its public half. Clones share the key.
 #[derive(Clone, Debug)]
 pub struct Identity {
     key: Arc<IdentityKey>,
@@ -79,7 +78,7 @@ impl Identity {
         Ok(Self { key, certificate: certificate.into() })
     }
 
-    /// What the key is known by.
+    /// Returns the key's fingerprint.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         self.key.public_key().fingerprint()
@@ -91,7 +90,7 @@ impl Identity {
         &self.certificate
     }
 
-    /// What a header that it signs has as its `md`.
+    /// Returns the `md` of a header that it signs.
     pub(super) fn md(&self) -> u16 {
         self.key.digest().map_or(0, Hash::id)
     }
@@ -122,22 +121,21 @@ pub enum Trust {
     /// Anyone who has a key, whichever. The caller remembers it
     /// ([`PeerIdentity::fingerprint`]), and from then on trusts that one.
     FirstUse,
-    /// Who has one of these keys, whatever its certificate says of time and
-    /// issuer.
+    /// The holders of one of these keys, whatever a certificate says of time and issuer.
     Keys(Vec<Fingerprint>),
     /// Whom one of these authorities vouches for.
     Authorities(CaStore),
 }
 
 impl Trust {
-    /// Whether the peer has to prove who it is.
+    /// Returns `true` if the peer has to prove who it is.
     #[must_use]
     pub const fn demands_identity(&self) -> bool {
         !matches!(self, Self::Anyone)
     }
 }
 
-/// Who the peer is: it has signed what it sent with this key.
+/// The peer's identity: it has signed what it sent with this key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerIdentity {
     /// Its key.

@@ -23,6 +23,8 @@ pub(super) struct Acks {
     /// Packets that ask for an acknowledgement since the last one.
     waiting: u32,
     due: Option<Duration>,
+    /// The last acknowledgement left with something else.
+    rode_along: bool,
 }
 
 impl Acks {
@@ -69,8 +71,13 @@ impl Acks {
         self.waiting > 0
     }
 
-    /// Adds an acknowledgement to `bytes`.
-    pub(super) fn write(&mut self, now: Duration, bytes: &mut Vec<u8>) {
+    /// Returns `true` if the last acknowledgement left with something else.
+    pub(super) fn rode_along(&self) -> bool {
+        self.rode_along
+    }
+
+    /// Adds an acknowledgement to `bytes`; `rides`: to something else that leaves.
+    pub(super) fn write(&mut self, now: Duration, rides: bool, bytes: &mut Vec<u8>) {
         let mut ranges = self.received.descending().map(inclusive);
         let Some(first) = ranges.next() else { return };
         let length = (first.end() - first.start()).min(u16::MAX.into());
@@ -82,7 +89,7 @@ impl Acks {
         let delay = u16::try_from(delay).unwrap_or(u16::MAX);
         Frame::Ack(Ack::new(self.largest as u32, delay, self.ce, length as u16, &rest))
             .encode(bytes);
-        (self.waiting, self.due) = (0, None);
+        (self.waiting, self.due, self.rode_along) = (0, None, rides);
     }
 }
 

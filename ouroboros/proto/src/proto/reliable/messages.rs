@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::{Config, Packet, Read, SendState, Stream};
 use crate::wire::management::Malformed;
 
@@ -15,10 +17,11 @@ const MAX_HEAD: usize = 8;
 /// rest of it is still on its way: it may be longer than the window.
 const WHOLE: u64 = 16 * 1024;
 
-/// What there is to read.
+/// The state of the first message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Front {
-    /// A whole message of this size in bytes: [`Messages::read`] it.
+    /// A whole message of this size in bytes, or what was not read of one:
+    /// [`Messages::read`] it.
     Message(usize),
     /// None now.
     Blocked,
@@ -49,8 +52,10 @@ pub struct Messages {
     receive_limit: usize,
     /// The size of the message at the front, once its head was read.
     size: Option<usize>,
-    /// What of it was taken out of the stream before it was whole.
+    /// The part of it that was taken out of the stream before it was whole, and how much of
+    /// that was read.
     begun: Vec<u8>,
+    begun_read: usize,
     malformed: bool,
 }
 
@@ -59,7 +64,8 @@ impl Messages {
     /// from it.
     pub fn new(now: Duration, config: Config, (send_limit, receive_limit): (usize, usize)) -> Self {
         let stream = Stream::new(now, config);
-        Self { stream, send_limit, receive_limit, size: None, begun: Vec::new(), malformed: false }
+        let (begun, begun_read, malformed) = (Vec::new(), 0, false);
+        Self { stream, send_limit, receive_limit, size: None, begun, begun_read, malformed }
     }
 
     /// The stream below: for its packets, its clock and its ends.
@@ -84,13 +90,27 @@ impl Messages {
     ///
     /// The peer takes none of this size. An empty one is none.
     pub fn write(&mut self, message: &[u8]) -> Result<bool, TooLarge> {
-        let (size, largest) = (message.len(), self.send_limit);
-        if size == 0 || size > largest {
-            return Err(TooLarge { size, largest });
-        }
+        self.check_size(message.len())?;
         let mut head = [0; MAX_HEAD];
-        let head = encode_length(size, &mut head);
+        let head = encode_length(message.len(), &mut head);
         Ok(self.stream.write_whole(&[head, message]))
+    }
+
+    /// As [`write`](Self::write), without copying the message.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub fn write_owned(&mut self, message: Bytes) -> Result<bool, TooLarge> {
+        self.check_size(message.len())?;
+        let mut head = [0; MAX_HEAD];
+        let head = encode_length(message.len(), &mut head);
+        Ok(self.stream.write_owned(head, message))
+    }
+
+    fn check_size(&self, size: usize) -> Result<(), TooLarge> {
+        let largest = self.send_limit;
+        if size == 0 || size > largest { Err(TooLarge { size, largest }) } else { Ok(()) }
     }
 
     /// Returns `true` if a message can be written.
@@ -115,14 +135,14 @@ impl Messages {
         Ok(())
     }
 
-    /// What there is to read.
+    /// The state of the first message.
     pub fn front(&mut self) -> Front {
         self.read_head();
         if self.malformed {
             return Front::Malformed;
         }
         if let Some(size) = self.size
-            && self.begun.len() as u64 + self.stream.readable() >= size as u64
+            && self.begun().len() as u64 + self.stream.readable() >= size as u64
         {
             return Front::Message(size);
         }
@@ -135,16 +155,41 @@ impl Messages {
         }
     }
 
-    /// Reads the message at the front, which is whole, into `out`, which has its size.
+    /// Reads the message at the front, which is whole, into `out`, which has its size or,
+    /// to read a part of it, less.
     pub fn read(&mut self, out: &mut [u8]) {
-        let begun = self.begun.len().min(out.len());
-        let (front, rest) = out.split_at_mut(begun);
-        front.copy_from_slice(&self.begun[..begun]);
+        let begun = self.begun();
+        let count = begun.len().min(out.len());
+        let (front, rest) = out.split_at_mut(count);
+        front.copy_from_slice(&begun[..count]);
+        self.begun_read += count;
         if !rest.is_empty() {
             self.stream.read(rest);
         }
-        self.begun = Vec::new();
-        self.size = None;
+        self.size = self.size.and_then(|size| size.checked_sub(out.len())).filter(|size| *size > 0);
+        if self.size.is_none() {
+            (self.begun, self.begun_read) = (Vec::new(), 0);
+        }
+    }
+
+    /// Reads the whole messages at the front one behind the other, the last one as far as
+    /// `out` has room; how many were read to their ends, and how many bytes.
+    pub fn read_bytes(&mut self, out: &mut [u8]) -> (u64, usize) {
+        let (mut ends, mut done) = (0, 0);
+        while done < out.len()
+            && let Front::Message(size) = self.front()
+        {
+            let count = size.min(out.len() - done);
+            self.read(&mut out[done..done + count]);
+            ends += u64::from(count == size);
+            done += count;
+        }
+        (ends, done)
+    }
+
+    /// Returns what was taken out of the stream and not read.
+    fn begun(&self) -> &[u8] {
+        &self.begun[self.begun_read..]
     }
 
     fn read_head(&mut self) {
@@ -170,7 +215,7 @@ impl Messages {
     /// Moves what there is of the message at the front out of the stream, so that the
     /// peer gets credit for the rest.
     fn take_out(&mut self, size: usize) {
-        let missing = size - self.begun.len();
+        let missing = size - self.begun().len();
         let available = usize::try_from(self.stream.readable()).unwrap_or(usize::MAX);
         if available >= missing {
             // It is whole: read from where it is.
@@ -186,7 +231,7 @@ impl Messages {
         self.stream.memory() + self.begun.capacity() as u64
     }
 
-    /// How far this end's direction is.
+    /// Returns how far this end's direction is.
     pub fn send_state(&self) -> SendState {
         self.stream.send_state()
     }
@@ -289,6 +334,65 @@ mod tests {
         carry(&mut one, &mut other, &mut numbers[0], now);
         assert_eq!(other.front(), Front::End);
         assert_eq!(one.write(b"more"), Ok(false), "nothing is written behind the end");
+    }
+
+    #[test]
+    fn messages_are_read_as_bytes_whatever_their_sizes() {
+        let [mut one, mut other] = pair(1 << 20);
+        let sizes = [1, 5_000, 300_000, 70, 16_384, 2];
+        let message = |index: usize| vec![index as u8; sizes[index]];
+        let (mut written, mut numbers, mut now) = (0, [0, 0], Duration::ZERO);
+        let (mut all, mut ends, mut out) = (Vec::new(), 0, vec![0; 6_999]);
+        while ends < sizes.len() as u64 {
+            while written < sizes.len() && one.write(&message(written)).expect("within the limit") {
+                written += 1;
+            }
+            now += Duration::from_millis(1);
+            carry(&mut one, &mut other, &mut numbers[0], now);
+            loop {
+                let (ended, count) = other.read_bytes(&mut out);
+                ends += ended;
+                all.extend_from_slice(&out[..count]);
+                if count < out.len() {
+                    break;
+                }
+            }
+            carry(&mut other, &mut one, &mut numbers[1], now);
+            one.stream_mut().handle_timeout(now);
+            other.stream_mut().handle_timeout(now);
+            assert!(now < Duration::from_secs(60), "{ends} were read");
+        }
+        assert!(all == (0..sizes.len()).flat_map(message).collect::<Vec<_>>());
+        assert_eq!(other.read_bytes(&mut out), (0, 0));
+        one.write(&[8; 10]).expect("within the limit");
+        carry(&mut one, &mut other, &mut numbers[0], now);
+        assert_eq!(other.read_bytes(&mut out[..4]), (0, 4));
+        assert_eq!(other.front(), Front::Message(6), "what was not read of it");
+        other.read(&mut out[..6]);
+        assert_eq!(other.front(), Front::Blocked);
+    }
+
+    #[test]
+    fn an_answer_takes_the_acknowledgement_along_and_none_leaves_beside_it() {
+        let [mut one, mut other] = pair(100);
+        let (mut numbers, mut now) = ([0, 0], Duration::ZERO);
+        for _ in 0..20 {
+            now += Duration::from_micros(400);
+            one.stream_mut().handle_timeout(now);
+            one.write(&[7; 64]).expect("within the limit");
+            carry(&mut one, &mut other, &mut numbers[0], now);
+            other.read(&mut [0; 64]);
+            now += Duration::from_micros(400);
+            other.stream_mut().handle_timeout(now);
+            other.write(&[7; 64]).expect("within the limit");
+            carry(&mut other, &mut one, &mut numbers[1], now);
+            one.read(&mut [0; 64]);
+        }
+        assert_eq!(numbers, [20, 20], "one packet for a request, one for an answer");
+        now += Config::default().max_ack_delay - Duration::from_micros(1);
+        assert!(!carry(&mut one, &mut other, &mut numbers[0], now), "another may follow");
+        now += Duration::from_micros(1);
+        assert!(carry(&mut one, &mut other, &mut numbers[0], now), "none has");
     }
 
     #[test]

@@ -12,6 +12,13 @@ impl RangeSet {
         if range.is_empty() {
             return 0;
         }
+        // What comes in order is behind all that is there.
+        if let Some(mut last) = self.0.last_entry()
+            && *last.get() == range.start
+        {
+            last.insert(range.end);
+            return range.end - range.start;
+        }
         let (mut start, mut end, mut known) = (range.start, range.end, 0);
         while let Some((&from, &to)) = self.0.range(..=end).next_back() {
             if to < start {

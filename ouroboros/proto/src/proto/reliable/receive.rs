@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 use super::ranges::RangeSet;
 
 const PAGE: u64 = 4096;
+/// Pages that are kept to be filled again, until the flow [idles](ReceiveBuffer::release_spare).
+const SPARE: usize = 32;
 /// Gaps that are kept account of whatever the window, and bytes of it for each
 /// further one.
 const GAPS: (usize, u64) = (1024, 1024);
@@ -18,6 +20,9 @@ pub(super) struct ReceiveBuffer {
     first_page: u64,
     /// Pages that are there.
     held: u64,
+    /// Pages to be filled again; what is in them means nothing.
+    spare: Vec<Box<[u8]>>,
+    keeps_spare: bool,
     /// All below was read.
     read: u64,
     /// All below is there.
@@ -65,7 +70,7 @@ impl ReceiveBuffer {
             }
             let page = self.pages[page].get_or_insert_with(|| {
                 self.held += 1;
-                vec![0; PAGE as usize].into()
+                self.spare.pop().unwrap_or_else(|| vec![0; PAGE as usize].into())
             });
             page[from..from + now.len()].copy_from_slice(now);
             (at, bytes) = (at + now.len() as u64, later);
@@ -114,23 +119,58 @@ impl ReceiveBuffer {
     pub(super) fn consume(&mut self, count: usize) {
         self.read += (count as u64).min(self.available());
         while self.first_page < self.read / PAGE {
-            self.held -= u64::from(self.pages.pop_front().is_some_and(|page| page.is_some()));
+            let page = self.pages.pop_front().flatten();
+            self.let_go(page);
             self.first_page += 1;
         }
         if self.read == self.highest {
-            // An idle flow holds nothing.
-            (self.pages, self.held) = (VecDeque::new(), 0);
+            while let Some(page) = self.pages.pop_front() {
+                self.let_go(page);
+            }
         }
     }
 
-    /// Returns `true` if bytes from `offset` to `end` can be read at once, and less than
-    /// `enough` is there to be read: without them nothing would move.
-    pub(super) fn is_next(&self, offset: u64, end: u64, enough: u64) -> bool {
-        offset <= self.contiguous && end > self.contiguous && self.available() < enough
+    fn let_go(&mut self, page: Option<Box<[u8]>>) {
+        let Some(page) = page else { return };
+        self.held -= 1;
+        if self.keeps_spare && self.spare.len() < SPARE {
+            self.spare.push(page);
+        }
     }
 
-    /// Bytes of memory that pages take.
+    /// Sets whether memory is kept for what will come.
+    pub(super) fn keep_spare(&mut self, keeps: bool) {
+        self.keeps_spare = keeps;
+        if !keeps && self.has_spare() {
+            self.release_spare();
+        }
+    }
+
+    /// Returns `true` if memory is kept for what will come.
+    pub(super) fn has_spare(&self) -> bool {
+        !self.spare.is_empty()
+    }
+
+    /// Lets go of memory that is kept for what will come: an idle flow holds nothing.
+    pub(super) fn release_spare(&mut self) {
+        self.spare = Vec::new();
+        self.pages.shrink_to_fit();
+    }
+
+    /// Returns `true` if bytes from `offset` to `end` were had before and take no memory, or
+    /// can be read at once, and less than `enough` is there to be read: were they taken for
+    /// lost, nothing would move.
+    pub(super) fn is_next(&self, offset: u64, end: u64, enough: u64) -> bool {
+        end <= self.contiguous || (offset <= self.contiguous && self.available() < enough)
+    }
+
+    /// Bytes of memory that hold what was received.
     pub(super) fn held(&self) -> u64 {
         self.held * PAGE
+    }
+
+    /// The same, and what is kept for what will come.
+    pub(super) fn memory(&self) -> u64 {
+        self.held() + self.spare.len() as u64 * PAGE
     }
 }

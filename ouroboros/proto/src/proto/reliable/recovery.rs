@@ -1,13 +1,11 @@
 //! Loss detection (RFC 9002) with thresholds that adapt to reordering, the
 //! probe timeout, proportional rate reduction (RFC 6937) and pacing.
 
+mod detection;
+
 use std::{collections::VecDeque, ops::Range, time::Duration};
 
-use super::congestion::{Acked, Controller, Lost};
-use crate::wire::{
-    frame::{Ack, DELAY_UNIT},
-    management::Malformed,
-};
+use super::congestion::{Acked, Controller, Lost, initial_burst};
 
 const GRANULARITY: Duration = Duration::from_millis(1);
 const PACKET_THRESHOLD: u64 = 3;
@@ -21,10 +19,16 @@ const ECT_PATIENCE: (u32, u32) = (7, 31);
 const MAX_PTO: Duration = Duration::from_secs(2);
 /// A round trip below which nothing is paced.
 const UNPACED: Duration = Duration::from_micros(300);
+/// Most that leaves at once, in packets: one segmented send.
+pub(super) const MAX_BURST: u64 = 44;
+/// What is paced leaves by so much faster than a window in a round trip, so that the
+/// window is used (RFC 9002, section 7.7); the initial window, which is to double.
+const PACING_GAIN: f64 = 1.25;
+const INITIAL_PACING_GAIN: f64 = 2.0;
 /// Least and most that leaves at once, in packets.
-const QUANTUM: (u64, u64) = (2, 44);
+const QUANTUM: (u64, u64) = (2, MAX_BURST);
 
-/// What a packet carried that has to arrive.
+/// The part of a packet that has to arrive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Payload {
     pub(super) data: Range<u64>,
@@ -33,6 +37,12 @@ pub(super) struct Payload {
     pub(super) stop: bool,
     pub(super) last: bool,
     pub(super) close: bool,
+}
+
+impl Payload {
+    fn is_only_data(&self) -> bool {
+        !(self.fin || self.abort || self.stop || self.last || self.close)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +58,8 @@ struct Sent {
     at: Duration,
     size: u64,
     limited: bool,
-    /// What there was to be said when it left: bytes delivered and when the last of them
-    /// was, when the run of packets began that it is of, bytes in flight and lost.
+    /// The counts when it left: bytes delivered and when the last of them was, when the run of
+    /// packets began that it is of, bytes in flight and lost.
     delivered: u64,
     delivered_at: Duration,
     first_sent: Duration,
@@ -60,11 +70,27 @@ struct Sent {
     payload: Payload,
 }
 
-/// What became of packets.
+/// The fate of packets.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     pub(super) acked: Vec<Payload>,
     pub(super) lost: Vec<Payload>,
+}
+
+impl Outcome {
+    /// Adds what was acknowledged; data of packets that follow one another as one.
+    fn push_acked(&mut self, payload: Payload) {
+        match self.acked.last_mut() {
+            Some(last)
+                if last.data.end == payload.data.start
+                    && last.is_only_data()
+                    && payload.is_only_data() =>
+            {
+                last.data.end = payload.data.end;
+            }
+            _ => self.acked.push(payload),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -161,7 +187,7 @@ impl Recovery {
             first_sent: Duration::ZERO,
             lost_bytes: 0,
             app_limited: 0,
-            tokens: 0.0,
+            tokens: initial_burst(segment) as f64,
             refilled: Duration::ZERO,
             lost_packets: 0,
             spurious: 0,
@@ -176,6 +202,11 @@ impl Recovery {
     pub(super) fn set_segment(&mut self, segment: u64) {
         self.segment = segment;
         self.controller.set_segment(segment);
+    }
+
+    /// Gives back memory that no packet needs.
+    pub(super) fn shrink(&mut self) {
+        self.sent.shrink_to_fit();
     }
 
     pub(super) fn set_controller(&mut self, controller: Box<dyn Controller>) {
@@ -216,7 +247,7 @@ impl Recovery {
         self.smoothed + (4 * self.variation).max(GRANULARITY) + self.max_ack_delay
     }
 
-    /// How long to wait for an acknowledgement before asking.
+    /// Returns how long to wait for an acknowledgement before asking.
     pub(super) fn probe_timeout(&self) -> Duration {
         let wait = self.base_timeout();
         (wait * (1 << self.backoff.min(MAX_BACKOFF))).min(MAX_PTO.max(2 * wait))
@@ -244,16 +275,27 @@ impl Recovery {
         }
     }
 
-    /// What leaves in a second at most, in bytes.
+    /// Returns the pacing rate, in bytes a second.
     pub(super) fn rate(&self) -> f64 {
         self.controller.pacing_rate().unwrap_or_else(|| {
-            1.25 * self.controller.window() as f64 / self.smoothed.as_secs_f64().max(1e-6)
+            let gain = if self.measured { PACING_GAIN } else { INITIAL_PACING_GAIN };
+            gain * self.controller.window() as f64 / self.smoothed.as_secs_f64().max(1e-6)
         })
     }
 
     fn quantum(&self) -> f64 {
         let millisecond = (self.rate() / 1000.0) as u64;
         millisecond.clamp(QUANTUM.0 * self.segment, QUANTUM.1 * self.segment) as f64
+    }
+
+    /// Returns `true` if what the window lets leave now, of `unsent` bytes, is so little that
+    /// it had better wait for the next acknowledgement: what leaves at once is one segmented
+    /// send, and is received and acknowledged as one. Most of the window is in flight then.
+    pub(super) fn defers(&self, unsent: u64) -> bool {
+        let window = self.controller.window();
+        let reduces = self.recovery.as_ref().is_some_and(|reduction| reduction.active);
+        let wanted = unsent.min(self.quantum() as u64).min(window / 4);
+        !reduces && self.probes == 0 && window.saturating_sub(self.in_flight) < wanted
     }
 
     /// `Ok` if a packet of `size` bytes may leave; else when the pacer lets it,
@@ -267,7 +309,8 @@ impl Recovery {
         }
         let elapsed = now.saturating_sub(self.refilled).as_secs_f64();
         self.refilled = now;
-        self.tokens = (self.tokens + elapsed * self.rate()).min(self.quantum());
+        let most = if self.measured { 0.0 } else { initial_burst(self.segment) as f64 };
+        self.tokens = (self.tokens + elapsed * self.rate()).min(self.quantum().max(most));
         if self.tokens >= 0.0 {
             return Ok(());
         }
@@ -323,205 +366,14 @@ impl Recovery {
     /// There is nothing more to send, though there would be room.
     pub(super) fn on_nothing_to_send(&mut self) {
         if self.in_flight + self.segment <= self.controller.window() {
-            self.app_limited = (self.delivered + self.in_flight).max(1);
+            self.mark_app_limited();
         }
     }
 
-    pub(super) fn on_ack(&mut self, now: Duration, ack: &Ack<'_>) -> Result<Outcome, Malformed> {
-        let mut outcome = Outcome::default();
-        let highest = self.highest.ok_or(Malformed)?;
-        let ranges = ack.ranges(highest)?;
-        let mut largest = None;
-        let (mut bytes, mut limited, mut spurious) = (0, false, false);
-        let mut newest_sent = (0, Duration::ZERO, Duration::ZERO, false);
-        for range in ranges {
-            if *range.end() > highest {
-                return Err(Malformed);
-            }
-            let first = self.sent.partition_point(|sent| sent.number < *range.start());
-            for sent in self.sent.range_mut(first..) {
-                if sent.number > *range.end() {
-                    break;
-                }
-                match sent.fate {
-                    Fate::Acked => continue,
-                    Fate::Outstanding => {
-                        self.in_flight = self.in_flight.saturating_sub(sent.size);
-                        bytes += sent.size;
-                        limited |= sent.limited;
-                    }
-                    Fate::Lost => {
-                        spurious = true;
-                        self.spurious += 1;
-                        self.doubtful = self.doubtful.saturating_sub(1);
-                        let late = ack.largest_from(highest).saturating_sub(sent.number) + 1;
-                        self.packet_threshold =
-                            self.packet_threshold.max(late.min(MAX_PACKET_THRESHOLD));
-                    }
-                }
-                sent.fate = Fate::Acked;
-                if largest.is_none_or(|(number, _)| number < sent.number) {
-                    largest = Some((sent.number, sent.at));
-                    self.first_sent = sent.at;
-                    newest_sent = (
-                        sent.delivered,
-                        sent.delivered_at,
-                        sent.at.saturating_sub(sent.first_sent),
-                        sent.app_limited,
-                    );
-                }
-                outcome.acked.push(std::mem::take(&mut sent.payload));
-            }
-        }
-        let Some((number, at)) = largest else { return Ok(outcome) };
-        let newest = self.largest_acked.is_none_or(|before| before < number);
-        self.largest_acked = self.largest_acked.max(Some(number));
-        if newest {
-            self.sample(
-                now.saturating_sub(at),
-                Duration::from_micros(u64::from(ack.delay) * DELAY_UNIT),
-            );
-        }
-        (self.backoff, self.unanswered, self.probes) = (0, None, 0);
-        if spurious {
-            let step = (self.minimum / 4).max(GRANULARITY / 4);
-            self.reordering = (self.reordering + step).min(self.smoothed);
-            let unfounded = self.recovery.take_if(|r| self.doubtful == 0 && !r.marked);
-            if unfounded.is_some() {
-                self.controller.on_spurious();
-            }
-        }
-        if let Some(reduction) = &mut self.recovery {
-            reduction.delivered += bytes;
-            reduction.active &= at <= reduction.since;
-        }
-        let reduced = self.recovery.as_ref().is_some_and(|reduction| at <= reduction.since);
-        let round = number >= self.round;
-        if round {
-            self.round = highest + 1;
-        }
-        self.delivered += bytes;
-        if bytes > 0 {
-            self.delivered_at = now;
-        }
-        if self.delivered > self.app_limited {
-            self.app_limited = 0;
-        }
-        let (prior_delivered, prior_at, send_time, app_limited) = newest_sent;
-        let interval = send_time.max(now.saturating_sub(prior_at));
-        let rate = (bytes > 0 && interval >= self.minimum && !interval.is_zero())
-            .then(|| (self.delivered - prior_delivered) as f64 / interval.as_secs_f64());
-        if !reduced || self.controller.is_model_based() {
-            let (latest_rtt, smoothed_rtt) = (newest.then_some(self.latest), self.smoothed);
-            self.controller.on_acked(Acked {
-                now,
-                bytes,
-                latest_rtt,
-                smoothed_rtt,
-                round,
-                limited,
-                delivered: self.delivered,
-                prior_delivered,
-                rate,
-                app_limited,
-                in_flight: self.in_flight,
-            });
-        }
-        if newest && ack.ce.wrapping_sub(self.ce).cast_signed() > 0 {
-            self.ce = ack.ce;
-            self.reduce(now, at, true);
-        }
-        self.detect(now, &mut outcome);
-        self.forget(now);
-        Ok(outcome)
-    }
-
-    fn sample(&mut self, latest: Duration, delay: Duration) {
-        let first = !std::mem::replace(&mut self.measured, true);
-        self.latest = latest;
-        if first {
-            // RFC 9002, section 5.3: what was there before was a guess.
-            (self.smoothed, self.variation) = (latest, latest / 2);
-        }
-        self.minimum = if first { latest } else { self.minimum.min(latest) };
-        let delay = delay.min(self.max_ack_delay);
-        let adjusted = if latest >= self.minimum + delay { latest - delay } else { latest };
-        self.variation = (3 * self.variation + self.smoothed.abs_diff(adjusted)) / 4;
-        self.smoothed = (7 * self.smoothed + adjusted) / 8;
-    }
-
-    fn loss_delay(&self) -> Duration {
-        (self.latest.max(self.smoothed) * 9 / 8).max(GRANULARITY) + self.reordering
-    }
-
-    fn detect(&mut self, now: Duration, outcome: &mut Outcome) {
-        let Some(largest) = self.largest_acked else { return };
-        let (delay, threshold) = (self.loss_delay(), self.packet_threshold);
-        let mut newest: Option<Duration> = None;
-        let mut run: Option<Duration> = None;
-        let mut span = Duration::ZERO;
-        let mut lost = 0;
-        for sent in self.sent.iter_mut().take_while(|sent| sent.number < largest) {
-            match sent.fate {
-                Fate::Acked => run = None,
-                Fate::Lost => {}
-                Fate::Outstanding => {
-                    if largest - sent.number < threshold && sent.at + delay > now {
-                        continue;
-                    }
-                    sent.fate = Fate::Lost;
-                    self.in_flight = self.in_flight.saturating_sub(sent.size);
-                    lost += 1;
-                    self.lost_bytes += sent.size;
-                    self.controller.on_lost(Lost {
-                        now,
-                        bytes: sent.size,
-                        in_flight: sent.in_flight,
-                        since: self.lost_bytes - sent.lost,
-                        app_limited: sent.app_limited,
-                    });
-                    outcome.lost.push(sent.payload.clone());
-                    span = span.max(sent.at.saturating_sub(*run.get_or_insert(sent.at)));
-                    newest = newest.max(Some(sent.at));
-                }
-            }
-        }
-        self.lost_packets += lost;
-        let Some(newest) = newest else { return };
-        self.reduce(now, newest, false);
-        self.doubtful += lost;
-        if span > 3 * self.base_timeout() {
-            self.controller.on_persistent();
-            self.recovery = None;
-        }
-    }
-
-    /// Reduces the window for a packet that was sent at `at` and lost or marked, once in
-    /// a round.
-    fn reduce(&mut self, now: Duration, at: Duration, marked: bool) {
-        if self.recovery.as_ref().is_some_and(|reduction| at <= reduction.since) {
-            return;
-        }
-        self.controller.on_congestion(now, marked);
-        self.congestion_events += 1;
-        self.doubtful = 0;
-        let in_flight = self.in_flight + self.segment;
-        let since = self.last_sent.max(at);
-        let (active, delivered, out) = (true, 0, 0);
-        self.recovery = Some(Reduction { since, marked, active, in_flight, delivered, out });
-    }
-
-    /// Lets go of packets whose fate is settled; lost ones are kept for a
-    /// while, for they may only be late.
-    fn forget(&mut self, now: Duration) {
-        let late = 2 * self.smoothed + self.reordering + self.max_ack_delay;
-        while self.sent.front().is_some_and(|sent| match sent.fate {
-            Fate::Outstanding => false,
-            Fate::Acked => true,
-            Fate::Lost => sent.at + self.loss_delay() + late < now,
-        }) {
-            self.sent.pop_front();
-        }
+    /// Marks packets as limited by the application: what leaves until all that is in flight has
+    /// arrived does not measure the path's rate.
+    fn mark_app_limited(&mut self) {
+        self.app_limited = (self.delivered + self.in_flight).max(1);
     }
 
     /// When something is due: a loss that time tells, or a probe.
@@ -548,6 +400,8 @@ impl Recovery {
         if outcome.lost.is_empty() {
             self.backoff += 1;
             self.probes = 2;
+            // Until something arrives the wait is measured, and not the path.
+            self.mark_app_limited();
             self.last_sent = now;
             // What the reader waits for, which may have been sent again long after the
             // rest, and what has been under way for longest.

@@ -1,245 +1,13 @@
 //! Two streams over a modelled link under a seed and a virtual clock.
 
-use std::collections::{BTreeMap, HashSet};
+mod bottleneck;
+mod link;
+mod pitfalls;
+
+use link::*;
 
 use super::*;
-
-const MILLISECOND: Duration = Duration::from_millis(1);
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
-    }
-
-    fn permille(&mut self, chances: u64) -> bool {
-        self.below(1000) < chances
-    }
-}
-
-/// A link in one direction. A corrupted packet does not authenticate, so that
-/// corruption is loss here.
-#[derive(Clone, Debug)]
-struct Link {
-    delay: Duration,
-    jitter: u64,
-    loss: u64,
-    duplication: u64,
-    /// Chances in a thousand that a packet is marked, and that one cannot be sealed.
-    marks: u64,
-    /// Packets that are ECN-capable do not pass.
-    drops_ect: bool,
-    unsealed: u64,
-    /// Bytes a second; 0: no limit.
-    rate: u64,
-    queue: Duration,
-    blackout: std::ops::Range<Duration>,
-    busy_until: Duration,
-}
-
-impl Link {
-    fn of(random: &mut Random) -> Self {
-        let start = Duration::from_millis(random.below(2_000));
-        let dark = if random.permille(250) { random.below(4_000) } else { 0 };
-        Self {
-            delay: Duration::from_micros(random.below(60_000)),
-            jitter: [0, 0, 500, 20_000][random.below(4) as usize],
-            loss: [0, 1, 50, 300][random.below(4) as usize],
-            duplication: [0, 20, 200][random.below(3) as usize],
-            marks: 2,
-            drops_ect: random.permille(100),
-            unsealed: 5,
-            rate: [0, 200_000, 25_000_000][random.below(3) as usize],
-            queue: Duration::from_millis(5 + random.below(50)),
-            blackout: start..start + Duration::from_millis(dark),
-            busy_until: Duration::ZERO,
-        }
-    }
-
-    /// When the copies of a packet of `size` bytes arrive.
-    fn carry(&mut self, now: Duration, size: usize, random: &mut Random) -> Vec<Duration> {
-        let mut arrivals = Vec::new();
-        if self.blackout.contains(&now) || random.permille(self.loss) {
-            return arrivals;
-        }
-        let mut at = now;
-        if self.rate > 0 {
-            let begin = self.busy_until.max(now);
-            if begin > now + self.queue {
-                return arrivals;
-            }
-            self.busy_until = begin + Duration::from_secs_f64(size as f64 / self.rate as f64);
-            at = self.busy_until;
-        }
-        for _ in 0..1 + u64::from(random.permille(self.duplication)) {
-            arrivals.push(at + self.delay + Duration::from_micros(random.below(self.jitter + 1)));
-        }
-        arrivals
-    }
-}
-
-struct End {
-    stream: Stream,
-    numbers: u64,
-    seen: HashSet<u64>,
-    to_write: u64,
-    written: u64,
-    read: u64,
-    ended: bool,
-    /// Reads nothing before.
-    stalled_until: Duration,
-    /// Largest body of a packet, and from when it is another.
-    largest: usize,
-    grows: Option<(Duration, usize)>,
-    /// From when on it may hold so many bytes only.
-    squeezed: Option<(Duration, u64)>,
-}
-
-type Arrivals = BTreeMap<(Duration, u64), (usize, u64, Body, Vec<u8>)>;
-
-/// The byte of the stream at `offset`.
-fn byte(offset: u64) -> u8 {
-    (offset.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
-}
-
-impl End {
-    fn new(config: Config, to_write: u64, stalled_until: Duration) -> Self {
-        let stream = Stream::new(Duration::ZERO, config);
-        let (numbers, written, read, ended) = (0, 0, 0, false);
-        Self {
-            stream,
-            numbers,
-            seen: HashSet::new(),
-            to_write,
-            written,
-            read,
-            ended,
-            stalled_until,
-            largest: config.largest_body,
-            grows: None,
-            squeezed: None,
-        }
-    }
-
-    fn application(&mut self, now: Duration) {
-        while self.written < self.to_write {
-            let size = (self.to_write - self.written).min(10_000);
-            let data: Vec<u8> = (self.written..self.written + size).map(byte).collect();
-            let count = self.stream.write(&data);
-            self.written += count as u64;
-            if count == 0 {
-                break;
-            }
-        }
-        if self.written == self.to_write {
-            self.stream.finish();
-        }
-        let mut buffer = [0; 4000];
-        while now >= self.stalled_until && !self.ended {
-            match self.stream.read(&mut buffer) {
-                Read::Data(count) => {
-                    for (at, read) in (self.read..).zip(&buffer[..count]) {
-                        assert_eq!(*read, byte(at), "the byte at {at} is what was written there");
-                    }
-                    self.read += count as u64;
-                }
-                Read::Blocked => break,
-                Read::End => self.ended = true,
-                Read::Aborted(_) => panic!("nobody has aborted"),
-            }
-        }
-    }
-
-    fn is_done(&self) -> bool {
-        self.ended && self.stream.send_state() == SendState::Finished
-    }
-}
-
-/// Runs until both ends are done or `limit` has passed; how long it took.
-fn run(
-    ends: &mut [End; 2],
-    links: &mut [Link; 2],
-    random: &mut Random,
-    limit: Duration,
-) -> Duration {
-    let mut wire: Arrivals = BTreeMap::new();
-    let (mut now, mut order) = (Duration::ZERO, 0);
-    loop {
-        let mut again = None;
-        for index in 0..2 {
-            let end = &mut ends[index];
-            end.stream.handle_timeout(now);
-            end.application(now);
-            if let Some((at, size)) = end.grows
-                && at <= now
-            {
-                end.largest = size;
-            }
-            end.stream.set_largest_body(end.largest);
-            if let Some((at, limit)) = end.squeezed
-                && at <= now
-            {
-                end.stream.set_memory_limit(limit);
-            }
-            while let Some(transmit) = end.stream.poll_transmit(now) {
-                assert!(transmit.size <= end.largest, "a packet is no larger than it may be");
-                let mut bytes = vec![0; transmit.size];
-                end.stream.write_body(&transmit, &mut bytes);
-                if random.permille(links[index].unsealed) {
-                    // No key: sealing is paused.
-                    end.stream.on_packets_unsent();
-                    again = Some(now + MILLISECOND);
-                    break;
-                }
-                // Control takes numbers, too.
-                end.numbers += 1 + u64::from(random.permille(10));
-                end.stream.on_packet_sent(now, end.numbers);
-                if transmit.ect && links[index].drops_ect {
-                    continue;
-                }
-                for at in links[index].carry(now, bytes.len() + 26, random) {
-                    order += 1;
-                    wire.insert(
-                        (at, order),
-                        (1 - index, end.numbers, transmit.body, bytes.clone()),
-                    );
-                }
-            }
-            let figures = end.stream.statistics();
-            assert!(figures.held <= 64 * 1024 * 1024 + 8192, "held: {figures:?}");
-        }
-        if ends.iter().all(End::is_done) {
-            return now;
-        }
-        let due = ends.iter().filter_map(|end| end.stream.poll_timeout());
-        let stalled = ends.iter().map(|end| end.stalled_until).filter(|at| *at > now);
-        let arrives = wire.first_key_value().map(|((at, _), _)| *at);
-        let next = due.chain(stalled).chain(arrives).chain(again).min();
-        let next = next.unwrap_or_else(|| panic!("deadlock: nothing is due at {now:?}"));
-        now = next.max(now + Duration::from_nanos(1));
-        let figures = [0, 1].map(|end: usize| ends[end].stream.statistics());
-        assert!(now < limit, "no end after {now:?}: {figures:?}");
-        while let Some(entry) = wire.first_entry()
-            && entry.key().0 <= now
-        {
-            let (to, number, body, bytes) = entry.remove();
-            // The replay window.
-            if ends[to].seen.insert(number) {
-                let marked = random.permille(links[1 - to].marks);
-                let packet = Packet { number, marked, body, bytes: &bytes };
-                ends[to].stream.handle(now, packet).expect("what ours sends is well-formed");
-            }
-        }
-    }
-}
+use crate::wire::frame::Frame;
 
 fn transfer(seed: u64) {
     let random = &mut Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
@@ -256,9 +24,9 @@ fn transfer(seed: u64) {
         End::new(config(other.0, one.0), other.1, other.2),
     ];
     for end in &mut ends {
-        if random.permille(500) {
-            end.stream.set_congestion_control(CongestionControl::Bbr);
-        }
+        let bbr = random.permille(500);
+        let control = if bbr { CongestionControl::Bbr } else { CongestionControl::Cubic };
+        end.stream.set_congestion_control(control);
         let at = Duration::from_millis(random.below(1_000));
         end.squeezed = random.permille(250).then(|| (at, random.below(100_000)));
     }
@@ -278,23 +46,6 @@ fn what_is_written_is_read_once_and_in_order_whatever_the_network_does() {
             eprintln!("failed with seed {seed}");
             std::panic::resume_unwind(panic);
         }
-    }
-}
-
-/// A link that loses nothing but what its queue has no room for.
-fn plain(delay: Duration, rate: u64, loss: u64) -> Link {
-    Link {
-        delay,
-        jitter: 0,
-        loss,
-        duplication: 0,
-        marks: 0,
-        drops_ect: false,
-        unsealed: 0,
-        rate,
-        queue: 2 * delay,
-        blackout: Duration::ZERO..Duration::ZERO,
-        busy_until: Duration::ZERO,
     }
 }
 
@@ -326,6 +77,7 @@ fn marks_reduce_the_window_and_nothing_is_lost_for_them() {
         [End::new(config, 3_000_000, Duration::ZERO), End::new(config, 0, Duration::ZERO)];
     let mut links = [plain(10 * MILLISECOND, 0, 0), plain(10 * MILLISECOND, 0, 0)];
     links[0].marks = 20;
+    ends[0].stream.set_congestion_control(CongestionControl::Cubic);
     run(&mut ends, &mut links, &mut Random(7), Duration::from_secs(600));
     let figures = ends[0].stream.statistics();
     assert!(figures.marked > 10 && figures.congestion_events > 1, "{figures:?}");
@@ -334,6 +86,7 @@ fn marks_reduce_the_window_and_nothing_is_lost_for_them() {
         let mut ends =
             [End::new(config, 3_000_000, Duration::ZERO), End::new(config, 0, Duration::ZERO)];
         let mut links = [plain(10 * MILLISECOND, 0, 0), plain(10 * MILLISECOND, 0, 0)];
+        ends[0].stream.set_congestion_control(CongestionControl::Cubic);
         run(&mut ends, &mut links, &mut Random(7), Duration::from_secs(600));
         ends[0].stream.statistics().congestion_window
     };
@@ -350,6 +103,39 @@ fn a_path_that_drops_what_is_ecn_capable_is_used_without() {
     links[1].drops_ect = true;
     run(&mut ends, &mut links, &mut Random(7), Duration::from_secs(60));
     assert_eq!((ends[0].read, ends[1].read), (300_000, 300_000));
+}
+
+/// How long a transfer takes over 1 Mbit/s with a queue of ten packets, and how many were lost.
+fn over_slow_link(
+    control: CongestionControl,
+    packets: u64,
+    rtt: Duration,
+    size: u64,
+) -> (Duration, u64) {
+    let config = Config { initial_rtt: rtt, ..Config::default() };
+    let mut ends = [End::new(config, size, Duration::ZERO), End::new(config, 0, Duration::ZERO)];
+    let segment = config.largest_body as u64;
+    let controller = control.controller(packets * segment, segment);
+    ends[0].stream = Stream::with_controller(Duration::ZERO, config, controller);
+    let mut links = [plain(rtt / 2, 125_000, 0), plain(rtt / 2, 125_000, 0)];
+    links[0].queue = Duration::from_secs_f64(10.0 * segment as f64 / 125_000.0);
+    let took = run(&mut ends, &mut links, &mut Random(7), Duration::from_secs(60));
+    (took, ends[0].stream.statistics().lost)
+}
+
+#[test]
+fn an_initial_window_that_a_slow_link_cannot_hold_costs_it_little() {
+    for control in [CongestionControl::Cubic, CongestionControl::Bbr] {
+        for rtt in [20, 100, 300].map(Duration::from_millis) {
+            for size in [20_000, 60_000, 300_000] {
+                let (ten, lost_ten) = over_slow_link(control, 10, rtt, size);
+                let (ours, lost) = over_slow_link(control, 32, rtt, size);
+                let figures = format!("{control:?}, {rtt:?}, {size}: {ten:?}, {ours:?}");
+                assert!(ours < ten * 13 / 10 + 2 * rtt, "{figures}");
+                assert!(lost < lost_ten + 50, "{figures}, lost {lost_ten}, {lost}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -460,6 +246,31 @@ fn a_peer_that_keeps_no_credit_costs_no_more_than_it_has() {
 }
 
 #[test]
+fn a_blocked_peer_gets_no_more_credit_than_was_read() {
+    let (window, mut number) = (64 * 1024, 0);
+    let mut stream = Stream::new(Duration::ZERO, Config { window, ..Config::default() });
+    let mut carry = |stream: &mut Stream, body: Body, bytes: &[u8]| {
+        number += 1;
+        let packet = Packet { number, marked: false, body, bytes };
+        stream.handle(MILLISECOND, packet).expect("well-formed");
+    };
+    carry(&mut stream, Body::Data, &[&[0; 4][..], &[7; 1000]].concat());
+    assert_eq!(stream.read(&mut [0; 4]), Read::Data(4));
+    let mut blocked = Vec::new();
+    Frame::Blocked(window as u32).encode(&mut blocked);
+    carry(&mut stream, Body::Frames, &blocked);
+    let transmit = stream.poll_transmit(MILLISECOND).expect("credit");
+    let mut body = vec![0; transmit.size];
+    stream.write_body(&transmit, &mut body);
+    let mut frames = Frame::parse_all(&body).expect("well-formed");
+    let credit = frames.find_map(|frame| match frame {
+        Frame::Credit(offset) => Some(offset),
+        _ => None,
+    });
+    assert_eq!(credit, Some(window as u32 + 4));
+}
+
+#[test]
 fn who_may_hold_little_holds_little_whatever_credit_was_given() {
     let config = Config { window: 1 << 20, peer_window: 1 << 20, ..Config::default() };
     let mut stream = Stream::new(Duration::ZERO, config);
@@ -491,6 +302,51 @@ fn who_may_hold_little_holds_little_whatever_credit_was_given() {
 }
 
 #[test]
+fn what_was_had_before_is_acknowledged_though_there_is_no_room() {
+    let mut stream = Stream::new(Duration::ZERO, Config::default());
+    stream.set_memory_limit(0);
+    let mut carry = |number: u64, offset: u32| {
+        let bytes = [&offset.to_be_bytes()[..], &[1; 1000]].concat();
+        let packet = Packet { number, marked: false, body: Body::Data, bytes: &bytes };
+        stream.handle(Duration::ZERO, packet).expect("well-formed");
+        let later = Duration::from_secs(1);
+        let transmit = stream.poll_transmit(later)?;
+        let mut body = vec![0; transmit.size];
+        stream.write_body(&transmit, &mut body);
+        Frame::parse_all(&body).expect("well-formed").find_map(|frame| match frame {
+            Frame::Ack(ack) => Some(ack.largest),
+            _ => None,
+        })
+    };
+    assert_eq!(carry(1, 0), Some(1));
+    // Until nothing more is held, behind a gap.
+    let refused = (2..).find(|number| carry(*number, *number as u32 * 1000).is_none());
+    let next = refused.expect("there is a limit") + 1;
+    // The acknowledgement was lost, and the sender tries again.
+    assert_eq!(carry(next, 0), Some(next as u32));
+}
+
+#[test]
+fn who_wants_little_unsent_waits_for_it_to_leave_and_not_for_more() {
+    let config = Config { initial_rtt: MILLISECOND, ..Config::default() };
+    let mut stream = Stream::new(Duration::ZERO, config);
+    stream.set_unsent_limit(1000);
+    assert_eq!(stream.write(&[0; 5000]), 1000);
+    assert!(!stream.has_room(), "nothing has left");
+    let transmit = stream.poll_transmit(Duration::ZERO).expect("there is a window");
+    assert!(transmit.size > 1000);
+    // Nothing is acknowledged, and there is room again.
+    assert!(stream.has_room());
+    assert_eq!(stream.write(&[0; 5000]), 1000);
+    // All of it arrives with a limit of less than a packet, too.
+    let mut ends = [End::new(config, 10_000, Duration::ZERO), End::new(config, 0, Duration::ZERO)];
+    ends[0].stream.set_unsent_limit(100);
+    let mut links = [plain(MILLISECOND, 0, 50), plain(MILLISECOND, 0, 50)];
+    run(&mut ends, &mut links, &mut Random(7), Duration::from_secs(3600));
+    assert_eq!(ends[1].read, 10_000);
+}
+
+#[test]
 fn a_sender_whose_data_was_dropped_goes_on_when_there_is_room() {
     let config = Config { initial_rtt: MILLISECOND, ..Config::default() };
     let stalled = Duration::from_secs(20);
@@ -499,6 +355,48 @@ fn a_sender_whose_data_was_dropped_goes_on_when_there_is_room() {
     let mut links = [plain(MILLISECOND, 0, 0), plain(MILLISECOND, 0, 0)];
     let took = run(&mut ends, &mut links, &mut Random(7), Duration::from_secs(60));
     assert!(took < stalled + Duration::from_millis(200), "not by its timer: {took:?}");
+}
+
+#[test]
+fn little_does_not_leave_while_most_of_the_window_is_under_way() {
+    let (size, rtt) = (200_000, MILLISECOND / 10);
+    let config =
+        Config { initial_rtt: rtt, peer_window: size, send_buffer: size, ..Config::default() };
+    let mut stream = Stream::new(Duration::ZERO, config);
+    assert_eq!(stream.write(&vec![0; size as usize]) as u64, size);
+    let (mut sent, mut acknowledgements) = (0, 0);
+    let mut burst = |stream: &mut Stream, now: Duration| {
+        let before = sent;
+        while stream.poll_transmit(now).is_some() {
+            stream.on_packet_sent(now, sent);
+            sent += 1;
+        }
+        sent - before
+    };
+    let mut acknowledge = |stream: &mut Stream, now: Duration, sent: u64| {
+        let mut bytes = Vec::new();
+        let (largest, below) = (sent as u32 - 1, sent as u16 - 1);
+        Frame::Ack(crate::wire::frame::Ack::new(largest, 0, 0, below, &[])).encode(&mut bytes);
+        let number = acknowledgements;
+        acknowledgements += 1;
+        let packet = Packet { number, marked: false, body: Body::Frames, bytes: &bytes };
+        stream.handle(now, packet).expect("well-formed");
+    };
+    let mut now = Duration::ZERO;
+    let mut all = burst(&mut stream, now);
+    assert!(all > 8, "the window at first");
+    now += rtt;
+    acknowledge(&mut stream, now, 1);
+    assert_eq!(burst(&mut stream, now), 0, "room for a packet or two");
+    loop {
+        acknowledge(&mut stream, now, all);
+        if stream.statistics().unacknowledged == 0 {
+            break;
+        }
+        let more = burst(&mut stream, now);
+        assert!(more > 0, "with nothing under way all that there is may leave");
+        (all, now) = (all + more, now + rtt);
+    }
 }
 
 #[test]

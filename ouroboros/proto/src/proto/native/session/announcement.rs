@@ -1,4 +1,4 @@
-//! What the program at this end takes, said until the peer has heard it.
+//! Announces the capabilities of the program at this end, until the peer has acknowledged them.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(super) struct Announcement {
 }
 
 impl Announcement {
-    /// Whether these flags were announced.
+    /// Returns `true` if these flags were announced.
     pub(super) fn says(&self, flags: u8) -> bool {
         self.capabilities.bits() == flags
     }

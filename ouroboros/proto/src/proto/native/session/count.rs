@@ -11,7 +11,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// other between two questions.
 const MANY: u64 = 64;
 
-/// What is known of it.
+/// The last answer.
 #[derive(Default)]
 pub(super) struct Delivery {
     /// When the peer was asked, and the number of the packet that was next then.

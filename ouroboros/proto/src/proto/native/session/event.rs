@@ -1,10 +1,10 @@
-//! What a session is told at first, and what it tells.
+//! Configuration of a session, and its events.
 
 use std::time::Duration;
 
 use crate::{proto::native::Capabilities, wire::PeerAddress};
 
-/// What a session is to do.
+/// Configuration of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionConfig {
     /// A flow that hears nothing for so long is down; zero: never. A ping
@@ -20,7 +20,7 @@ impl Default for SessionConfig {
     }
 }
 
-/// What happened.
+/// An event of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
@@ -39,7 +39,7 @@ pub enum Event {
     },
     /// The peer did not answer to [`Session::probe`](super::Session::probe) in time.
     Unresponsive,
-    /// What the program at the other end takes beyond packets as they are.
+    /// The capabilities of the program at the other end, beyond packets as they are.
     Announced(Capabilities),
     /// No larger frames than this many bytes arrive, as far as is known.
     LargestFrame(usize),

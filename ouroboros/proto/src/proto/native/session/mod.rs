@@ -22,7 +22,7 @@ use self::{
     repeat::{RETRY, Repeat},
 };
 use super::{
-    Capabilities, Channel, Content, HEAD, Opened, Role, Sealer, TAIL,
+    Capabilities, Channel, Content, HEAD, Opened, Opener, Role, Sealer, TAIL,
     control::{Message, Part},
     mtu::{self, Search},
     path::Paths,
@@ -42,6 +42,8 @@ const SHORTEST_EPOCH: Duration = Duration::from_millis(250);
 const RETENTION: Duration = Duration::from_secs(3);
 /// An answer is not repeated faster than this.
 const ANSWER_INTERVAL: Duration = Duration::from_millis(100);
+/// The path is probed for the first time after this: the shortest flows are over by then.
+const FIRST_PROBE: Duration = Duration::from_millis(100);
 /// Control frames that wait to be sent; more are dropped, as by the network.
 const QUEUE: usize = 64;
 
@@ -128,7 +130,7 @@ impl Session {
         session
     }
 
-    /// Whether data has to wait for the first exchange.
+    /// Returns `true` if data has to wait for the first exchange.
     fn exchanges_first(&self) -> bool {
         self.channel.epoch.number == 0
             && self.channel.keys.capabilities().contains(Capabilities::HYBRID_FIRST)
@@ -188,7 +190,7 @@ impl Session {
     pub fn search(&mut self, now: Now, ceiling: usize) {
         match &mut self.search {
             Some(search) => search.path_says(now.monotonic, ceiling),
-            None => self.search = Some(Search::new(now.monotonic, ceiling)),
+            None => self.search = Some(Search::new(now.monotonic + FIRST_PROBE, ceiling)),
         }
         self.tell_largest();
     }
@@ -267,7 +269,12 @@ impl Session {
 
     fn settled(&mut self, now: Duration) {
         self.retry = None;
-        self.retiring.push_back((now + RETENTION, self.channel.epoch.number));
+        let epoch = self.channel.epoch.number;
+        if epoch == 1 && self.channel.keys.capabilities().contains(Capabilities::HYBRID_FIRST) {
+            // Epoch 0 had no data, and what may still come of the exchange is of no use.
+            return self.channel.receiving.retire(epoch);
+        }
+        self.retiring.push_back((now + RETENTION, epoch));
     }
 
     fn begin_exchange(&mut self, now: Duration, entropy: &mut dyn Entropy) {
@@ -417,8 +424,7 @@ impl Session {
         due.into_iter().min()
     }
 
-    /// Whether this end may begin an exchange: not the first where the client
-    /// does.
+    /// Returns `true` if this end may begin an exchange: not the first where the client does.
     fn begins(&self) -> bool {
         !self.exchanges_first() || self.channel.keys.role() == Role::Client
     }
@@ -469,13 +475,25 @@ impl Session {
         }
     }
 
-    /// How much is kept for the peer: keys that open packets, and control
-    /// messages that wait to be sent.
+    /// An opener of the flow's frames.
+    pub(in crate::proto) fn opener(&self) -> Opener {
+        self.channel.opener()
+    }
+
+    /// Gives back memory that an idle session has no use for.
+    pub fn shrink(&mut self) {
+        self.queue.shrink_to_fit();
+        self.events.shrink_to_fit();
+        self.retiring.shrink_to_fit();
+    }
+
+    /// Returns how much is kept for the peer: keys that open packets, and control messages that
+    /// wait to be sent.
     pub fn held(&self) -> (usize, usize) {
         (self.channel.receiving.held(), self.queue.len())
     }
 
-    /// How many of the peer's packets were lost, or are late.
+    /// Returns how many of the peer's packets were lost, or are late.
     pub fn missed(&self) -> u64 {
         match self.channel.receiving.count() {
             (_, 0) => 0,

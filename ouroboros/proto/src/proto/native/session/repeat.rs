@@ -23,7 +23,7 @@ impl Repeat {
         self.next
     }
 
-    /// Whether it is due, and if so, is said.
+    /// Returns `true` if it is due, and if so, is said.
     pub(super) fn is_due(&mut self, now: Duration) -> bool {
         let due = self.next <= now;
         if due {

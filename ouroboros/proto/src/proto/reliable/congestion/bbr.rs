@@ -1,14 +1,25 @@
 //! BBR version 3, after draft-ietf-ccwg-bbr: the window and the pace follow a model of
 //! the path, its bandwidth and its least round trip. Not in the draft: losses count as
 //! congestion only together with a queue, or where they are many
-//! ([`LOSS_THRESHOLD`]), so that a link that loses at random is used whole.
+//! ([`LOSS_THRESHOLD`]), so that a link that loses at random is used whole. Where a probe
+//! for more has filled a queue until it lost, less than what was in flight is kept
+//! ([`QUEUED_BETA`]), so that flows with CUBIC, which give way then, find room. Startup
+//! ends with the losses of a queue that is full, not a round later, and paces a window
+//! to leave before the round trip is over ([`FLIGHT_GAIN`]).
 //! Left out of the draft: the filter of aggregated acknowledgements.
 
 use std::time::Duration;
 
-use super::{Acked, Controller, Lost};
+use super::{Acked, Controller, Lost, rescaled};
 
 const STARTUP_GAIN: f64 = 2.77;
+/// In startup, as long as no queue stands, a window leaves so much faster than in a round
+/// trip. The rate is known late, for it is measured over a round trip in which it has
+/// doubled: at its pace alone the rounds run into one another, and cost one in all. More
+/// would overfill a queue of a quarter of what the path holds.
+const FLIGHT_GAIN: f64 = 1.7;
+/// Rounds whose rates are too low: the wait for the first acknowledgement is in them.
+const FIRST_ROUNDS: u32 = 3;
 const DRAIN_GAIN: f64 = 0.5;
 const DOWN_GAIN: f64 = 0.9;
 const UP_GAIN: f64 = 1.25;
@@ -19,7 +30,12 @@ const MARGIN: f64 = 0.99;
 /// Shares of what is in flight that are lost: with a queue, and without one.
 const LOSS_THRESHOLD: (f64, f64) = (0.02, 0.2);
 const BETA: f64 = 0.7;
-/// What is left to others while not probing.
+/// The factor of the bytes in flight after a probe for more has overfilled a queue, ...
+const QUEUED_BETA: f64 = 0.6;
+/// ... but so much of what the path holds without a queue, with which losses at random
+/// are made up for.
+const LEAST_PRODUCT: f64 = 1.2;
+/// The share of the path that is used while not probing.
 const HEADROOM: f64 = 0.85;
 const LEAST_PACKETS: f64 = 4.0;
 const MIN_RTT_LIFE: Duration = Duration::from_secs(5);
@@ -28,8 +44,10 @@ const PROBE_RTT: Duration = Duration::from_millis(200);
 const PROBE_WAIT: (u64, u64) = (2_000, 1_000);
 /// Rounds between two probes at most: as Reno would need to grow by one packet each.
 const MAX_ROUNDS: f64 = 63.0;
-/// Rounds without growth that end the startup.
+/// Rounds without growth that end the startup, and a probe for more.
 const FULL_ROUNDS: u32 = 3;
+/// The factor from which the rate counts as growing.
+const GROWTH: f64 = 1.25;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -54,7 +72,7 @@ pub struct Bbr {
     /// Bounds for the short term, of the rate and of what is in flight.
     rate_bound: Option<f64>,
     short_term: Option<f64>,
-    /// What can be in flight without much loss.
+    /// The bytes that can be in flight without much loss.
     long_term: f64,
     min_rtt: Duration,
     min_rtt_at: Duration,
@@ -69,6 +87,10 @@ pub struct Bbr {
     lost: f64,
     latest_rate: f64,
     latest_in_flight: f64,
+    /// The highest rate of the present round, without regard to losses.
+    round_rate: f64,
+    /// The pace before there is a rate, in bytes per second: less is no startup's.
+    first_pace: f64,
     full_rate: f64,
     full_rounds: u32,
     filled: bool,
@@ -107,6 +129,8 @@ impl Bbr {
             lost: 0.0,
             latest_rate: 0.0,
             latest_in_flight: 0.0,
+            round_rate: 0.0,
+            first_pace: 0.0,
             full_rate: 0.0,
             full_rounds: 0,
             filled: false,
@@ -128,7 +152,8 @@ impl Bbr {
         self.rate_bound.map_or(self.highest_rate(), |bound| bound.min(self.highest_rate()))
     }
 
-    /// What is in flight on a path that is full and has no queue.
+    /// Returns the bandwidth-delay product: the bytes in flight on a path that is full and has
+    /// no queue.
     fn product(&self, rate: f64) -> f64 {
         if self.min_rtt == Duration::MAX {
             return self.window;
@@ -176,6 +201,12 @@ impl Bbr {
             acked.smoothed_rtt > self.min_rtt + (self.min_rtt / 8).max(Duration::from_millis(1));
     }
 
+    /// The path is full, and has lost much of `in_flight`.
+    fn end_startup(&mut self, in_flight: f64) {
+        self.filled = true;
+        self.long_term = (LEAST_PRODUCT * self.product(self.highest_rate())).max(in_flight);
+    }
+
     /// Follows losses of the round that has ended.
     fn bound(&mut self) {
         if !self.is_probing() && self.is_too_much(self.lost, self.latest_in_flight) {
@@ -185,8 +216,7 @@ impl Bbr {
             self.short_term = Some(self.latest_in_flight.max(BETA * in_flight));
         }
         if self.state == State::Startup && self.is_too_much(self.lost, self.latest_in_flight) {
-            self.filled = true;
-            self.long_term = self.product(self.highest_rate()).max(self.latest_in_flight);
+            self.end_startup(self.latest_in_flight);
         }
         (self.lost, self.latest_rate, self.latest_in_flight) = (0.0, 0.0, 0.0);
     }
@@ -195,12 +225,17 @@ impl Bbr {
         if self.filled || acked.app_limited {
             return;
         }
-        if self.highest_rate() >= self.full_rate * 1.25 {
-            (self.full_rate, self.full_rounds) = (self.highest_rate(), 0);
+        self.filled = self.has_stopped_growing();
+    }
+
+    /// At the end of a round: returns `true` if the rate has not grown for some rounds.
+    fn has_stopped_growing(&mut self) -> bool {
+        if self.round_rate >= self.full_rate * GROWTH {
+            (self.full_rate, self.full_rounds) = (self.round_rate, 0);
         } else {
             self.full_rounds += 1;
-            self.filled = self.full_rounds >= FULL_ROUNDS;
         }
+        self.full_rounds >= FULL_ROUNDS
     }
 
     fn advance(&mut self, acked: &Acked, round: bool) {
@@ -231,18 +266,20 @@ impl Bbr {
             State::Refill => {
                 if round {
                     (self.state, self.up_since) = (State::Up, now);
+                    (self.full_rate, self.full_rounds) = (self.round_rate, 0);
                 }
             }
             State::Up => {
                 self.up_rounds += u32::from(round);
-                if self.in_flight >= 0.95 * self.long_term {
+                let full = round && self.has_stopped_growing();
+                let used = self.in_flight + acked.bytes as f64 + self.segment;
+                if used >= 0.95 * self.long_term {
                     // Twice as fast in each round.
                     let grown = f64::from(1 << self.up_rounds.min(20)) * self.segment;
                     self.long_term += grown * acked.bytes as f64 / self.window.max(1.0);
-                }
-                let full = self.in_flight > UP_GAIN * self.product(self.highest_rate());
-                let long = now.saturating_sub(self.up_since) > self.min_rtt;
-                if long && (full || self.up_rounds >= 4) {
+                    // Held by the bound, the rate cannot grow.
+                    (self.full_rate, self.full_rounds) = (self.round_rate, 0);
+                } else if full && now.saturating_sub(self.up_since) > self.min_rtt {
                     self.go_down(now);
                 }
             }
@@ -267,7 +304,9 @@ impl Bbr {
     }
 
     fn set_window(&mut self, acked: u64) {
-        let gain = if self.state == State::Up { UP_WINDOW_GAIN } else { WINDOW_GAIN };
+        // While the rate doubles, the window is two products of it, if nothing varies.
+        let grows = self.state == State::Up || (self.state == State::Startup && !self.queued);
+        let gain = if grows { UP_WINDOW_GAIN } else { WINDOW_GAIN };
         let least = LEAST_PACKETS * self.segment;
         // What is on its way between the ends' batches comes on top.
         let batch = 3.0 * (self.rate() / 1000.0).clamp(2.0 * self.segment, 44.0 * self.segment);
@@ -275,13 +314,16 @@ impl Bbr {
         let grown = self.window + acked as f64;
         if self.filled {
             self.window = grown.min(target);
-        } else if self.window < target || self.highest_rate() == 0.0 {
+        } else if self.window < target || self.rounds < FIRST_ROUNDS {
             self.window = grown;
         }
         let bound = match self.state {
             State::Startup | State::Drain | State::Refill | State::Up => self.long_term,
             State::Down => self.long_term,
-            State::Cruise | State::ProbeRtt => HEADROOM * self.long_term,
+            State::Cruise | State::ProbeRtt => {
+                let least = LEAST_PRODUCT * self.product(self.highest_rate());
+                (HEADROOM * self.long_term).max(least).min(self.long_term)
+            }
         };
         let bound = self.short_term.map_or(bound, |short| short.min(bound));
         let bound =
@@ -298,12 +340,14 @@ impl Controller for Bbr {
         if round {
             self.round_end = acked.delivered;
             self.rounds += 1;
-            if std::mem::take(&mut self.advances) {
+            // What was measured counts until there is something newer.
+            if std::mem::take(&mut self.advances) && self.rates[0] > 0.0 {
                 self.rates = [0.0, self.rates[0].max(self.latest_rate)];
             }
         }
         if let Some(rate) = acked.rate {
             self.latest_rate = self.latest_rate.max(rate);
+            self.round_rate = self.round_rate.max(rate);
             if rate >= self.highest_rate() || !acked.app_limited {
                 self.rates[0] = self.rates[0].max(rate);
             }
@@ -311,6 +355,10 @@ impl Controller for Bbr {
         let delivered = acked.delivered.saturating_sub(acked.prior_delivered) as f64;
         self.latest_in_flight = self.latest_in_flight.max(delivered);
         self.update_min_rtt(&acked);
+        if self.first_pace == 0.0 {
+            let rtt = acked.smoothed_rtt.as_secs_f64().max(1e-6);
+            self.first_pace = STARTUP_GAIN * self.window / rtt;
+        }
         if round {
             self.check_full(&acked);
         }
@@ -320,15 +368,30 @@ impl Controller for Bbr {
         }
         self.advance(&acked, round);
         self.set_window(acked.bytes);
+        if round {
+            self.round_rate = 0.0;
+        }
     }
 
     fn on_lost(&mut self, lost: Lost) {
         self.lost += lost.bytes as f64;
         let in_flight = lost.in_flight as f64;
+        if self.state == State::Startup
+            && self.queued
+            && self.rounds >= FIRST_ROUNDS
+            && self.full_rounds > 0
+            && self.is_too_much(lost.since as f64, in_flight)
+        {
+            self.end_startup(in_flight);
+        }
         if self.state == State::Up && self.is_too_much(lost.since as f64, in_flight) {
-            let least = BETA * self.product(self.highest_rate()).min(self.window);
+            let product = self.product(self.highest_rate());
             if !lost.app_limited {
-                self.long_term = in_flight.max(least);
+                self.long_term = if self.queued {
+                    (QUEUED_BETA * in_flight).max(LEAST_PRODUCT * product)
+                } else {
+                    in_flight.max(BETA * product.min(self.window))
+                };
             }
             self.go_down(lost.now);
         }
@@ -344,14 +407,16 @@ impl Controller for Bbr {
 
     fn on_spurious(&mut self) {}
 
-    fn on_persistent(&mut self) {
+    fn on_persistent(&mut self, latest_rtt: Duration) {
         self.window = LEAST_PACKETS * self.segment;
+        // RFC 9002, section 5.2.
+        self.min_rtt = latest_rtt;
     }
 
     fn set_segment(&mut self, segment: u64) {
         let untouched = self.delivered == 0;
         if untouched {
-            self.window *= segment as f64 / self.segment;
+            self.window = rescaled(self.window, self.segment, segment as f64);
         }
         self.segment = segment as f64;
         self.window = self.window.max(LEAST_PACKETS * self.segment);
@@ -366,8 +431,14 @@ impl Controller for Bbr {
     }
 
     fn pacing_rate(&self) -> Option<f64> {
-        let rate = self.rate();
-        (rate > 0.0).then(|| (MARGIN * self.pacing_gain() * rate).max(self.segment))
+        let pace = MARGIN * self.pacing_gain() * self.rate();
+        let least = if self.filled { self.segment } else { self.first_pace };
+        let flight = if self.filled || self.queued || self.min_rtt == Duration::MAX {
+            0.0
+        } else {
+            FLIGHT_GAIN * self.window / self.min_rtt.as_secs_f64().max(1e-6)
+        };
+        (pace > 0.0).then(|| pace.max(least).max(flight))
     }
 
     fn is_model_based(&self) -> bool {

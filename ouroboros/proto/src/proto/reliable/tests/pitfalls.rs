@@ -1,0 +1,184 @@
+//! What RFC 9002 warns of that shows at one end: timers, samples and bursts. What takes
+//! both ends is in the library's tests of the same name.
+
+use std::collections::VecDeque;
+
+use super::*;
+
+const ROUND_TRIP: Duration = Duration::from_millis(20);
+
+/// A sender, and a peer that acknowledges each packet that is not lost.
+struct Sender {
+    stream: Stream,
+    now: Duration,
+    /// Packets that have left.
+    sent: u64,
+    /// Packets that came.
+    came: u64,
+    on_wire: VecDeque<(Duration, u64)>,
+    lost: std::ops::Range<u64>,
+}
+
+impl Sender {
+    fn new() -> Self {
+        let config = Config { initial_rtt: ROUND_TRIP, peer_window: 1 << 29, ..Config::default() };
+        Self {
+            stream: Stream::new(Duration::ZERO, config),
+            now: Duration::ZERO,
+            sent: 0,
+            came: 0,
+            on_wire: VecDeque::new(),
+            lost: 0..0,
+        }
+    }
+
+    /// Sends what may leave now; how many packets.
+    fn send(&mut self) -> u64 {
+        let before = self.sent;
+        while self.stream.poll_transmit(self.now).is_some() {
+            self.stream.on_packet_sent(self.now, self.sent);
+            if !self.lost.contains(&self.sent) {
+                self.on_wire.push_back((self.now + ROUND_TRIP, self.sent));
+            }
+            self.sent += 1;
+        }
+        self.sent - before
+    }
+
+    /// The peer has packet `number`, and has got `marked` packets with congestion experienced.
+    fn acknowledge(&mut self, number: u64, marked: u32) {
+        let mut bytes = Vec::new();
+        let ack = crate::wire::frame::Ack::new(number as u32, 0, marked, 0, &[]);
+        Frame::Ack(ack).encode(&mut bytes);
+        let packet = Packet { number: self.came, marked: false, body: Body::Frames, bytes: &bytes };
+        self.came += 1;
+        self.stream.handle(self.now, packet).expect("well-formed");
+    }
+
+    fn run(&mut self, until: Duration) {
+        while self.now < until {
+            self.now += MILLISECOND / 4;
+            while let Some(&(at, number)) = self.on_wire.front()
+                && at <= self.now
+            {
+                self.on_wire.pop_front();
+                self.acknowledge(number, 0);
+            }
+            self.stream.handle_timeout(self.now);
+            self.send();
+        }
+    }
+
+    /// Writes for a while, until the window is open, and runs until all was acknowledged.
+    fn warm_up(&mut self) {
+        for _ in 0..200 {
+            self.stream.write(&[7; 100_000]);
+            self.run(self.now + MILLISECOND);
+        }
+        self.run(self.now + 10 * ROUND_TRIP);
+        let figures = self.stream.statistics();
+        assert_eq!(figures.unacknowledged, 0);
+        assert!(figures.congestion_window > 150_000, "{figures:?}");
+    }
+}
+
+#[test]
+fn the_round_trip_is_that_of_the_repetition_that_was_acknowledged() {
+    let mut sender = Sender::new();
+    sender.stream.write(&[7; 100]);
+    assert_eq!(sender.send(), 1);
+    sender.now = sender.stream.poll_timeout().expect("a probe");
+    sender.stream.handle_timeout(sender.now);
+    let repeated = sender.sent;
+    assert!(sender.send() > 0);
+    sender.now += ROUND_TRIP;
+    sender.acknowledge(repeated, 0);
+    let figures = sender.stream.statistics();
+    assert_eq!((figures.rtt, figures.min_rtt), (ROUND_TRIP, ROUND_TRIP));
+    // The packet itself comes late, and is older than what was acknowledged.
+    sender.now += 50 * ROUND_TRIP;
+    sender.acknowledge(0, 0);
+    assert_eq!(sender.stream.statistics().rtt, ROUND_TRIP);
+}
+
+#[test]
+fn losses_on_both_sides_of_an_idle_period_are_no_persistent_congestion() {
+    for control in [CongestionControl::Bbr, CongestionControl::Cubic] {
+        let mut sender = Sender::new();
+        sender.stream.set_congestion_control(control);
+        sender.warm_up();
+        let before = sender.stream.statistics();
+        for _ in 0..2 {
+            sender.lost = sender.sent..sender.sent + 2;
+            sender.stream.write(&[7; 20_000]);
+            sender.run(sender.now + Duration::from_secs(20));
+        }
+        let after = sender.stream.statistics();
+        assert_eq!((after.lost - before.lost, after.unacknowledged), (4, 0));
+        assert!(after.congestion_window > before.congestion_window / 3, "{before:?} {after:?}");
+    }
+}
+
+#[test]
+fn marks_that_are_counted_back_are_no_congestion() {
+    let mut sender = Sender::new();
+    sender.stream.set_congestion_control(CongestionControl::Cubic);
+    sender.stream.write(&[7; 8_000]);
+    assert!(sender.send() > 4);
+    sender.now += ROUND_TRIP;
+    sender.acknowledge(0, 5);
+    let figures = sender.stream.statistics();
+    assert_eq!((figures.congestion_events, figures.marked), (1, 5));
+    // A path that clears the marks from now on, and a peer that loses count.
+    for (number, marked) in [(1, 5), (2, 3), (3, 0)] {
+        sender.now += 2 * ROUND_TRIP;
+        sender.acknowledge(number, marked);
+    }
+    let figures = sender.stream.statistics();
+    assert_eq!((figures.congestion_events, figures.marked), (1, 5));
+}
+
+#[test]
+fn after_an_idle_period_no_more_than_a_burst_leaves_at_once() {
+    for control in [CongestionControl::Bbr, CongestionControl::Cubic] {
+        let mut sender = Sender::new();
+        sender.stream.set_congestion_control(control);
+        sender.warm_up();
+        sender.run(sender.now + Duration::from_secs(2));
+        assert!(sender.stream.write(&[7; 150_000]) > 100_000);
+        let burst = sender.send();
+        assert!((1..=recovery::MAX_BURST + 1).contains(&burst), "{control:?}: {burst}");
+        // The rest is paced, and does not wait for an acknowledgement.
+        sender.run(sender.now + ROUND_TRIP / 2);
+        assert!(sender.stream.statistics().in_flight > burst * 1200, "{control:?}");
+    }
+}
+
+#[test]
+fn a_timer_that_is_handled_late_is_not_due_again_at_once() {
+    let mut sender = Sender::new();
+    sender.stream.write(&[7; 12_000]);
+    let sent = sender.send();
+    assert!(sent >= 10);
+    sender.now += ROUND_TRIP;
+    // The last one only: the others are lost, the newest of them when time has told.
+    sender.acknowledge(sent - 1, 0);
+    assert!(sender.stream.poll_timeout().is_some_and(|due| due < Duration::from_secs(1)));
+    sender.now = Duration::from_secs(10);
+    sender.stream.handle_timeout(sender.now);
+    assert_eq!(sender.stream.statistics().lost, sent - 1);
+    assert!(sender.send() > 0, "they are repeated");
+    assert!(sender.stream.poll_timeout().is_none_or(|due| due > sender.now));
+}
+
+#[test]
+fn nothing_is_due_while_nothing_is_in_flight() {
+    let mut sender = Sender::new();
+    assert_eq!(sender.stream.poll_timeout(), None);
+    sender.warm_up();
+    assert_eq!(sender.stream.poll_timeout(), None);
+    let sent = sender.sent;
+    sender.now += Duration::from_secs(3600);
+    sender.stream.handle_timeout(sender.now);
+    assert_eq!((sender.send(), sender.sent), (0, sent));
+}
