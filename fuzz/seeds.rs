@@ -4,15 +4,20 @@
 use std::{fs, io};
 
 use ouroboros::{
+    FlowInfo,
     crypto::{Entropy, EphemeralSecret, Hash, KeyExchange, Suite},
     daemon::{
-        Failure,
-        control,
+        Failure, control,
         protocol::{Request, Response, TransportSpec},
+        security::{Authentication, FlowSecurity, NameDemands, NamePolicy},
+    },
+    proto::{
+        negotiation::{ClientSecurity, ServerSecurity},
+        protection::Profile,
     },
     wire::{
         Dialect, DirectoryHash, Eid, MacAddress, Name, PeerAddress, QosSpec,
-        extension::{Extensions, InvitationProof, Lane, ReliableParameters},
+        extension::{Delivery, Extensions, InvitationProof, Lane, ReliableParameters},
         management::Message,
         oap::Allocation,
     },
@@ -58,7 +63,7 @@ fn headers() -> Vec<(&'static str, Vec<u8>, usize)> {
         padding: Some(28),
         cookie: Some(b"a cookie"),
         lane: Some(lane),
-        reliable: Some(ReliableParameters::default()),
+        delivery: Some(Delivery::Reliable(ReliableParameters::default())),
         invitation: Some(InvitationProof { key: [8; 32], signature: [9; 64] }),
     };
     let (all, accepted) =
@@ -134,45 +139,80 @@ fn daemon() -> io::Result<()> {
     let text = str::to_owned;
     let suite = Suite::default();
     let dix = TransportSpec::EthDix { device: text("lo"), ethertype: Some(0xa000), hash: None };
-    let udp = TransportSpec::Udp { ip: "fe80::1%eth0".parse().expect("an address"), port: Some(3435) };
+    let udp =
+        TransportSpec::Udp { ip: "fe80::1%eth0".parse().expect("an address"), port: Some(3435) };
     let bootstrap =
         |transport| Request::BootstrapIpcp { name: text("n"), layer: text("l"), transport };
+    let flow: Name = "my_vpn".parse().expect("a name");
+    let demands = NameDemands::new(&flow, &ServerSecurity::encrypted()).expect("demands");
+    let policy = NamePolicy {
+        server: Some(Suite::default().into()),
+        client: None,
+        authentication: Authentication::Keys("/etc/ouroboros/my_vpn.clients".into()),
+        native: true,
+        key: Some("/etc/ouroboros/key".into()),
+        certificate: None,
+    };
+    let allocate = |security| Request::Allocate {
+        name: text("my_vpn"),
+        qos: QosSpec::DATA,
+        security,
+        timeout: 1000,
+        server: Some("server.example.org:3435".parse().expect("a host")),
+    };
+    let encrypted = FlowSecurity { asked: ClientSecurity::default(), manager_identity: true };
+    let program = Some(text("/bin/a"));
     let requests = [
         ("create", Request::CreateIpcp { name: text("n"), kind: text("udp") }),
         ("dix", bootstrap(dix)),
         ("udp", bootstrap(udp)),
+        ("destroy", Request::DestroyIpcp { name: text("n") }),
         ("register", Request::Register { name: text("my_vpn"), layer: text("l") }),
         ("program", Request::Program { path: text("/bin/a"), name: text("n"), bind: true }),
         ("process", Request::Process { pid: 17, name: text("n"), bind: false }),
-        ("accept", Request::Accept { name: Some(text("my_vpn")), program: None, demands: Vec::new() }),
+        ("accept", Request::Accept { name: Some(text("my_vpn")), program, demands: vec![demands] }),
+        ("take", Request::Take),
         ("list", Request::ListFlows),
+        ("key", Request::GenerateKey { force: true }),
+        ("configuration", Request::ShowConfiguration { from_file: true }),
+        ("clients", Request::ListClients { name: None, key: Some(text("o7s:aaaa")) }),
+        ("serve", Request::ServeClients { name: text("my_vpn") }),
+        ("rename", Request::RenameClient { name: None, client: text("a"), to: text("b") }),
+        (
+            "invite",
+            Request::InviteClient {
+                name: Some(text("my_vpn")),
+                client: text("alice"),
+                key: text("o7s:aaaa"),
+                until: 1_800_000_000,
+                prefixes: vec![text("10.0.0.8/32"), text("fd00::/64")],
+            },
+        ),
+        ("name", Request::CreateName { name: text("my_vpn"), policy: policy.clone() }),
+        ("change", Request::ChangeName { name: text("my_vpn"), policy }),
+        ("allocate", allocate(None)),
+        ("allocate-encrypted", allocate(Some(encrypted))),
     ];
     for (name, request) in requests {
         let json = serde_json::to_vec(&request)?;
         write("daemon", &format!("request-{name}"), &[&[0][..], &json].concat())?;
     }
-    // By hand: their fields are the library's own.
-    let name = r#"{"create-name":{"name":"my_vpn","server":{"suite":{"kex":"X25519","kdf":"sha256","cipher":"aes-256-gcm"}},"client":"none"}}"#;
-    write("daemon", "request-name", format!("\0{name}").as_bytes())?;
-    let qos = serde_json::to_string(&QosSpec::RAW)?;
-    let allocate =
-        format!(r#"{{"allocate":{{"name":"my_vpn","qos":{qos},"suite":null,"timeout":1000}}}}"#);
-    write("daemon", "request-allocate", format!("\0{allocate}").as_bytes())?;
     let peer = PeerAddress::Udp(([10, 0, 0, 1], 3435).into());
-    let peer_text = serde_json::to_string(&peer)?;
-    let names =
-        format!(r#"{{"kex":"{}","kdf":"{}","cipher":"{}"}}"#, suite.kex, suite.kdf, suite.cipher);
-    for (name, suite, keys) in [
-        ("plain", "null", text("null")),
-        ("old", &names, format!(r#"{{"native":false,"bytes":{:?}}}"#, [7; 32])),
-        ("native", &names, format!(r#"{{"native":true,"bytes":{:?}}}"#, [1; 66])),
+    let plain = FlowInfo::new(flow, peer, (Eid(7), Eid(70_000)), QosSpec::DATA);
+    let encrypted = |profile| plain.clone().encrypted(suite, profile, None);
+    for (name, info, keys) in [
+        ("plain", plain.clone(), None),
+        ("old", encrypted(Profile::Wire023), Some(vec![7; 32])),
+        ("native", encrypted(Profile::Native), Some(vec![1; 67])),
     ] {
-        let grant = format!(
-            r#"{{"flow":{{"name":"my_vpn","peer":{peer_text},"local":7,"remote":70000,"qos":{qos},"suite":{suite},"keys":{keys},"largest_frame":1468,"early":0,"path":"relay"}}}}"#
-        );
-        let Response::Flow(flow) = serde_json::from_str(&grant)? else { unreachable!() };
+        // By hand: its fields are the library's own.
+        let grant = serde_json::json!({
+            "flow": { "info": info, "keys": keys, "largest_frame": 1468, "early": 0, "path": "relay" }
+        });
+        let grant = serde_json::to_vec(&grant)?;
+        let Response::Flow(flow) = serde_json::from_slice(&grant)? else { unreachable!() };
         flow.open().expect("a grant that makes sense");
-        write("daemon", &format!("response-{name}"), format!("\x01{grant}").as_bytes())?;
+        write("daemon", &format!("response-{name}"), &[&[1][..], &grant].concat())?;
     }
     let refused = serde_json::to_vec(&Response::Error(Failure::other("no such name")))?;
     write("daemon", "response-error", &[&[1][..], &refused].concat())?;

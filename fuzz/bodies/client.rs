@@ -7,7 +7,7 @@ use std::time::Duration;
 use ouroboros::{
     crypto::{Cipher, Hash, KeyExchange, Suite, identity::IdentityKey},
     proto::{
-        endpoint::{
+        allocation::{
             Agreed, AllocationId, AllocationRequest, Allocator, ClientSecurity, Event, Identity,
             Limits, ProfilePolicy, ServerSecurity, Trust,
         },

@@ -3,8 +3,17 @@
 
 use std::net::IpAddr;
 
-use ouroboros::{daemon::protocol::TransportSpec, wire::Name};
-use ouroboros_cli::grammar::{Auth, Command, parse};
+use ouroboros::{
+    daemon::{
+        protocol::{TransportSpec, text_of_path},
+        security::{Authentication, NamePolicy},
+    },
+    wire::Name,
+};
+use ouroboros_cli::{
+    grammar::{Command, parse},
+    name_policy::AlgorithmFiles,
+};
 
 pub(crate) fn body(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -24,28 +33,11 @@ fn in_full(command: &Command) -> Vec<String> {
         Command::Bootstrap { name, layer, transport } => return bootstrap(name, layer, transport),
         Command::DestroyIpcp { name } => vec!["ipcp", "destroy", "name", name],
         Command::ListIpcps => vec!["ipcp", "list"],
-        Command::CreateName { name, security } | Command::ChangeName { name, security } => {
-            is_name(name);
-            let auth = security.auth.map(|auth| match auth {
-                Auth::None => "none",
-                Auth::Server => "server",
-                Auth::Both => "both",
-            });
-            let changes = matches!(command, Command::ChangeName { .. });
-            let mut words = vec!["name", if changes { "change" } else { "create" }, name];
-            for (keyword, value) in [
-                ("sencpath", security.server.as_deref()),
-                ("cencpath", security.client.as_deref()),
-                ("auth", auth),
-                ("clients", security.clients.as_deref()),
-                ("ca", security.ca.as_deref()),
-                ("key", security.key.as_deref()),
-                ("cert", security.certificate.as_deref()),
-            ] {
-                words.extend(value.into_iter().flat_map(|value| [keyword, value]));
-            }
-            words.extend(security.native.then_some("native"));
-            words
+        Command::CreateName { name, policy, algorithms } => {
+            return policy_in_full("create", name, policy, algorithms);
+        }
+        Command::ChangeName { name, policy, algorithms } => {
+            return policy_in_full("change", name, policy, algorithms);
         }
         Command::DestroyName { name } => vec!["name", "destroy", is_name(name)],
         Command::Register { name, layer } => {
@@ -73,7 +65,8 @@ fn in_full(command: &Command) -> Vec<String> {
             words.extend(folder.iter().flat_map(|folder| ["in".to_owned(), folder.clone()]));
             return words;
         }
-        Command::CheckConfiguration { file } => vec!["config", "check", file],
+        Command::CheckConfiguration { file: None } => vec!["config", "check"],
+        Command::CheckConfiguration { file: Some(file) } => vec!["config", "check", file],
         Command::DiffConfiguration { file } => vec!["config", "diff", file],
         Command::SaveConfiguration { file: None, .. } => vec!["config", "save"],
         Command::SaveConfiguration { file: Some(file), force: false } => {
@@ -88,7 +81,14 @@ fn in_full(command: &Command) -> Vec<String> {
         Command::ListNames => vec!["name", "list"],
         Command::ListFlows => vec!["flow", "list"],
         Command::Status => vec!["status"],
-        Command::ShowKey => vec!["key", "show"],
+        Command::ShowKey { name } => return key_in_full(&["show"], name.as_deref()),
+        Command::GenerateNextKey { name, force: false } => {
+            return key_in_full(&["generate", "next"], name.as_deref());
+        }
+        Command::GenerateNextKey { name, .. } => {
+            return key_in_full(&["generate", "next", "force"], name.as_deref());
+        }
+        Command::PromoteKey { name } => return key_in_full(&["promote"], name.as_deref()),
         Command::GenerateKey { force: false } => vec!["key", "generate"],
         Command::GenerateKey { force: true } => vec!["key", "generate", "force"],
         Command::Program { program, name, bind } => {
@@ -101,6 +101,41 @@ fn in_full(command: &Command) -> Vec<String> {
         }
     };
     words.into_iter().map(str::to_owned).collect()
+}
+
+fn key_in_full(words: &[&str], name: Option<&str>) -> Vec<String> {
+    let name = name.map(|name| ["of", is_name(name)]);
+    let words = ["key"].iter().chain(words).chain(name.iter().flatten());
+    words.map(|word| (*word).to_owned()).collect()
+}
+
+fn policy_in_full(
+    verb: &str,
+    name: &str,
+    policy: &NamePolicy,
+    files: &AlgorithmFiles,
+) -> Vec<String> {
+    let (auth, clients, ca) = match &policy.authentication {
+        Authentication::Offered => (None, None, None),
+        Authentication::None => (Some("none"), None, None),
+        Authentication::Server(ca) => (Some("server"), None, ca.as_ref()),
+        Authentication::Keys(file) => (Some("both"), Some(file), None),
+        Authentication::Authorities(ca) => (Some("both"), None, ca.as_ref()),
+    };
+    let mut words = ["name", verb, is_name(name)].map(str::to_owned).to_vec();
+    words.extend(auth.iter().flat_map(|word| ["auth", word]).map(str::to_owned));
+    for (keyword, path) in [
+        ("sencpath", files.server.as_ref()),
+        ("cencpath", files.client.as_ref()),
+        ("clients", clients),
+        ("ca", ca),
+        ("key", policy.key.as_ref()),
+        ("cert", policy.certificate.as_ref()),
+    ] {
+        words.extend(path.into_iter().flat_map(|path| [keyword.to_owned(), text_of_path(path)]));
+    }
+    words.extend(policy.native.then(|| "native".to_owned()));
+    words
 }
 
 fn verb(bind: bool) -> &'static str {

@@ -52,7 +52,7 @@ pub(crate) fn body(data: &[u8]) {
             }
             5 => written += u32::from(frct.write(now, &[2; 3]).is_ok()),
             6 => now += Duration::from_millis(1 << (input.byte() & 15)),
-            _ if choice & 8 != 0 => frct.close(),
+            _ if choice & 8 != 0 => frct.close(now),
             _ => frct.handle_timeout(now),
         }
         frct.handle_timeout(now);

@@ -28,7 +28,7 @@ pub(crate) fn body(data: &[u8]) {
     let mut now = Duration::ZERO;
     let mut stream = Stream::new(now, config);
     if first & 8 != 0 {
-        stream.set_congestion_control(CongestionControl::Bbr);
+        stream.set_congestion_control(CongestionControl::Cubic);
     }
     let (mut theirs, mut ours, mut read, mut written) = (0, 0, 0u64, 0u64);
     // Nothing came but what is known.
