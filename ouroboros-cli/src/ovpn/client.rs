@@ -218,10 +218,10 @@ async fn remember_next_key(info: &FlowInfo, next: Option<Fingerprint>) {
                 "The server announces its next key: {next} is taken for it, too, from now on."
             );
         }
-        (Ok(_), None) => {}
-        (Err(error), _) => {
+        (Err(error), Some(_)) => {
             tell!(subject, "Warning: the server's next key is not kept: {error}.");
         }
+        (_, None) => {}
     }
 }
 
