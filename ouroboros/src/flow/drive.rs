@@ -279,6 +279,8 @@ impl Shared {
         self.shrunk.store(milliseconds(), Relaxed);
         inbox.packets.shrink();
         inbox.opened = Vec::new();
+        inbox.opening.opener.rest();
+        inbox.opening.early.shrink_to_fit();
         self.account(inbox.packets.size());
         drop(inbox);
         lock(order).shrink();

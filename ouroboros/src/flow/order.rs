@@ -115,6 +115,7 @@ impl Order {
 
     /// Gives back memory that an idle flow has no use for.
     pub(super) fn shrink(&mut self) {
+        self.sealer.rest();
         if let Protocol::Reliable(reliable) = &mut self.protocol {
             reliable.shrink();
         }

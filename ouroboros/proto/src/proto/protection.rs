@@ -299,6 +299,13 @@ impl Sealer {
         }
     }
 
+    /// Gives back memory that an idle flow has no use for.
+    pub fn rest(&mut self) {
+        if let SealerKind::Native(sealer) = &mut self.kind {
+            sealer.rest();
+        }
+    }
+
     /// Returns `true` if the session of a native flow should be polled now; once.
     pub fn wants_attention(&self) -> bool {
         matches!(&self.kind, SealerKind::Native(sealer) if sealer.wants_attention())
@@ -410,6 +417,13 @@ impl Opener {
             OpenerKind::Wire023(_) => return None,
         };
         Some(Self { kind, checks_errors: self.checks_errors })
+    }
+
+    /// Gives back memory that an idle flow has no use for.
+    pub fn rest(&mut self) {
+        if let OpenerKind::Native(opener) = &mut self.kind {
+            opener.rest();
+        }
     }
 
     /// Returns `true` if the session of a native flow should be polled now; once.

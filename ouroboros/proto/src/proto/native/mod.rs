@@ -137,6 +137,12 @@ impl Channel {
         self.keys.capabilities()
     }
 
+    /// Lets go of the ciphers: they are made again of their keys for the next packet.
+    fn rest(&self) {
+        self.sending.rest();
+        self.receiving.rest();
+    }
+
     /// A sealer, for one thread.
     pub fn sealer(&self) -> Sealer {
         Sealer::new(self.sending.clone())

@@ -4,7 +4,8 @@
 use std::sync::{Arc, Weak};
 
 use super::{
-    Content, EPOCHS, HEAD, HEADER, KIND, KeyLimits, TAIL, associated, nonce, schedule::ReceiveKey,
+    Content, EPOCHS, HEAD, HEADER, KIND, KeyLimits, TAIL, associated, nonce,
+    schedule::{DirectionCipher, ReceiveKey},
     window::ReplayWindow,
 };
 use crate::{
@@ -20,12 +21,50 @@ use crate::{
     wire::Eid,
 };
 
-/// A key with what is to be known of its use.
+/// A cipher with what is to be known of its use.
 struct Current {
-    key: ReceiveKey,
+    cipher: DirectionCipher,
     /// Whether data may come under it.
     data: bool,
     failures: AtomicU64,
+}
+
+/// A key that packets may come under, and its cipher while it is in use.
+struct Held {
+    key: ReceiveKey,
+    data: bool,
+    /// Failures of ciphers that were let go of.
+    failures: u64,
+    current: Option<Arc<Current>>,
+}
+
+impl Held {
+    fn new(key: ReceiveKey, data: bool) -> Self {
+        Self { key, data, failures: 0, current: None }
+    }
+
+    fn failures(&self) -> u64 {
+        self.current.as_ref().map_or(self.failures, |current| current.failures.load(Relaxed))
+    }
+
+    /// Lets go of the cipher, unless a packet is being opened.
+    fn rest(&mut self) {
+        self.current = self.current.take().and_then(|current| match Arc::try_unwrap(current) {
+            Ok(current) => {
+                self.failures = current.failures.into_inner();
+                None
+            }
+            Err(current) => Some(current),
+        });
+    }
+
+    fn current(&mut self) -> &Arc<Current> {
+        let Self { key, data, failures, current } = self;
+        current.get_or_insert_with(|| {
+            let (cipher, failures) = (key.cipher(), AtomicU64::new(*failures));
+            Arc::new(Current { cipher, data: *data, failures })
+        })
+    }
 }
 
 /// The state that the openers of a flow share.
@@ -35,12 +74,15 @@ pub(super) struct Receiving {
     /// Changes with `keys`, so that a look at it is enough to know.
     version: AtomicU64,
     /// Oldest first; as many as epochs overlap.
-    keys: Mutex<Vec<Arc<Current>>>,
+    keys: Mutex<Vec<Held>>,
     window: Mutex<ReplayWindow>,
     /// The window's newest number.
     newest: AtomicU64,
     attention: AtomicBool,
 }
+
+/// No version of the keys.
+const UNKNOWN: u64 = u64::MAX;
 
 /// Keys by the low bits of their epoch. They are not kept alive: an opener that
 /// is not used would keep those of epochs that are over.
@@ -48,12 +90,11 @@ type Keys = [Weak<Current>; EPOCHS as usize + 1];
 
 impl Receiving {
     pub(super) fn new(receiver: Eid, key: ReceiveKey, data: bool, limits: KeyLimits) -> Self {
-        let first = Current { key, data, failures: AtomicU64::new(0) };
         Self {
             receiver,
             limits,
             version: AtomicU64::new(0),
-            keys: Mutex::new(vec![Arc::new(first)]),
+            keys: Mutex::new(vec![Held::new(key, data)]),
             window: Mutex::new(ReplayWindow::new()),
             newest: AtomicU64::new(0),
             attention: AtomicBool::new(false),
@@ -62,17 +103,24 @@ impl Receiving {
 
     /// Installs the peer's next key: packets sealed with it can be opened from now on.
     pub(super) fn install(&self, key: ReceiveKey) {
-        let current = Arc::new(Current { key, data: true, failures: AtomicU64::new(0) });
-        self.change(|keys| keys.push(current));
+        self.change(|keys| keys.push(Held::new(key, true)));
     }
 
     /// Removes the keys before epoch `oldest`: packets sealed with them can be opened no
     /// longer.
     pub(super) fn retire(&self, oldest: u64) {
-        self.change(|keys| keys.retain(|current| current.key.epoch() >= oldest));
+        self.change(|keys| keys.retain(|held| held.key.epoch() >= oldest));
     }
 
-    fn change(&self, change: impl FnOnce(&mut Vec<Arc<Current>>)) {
+    /// Lets go of the ciphers, until the next packet comes.
+    pub(super) fn rest(&self) {
+        self.change(|keys| {
+            keys.iter_mut().for_each(Held::rest);
+            keys.shrink_to_fit();
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Vec<Held>)) {
         let mut keys = lock(&self.keys);
         change(&mut keys);
         self.version.fetch_add(1, Release);
@@ -81,7 +129,7 @@ impl Receiving {
     /// Returns `true` if so many frames did not open that the next key is due.
     pub(super) fn is_due(&self) -> bool {
         let keys = lock(&self.keys);
-        keys.iter().any(|key| key.failures.load(Relaxed) >= self.limits.failures / 2)
+        keys.iter().any(|held| held.failures() >= self.limits.failures / 2)
     }
 
     /// The newest packet's number, and how many packets were opened.
@@ -96,10 +144,11 @@ impl Receiving {
     }
 
     fn keys(&self) -> (u64, Keys) {
-        let known = lock(&self.keys);
+        let mut known = lock(&self.keys);
         let mut keys = Keys::default();
-        for current in known.iter() {
-            keys[usize::from(current.key.epoch() as u8 & EPOCHS)] = Arc::downgrade(current);
+        for held in known.iter_mut() {
+            let place = usize::from(held.key.epoch() as u8 & EPOCHS);
+            keys[place] = Arc::downgrade(held.current());
         }
         (self.version.load(Relaxed), keys)
     }
@@ -136,7 +185,7 @@ pub struct Opener {
 
 impl Opener {
     pub(super) fn new(shared: Arc<Receiving>) -> Self {
-        let (version, keys) = shared.keys();
+        let (version, keys) = (UNKNOWN, Keys::default());
         Self { shared, version, keys, held: None, newest: 0, elsewhere: 0 }
     }
 
@@ -144,6 +193,11 @@ impl Opener {
     #[must_use]
     pub fn another(&self) -> Self {
         Self::new(self.shared.clone())
+    }
+
+    /// Forgets the keys until the next packet: they are not kept alive, but their memory is.
+    pub(in crate::proto) fn rest(&mut self) {
+        (self.version, self.keys) = (UNKNOWN, Keys::default());
     }
 
     /// Opens `frame` in place.
@@ -231,7 +285,7 @@ impl Opener {
             return Err(OpenError::NotAuthentic);
         }
         let low_epoch = header[0] & EPOCHS;
-        let same = |current: &Arc<Current>| current.key.epoch() as u8 & EPOCHS == low_epoch;
+        let same = |current: &Arc<Current>| current.cipher.epoch() as u8 & EPOCHS == low_epoch;
         if !self.held.as_ref().is_some_and(same) {
             self.held = self.keys[usize::from(low_epoch)].upgrade();
         }
@@ -242,9 +296,9 @@ impl Opener {
             .ok_or(OpenError::NotAuthentic)?;
         let low = u32::from_be_bytes([header[1], header[2], header[3], header[4]]);
         let number = whole_number(self.newest, low);
-        let nonce = nonce(current.key.iv(), number);
+        let nonce = nonce(current.cipher.iv(), number);
         let associated = associated(self.shared.receiver, header);
-        if current.key.aead().open_in_place(&nonce, &associated, sealed, tag).is_err() {
+        if current.cipher.aead().open_in_place(&nonce, &associated, sealed, tag).is_err() {
             self.shared.failed(current);
             return Err(OpenError::NotAuthentic);
         }
@@ -252,7 +306,7 @@ impl Opener {
         if content != Content::Control && !current.data {
             return Err(OpenError::UnknownContent);
         }
-        let epoch = current.key.epoch();
+        let epoch = current.cipher.epoch();
         Ok(Opened { index, content, body: HEAD..size - TAIL, epoch, leads: false, number })
     }
 

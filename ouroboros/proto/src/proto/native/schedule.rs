@@ -116,37 +116,56 @@ impl std::fmt::Debug for NativeKeys {
     }
 }
 
-/// One direction's cipher in one epoch.
+/// One direction's key in one epoch.
 struct Direction {
+    epoch: u64,
+    key: Zeroizing<[u8; 32]>,
+    iv: Zeroizing<[u8; NONCE]>,
+    with: (Cipher, AeadBackend),
+}
+
+impl Direction {
+    fn new(secret: &Secret, epoch: u64, labels: [&[u8]; 2], with: (Cipher, AeadBackend)) -> Self {
+        Self { epoch, key: secret.expand(labels[0]), iv: secret.expand(labels[1]), with }
+    }
+}
+
+/// The cipher of a direction in one epoch, which takes ten times its key's memory.
+pub(super) struct DirectionCipher {
     epoch: u64,
     aead: Box<dyn Aead>,
     iv: Zeroizing<[u8; NONCE]>,
 }
 
-impl Direction {
-    fn new(secret: &Secret, epoch: u64, labels: [&[u8]; 2], with: (Cipher, AeadBackend)) -> Self {
-        let (cipher, backend) = with;
-        let aead = backend.with_key(cipher, &secret.expand(labels[0]));
-        Self { epoch, aead, iv: secret.expand(labels[1]) }
+impl DirectionCipher {
+    fn new(key: &Direction) -> Self {
+        let (cipher, backend) = key.with;
+        let aead = backend.with_key(cipher, &key.key);
+        Self { epoch: key.epoch, aead, iv: key.iv.clone() }
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    pub(super) fn aead(&self) -> &dyn Aead {
+        &*self.aead
+    }
+
+    pub(super) fn iv(&self) -> &[u8; NONCE] {
+        &self.iv
     }
 }
 
 macro_rules! direction {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        pub(super) struct $name(Direction);
+        pub(super) struct $name(Box<Direction>);
 
         impl $name {
-            pub(super) fn epoch(&self) -> u64 {
-                self.0.epoch
-            }
-
-            pub(super) fn aead(&self) -> &dyn Aead {
-                &*self.0.aead
-            }
-
-            pub(super) fn iv(&self) -> &[u8; NONCE] {
-                &self.0.iv
+            /// Its cipher: made for the first packet, and again after a rest.
+            pub(super) fn cipher(&self) -> DirectionCipher {
+                DirectionCipher::new(&self.0)
             }
         }
     };
@@ -160,6 +179,12 @@ direction!(
     /// The key that this end opens with in one epoch.
     ReceiveKey
 );
+
+impl ReceiveKey {
+    pub(super) fn epoch(&self) -> u64 {
+        self.0.epoch
+    }
+}
 
 /// An epoch, as far as the next one needs it.
 pub(super) struct Epoch {
@@ -197,8 +222,8 @@ impl Epoch {
         backend: AeadBackend,
     ) -> (Self, SendKey, ReceiveKey) {
         let with = (keys.suite.cipher, backend);
-        let client = Direction::new(secret, number, [CLIENT_KEY, CLIENT_IV], with);
-        let server = Direction::new(secret, number, [SERVER_KEY, SERVER_IV], with);
+        let client = Box::new(Direction::new(secret, number, [CLIENT_KEY, CLIENT_IV], with));
+        let server = Box::new(Direction::new(secret, number, [SERVER_KEY, SERVER_IV], with));
         let epoch = Self { number, next: secret.expand(NEXT) };
         match keys.role {
             Role::Client => (epoch, SendKey(client), ReceiveKey(server)),

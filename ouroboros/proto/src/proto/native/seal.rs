@@ -7,7 +7,8 @@ use std::{
 };
 
 use super::{
-    Content, EPOCHS, HEAD, HEADER, KIND, KeyLimits, TAIL, associated, nonce, schedule::SendKey,
+    Content, EPOCHS, HEAD, HEADER, KIND, KeyLimits, TAIL, associated, nonce,
+    schedule::{DirectionCipher, SendKey},
 };
 use crate::{
     sync::shared::{
@@ -34,9 +35,9 @@ pub enum SealError {
     Exhausted,
 }
 
-/// A key with the last packet numbers that it may be used for.
-struct Current {
-    key: SendKey,
+/// The last packet numbers that a key may be used for.
+#[derive(Clone, Copy)]
+struct Bounds {
     /// From here on the next key is due.
     due: u64,
     /// From here on no data, then nothing is sealed.
@@ -44,10 +45,15 @@ struct Current {
     end: u64,
 }
 
-impl Current {
-    fn new(key: SendKey, from: u64, limits: KeyLimits) -> Self {
-        Self { key, due: from + limits.due, data_end: from + limits.data, end: from + limits.all }
+impl Bounds {
+    fn new(from: u64, limits: KeyLimits) -> Self {
+        Self { due: from + limits.due, data_end: from + limits.data, end: from + limits.all }
     }
+}
+
+struct Current {
+    cipher: DirectionCipher,
+    bounds: Bounds,
 }
 
 /// The state that the sealers of a flow share.
@@ -63,8 +69,11 @@ pub(super) struct Sending {
 }
 
 struct State {
-    current: Arc<Current>,
+    key: SendKey,
+    bounds: Bounds,
     data: bool,
+    /// While the key is in use.
+    current: Option<Arc<Current>>,
 }
 
 impl Sending {
@@ -76,7 +85,7 @@ impl Sending {
         limits: KeyLimits,
         first: u64,
     ) -> Self {
-        let state = State { current: Arc::new(Current::new(key, 0, limits)), data };
+        let state = State { key, bounds: Bounds::new(0, limits), data, current: None };
         Self {
             receiver,
             next: AtomicU64::new(first),
@@ -89,8 +98,13 @@ impl Sending {
 
     /// Installs `key` for all that is sealed from now on.
     pub(super) fn install(&self, key: SendKey) {
-        let current = Arc::new(Current::new(key, self.next.load(Relaxed), self.limits));
-        self.change(|state| state.current = current);
+        let bounds = Bounds::new(self.next.load(Relaxed), self.limits);
+        self.change(|state| (state.key, state.bounds, state.current) = (key, bounds, None));
+    }
+
+    /// Lets go of the cipher, until the next packet leaves.
+    pub(super) fn rest(&self) {
+        self.change(|state| state.current = None);
     }
 
     /// Whether data may be sealed.
@@ -106,7 +120,7 @@ impl Sending {
 
     /// Returns `true` if the number of packets makes the next key due.
     pub(super) fn is_due(&self) -> bool {
-        self.next.load(Relaxed) >= lock(&self.state).current.due
+        self.next.load(Relaxed) >= lock(&self.state).bounds.due
     }
 
     /// The number of the packet that is sealed next: so many were sealed before it.
@@ -121,9 +135,12 @@ impl Sending {
     }
 
     fn known(&self) -> Known {
-        let state = lock(&self.state);
-        let (version, data) = (self.version.load(Relaxed), state.data);
-        Known { version, current: Arc::downgrade(&state.current), data }
+        let mut state = lock(&self.state);
+        let State { key, bounds, data, current } = &mut *state;
+        let current = current
+            .get_or_insert_with(|| Arc::new(Current { cipher: key.cipher(), bounds: *bounds }));
+        let version = self.version.load(Relaxed);
+        Known { version, current: Arc::downgrade(current), data: *data }
     }
 }
 
@@ -135,6 +152,13 @@ struct Known {
     data: bool,
 }
 
+impl Known {
+    /// No key, and no version of the state.
+    fn nothing() -> Self {
+        Self { version: u64::MAX, current: Weak::new(), data: false }
+    }
+}
+
 /// Seals packets, for one thread.
 pub struct Sealer {
     shared: Arc<Sending>,
@@ -143,8 +167,12 @@ pub struct Sealer {
 
 impl Sealer {
     pub(super) fn new(shared: Arc<Sending>) -> Self {
-        let known = shared.known();
-        Self { shared, known }
+        Self { shared, known: Known::nothing() }
+    }
+
+    /// Forgets the key until the next packet: it is not kept alive, but its memory is.
+    pub(in crate::proto) fn rest(&mut self) {
+        self.known = Known::nothing();
     }
 
     /// A sealer of the same flow, for another thread.
@@ -174,7 +202,8 @@ impl Sealer {
         if data && !self.known.data {
             return Err(SealError::Paused);
         }
-        let end = if data { current.data_end } else { current.end };
+        let bounds = current.bounds;
+        let end = if data { bounds.data_end } else { bounds.end };
         let first = shared
             .next
             .fetch_update(Relaxed, Relaxed, |next| {
@@ -184,7 +213,7 @@ impl Sealer {
                 shared.attention.store(true, Relaxed);
                 SealError::Exhausted
             })?;
-        if first < current.due && first + count >= current.due {
+        if first < bounds.due && first + count >= bounds.due {
             shared.attention.store(true, Relaxed);
         }
         Ok(Reserved { current, shared, numbers: first..first + count, data })
@@ -222,13 +251,13 @@ impl Reserved<'_> {
         let number = self.numbers.next().expect("a number was reserved for the packet");
         let (header, rest) = frame.split_first_chunk_mut::<HEADER>().expect("room for the header");
         let (sealed, tag) = rest.split_last_chunk_mut::<TAIL>().expect("room for the tag");
-        let key = &self.current.key;
-        header[0] = KIND | key.epoch() as u8 & EPOCHS;
+        let cipher = &self.current.cipher;
+        header[0] = KIND | cipher.epoch() as u8 & EPOCHS;
         header[1..].copy_from_slice(&(number as u32).to_be_bytes());
         sealed[HEAD - HEADER - 1] = content.id();
-        let nonce = nonce(key.iv(), number);
+        let nonce = nonce(cipher.iv(), number);
         let associated = associated(self.shared.receiver, header);
-        *tag = key.aead().seal_in_place(&nonce, &associated, sealed);
+        *tag = cipher.aead().seal_in_place(&nonce, &associated, sealed);
     }
 }
 

@@ -68,6 +68,36 @@ fn what_one_end_seals_the_other_opens_once_and_nobody_else() {
 }
 
 #[test]
+fn a_flow_that_rested_goes_on_and_forgets_nothing() {
+    let limits = KeyLimits { data: 3, failures: 2, ..KeyLimits::default() };
+    let (client, server) = pair_with(Capabilities::NONE, limits);
+    let (mut seal, mut open) = (client.sealer(), server.opener());
+    let first = sealed(&mut seal, Content::Packet, b"before");
+    assert!(opened(&mut open, &first).is_ok());
+    let mut forged = first.clone();
+    forged[HEAD] ^= 1;
+    for rests_too in [false, true] {
+        client.rest();
+        server.rest();
+        if rests_too {
+            seal.rest();
+            open.rest();
+        }
+        assert_eq!(opened(&mut open, &first), Err(OpenError::Replayed));
+        let next = sealed(&mut seal, Content::Packet, b"after");
+        assert_ne!(next[1..HEADER], first[1..HEADER], "another number");
+        assert!(opened(&mut open, &next).is_ok());
+        assert_eq!(opened(&mut open, &forged), Err(OpenError::NotAuthentic));
+    }
+    client.rest();
+    server.rest();
+    assert!(seal.reserve(1, true).is_err(), "the key has sealed as much as it may");
+    let control = sealed(&mut seal, Content::Control, b"ping");
+    let opened = opened(&mut open, &control);
+    assert_eq!(opened, Err(OpenError::NotAuthentic), "too much did not open under the key");
+}
+
+#[test]
 fn what_comes_from_elsewhere_takes_nothing_from_what_comes_along_the_path() {
     let (client, server) = pair();
     let (mut seal, mut open, mut elsewhere) = (client.sealer(), server.opener(), server.opener());
@@ -209,8 +239,9 @@ fn contents_that_nobody_knows_are_dropped_and_do_no_harm() {
     for content in [3].into_iter().chain(7..=u8::MAX) {
         let header = [KIND, 0, 0, 0, content];
         let mut sealed = [&[content][..], b"whatever"].concat();
-        let nonce = nonce(key.iv(), content.into());
-        let tag = key.aead().seal_in_place(&nonce, &associated(SERVER, &header), &mut sealed);
+        let cipher = key.cipher();
+        let nonce = nonce(cipher.iv(), content.into());
+        let tag = cipher.aead().seal_in_place(&nonce, &associated(SERVER, &header), &mut sealed);
         let frame = [&header[..], &sealed, &tag].concat();
         assert_eq!(opened(&mut open, &frame), Err(OpenError::UnknownContent));
     }

@@ -485,6 +485,8 @@ impl Session {
         self.queue.shrink_to_fit();
         self.events.shrink_to_fit();
         self.retiring.shrink_to_fit();
+        self.sealer.rest();
+        self.channel.rest();
     }
 
     /// Returns how much is kept for the peer: keys that open packets, and control messages that
