@@ -14,7 +14,7 @@ use ouroboros::{
             Channel, Content, HEAD, KeyLimits, NativeKeys, Opened, Opener, SealError, Sealer,
             Session, SessionConfig, TAIL, Transmit,
         },
-        protection::{FlowKeys, OpenError},
+        protection::{FlowKeys, OpenError, Profile},
     },
     wire::{
         Dialect, DirectoryHash, Eid, PeerAddress, QosSpec,
@@ -212,14 +212,37 @@ pub(crate) fn pair(
     limits: KeyLimits,
     config: SessionConfig,
 ) -> [End; 2] {
+    let keys = native_keys(random, client);
+    ends(random, keys, limits, config)
+}
+
+/// The keys of a flow that was allocated: the client's and the server's.
+pub(crate) fn native_keys(random: &mut Random, client: ClientSecurity) -> [NativeKeys; 2] {
     let server = ServerSecurity { capabilities: client.capabilities, ..ServerSecurity::default() };
     let allocated =
         allocate(random, Some(client), server, <[u8]>::to_vec, |_, reply| reply.to_vec());
-    let (Some(FlowKeys::Native(client)), Some(Some(FlowKeys::Native(server)))) =
-        (allocated.client, allocated.server)
-    else {
-        panic!("both ends have native keys")
-    };
+    match (allocated.client, allocated.server) {
+        (Some(FlowKeys::Native(client)), Some(Some(FlowKeys::Native(server)))) => [client, server],
+        _ => panic!("both ends have native keys"),
+    }
+}
+
+/// The keys as another process gets them: without what was kept of the headers' agreement.
+pub(crate) fn through_bytes(keys: NativeKeys) -> NativeKeys {
+    let (suite, bytes) = (keys.suite(), FlowKeys::Native(keys).into_bytes());
+    match FlowKeys::from_bytes(Profile::Native, suite, &bytes) {
+        Some(FlowKeys::Native(keys)) => keys,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The ends of a flow with these keys.
+pub(crate) fn ends(
+    random: &mut Random,
+    [client, server]: [NativeKeys; 2],
+    limits: KeyLimits,
+    config: SessionConfig,
+) -> [End; 2] {
     let now = Duration::ZERO;
     [
         End::new(now, random, client, (CLIENT_EID, SERVER_EID), limits, config),

@@ -11,7 +11,7 @@ use ouroboros::{
     wire::PeerAddress,
 };
 
-use crate::harness::{End, Random, at, exchange, pair, suite};
+use crate::harness::{End, Random, at, ends, exchange, native_keys, pair, suite, through_bytes};
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -143,6 +143,25 @@ fn a_hybrid_exchange_that_did_not_fit_comes_before_data() {
         assert!(end.seal(Duration::ZERO, b"data").is_ok());
         let (keys, _) = end.session.held();
         assert_eq!(keys, 1, "nothing opens what was sealed before the exchange");
+    }
+}
+
+#[test]
+fn the_hybrid_is_agreed_whichever_end_has_kept_what_the_headers_agreed() {
+    let random = &mut Random::new(22);
+    let mut security = suite(KeyExchange::X25519);
+    security.capabilities = Capabilities::HYBRID_FIRST;
+    for keeps in [[true, true], [true, false], [false, true], [false, false]] {
+        let [client, server] = native_keys(random, security.clone());
+        let of = |keys, keeps| if keeps { keys } else { through_bytes(keys) };
+        let keys = [of(client, keeps[0]), of(server, keeps[1])];
+        let mut ends = ends(random, keys, KeyLimits::default(), SessionConfig::default());
+        exchange(&mut ends, random, Duration::ZERO);
+        let [client, server] = &mut ends;
+        let sealed = client.seal(Duration::ZERO, b"data").expect("a key");
+        let opened = server.take(Duration::ZERO, random, &sealed, None);
+        assert_eq!(opened, Ok(Some(b"data".to_vec())), "{keeps:?}");
+        assert_eq!([client.session.epoch(), server.session.epoch()], [1, 1]);
     }
 }
 

@@ -19,7 +19,7 @@ use ouroboros::{
 };
 use serde_json::Value;
 
-use crate::harness::at;
+use crate::harness::{at, through_bytes};
 
 /// Gives out bytes that were set, and complains when there are none.
 struct Script(VecDeque<u8>);
@@ -92,8 +92,10 @@ fn allocated(flow: &Value) -> Ends {
     assert!(reply.len() <= offer.header.len(), "no more goes back than came");
     let server = agreed.expect("encrypted").keys;
     let client = offer.check(&reply, &name, timestamp).expect("accepted").expect("encrypted").keys;
+    // All parts of the exchange are fresh in the vectors, as where another process has the keys.
     match (client, server) {
         (FlowKeys::Native(client), FlowKeys::Native(server)) => {
+            let (client, server) = (through_bytes(client), through_bytes(server));
             let eid = |field| Eid(number(flow, field) as u32);
             Ends { client, server, eids: (eid("client_eid"), eid("server_eid")) }
         }

@@ -7,12 +7,14 @@
 //! (`proto::negotiation`).
 
 mod hybrid;
+mod kept;
 
 use p256::pkcs8::{DecodePublicKey, EncodePublicKey};
 use serde::{Deserialize, Serialize};
 use x25519_dalek::StaticSecret;
 use zeroize::Zeroizing;
 
+pub use self::kept::KeptX25519;
 use super::{Entropy, FlowKey, Hash, KeyExchange, schedule};
 
 /// DER of an X25519 SubjectPublicKeyInfo up to its 32 key bytes (WIRE.md,
@@ -135,6 +137,14 @@ impl EphemeralSecret {
         }
     }
 
+    /// A fresh secret of the hybrid, whose X25519 half is the one that was kept: of the same
+    /// flow, and towards the same peer.
+    #[must_use]
+    pub fn generate_beside(kept: KeptX25519, entropy: &mut dyn Entropy) -> Self {
+        let (secret, public_key) = hybrid::Secret::generate_beside(kept, entropy);
+        Self { secret: Secret::X25519MlKem768(Box::new(secret)), public_key }
+    }
+
     /// A secret from its bytes, for test vectors: 32 bytes of scalar; for the
     /// hybrid 64 of ML-KEM seed (FIPS 203: d, z) and 32 of X25519 scalar.
     /// `None` if their number is another, or they are no scalar of the curve.
@@ -200,18 +210,32 @@ impl EphemeralSecret {
             Secret::P384(secret) => agree_on_curve!(p384, secret, P384_PREFIX, P384_SIZE),
             Secret::P521(secret) => agree_on_curve!(p521, secret, P521_PREFIX, P521_SIZE),
             Secret::X25519(secret) => {
-                let key = answer
-                    .strip_prefix(&X25519_PREFIX)
-                    .and_then(|key| key.try_into().ok())
-                    .ok_or(KeyExchangeError::Malformed)?;
-                let shared = x25519(secret, key)?;
-                Ok(schedule::agreed_key(kdf, shared.as_bytes(), &self.public_key, answer))
+                let kept = KeptX25519::agree(secret, &self.public_key, answer)?;
+                Ok(schedule::agreed_key(kdf, kept.shared(), &self.public_key, answer))
             }
             Secret::X25519MlKem768(secret) => {
                 let shared = secret.decapsulate(answer)?;
                 Ok(schedule::encapsulated_key(kdf, shared.as_slice(), &self.public_key))
             }
         }
+    }
+
+    /// Like [`agree`](Self::agree), and keeps the agreement, if it is one of X25519.
+    ///
+    /// # Errors
+    ///
+    /// As [`agree`](Self::agree).
+    pub fn agree_and_keep(
+        &self,
+        answer: &[u8],
+        kdf: Hash,
+    ) -> Result<(FlowKey, Option<KeptX25519>), KeyExchangeError> {
+        let Secret::X25519(secret) = &self.secret else {
+            return Ok((self.agree(answer, kdf)?, None));
+        };
+        let kept = KeptX25519::agree(secret, &self.public_key, answer)?;
+        let key = schedule::agreed_key(kdf, kept.shared(), &self.public_key, answer);
+        Ok((key, Some(kept)))
     }
 }
 
@@ -228,12 +252,47 @@ pub fn answer(
     entropy: &mut dyn Entropy,
 ) -> Result<(Vec<u8>, FlowKey), KeyExchangeError> {
     if kex == KeyExchange::X25519MlKem768 {
-        let (ciphertext, shared) = hybrid::encapsulate(key, entropy)?;
-        return Ok((ciphertext, schedule::encapsulated_key(kdf, shared.as_slice(), key)));
+        return answer_hybrid(None, key, kdf, entropy);
     }
     let secret = EphemeralSecret::generate(kex, entropy);
     let agreed = secret.agree(key, kdf)?;
     Ok((secret.public_key, agreed))
+}
+
+/// Like [`answer`], and keeps the agreement, if it is one of X25519.
+///
+/// # Errors
+///
+/// As [`answer`].
+pub fn answer_and_keep(
+    kex: KeyExchange,
+    key: &[u8],
+    kdf: Hash,
+    entropy: &mut dyn Entropy,
+) -> Result<(Vec<u8>, FlowKey, Option<KeptX25519>), KeyExchangeError> {
+    if kex != KeyExchange::X25519 {
+        let (answer, agreed) = answer(kex, key, kdf, entropy)?;
+        return Ok((answer, agreed, None));
+    }
+    let secret = EphemeralSecret::generate(kex, entropy);
+    let (agreed, kept) = secret.agree_and_keep(key, kdf)?;
+    Ok((secret.public_key, agreed, kept))
+}
+
+/// Like [`answer`] for the hybrid, with the X25519 agreement that was `kept` where the peer's
+/// key has the same X25519 half as then.
+///
+/// # Errors
+///
+/// As [`answer`].
+pub fn answer_hybrid(
+    kept: Option<&KeptX25519>,
+    key: &[u8],
+    kdf: Hash,
+    entropy: &mut dyn Entropy,
+) -> Result<(Vec<u8>, FlowKey), KeyExchangeError> {
+    let (ciphertext, shared) = hybrid::encapsulate(key, kept, entropy)?;
+    Ok((ciphertext, schedule::encapsulated_key(kdf, shared.as_slice(), key)))
 }
 
 /// The shared secret of X25519, unless it is all zeros: the same for everyone.

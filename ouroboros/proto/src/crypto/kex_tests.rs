@@ -33,6 +33,42 @@ fn respond(kex: KeyExchange, key: &[u8]) -> Result<(Vec<u8>, FlowKey), KeyExchan
 }
 
 #[test]
+fn a_kept_agreement_is_half_of_the_hybrid_where_both_ends_have_it() {
+    let (x25519, hybrid, kdf) = (KeyExchange::X25519, KeyExchange::X25519MlKem768, Hash::Sha256);
+    let first = client(x25519);
+    let key = first.public_key().to_vec();
+    let answered = || answer_and_keep(x25519, &key, kdf, &mut Counted(2)).expect("answered");
+    let (reply, agreed, server) = answered();
+    let agree = || first.agree_and_keep(&reply, kdf).expect("agreed");
+    assert_eq!(agree().0, agreed);
+    let (server, half) = (server.expect("kept"), |bytes: &[u8]| bytes[bytes.len() - 32..].to_vec());
+    let beside = EphemeralSecret::generate_beside(agree().1.expect("kept"), &mut Counted(3));
+    assert_eq!(KeyExchange::of_public_key(beside.public_key(), true), Some(hybrid));
+    assert_eq!(half(beside.public_key()), half(&key));
+    let fresh = client(hybrid);
+    let mut keys = vec![agreed];
+    for secret in [beside, fresh] {
+        let is_kept = half(secret.public_key()) == half(&key);
+        for kept in [Some(&server), None] {
+            let (answer, key) =
+                answer_hybrid(kept, secret.public_key(), kdf, &mut Counted(4)).expect("answered");
+            assert_eq!(half(&answer) == half(&reply), is_kept && kept.is_some());
+            assert_eq!(secret.agree(&answer, kdf), Ok(key.clone()));
+            assert!(!keys.contains(&key));
+            keys.push(key);
+        }
+    }
+    let (.., none) = answer_and_keep(
+        KeyExchange::P256,
+        client(KeyExchange::P256).public_key(),
+        kdf,
+        &mut Counted(5),
+    )
+    .expect("answered");
+    assert!(none.is_none(), "nothing else has that half");
+}
+
+#[test]
 fn both_sides_of_every_exchange_agree() {
     for (kex, request, reply) in [
         (KeyExchange::P256, 91, 91),

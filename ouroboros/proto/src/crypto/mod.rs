@@ -11,7 +11,9 @@ mod schedule;
 mod suite;
 
 pub use aead::{Aead, AeadBackend, NONCE, NotAuthentic, TAG};
-pub use kex::{EphemeralSecret, KeyExchangeError, answer};
+pub use kex::{
+    EphemeralSecret, KeptX25519, KeyExchangeError, answer, answer_and_keep, answer_hybrid,
+};
 pub use schedule::{FlowKey, Secret};
 pub use suite::{Algorithms, Cipher, Hash, KeyExchange, Suite, UnknownAlgorithm};
 

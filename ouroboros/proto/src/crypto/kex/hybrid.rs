@@ -6,7 +6,7 @@ use libcrux_ml_kem::mlkem768::{self, MlKem768Ciphertext, MlKem768PrivateKey, MlK
 use x25519_dalek::StaticSecret;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{Entropy, KeyExchangeError, x25519};
+use super::{Entropy, KeptX25519, KeyExchangeError, x25519};
 
 const ML_KEM_PUBLIC_KEY: usize = 1184;
 const ML_KEM_CIPHERTEXT: usize = 1088;
@@ -26,7 +26,14 @@ pub(super) type SharedSecret = Zeroizing<[u8; 64]>;
 
 pub(super) struct Secret {
     ml_kem: DecapsulationKey,
-    x25519: StaticSecret,
+    x25519: Share,
+}
+
+/// The X25519 half of a secret.
+enum Share {
+    Fresh(StaticSecret),
+    /// That of another exchange of the same flow.
+    Kept(KeptX25519),
 }
 
 /// Erased when dropped, as its crate does not.
@@ -41,29 +48,55 @@ impl Drop for DecapsulationKey {
 impl Secret {
     /// The secret, and its public key.
     pub(super) fn from_bytes(bytes: &[u8; SECRET]) -> (Self, Vec<u8>) {
-        let mut seed = [0; ML_KEM_SEED];
+        let mut seed = Zeroizing::new([0; ML_KEM_SEED]);
         let mut scalar = Zeroizing::new([0; X25519]);
         seed.copy_from_slice(&bytes[..ML_KEM_SEED]);
         scalar.copy_from_slice(&bytes[ML_KEM_SEED..]);
-        let (ml_kem, public_key) = mlkem768::generate_key_pair(seed).into_parts();
-        seed.zeroize();
         let x25519 = StaticSecret::from(*scalar);
         let own = x25519_dalek::PublicKey::from(&x25519);
-        let public_key = [public_key.as_slice().as_slice(), own.as_bytes()].concat();
+        Self::beside(Share::Fresh(x25519), own.as_bytes(), seed)
+    }
+
+    /// A fresh secret of ML-KEM beside the X25519 secret that was kept, and the public key of
+    /// both.
+    pub(super) fn generate_beside(kept: KeptX25519, entropy: &mut dyn Entropy) -> (Self, Vec<u8>) {
+        let mut seed = Zeroizing::new([0; ML_KEM_SEED]);
+        entropy.fill(seed.as_mut_slice());
+        let own = kept.public_key;
+        Self::beside(Share::Kept(kept), &own, seed)
+    }
+
+    fn beside(
+        x25519: Share,
+        own: &[u8; X25519],
+        seed: Zeroizing<[u8; ML_KEM_SEED]>,
+    ) -> (Self, Vec<u8>) {
+        let (ml_kem, public_key) = mlkem768::generate_key_pair(*seed).into_parts();
+        let public_key = [public_key.as_slice().as_slice(), own].concat();
         (Self { ml_kem: DecapsulationKey(ml_kem), x25519 }, public_key)
     }
 
     pub(super) fn decapsulate(&self, ciphertext: &[u8]) -> Result<SharedSecret, KeyExchangeError> {
         let (ml_kem, key) = split::<ML_KEM_CIPHERTEXT>(ciphertext)?;
-        let x25519 = x25519(&self.x25519, key)?;
-        let ml_kem = mlkem768::decapsulate(&self.ml_kem.0, &MlKem768Ciphertext::from(ml_kem));
-        Ok(join(ml_kem, &x25519))
+        let ml_kem = MlKem768Ciphertext::from(ml_kem);
+        let decapsulated = || mlkem768::decapsulate(&self.ml_kem.0, &ml_kem);
+        let secret = match &self.x25519 {
+            Share::Fresh(secret) => secret,
+            Share::Kept(kept) => match kept.shared_with(&key) {
+                Some(shared) => return Ok(join(decapsulated(), shared)),
+                None => &kept.secret,
+            },
+        };
+        let shared = x25519(secret, key)?;
+        Ok(join(decapsulated(), shared.as_bytes()))
     }
 }
 
-/// The ciphertext for the owner of `public_key`, and the secret in it.
+/// The ciphertext for the owner of `public_key`, and the secret in it. Where the X25519 half of
+/// the key is the one that was agreed with before, that agreement is `kept`.
 pub(super) fn encapsulate(
     public_key: &[u8],
+    kept: Option<&KeptX25519>,
     entropy: &mut dyn Entropy,
 ) -> Result<(Vec<u8>, SharedSecret), KeyExchangeError> {
     let (ml_kem, key) = split::<ML_KEM_PUBLIC_KEY>(public_key)?;
@@ -72,16 +105,23 @@ pub(super) fn encapsulate(
     if !mlkem768::validate_public_key(&ml_kem) {
         return Err(KeyExchangeError::Malformed);
     }
-    let mut message = [0; ML_KEM_MESSAGE];
+    let mut message = Zeroizing::new([0; ML_KEM_MESSAGE]);
+    entropy.fill(message.as_mut_slice());
+    let encapsulated = |own: &[u8; X25519], shared| {
+        let (ciphertext, ml_kem) = mlkem768::encapsulate(&ml_kem, *message);
+        ([ciphertext.as_slice().as_slice(), own].concat(), join(ml_kem, shared))
+    };
+    if let Some(kept) = kept
+        && let Some(shared) = kept.shared_with(&key)
+    {
+        return Ok(encapsulated(&kept.public_key, shared));
+    }
     let mut scalar = Zeroizing::new([0; X25519]);
-    entropy.fill(&mut message);
     entropy.fill(scalar.as_mut_slice());
     let secret = StaticSecret::from(*scalar);
-    let x25519 = x25519(&secret, key)?;
-    let (ciphertext, ml_kem) = mlkem768::encapsulate(&ml_kem, message);
-    message.zeroize();
+    let shared = x25519(&secret, key)?;
     let own = x25519_dalek::PublicKey::from(&secret);
-    Ok(([ciphertext.as_slice().as_slice(), own.as_bytes()].concat(), join(ml_kem, &x25519)))
+    Ok(encapsulated(own.as_bytes(), shared.as_bytes()))
 }
 
 /// The two parts of a public key or ciphertext.
@@ -94,10 +134,10 @@ fn split<const ML_KEM: usize>(
         .ok_or(KeyExchangeError::Malformed)
 }
 
-fn join(mut ml_kem: [u8; 32], x25519: &x25519_dalek::SharedSecret) -> SharedSecret {
+fn join(mut ml_kem: [u8; 32], x25519: &[u8; X25519]) -> SharedSecret {
     let mut shared = Zeroizing::new([0; 64]);
     shared[..32].copy_from_slice(&ml_kem);
-    shared[32..].copy_from_slice(x25519.as_bytes());
+    shared[32..].copy_from_slice(x25519);
     ml_kem.zeroize();
     shared
 }

@@ -9,7 +9,7 @@ use super::{
     control::{Assembly, Message, Part, parts},
     schedule::{Epoch, SendKey},
 };
-use crate::crypto::{self, Entropy, EphemeralSecret, Hash, KeyExchange};
+use crate::crypto::{self, Entropy, EphemeralSecret, Hash, KeptX25519, KeyExchange};
 
 enum Stage {
     /// Both ends use the present epoch.
@@ -48,10 +48,12 @@ pub(super) struct Rekey {
     stage: Stage,
     offer: Assembly,
     answer: Assembly,
+    /// The agreement of the headers, until the first exchange is done.
+    kept: Option<Box<KeptX25519>>,
 }
 
 impl Rekey {
-    pub(super) fn new(channel: &Channel) -> Self {
+    pub(super) fn new(channel: &mut Channel) -> Self {
         let suite = channel.keys.suite();
         Self {
             kex: suite.kex,
@@ -60,6 +62,7 @@ impl Rekey {
             stage: Stage::Settled,
             offer: Assembly::default(),
             answer: Assembly::default(),
+            kept: channel.keys.take_kept(),
         }
     }
 
@@ -70,7 +73,11 @@ impl Rekey {
 
     /// Begins an exchange.
     pub(super) fn begin(&mut self, entropy: &mut dyn Entropy) {
-        self.stage = Stage::Offered(EphemeralSecret::generate(self.kex, entropy));
+        let secret = match self.kept.take() {
+            Some(kept) => EphemeralSecret::generate_beside(*kept, entropy),
+            None => EphemeralSecret::generate(self.kex, entropy),
+        };
+        self.stage = Stage::Offered(secret);
         self.answer.clear();
     }
 
@@ -128,9 +135,12 @@ impl Rekey {
             return Progress::None;
         }
         let Some(key) = self.offer.add(part) else { return Progress::None };
-        let Ok((answer, fresh)) = crypto::answer(self.kex, &key, self.kdf, entropy) else {
-            return Progress::None;
+        let answered = match self.kept.as_deref() {
+            Some(kept) => crypto::answer_hybrid(Some(kept), &key, self.kdf, entropy),
+            None => crypto::answer(self.kex, &key, self.kdf, entropy),
         };
+        let Ok((answer, fresh)) = answered else { return Progress::None };
+        self.kept = None;
         let messages = exchange_hash(&key, &answer);
         let (next, send, receive) =
             channel.epoch.next(&channel.keys, &fresh, &messages, channel.backend);

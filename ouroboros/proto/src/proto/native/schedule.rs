@@ -4,7 +4,7 @@
 use zeroize::Zeroizing;
 
 use super::Capabilities;
-use crate::crypto::{Aead, AeadBackend, Cipher, FlowKey, NONCE, Secret, Suite};
+use crate::crypto::{Aead, AeadBackend, Cipher, FlowKey, KeptX25519, NONCE, Secret, Suite};
 
 const CLIENT_KEY: &[u8] = b"o7s native client key";
 const CLIENT_IV: &[u8] = b"o7s native client iv";
@@ -31,6 +31,8 @@ pub struct NativeKeys {
     transcript: [u8; 32],
     /// Packet numbers below this one are used up.
     pub(super) first: u8,
+    /// The agreement of the headers, for the exchange that comes before data.
+    kept: Option<Box<KeptX25519>>,
 }
 
 impl NativeKeys {
@@ -43,7 +45,19 @@ impl NativeKeys {
         agreed: FlowKey,
         transcript: [u8; 32],
     ) -> Self {
-        Self { suite, role, capabilities, agreed, transcript, first: 0 }
+        Self { suite, role, capabilities, agreed, transcript, first: 0, kept: None }
+    }
+
+    /// The same keys with the agreement of the headers, for the exchange that comes before
+    /// data, if one does.
+    pub(in crate::proto) fn keeping(mut self, kept: Option<KeptX25519>) -> Self {
+        let exchanges_first = self.capabilities.contains(Capabilities::HYBRID_FIRST);
+        self.kept = kept.filter(|_| exchanges_first).map(Box::new);
+        self
+    }
+
+    pub(super) fn take_kept(&mut self) -> Option<Box<KeptX25519>> {
+        self.kept.take()
     }
 
     /// The agreed algorithms. The key exchange is that of what data is sealed
@@ -64,8 +78,9 @@ impl NativeKeys {
 
     /// The same keys again, to try a frame on. Nothing may be sealed with them.
     pub(in crate::proto) fn to_try(&self) -> Self {
-        let Self { suite, role, capabilities, ref agreed, transcript, first } = *self;
-        Self { suite, role, capabilities, agreed: agreed.clone(), transcript, first }
+        let Self { suite, role, capabilities, ref agreed, transcript, first, .. } = *self;
+        let (agreed, kept) = (agreed.clone(), None);
+        Self { suite, role, capabilities, agreed, transcript, first, kept }
     }
 
     /// Returns `true` if `other` belongs to the other end of the same flow.
@@ -79,7 +94,8 @@ impl NativeKeys {
 
     const SIZE: usize = 2 + 32 + 32 + 1;
 
-    /// Role, capabilities, agreed key, transcript, first number: all but the suite.
+    /// Role, capabilities, agreed key, transcript, first number: all but the suite, and what was
+    /// kept of the agreement.
     pub(crate) fn into_bytes(self) -> Zeroizing<Vec<u8>> {
         let mut bytes = Zeroizing::new(Vec::with_capacity(Self::SIZE));
         bytes.push(u8::from(self.role == Role::Server));
@@ -102,7 +118,7 @@ impl NativeKeys {
         };
         let capabilities = Capabilities::from_bits(flags);
         let (agreed, transcript) = (FlowKey::new(*agreed), *transcript);
-        Some(Self { suite, role, capabilities, agreed, transcript, first })
+        Some(Self { suite, role, capabilities, agreed, transcript, first, kept: None })
     }
 }
 

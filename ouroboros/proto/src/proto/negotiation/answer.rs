@@ -159,7 +159,7 @@ pub fn answer(
     };
     let (kdf, cipher) = (asked.kdf.max(own.kdf), asked.cipher.max(own.cipher));
     let suite = Suite { kex, kdf, cipher };
-    let (key, agreed) = crypto::answer(asked.kex, header.key, suite.kdf, entropy)?;
+    let (key, agreed, kept) = crypto::answer_and_keep(asked.kex, header.key, suite.kdf, entropy)?;
     reply.cipher = suite.cipher.id();
     reply.kdf = suite.kdf.id();
     reply.raw_key = asked.kex.is_raw();
@@ -195,7 +195,7 @@ pub fn answer(
         return Ok((reply, Some(agreed)));
     };
     let transcript = transcript(terms, request, &reply);
-    let keys = NativeKeys::new(suite, Role::Server, capabilities, agreed, transcript);
+    let keys = NativeKeys::new(suite, Role::Server, capabilities, agreed, transcript).keeping(kept);
     let keys = FlowKeys::Native(keys);
     Ok((reply, Some(Agreed { suite, keys, lane: offered.lane, reliable, ordered, identity })))
 }

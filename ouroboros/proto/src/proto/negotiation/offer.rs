@@ -172,7 +172,7 @@ impl Offer {
         }
         // Whether a 0.23 server marks its ciphertext as raw was not seen: its
         // length says what it is.
-        let agreed = secret.agree(reply.key, suite.kdf)?;
+        let (agreed, kept) = secret.agree_and_keep(reply.key, suite.kdf)?;
         let lane = accepted.and(asked.lane);
         let keys = match accepted {
             None => FlowKeys::Wire023 { cipher: suite.cipher, key: agreed },
@@ -180,7 +180,7 @@ impl Offer {
                 let transcript = transcript(&self.terms, &self.header, bytes);
                 let role = Role::Client;
                 let keys = NativeKeys::new(suite, role, capabilities, agreed, transcript);
-                FlowKeys::Native(keys)
+                FlowKeys::Native(keys.keeping(kept))
             }
         };
         Ok(Some(Agreed { suite, keys, lane, reliable, ordered, identity }))

@@ -88,13 +88,13 @@ impl Session {
     pub fn new(
         now: Now,
         entropy: &mut dyn Entropy,
-        channel: Channel,
+        mut channel: Channel,
         config: SessionConfig,
     ) -> Self {
         let now = now.monotonic;
         let mut session = Self {
             sealer: channel.sealer(),
-            rekey: Rekey::new(&channel),
+            rekey: Rekey::new(&mut channel),
             channel,
             config,
             began: now,
