@@ -229,16 +229,20 @@ impl Core {
         }
     }
 
-    /// Moves what has come along `path` to `early`, as much as that may hold;
-    /// what is not the flow's is returned.
-    fn receive_early(&self, path: &dyn Path, early: &mut Vec<Vec<u8>>) -> io::Result<Vec<Stray>> {
+    /// Moves what has come along `path` to `early`, as much as that may hold; what is not the
+    /// flow's is returned, and whether there was no more.
+    fn receive_early(
+        &self,
+        path: &dyn Path,
+        early: &mut Vec<Vec<u8>>,
+    ) -> io::Result<(Vec<Stray>, bool)> {
         let mut batch = lock(&self.scratch);
         batch.clear();
         path.receive(&mut batch)?;
         for index in 0..batch.len().min(EARLY_FRAMES.saturating_sub(early.len())) {
             early.push(batch.frame(index).to_vec());
         }
-        Ok(batch.strays().collect())
+        Ok((batch.strays().collect(), batch.is_drained()))
     }
 
     /// Refuses a request whose sender has not become a client: it hears nothing.

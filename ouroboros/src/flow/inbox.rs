@@ -66,6 +66,14 @@ pub(super) enum Reader {
     Other,
 }
 
+/// The outcome of [`Shared::fill`] where there was something.
+pub(super) struct Filled {
+    /// How many packets were more than there was room for.
+    lost: u64,
+    /// There was no more.
+    drained: bool,
+}
+
 /// The result of [`Shared::take`].
 pub(super) enum Taken<T> {
     /// Packets, of which this was made.
@@ -222,14 +230,14 @@ impl Shared {
         reassembly.poll_timeout()
     }
 
-    /// Receives what is there now into the inbox, at most `room` bytes of data; how
-    /// many packets were more than that. `None`: there was nothing.
+    /// Receives what is there now into the inbox, at most `room` bytes of data; `None`: there
+    /// was nothing.
     pub(super) fn fill(
         &self,
         inbox: &mut Inbox,
         room: usize,
         reader: Reader,
-    ) -> io::Result<Option<u64>> {
+    ) -> io::Result<Option<Filled>> {
         let mut batch = pool::receive_batch();
         let Inbox { opening, packets, opened } = inbox;
         if !self.read(opening, &mut batch, opened, reader)? {
@@ -252,7 +260,7 @@ impl Shared {
         if lost > 0 {
             self.counters.dropped_unread.fetch_add(lost, Relaxed);
         }
-        Ok(Some(lost))
+        Ok(Some(Filled { lost, drained: batch.is_drained() }))
     }
 
     /// Gives `take` the inbox if there is a packet in it, now or after what is
@@ -365,7 +373,13 @@ impl Shared {
                 .saturating_sub(inbox.packets.size())
                 .min(UNREAD_IN_ALL.saturating_sub(UNREAD_NOW.load(Relaxed)));
             match self.fill(&mut inbox, room, Reader::Other) {
-                Ok(Some(more)) => lost += more,
+                Ok(Some(filled)) => {
+                    lost += filled.lost;
+                    // Whoever waits for more is told of it.
+                    if filled.drained {
+                        break;
+                    }
+                }
                 Ok(None) => break,
                 Err(error) => {
                     tracing::debug!(%error, "a flow that is not read cannot be read");

@@ -348,22 +348,23 @@ impl Core {
         allocation: AllocationId,
         early: &mut Vec<Vec<u8>>,
     ) -> io::Error {
+        // The request has just left.
+        let mut drained = true;
         loop {
+            if drained && let Err(error) = readiness.wait(Interest::Readable).await {
+                return error;
+            }
             match self.receive_early(path, early) {
-                Ok(strays) => {
+                Ok((strays, is_drained)) => {
+                    drained = is_drained;
                     for stray in strays {
                         self.take_stray(stray, Some(allocation));
                     }
+                    self.flush();
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if let Err(error) = readiness.wait(Interest::Readable).await {
-                        return error;
-                    }
-                    continue;
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => drained = true,
                 Err(error) => return error,
             }
-            self.flush();
         }
     }
 }

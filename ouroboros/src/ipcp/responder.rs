@@ -158,9 +158,12 @@ impl Core {
         if matches!(frames, Frames::Shared(_)) {
             // Before it was connected the socket took what is for the listener.
             for _ in 0..READS {
-                let Ok(strays) = self.receive_early(&*path, &mut early) else { break };
+                let Ok((strays, drained)) = self.receive_early(&*path, &mut early) else { break };
                 for stray in strays {
                     self.take_stray(stray, None);
+                }
+                if drained {
+                    break;
                 }
             }
         }
