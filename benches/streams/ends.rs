@@ -32,6 +32,7 @@ impl Carrier {
         let (cubic, bbr) = (Tcp { control: "cubic" }, Tcp { control: "bbr" });
         Ok(match name {
             "ours" => Self::Streams(way),
+            "ours-x25519" => Self::Streams(Way { x25519: true, ..way }),
             "ours-messages" => Self::Messages(way),
             "ours-irmd" => Self::Streams(Way { irmd: true, ..way }),
             "ours-eth" => Self::Streams(Way { eth_dix: true, ..way }),

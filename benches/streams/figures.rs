@@ -19,6 +19,7 @@ pub(crate) struct Part {
 const ALL: &[&str] =
     &["ours", "ours-messages", "ours-irmd", "ours-eth", "quinn", "s2n-quic", "tls", "tcp"];
 const STREAMS: &[&str] = &["ours", "quinn", "s2n-quic", "tls", "tcp"];
+const OPENED: &[&str] = &["ours", "ours-x25519", "quinn", "s2n-quic", "tls", "tcp"];
 
 const BULK: &[&str] = &["Gbit/s", "CPU s/GB"];
 const LATENCY: &[&str] = &["us p50", "us p99"];
@@ -49,14 +50,10 @@ pub(crate) const PARTS: &[Part] = &[
         of: STREAMS,
         ..part("loaded", "64 B, beside bulk", work("loaded", 1.0, 1))
     },
+    Part { units: &["1/s"], of: OPENED, ..part("open", "opened one by one", work("open", 1.0, 1)) },
     Part {
         units: &["1/s"],
-        of: STREAMS,
-        ..part("open", "opened one by one", work("open", 1.0, 1))
-    },
-    Part {
-        units: &["1/s"],
-        of: STREAMS,
+        of: OPENED,
         ..part("open", "opened by 16 at once", work("open", 1.0, 16))
     },
     Part {

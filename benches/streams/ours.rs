@@ -10,6 +10,7 @@ use std::{
 use async_std::task;
 use ouroboros::{
     Flow, FlowError, FlowReadHalf, FlowSpec, FlowWriteHalf, Irm,
+    crypto::{KeyExchange, Suite},
     proto::reliable::congestion::CongestionControl,
     transport::{EthDix, Udp},
     trust::TrustFolder,
@@ -28,6 +29,8 @@ pub(crate) struct Way {
     pub(crate) irmd: bool,
     pub(crate) eth_dix: bool,
     pub(crate) control: Option<CongestionControl>,
+    /// X25519 alone is agreed.
+    pub(crate) x25519: bool,
 }
 
 /// A daemon at one of the hosts, with its layer, until it is killed.
@@ -123,6 +126,9 @@ impl Streams {
         let mut spec = FlowSpec::reliable().encrypted();
         if let Some(control) = way.control {
             spec = spec.congestion_control(control);
+        }
+        if way.x25519 {
+            spec = spec.suite(Suite { kex: KeyExchange::X25519, ..Suite::default() });
         }
         Ok(Self { irm, spec })
     }
