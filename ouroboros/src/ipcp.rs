@@ -49,9 +49,9 @@ const MAX_ENDPOINTS: usize = 1 << 15;
 /// Frames kept that arrive before the flow they belong to is allocated.
 const EARLY_FRAMES: usize = 64;
 
-/// Bytes that are read from one path at a time: a coalesced datagram, and more
-/// than one frame of any transport.
-const SCRATCH: usize = 128 * 1024;
+/// Bytes that are read from one path at a time: two coalesced datagrams (`transport::udp`), so
+/// that one of them shows that there is no second, and more than one frame of any transport.
+const SCRATCH: usize = 132 * 1024;
 
 /// A flow request that waits to be accepted.
 pub(crate) struct Requested {
