@@ -13,6 +13,7 @@ use crate::{
     ours::{self, InMessages, Streams, Way},
     quic::Quinn,
     tcp::{Tcp, Tls},
+    udp::{self, Udp},
     workload::{Outcome, measure},
 };
 
@@ -23,6 +24,7 @@ enum Carrier {
     Quinn { bbr: bool },
     Tcp(Tcp),
     Tls(Tcp),
+    Udp,
 }
 
 impl Carrier {
@@ -43,6 +45,7 @@ impl Carrier {
             "tcp" => Self::Tcp(cubic),
             "tcp-bbr" => Self::Tcp(bbr),
             "tls" => Self::Tls(cubic),
+            "udp" => Self::Udp,
             _ => return Err(format!("there is no carrier {name}").into()),
         })
     }
@@ -99,6 +102,7 @@ async fn serve(name: &str, folder: &Path) -> Outcome<()> {
         Carrier::Quinn { bbr } => Quinn::serve(bbr, folder).await,
         Carrier::Tcp(tcp) => tcp.serve().await,
         Carrier::Tls(tcp) => Tls::serve(tcp, folder).await,
+        Carrier::Udp => udp::serve_client().await,
     }
 }
 
@@ -114,6 +118,7 @@ async fn ask(name: &str, folder: &Path, what: &str, value: f64, parallel: usize)
         Carrier::Quinn { bbr } => measure(Quinn::new(bbr, folder)?, what, value, parallel).await?,
         Carrier::Tcp(tcp) => measure(tcp, what, value, parallel).await?,
         Carrier::Tls(tcp) => measure(Tls::new(tcp, folder)?, what, value, parallel).await?,
+        Carrier::Udp => measure(Udp, what, value, parallel).await?,
     };
     println!("{}", figures.iter().map(f64::to_string).collect::<Vec<_>>().join(" "));
     Ok(())

@@ -18,6 +18,9 @@ pub(crate) struct Part {
 
 const ALL: &[&str] =
     &["ours", "ours-messages", "ours-irmd", "ours-eth", "quinn", "s2n-quic", "tls", "tcp"];
+/// With the floor below all of them.
+const ROUND_TRIPS: &[&str] =
+    &["ours", "ours-messages", "ours-irmd", "ours-eth", "quinn", "s2n-quic", "tls", "tcp", "udp"];
 const STREAMS: &[&str] = &["ours", "quinn", "s2n-quic", "tls", "tcp"];
 const OPENED: &[&str] = &["ours", "ours-x25519", "quinn", "s2n-quic", "tls", "tcp"];
 
@@ -38,11 +41,13 @@ pub(crate) const PARTS: &[Part] = &[
     Part {
         pinned: Pinned("0", "0"),
         units: LATENCY,
+        of: ROUND_TRIPS,
         ..part("round-trip", "64 B, on one core", work("round-trip", 1.0, 1))
     },
     Part {
         pinned: Pinned("0", "1"),
         units: LATENCY,
+        of: ROUND_TRIPS,
         ..part("round-trip", "64 B, on two cores", work("round-trip", 1.0, 1))
     },
     Part {

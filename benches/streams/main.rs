@@ -15,6 +15,7 @@ mod ours;
 mod quic;
 mod rounds;
 mod tcp;
+mod udp;
 mod workload;
 
 use std::{env, path::Path, time::Duration};
