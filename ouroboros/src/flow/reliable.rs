@@ -47,6 +47,10 @@ pub(super) struct Reliable {
     unsent: Option<Pooled<SendBatch>>,
     /// The transport was full, or the keys could do no more, before this time.
     paused: Option<Duration>,
+    /// Bytes that were written since packets left last.
+    written: usize,
+    /// More may leave, with the next step, or at this time if there is none.
+    rest: Option<Duration>,
     /// Largest frame that the path carries, in bytes, and until when that is believed:
     /// to ask it is a system call.
     largest: (usize, Duration),
@@ -104,6 +108,8 @@ impl Reliable {
             contents: Vec::new(),
             unsent: None,
             paused: None,
+            written: 0,
+            rest: None,
             largest: (0, Duration::ZERO),
             account: Account::default(),
             state,
@@ -129,12 +135,16 @@ impl Reliable {
 
     pub(super) fn write(&mut self, message: &[u8]) -> Result<bool, TooLarge> {
         self.account();
-        self.messages.write(message)
+        let (size, taken) = (message.len(), self.messages.write(message)?);
+        self.written += if taken { size } else { 0 };
+        Ok(taken)
     }
 
     pub(super) fn write_owned(&mut self, message: Bytes) -> Result<bool, TooLarge> {
         self.account();
-        self.messages.write_owned(message)
+        let (size, taken) = (message.len(), self.messages.write_owned(message)?);
+        self.written += if taken { size } else { 0 };
+        Ok(taken)
     }
 
     /// Fails if nothing is to be written any more.
@@ -234,7 +244,7 @@ impl Reliable {
     }
 
     pub(super) fn due(&self) -> Option<Duration> {
-        let stream = self.stream().poll_timeout();
+        let stream = self.stream().poll_timeout().into_iter().chain(self.rest).min();
         // While nothing can leave, nothing is due before that is tried again.
         let due = self.paused.map_or(stream, |until| Some(stream.map_or(until, |d| d.max(until))));
         due.map(|due| {
@@ -243,8 +253,9 @@ impl Reliable {
         })
     }
 
-    /// Sends what is to be sent in frames of at most `largest` bytes; returns `true`
-    /// if anything left.
+    /// Sends what is to be sent in frames of at most `largest` bytes; returns `true` if anything
+    /// left. As much leaves as was written since the last time, one batch at least, and the next
+    /// one if that is the last: others who wait have their turn before the rest.
     pub(super) fn transmit(
         &mut self,
         now: Duration,
@@ -255,17 +266,23 @@ impl Reliable {
         if self.paused.is_some_and(|until| until > now) {
             return false;
         }
-        self.paused = None;
+        (self.paused, self.rest) = (None, None);
         if self.largest.1 <= now {
             self.largest = (path.largest_frame(), now + BELIEVED);
         }
         let largest = largest.min(self.largest.0);
         let (head, tail) = (sealer.headroom(), sealer.tailroom());
         self.stream_mut().set_largest_body(largest.saturating_sub(head + tail));
+        let batch_size = BATCH * largest.max(1);
+        let mut batches = (std::mem::take(&mut self.written) / batch_size).max(1);
         let (mut sent, mut more) = (false, true);
         loop {
             if self.unsent.is_none() {
                 if !more {
+                    return sent;
+                }
+                if batches == 0 && self.stream().unsent() > batch_size as u64 {
+                    self.rest = Some(now + AGAIN);
                     return sent;
                 }
                 more = self.fill(now, path, sealer, largest);
@@ -283,6 +300,7 @@ impl Reliable {
                     }
                     self.unsent = None;
                     sent = true;
+                    batches = batches.saturating_sub(1);
                 }
             }
         }

@@ -9,8 +9,8 @@ use std::{
 
 use futures_lite::future;
 
-/// Bytes of a turn: about a tenth of a millisecond's work.
-const TURN: usize = 128 * 1024;
+/// Bytes of a turn: one segmented send, some tens of microseconds' work.
+const TURN: usize = 64 * 1024;
 
 /// Bytes that were moved since the task waited last.
 #[derive(Debug, Default)]

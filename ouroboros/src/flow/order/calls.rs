@@ -25,7 +25,7 @@ use crate::{
 
 /// A stream is written in packets of at most so many bytes, and so many of them at once.
 const CHUNK: usize = 16_383;
-const CHUNKS: usize = 8;
+const CHUNKS: usize = 4;
 
 impl Shared {
     /// Does something with the order of the flow's packets, then what follows from

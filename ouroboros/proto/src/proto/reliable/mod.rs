@@ -189,7 +189,12 @@ impl Stream {
     }
 
     fn unsent_room(&self) -> u64 {
-        self.most_unsent().saturating_sub(self.send.end() - self.send.sent())
+        self.most_unsent().saturating_sub(self.unsent())
+    }
+
+    /// Bytes that were written and not sent for the first time.
+    pub fn unsent(&self) -> u64 {
+        self.send.end() - self.send.sent()
     }
 
     /// Bytes that may be written and not acknowledged: four windows, for until a loss is
