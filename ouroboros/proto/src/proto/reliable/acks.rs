@@ -61,6 +61,21 @@ impl Acks {
         }
     }
 
+    /// The largest number that came.
+    pub(super) fn largest(&self) -> u64 {
+        self.largest
+    }
+
+    /// The peer has had an acknowledgement whose largest number was `largest`: the gaps below
+    /// are not told again (RFC 9000, section 13.2.4). What comes late is acknowledged yet.
+    pub(super) fn on_heard(&mut self, largest: u64) {
+        while self.received.len() > 1
+            && self.received.first().is_some_and(|first| first.end <= largest)
+        {
+            self.received.pop_first();
+        }
+    }
+
     /// When an acknowledgement is due.
     pub(super) fn due(&self) -> Option<Duration> {
         self.due

@@ -137,6 +137,7 @@ impl Stream {
     pub(super) fn lost(&mut self, payload: Payload) {
         if self.abort == Notice::Unused && self.stopped.is_none() {
             self.send.on_lost(payload.data);
+            payload.ack.inspect(|largest| self.acks.on_heard(*largest));
         }
         payload.fin.then(|| self.fin.lost());
         payload.abort.then(|| self.abort.lost());

@@ -71,7 +71,8 @@ impl Stream {
         if self.credit_due {
             self.extend(now);
         }
-        let mut payload = Payload::default();
+        let acknowledges = (ack && work).then(|| self.acks.largest());
+        let mut payload = Payload { ack: acknowledges, ..Payload::default() };
         if work {
             self.gather(&mut payload, largest);
         }

@@ -37,6 +37,8 @@ pub(super) struct Payload {
     pub(super) stop: bool,
     pub(super) last: bool,
     pub(super) close: bool,
+    /// The largest number that it acknowledges. This need not arrive.
+    pub(super) ack: Option<u64>,
 }
 
 impl Payload {
@@ -87,6 +89,7 @@ impl Outcome {
                     && payload.is_only_data() =>
             {
                 last.data.end = payload.data.end;
+                last.ack = last.ack.max(payload.ack);
             }
             _ => self.acked.push(payload),
         }

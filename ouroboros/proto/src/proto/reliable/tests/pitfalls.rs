@@ -182,3 +182,31 @@ fn nothing_is_due_while_nothing_is_in_flight() {
     sender.stream.handle_timeout(sender.now);
     assert_eq!((sender.send(), sender.sent), (0, sent));
 }
+
+#[test]
+fn gaps_are_not_told_again_once_the_peer_knows_of_them() {
+    let config = Config { initial_rtt: MILLISECOND, ..Config::default() };
+    let mut ends = [(); 2].map(|()| Stream::new(Duration::ZERO, config));
+    let (mut numbers, mut now, mut largest) = ([0, 0], Duration::ZERO, 0);
+    // Each packet is an answer, and beside it leaves one of control that takes a number.
+    for turn in 0..1000 {
+        now += MILLISECOND;
+        let [one, other] = &mut ends;
+        let (from, to) = if turn % 2 == 0 { (one, other) } else { (other, one) };
+        from.handle_timeout(now);
+        from.write(&[7; 8]);
+        while let Some(transmit) = from.poll_transmit(now) {
+            let mut bytes = vec![0; transmit.size];
+            from.write_body(&transmit, &mut bytes);
+            largest = largest.max(transmit.size);
+            let number = numbers[turn % 2];
+            numbers[turn % 2] += 2;
+            from.on_packet_sent(now, number);
+            let packet = Packet { number, marked: false, body: transmit.body, bytes: &bytes };
+            to.handle(now, packet).expect("well-formed");
+        }
+        to.read(&mut [0; 8]);
+    }
+    assert!(largest < 64, "{largest} bytes for 8");
+    assert_eq!(ends[0].statistics().lost + ends[1].statistics().lost, 0);
+}
