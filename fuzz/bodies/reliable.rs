@@ -30,6 +30,7 @@ pub(crate) fn body(data: &[u8]) {
     if first & 8 != 0 {
         stream.set_congestion_control(CongestionControl::Cubic);
     }
+    stream.skip_later(first.into());
     let (mut theirs, mut ours, mut read, mut written) = (0, 0, 0u64, 0u64);
     // Nothing came but what is known.
     let mut known = true;
@@ -83,6 +84,11 @@ pub(crate) fn body(data: &[u8]) {
         while let Some(transmit) = stream.poll_transmit(now) {
             let mut bytes = vec![0; transmit.size];
             stream.write_body(&transmit, &mut bytes);
+            if stream.skips() {
+                ours += 1;
+                stream.on_number_skipped(ours);
+                stream.skip_later(ours % 8);
+            }
             ours += 1;
             stream.on_packet_sent(now, ours);
             sent += 1;

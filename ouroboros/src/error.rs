@@ -369,7 +369,7 @@ pub enum FlowError {
     /// Misuse: this end has said that it sends no more.
     #[error("nothing can be sent: this end has finished")]
     Finished,
-    /// Peer: what it sent are no messages.
+    /// Peer: what it sent are no messages, or it has acknowledged what was never sent.
     #[error("what the peer sent makes no sense")]
     Malformed,
     /// Misuse: the packet is larger than the flow can carry.

@@ -197,7 +197,8 @@ pub struct FlowState {
     /// The peer has been asked, and has not answered yet.
     pub measuring: bool,
     /// How many of the peer's packets were lost on the way, or are late; `None` unless the
-    /// flow has the native profile, whose packets have numbers.
+    /// flow has the native profile, whose packets have numbers. On a reliable flow the numbers
+    /// that the peer left out (PROTOCOL.md, "Packets of a stream") are among them.
     pub missed: Option<u64>,
     /// Largest frame that reaches the peer, as far as is known: a packet with what protects
     /// it, in bytes.

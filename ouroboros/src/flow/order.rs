@@ -217,6 +217,7 @@ impl Order {
         match &self.protocol {
             Protocol::Frct(order) => Ok(order.frct.is_delivered()),
             Protocol::Reliable(reliable) => match reliable.stream().send_state() {
+                _ if reliable.stream().is_deceived() => Err(FlowError::Malformed),
                 SendState::Finished => Ok(true),
                 SendState::Open | SendState::Finishing => Ok(false),
                 SendState::Aborted(_) => Err(FlowError::Finished),

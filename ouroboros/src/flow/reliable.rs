@@ -12,6 +12,7 @@ use super::{
     pool::{self, Pooled},
 };
 use crate::{
+    crypto::{Entropy, SystemEntropy},
     error::FlowError,
     proto::{
         negotiation::ReliableTerms,
@@ -83,6 +84,12 @@ impl State {
     }
 }
 
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    SystemEntropy.fill(&mut bytes);
+    u64::from_ne_bytes(bytes)
+}
+
 impl Reliable {
     /// `rtt`: the round trip of the allocation, if it is known.
     pub(super) fn new(now: Duration, terms: &ReliableTerms, rtt: Option<Duration>) -> Self {
@@ -115,6 +122,7 @@ impl Reliable {
             state,
             traced: now + TRACED,
         };
+        reliable.stream_mut().skip_later(random());
         // The first flight meets a limit, too.
         reliable.account();
         reliable.update_state();
@@ -149,6 +157,9 @@ impl Reliable {
 
     /// Fails if nothing is to be written any more.
     pub(super) fn check_writing(&self) -> Result<(), FlowError> {
+        if self.stream().is_deceived() {
+            return Err(FlowError::Malformed);
+        }
         match self.stream().send_state() {
             SendState::Open => match self.stream().close_reason() {
                 // The peer receives no more.
@@ -338,6 +349,12 @@ impl Reliable {
             });
         }
         let Some(mut batch) = batch else { return false };
+        if stream.skips()
+            && let Ok(Some(number)) = sealer.skip_number()
+        {
+            stream.on_number_skipped(number);
+            stream.skip_later(random());
+        }
         match sealer.seal_batch(&mut batch, 0, |index| contents[index]) {
             Ok(first) => {
                 (first..)

@@ -277,6 +277,10 @@ fn a_peer_tells_how_many_packets_it_did_not_get() {
     let mut lost = 0;
     for asked in 1..=3 {
         for number in 0..100 {
+            if number % 25 == 0 {
+                // Was never sent, and is not missing.
+                ends[0].sealer.skip().expect("a number");
+            }
             let frame = ends[0].seal(seconds(asked), b"data").expect("a key");
             if number % 10 == asked {
                 lost += 1;

@@ -274,6 +274,19 @@ impl Sealer {
         Ok(0)
     }
 
+    /// Leaves out a packet number, and returns it: no packet has it, nor will one. `None` in
+    /// formats without numbers.
+    ///
+    /// # Errors
+    ///
+    /// Nothing may be sealed now; no number was left out.
+    pub fn skip_number(&mut self) -> Result<Option<u64>, SealError> {
+        match &mut self.kind {
+            SealerKind::Native(sealer) => sealer.skip().map(Some),
+            SealerKind::Plain | SealerKind::Wire023(_) => Ok(None),
+        }
+    }
+
     fn seal_023(&mut self, frame: &mut [u8], content: Content) {
         assert_eq!(content, Content::Packet, "only native flows carry anything else");
         let end = frame.len() - if self.checks_errors { CRC } else { 0 };

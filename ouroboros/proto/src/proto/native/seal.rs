@@ -61,6 +61,8 @@ pub(super) struct Sending {
     receiver: Eid,
     /// The next packet number.
     next: AtomicU64,
+    /// How many numbers were left out.
+    skipped: AtomicU64,
     limits: KeyLimits,
     /// Changes with `state`, so that a look at it is enough to know.
     version: AtomicU64,
@@ -89,6 +91,7 @@ impl Sending {
         Self {
             receiver,
             next: AtomicU64::new(first),
+            skipped: AtomicU64::new(0),
             limits,
             version: AtomicU64::new(0),
             state: Mutex::new(state),
@@ -126,6 +129,11 @@ impl Sending {
     /// The number of the packet that is sealed next: so many were sealed before it.
     pub(super) fn next(&self) -> u64 {
         self.next.load(Relaxed)
+    }
+
+    /// How many packet numbers were left out.
+    pub(super) fn skipped(&self) -> u64 {
+        self.skipped.load(Relaxed)
     }
 
     /// Goes on at `number`.
@@ -217,6 +225,17 @@ impl Sealer {
             shared.attention.store(true, Relaxed);
         }
         Ok(Reserved { current, shared, numbers: first..first + count, data })
+    }
+
+    /// Leaves out a packet number, and returns it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`reserve`](Self::reserve), of data.
+    pub fn skip(&mut self) -> Result<u64, SealError> {
+        let number = self.reserve(1, true)?.first();
+        self.shared.skipped.fetch_add(1, Relaxed);
+        Ok(number)
     }
 
     /// Returns `true` if the flow's session should look after its keys now; once.

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use super::{
-    Body, CloseReason, MAX_WINDOW, MIN_MEMORY, Notice, OFFSET, Packet, SendState, Stream,
+    Body, CloseReason, MADE_UP, MAX_WINDOW, MIN_MEMORY, Notice, OFFSET, Packet, SendState, Stream,
     recovery::{Outcome, Payload},
 };
 use crate::wire::{
-    frame::{Frame, complete},
+    frame::{Ack, Frame, complete},
     management::Malformed,
 };
 
@@ -45,6 +45,7 @@ impl Stream {
                 for frame in frames {
                     match frame {
                         Frame::Ack(ack) => {
+                            self.check_ack(&ack)?;
                             let outcome = self.recovery.on_ack(now, &ack)?;
                             self.settle(outcome);
                         }
@@ -101,6 +102,19 @@ impl Stream {
         Ok(())
     }
 
+    /// Ends both directions if a number was acknowledged that was left out. There is no data
+    /// any more then, and acknowledgements are taken again, for those of the end.
+    fn check_ack(&mut self, ack: &Ack<'_>) -> Result<(), Malformed> {
+        let highest = self.recovery.highest().ok_or(Malformed)?;
+        if !self.deceived && self.skipped.is_among(ack.ranges(highest)?) {
+            self.deceived = true;
+            self.stop(MADE_UP);
+            self.abort(MADE_UP);
+            return Err(Malformed);
+        }
+        Ok(())
+    }
+
     fn take_data(&mut self, offset: u32, bytes: &[u8]) -> bool {
         let offset = complete(offset, self.receive.contiguous());
         let end = offset.saturating_add(bytes.len() as u64);
@@ -123,6 +137,7 @@ impl Stream {
     pub(super) fn settle(&mut self, outcome: Outcome) {
         for payload in outcome.acked {
             self.send.on_acked(payload.data);
+            payload.ack.inspect(|largest| self.acks.on_heard(*largest));
             payload.fin.then(|| self.fin.acked());
             payload.abort.then(|| self.abort.acked());
             payload.stop.then(|| self.stop.acked());
@@ -137,7 +152,6 @@ impl Stream {
     pub(super) fn lost(&mut self, payload: Payload) {
         if self.abort == Notice::Unused && self.stopped.is_none() {
             self.send.on_lost(payload.data);
-            payload.ack.inspect(|largest| self.acks.on_heard(*largest));
         }
         payload.fin.then(|| self.fin.lost());
         payload.abort.then(|| self.abort.lost());

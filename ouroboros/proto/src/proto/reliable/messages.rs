@@ -29,7 +29,8 @@ pub enum Front {
     End,
     /// None will come: the peer has aborted with this code.
     Aborted(u32),
-    /// None will come: a length made no sense, or the end came inside of a message.
+    /// None will come: a length made no sense, the end came inside of a message, or the peer
+    /// has acknowledged what was never sent.
     Malformed,
 }
 
@@ -138,7 +139,7 @@ impl Messages {
     /// The state of the first message.
     pub fn front(&mut self) -> Front {
         self.read_head();
-        if self.malformed {
+        if self.malformed || self.stream.is_deceived() {
             return Front::Malformed;
         }
         if let Some(size) = self.size

@@ -18,6 +18,7 @@ mod ranges;
 mod receive;
 mod recovery;
 mod send;
+mod skipped;
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -30,6 +31,7 @@ use notice::Notice;
 use receive::ReceiveBuffer;
 use recovery::{Payload, Recovery};
 use send::SendBuffer;
+use skipped::Skipped;
 
 use crate::wire::{extension, frame::MAX_REASON};
 
@@ -45,6 +47,8 @@ const IDLE: Duration = Duration::from_millis(100);
 const MAX_BLOCKED_WAIT: Duration = Duration::from_secs(1);
 /// Least that credit is ahead of what was read, in bytes, once the first was used.
 const MIN_WINDOW: u64 = 4096;
+/// The code of STOP and ABORT to a peer that acknowledges what was never sent.
+const MADE_UP: u32 = 2;
 /// Bytes that may be held in each direction whatever the [limit](Stream::set_memory_limit):
 /// with less nothing would move.
 const MIN_MEMORY: u64 = 32 * 1024;
@@ -86,6 +90,9 @@ pub struct Stream {
     closed: Option<CloseReason>,
     /// Packets that were handed out and have no number yet.
     unnumbered: VecDeque<Option<(u64, Payload)>>,
+    skipped: Skipped,
+    /// The peer has acknowledged what was never sent.
+    deceived: bool,
     scratch: Vec<u8>,
     /// Bytes that may be held in each direction.
     memory_limit: u64,
@@ -149,6 +156,8 @@ impl Stream {
             stopped: None,
             closed: None,
             unnumbered: VecDeque::new(),
+            skipped: Skipped::default(),
+            deceived: false,
             scratch: Vec::new(),
             memory_limit: u64::MAX,
             unsent_limit: u64::MAX,
@@ -334,6 +343,29 @@ impl Stream {
             self.config.largest_body = size;
             self.recovery.set_segment(size as u64);
         }
+    }
+
+    /// Has a packet number left out after some packets, as `random` says: a peer that
+    /// acknowledges it acknowledges what it has not received, and the flow ends for that.
+    pub fn skip_later(&mut self, random: u64) {
+        self.skipped.arm(random);
+    }
+
+    /// Returns `true` if the next packet number is to be left out, and
+    /// [`on_number_skipped`](Self::on_number_skipped) to be told.
+    pub fn skips(&self) -> bool {
+        self.skipped.is_due()
+    }
+
+    /// No packet has `number`, nor will one have it: it is higher than those before.
+    pub fn on_number_skipped(&mut self, number: u64) {
+        self.skipped.insert(number);
+    }
+
+    /// Returns `true` if the peer has acknowledged a number that was left out: neither
+    /// direction goes on.
+    pub fn is_deceived(&self) -> bool {
+        self.deceived
     }
 
     /// Returns `true` if the peer has finished, and all that it wrote is here.

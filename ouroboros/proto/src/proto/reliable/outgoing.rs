@@ -172,6 +172,9 @@ impl Stream {
     /// sealed as `number` and left.
     pub fn on_packet_sent(&mut self, now: Duration, number: u64) {
         if let Some(sent) = self.unnumbered.pop_front() {
+            if sent.is_some() {
+                self.skipped.on_sent();
+            }
             self.recovery.on_sent(now, number, sent);
         }
     }

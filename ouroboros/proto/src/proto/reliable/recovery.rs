@@ -217,6 +217,11 @@ impl Recovery {
         self.recovery = None;
     }
 
+    /// The highest number that was sent.
+    pub(super) fn highest(&self) -> Option<u64> {
+        self.highest
+    }
+
     pub(super) fn in_flight(&self) -> u64 {
         self.in_flight
     }

@@ -52,7 +52,8 @@ impl Session {
         // Later answers are of more packets.
         if newest >= self.delivery.newest && newest < self.channel.sending.next() {
             self.delivery.newest = newest;
-            let undelivered = (newest + 1).saturating_sub(packets);
+            let skipped = self.channel.sending.skipped();
+            let undelivered = (newest + 1).saturating_sub(packets).saturating_sub(skipped);
             self.events.push_back(Event::Delivery { undelivered });
         }
     }

@@ -117,7 +117,8 @@ pub(super) fn byte(offset: u64) -> u8 {
 
 impl End {
     pub(super) fn new(config: Config, to_write: u64, stalled_until: Duration) -> Self {
-        let stream = Stream::new(Duration::ZERO, config);
+        let mut stream = Stream::new(Duration::ZERO, config);
+        stream.skip_later(to_write);
         let (numbers, written, read, ended) = (0, 0, 0, false);
         Self {
             stream,
@@ -203,6 +204,11 @@ pub(super) fn run(
                     end.stream.on_packets_unsent();
                     again = Some(now + MILLISECOND);
                     break;
+                }
+                if end.stream.skips() {
+                    end.numbers += 1;
+                    end.stream.on_number_skipped(end.numbers);
+                    end.stream.skip_later(end.numbers % 101);
                 }
                 // Control takes numbers, too.
                 end.numbers += 1 + u64::from(random.permille(10));

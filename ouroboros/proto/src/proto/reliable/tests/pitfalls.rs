@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use super::*;
+use crate::wire::{frame::Ack, management::Malformed};
 
 const ROUND_TRIP: Duration = Duration::from_millis(20);
 
@@ -36,6 +37,10 @@ impl Sender {
     fn send(&mut self) -> u64 {
         let before = self.sent;
         while self.stream.poll_transmit(self.now).is_some() {
+            if self.stream.skips() {
+                self.stream.on_number_skipped(self.sent);
+                self.sent += 1;
+            }
             self.stream.on_packet_sent(self.now, self.sent);
             if !self.lost.contains(&self.sent) {
                 self.on_wire.push_back((self.now + ROUND_TRIP, self.sent));
@@ -47,12 +52,15 @@ impl Sender {
 
     /// The peer has packet `number`, and has got `marked` packets with congestion experienced.
     fn acknowledge(&mut self, number: u64, marked: u32) {
+        self.handle(Ack::new(number as u32, 0, marked, 0, &[])).expect("well-formed");
+    }
+
+    fn handle(&mut self, ack: Ack<'_>) -> Result<(), Malformed> {
         let mut bytes = Vec::new();
-        let ack = crate::wire::frame::Ack::new(number as u32, 0, marked, 0, &[]);
         Frame::Ack(ack).encode(&mut bytes);
         let packet = Packet { number: self.came, marked: false, body: Body::Frames, bytes: &bytes };
         self.came += 1;
-        self.stream.handle(self.now, packet).expect("well-formed");
+        self.stream.handle(self.now, packet)
     }
 
     fn run(&mut self, until: Duration) {
@@ -181,6 +189,37 @@ fn nothing_is_due_while_nothing_is_in_flight() {
     sender.now += Duration::from_secs(3600);
     sender.stream.handle_timeout(sender.now);
     assert_eq!((sender.send(), sender.sent), (0, sent));
+}
+
+#[test]
+fn who_acknowledges_a_number_that_was_left_out_has_made_it_up() {
+    let mut sender = Sender::new();
+    sender.stream.skip_later(2);
+    sender.stream.write(&[7; 8_000]);
+    let sent = sender.send();
+    assert!(sent > 5);
+    sender.now += ROUND_TRIP;
+    // Not the third, which no packet had.
+    for number in [1, 0, 3] {
+        sender.acknowledge(number, 0);
+    }
+    let honest = sender.stream.statistics();
+    assert!(!sender.stream.is_deceived());
+    let all = Ack::new(sent as u32 - 1, 0, 0, sent as u16 - 1, &[]);
+    assert!(sender.handle(all).is_err());
+    assert!(sender.stream.is_deceived());
+    let figures = sender.stream.statistics();
+    assert_eq!(figures.congestion_window, honest.congestion_window, "it has opened nothing");
+    assert_eq!((sender.stream.write(b"more"), figures.unacknowledged), (0, 0));
+    // It is told, until it has acknowledged that, in whatever way.
+    let transmit = sender.stream.poll_transmit(sender.now).expect("the end");
+    let mut body = vec![0; transmit.size];
+    sender.stream.write_body(&transmit, &mut body);
+    let frames: Vec<_> = Frame::parse_all(&body).expect("well-formed").collect();
+    assert!(frames.contains(&Frame::Abort(MADE_UP)) && frames.contains(&Frame::Stop(MADE_UP)));
+    sender.stream.on_packet_sent(sender.now, sent);
+    sender.handle(Ack::new(sent as u32, 0, 0, sent as u16, &[])).expect("taken");
+    assert!(sender.stream.is_drained());
 }
 
 #[test]
