@@ -18,12 +18,15 @@ mod offices;
 mod probe;
 mod reaching;
 mod reboot;
+mod relayed;
 mod returning;
 mod rotation;
 mod site;
 mod status;
 mod survival;
 mod tools;
+#[path = "../../../ouroboros/tests/transfer/mod.rs"]
+mod transfer;
 mod tutorial;
 
 use std::process::ExitCode;
@@ -44,6 +47,7 @@ use offices::*;
 use ouroboros_testing::Needs;
 use reaching::*;
 use reboot::*;
+use relayed::*;
 use returning::*;
 use rotation::*;
 use status::*;
@@ -52,6 +56,9 @@ use tools::*;
 use tutorial::*;
 
 fn main() -> ExitCode {
+    if was_end() {
+        return ExitCode::SUCCESS;
+    }
     ouroboros_testing::tests![
         Needs::Tunnels:
             a_gibibyte_arrives_intact_through_an_encrypted_tunnel,
@@ -122,7 +129,10 @@ fn main() -> ExitCode {
             a_rate_is_measured_one_way_and_both,
             a_constant_bit_rate_is_counted,
             a_tunnel_that_waits_tells_what_it_waits_for;
-        Needs::Root: an_application_without_privilege_has_its_ethernet_flows_relayed_and_its_udp_flows_not
+        Needs::Root:
+            an_application_without_privilege_has_its_ethernet_flows_relayed_and_its_udp_flows_not,
+            a_transfer_whose_relay_is_killed_is_complete_at_neither_end,
+            a_relayed_transfer_whose_end_is_killed_is_complete_at_neither
     ]
     .run()
 }

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Whether each flow of a host is relayed, as `irm` tells.
-fn relayed(host: &Host) -> Vec<bool> {
+pub(crate) fn relayed(host: &Host) -> Vec<bool> {
     let list = host.must("irm", "--json flow list");
     let flows: Vec<serde_json::Value> = serde_json::from_str(&list).expect("JSON");
     flows.iter().map(|flow| flow["relayed"].as_bool().expect("a boolean")).collect()

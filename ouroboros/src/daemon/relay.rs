@@ -11,6 +11,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags},
+    io::Errno,
     net::{
         AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send,
         shutdown, socketpair, sockopt,
@@ -75,7 +76,12 @@ impl Path for RelayPath {
     }
 
     fn receive(&self, batch: &mut ReceiveBatch) -> io::Result<()> {
-        let (size, _) = recv(&self.socket, batch.buffer_mut(), RecvFlags::empty())?;
+        let size = match recv(&self.socket, batch.buffer_mut(), RecvFlags::empty()) {
+            Ok((size, _)) => size,
+            // Of a daemon that was killed with something unread.
+            Err(Errno::CONNRESET) => 0,
+            Err(error) => return Err(error.into()),
+        };
         if size == 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the flow's relay is gone"));
         }
@@ -275,6 +281,14 @@ mod tests {
 
     #[test]
     fn the_end_of_the_other_side_is_an_error_and_no_empty_batch() {
+        let (path, far) = pair();
+        let mut batch = SendBatch::new(path.headroom(), DATAGRAM);
+        batch.push(10).expect("room").fill(7);
+        path.send(&mut batch).expect("sent, and never read");
+        drop(far);
+        let error = path.receive(&mut ReceiveBatch::new(DATAGRAM)).expect_err("nobody there");
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+
         let (path, far) = pair();
         let mut batch = ReceiveBatch::new(DATAGRAM);
         let error = path.receive(&mut batch).expect_err("nothing there");

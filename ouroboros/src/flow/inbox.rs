@@ -14,7 +14,11 @@ use std::{
     time::Duration,
 };
 
-use super::{packets::Packets, pool, shared::Shared};
+use super::{
+    packets::Packets,
+    pool,
+    shared::{CUT_OFF, Shared, cut_off},
+};
 use crate::{
     crypto::SystemEntropy,
     driver,
@@ -113,6 +117,11 @@ impl Shared {
             match received {
                 Ok(()) => {}
                 Err(error) if is_empty(&error) => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    // Nothing will come or leave any more.
+                    self.end(CUT_OFF);
+                    return Err(cut_off());
+                }
                 Err(error) => return Err(error),
             }
         } else {
@@ -338,9 +347,12 @@ impl Shared {
             if let Some(found) = find(&mut inbox) {
                 return Ok(Taken::Packets(found));
             }
-            // What came before the peer closed the flow is had.
-            if !looks || self.fill(&mut inbox, usize::MAX, Reader::Taker)?.is_none() {
+            let filled =
+                if looks { self.fill(&mut inbox, usize::MAX, Reader::Taker) } else { Ok(None) };
+            // What came before the flow ended is had, and so is the end of what was sent.
+            if !matches!(filled, Ok(Some(_))) {
                 self.check_end_of_reading()?;
+                filled?;
                 if let Err(FlowError::ClosedWith(_)) = ended {
                     // Not all of what it sent has come.
                     return Err(FlowError::ClosedByPeer);

@@ -45,6 +45,13 @@ pub(super) const DOWN: u8 = 2;
 pub(super) const CLOSED_BY_PEER: u8 = 3;
 pub(super) const UNACKNOWLEDGED: u8 = 4;
 pub(super) const IRRECOVERABLE: u8 = 5;
+/// What the flow's frames passed through is gone: a relay with its daemon.
+pub(super) const CUT_OFF: u8 = 6;
+
+/// No error that a stream's reader could take for the end of the stream.
+pub(super) fn cut_off() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "irmd relays the flow no longer")
+}
 
 /// The background thread is told when something can be read.
 pub(super) const ARMED: u8 = 0;
@@ -217,6 +224,7 @@ impl Shared {
             }),
             UNACKNOWLEDGED => Err(Failure::Unacknowledged.into()),
             IRRECOVERABLE => Err(Failure::Irrecoverable.into()),
+            CUT_OFF => Err(cut_off().into()),
             _ => Err(FlowError::Closed),
         }
     }

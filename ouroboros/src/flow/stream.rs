@@ -32,7 +32,8 @@ use crate::error::FlowError;
 ///   all): [`ConnectionReset`](io::ErrorKind::ConnectionReset) or
 ///   [`ConnectionAborted`](io::ErrorKind::ConnectionAborted);
 /// - the peer is gone: nothing was heard for the flow's timeout:
-///   [`TimedOut`](io::ErrorKind::TimedOut).
+///   [`TimedOut`](io::ErrorKind::TimedOut); or `irmd`, which relayed the flow, is gone:
+///   [`NotConnected`](io::ErrorKind::NotConnected).
 ///
 /// The error's source is the [`FlowError`]. Towards a 0.23 peer, whose protocol has no
 /// end of a stream, there is only the last.

@@ -194,6 +194,7 @@ pub trait Path: Send + Sync {
     /// Receives as many frames as are there and fit: at least one frame or
     /// stray, or `WouldBlock`. A frame's bytes start behind the transport's
     /// header. Adds to the batch from its buffer's start: clear it before.
+    /// `UnexpectedEof`: nothing will come or leave on this path any more.
     fn receive(&self, batch: &mut ReceiveBatch) -> io::Result<()>;
 
     /// Sends a management message to the peer this path was opened for, from
