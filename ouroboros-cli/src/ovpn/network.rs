@@ -156,6 +156,7 @@ impl Network {
             None => Holder::Passing(client),
         };
         *self.connected.entry(holder.clone()).or_default() += 1;
+        self.pool.set_connected(&holder, true);
         let (asked, granted, heard) = (None, Vec::new(), false);
         let (fixed, behind) = (Vec::new(), BTreeSet::new());
         let member = Member { holder, asked, granted, fixed, behind, heard };
@@ -235,6 +236,7 @@ impl Network {
             *connected -= 1;
             if *connected == 0 {
                 self.connected.remove(&member.holder);
+                self.pool.set_connected(&member.holder, false);
             }
         }
         if matches!(member.holder, Holder::Passing(_)) {
@@ -316,8 +318,7 @@ impl Network {
             }
         }
         if wanted.is_empty() {
-            let is_connected = |holder: &Holder| self.connected.contains_key(holder);
-            if let Ok(assignment) = self.pool.assign(holder, now, is_connected) {
+            if let Ok(assignment) = self.pool.assign(holder, now) {
                 member.granted.clear();
                 member.granted.extend(assignment.v4.map(IpAddr::from));
                 member.granted.extend(assignment.v6.map(IpAddr::from));

@@ -2,7 +2,10 @@
 //! the pool had to give them to another meanwhile: what was not in use for the
 //! longest goes first.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -11,9 +14,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignment {
     /// Its IPv4 address, where the pool has any.
-    pub v4: Option<std::net::Ipv4Addr>,
+    pub v4: Option<Ipv4Addr>,
     /// Its IPv6 address, where the pool has any.
-    pub v6: Option<std::net::Ipv6Addr>,
+    pub v6: Option<Ipv6Addr>,
     /// Seconds since 1970 when it was given or last used.
     pub used: u64,
 }
@@ -30,30 +33,108 @@ pub enum PoolError {
     NotAvailable(IpAddr),
 }
 
-/// The networks to give addresses from, and who has which.
+/// The networks to give addresses from, who has which, and who is connected and must not
+/// lose theirs.
 ///
 /// Its memory is [`assignments`](Self::assignments), for the caller to keep;
 /// [`restore`](Self::restore) brings it back.
 #[derive(Clone, Debug)]
 pub struct AddressPool<K: Ord> {
-    v4: Option<Ipv4Net>,
-    v6: Option<Ipv6Net>,
+    /// At most one of each family.
+    families: Vec<Family>,
     /// Never given: the server's own, for one.
     reserved: Vec<IpAddr>,
     assigned: BTreeMap<K, Assignment>,
     in_use: BTreeMap<IpAddr, K>,
-    /// Hosts of each network, from its first address, below which none is free: so to
-    /// give many does not look at those given before each time.
-    full_below: (u32, u128),
+    connected: BTreeSet<K>,
+    /// Clients with an assignment that are not connected, by when it was used.
+    absent: BTreeSet<(u64, K)>,
+}
+
+/// The addresses of one family.
+#[derive(Clone, Debug)]
+struct Family {
+    net: IpNet,
+    /// Hosts, from the network's first address, below which none is free: so to give many
+    /// does not look at those given before each time.
+    full_below: u128,
+}
+
+impl Family {
+    /// Hosts that are given have lower numbers. The last of an IPv4 network is not given, and
+    /// more than a million are never looked at: there are not as many clients.
+    fn hosts(&self) -> u128 {
+        match self.net {
+            IpNet::V4(net) => u128::from(u32::from(net.broadcast()) - u32::from(net.network())),
+            IpNet::V6(net) => 1 << (128 - net.prefix_len()).min(20),
+        }
+    }
+
+    fn address(&self, host: u128) -> IpAddr {
+        match self.net {
+            IpNet::V4(net) => Ipv4Addr::from(u32::from(net.network()) + host as u32).into(),
+            IpNet::V6(net) => Ipv6Addr::from(u128::from(net.network()) + host).into(),
+        }
+    }
+
+    /// `address` may be free again.
+    fn set_free(&mut self, address: IpAddr) {
+        let host = match (address, self.net) {
+            (IpAddr::V4(v4), IpNet::V4(net)) => {
+                u128::from(u32::from(v4).saturating_sub(net.network().into()))
+            }
+            (IpAddr::V6(v6), IpNet::V6(net)) => u128::from(v6).saturating_sub(net.network().into()),
+            _ => return,
+        };
+        self.full_below = self.full_below.min(host.max(1));
+    }
+
+    /// Returns `true` if `address` is of this network, and one that clients have.
+    fn has(&self, address: IpAddr) -> bool {
+        let reserved =
+            address == self.net.network() || address.is_ipv4() && address == self.net.broadcast();
+        self.net.contains(&address) && !reserved
+    }
+}
+
+impl Assignment {
+    /// Its addresses.
+    fn addresses(self) -> impl Iterator<Item = IpAddr> {
+        self.v4.map(IpAddr::from).into_iter().chain(self.v6.map(IpAddr::from))
+    }
+
+    /// The one of the family of `net`.
+    fn of(self, net: IpNet) -> Option<IpAddr> {
+        self.addresses().find(|own| own.is_ipv4() == net.addr().is_ipv4())
+    }
+
+    /// Takes `address` in the place of the one of its family.
+    fn put(&mut self, address: IpAddr) {
+        match address {
+            IpAddr::V4(v4) => self.v4 = Some(v4),
+            IpAddr::V6(v6) => self.v6 = Some(v6),
+        }
+    }
+
+    fn remove(&mut self, address: IpAddr) {
+        self.v4 = self.v4.filter(|v4| IpAddr::from(*v4) != address);
+        self.v6 = self.v6.filter(|v6| IpAddr::from(*v6) != address);
+    }
 }
 
 impl<K: Ord + Clone> AddressPool<K> {
     /// A pool of at most one network of each family. `reserved` addresses are
     /// not given, nor are the first of a network, nor the last of one of IPv4.
     pub fn new(v4: Option<Ipv4Net>, v6: Option<Ipv6Net>, reserved: &[IpAddr]) -> Self {
-        let (v4, v6) = (v4.map(|net| net.trunc()), v6.map(|net| net.trunc()));
-        let (assigned, in_use) = (BTreeMap::new(), BTreeMap::new());
-        Self { v4, v6, reserved: reserved.to_vec(), assigned, in_use, full_below: (1, 1) }
+        let nets = v4.map(IpNet::from).into_iter().chain(v6.map(IpNet::from));
+        Self {
+            families: nets.map(|net| Family { net: net.trunc(), full_below: 1 }).collect(),
+            reserved: reserved.to_vec(),
+            assigned: BTreeMap::new(),
+            in_use: BTreeMap::new(),
+            connected: BTreeSet::new(),
+            absent: BTreeSet::new(),
+        }
     }
 
     /// Takes up what was remembered; what no longer fits the networks, or
@@ -62,7 +143,7 @@ impl<K: Ord + Clone> AddressPool<K> {
         for (client, mut old) in remembered {
             old.v4 = old.v4.filter(|v4| self.is_available(&client, (*v4).into()));
             old.v6 = old.v6.filter(|v6| self.is_available(&client, (*v6).into()));
-            if old.v4.is_some() || old.v6.is_some() {
+            if old.addresses().next().is_some() {
                 self.keep(client, old);
             }
         }
@@ -83,49 +164,40 @@ impl<K: Ord + Clone> AddressPool<K> {
         self.in_use.get(&address)
     }
 
+    /// `client` is connected (`true`): it does not lose what it has. Or it is no more.
+    pub fn set_connected(&mut self, client: &K, connected: bool) {
+        let changed = match connected {
+            true => self.connected.insert(client.clone()),
+            false => self.connected.remove(client),
+        };
+        if let Some(own) = self.assigned.get(client).filter(|_| changed) {
+            let entry = (own.used, client.clone());
+            let _ = if connected { self.absent.remove(&entry) } else { self.absent.insert(entry) };
+        }
+    }
+
     /// The addresses of `client` at `now` (seconds since 1970): those it had,
-    /// or new ones, one of each family that the pool has. `is_connected` tells
-    /// who must not lose theirs.
+    /// or new ones, one of each family that the pool has.
     ///
     /// # Errors
     ///
     /// [`PoolError::Exhausted`]: every address is held by somebody connected.
-    pub fn assign(
-        &mut self,
-        client: &K,
-        now: u64,
-        is_connected: impl Fn(&K) -> bool,
-    ) -> Result<Assignment, PoolError> {
+    pub fn assign(&mut self, client: &K, now: u64) -> Result<Assignment, PoolError> {
         let mut assignment = self.assigned.get(client).copied().unwrap_or_default();
         assignment.used = now;
-        if let (Some(net), None) = (self.v4, assignment.v4) {
-            let hosts = u32::from(net.broadcast()) - u32::from(net.network());
-            let address = |host| std::net::Ipv4Addr::from(u32::from(net.network()) + host).into();
-            let host = (self.full_below.0..hosts).find(|host| self.is_free(address(*host)));
-            self.full_below.0 = host.unwrap_or(hosts);
-            let recovered = || self.recover(&is_connected, |old| old.v4.map(IpAddr::from));
-            match host.map(address).or_else(recovered) {
-                Some(IpAddr::V4(v4)) => {
-                    self.forget(v4.into());
-                    assignment.v4 = Some(v4);
-                }
-                _ => return Err(PoolError::Exhausted(net.into())),
+        for index in 0..self.families.len() {
+            let net = self.families[index].net;
+            if assignment.of(net).is_some() {
+                continue;
             }
-        }
-        if let (Some(net), None) = (self.v6, assignment.v6) {
-            // More are never looked at: there are not as many clients.
-            let hosts = 1u128 << (128 - net.prefix_len()).min(20);
-            let address = |host| std::net::Ipv6Addr::from(u128::from(net.network()) + host).into();
-            let host = (self.full_below.1..hosts).find(|host| self.is_free(address(*host)));
-            self.full_below.1 = host.unwrap_or(hosts);
-            let recovered = || self.recover(&is_connected, |old| old.v6.map(IpAddr::from));
-            match host.map(address).or_else(recovered) {
-                Some(IpAddr::V6(v6)) => {
-                    self.forget(v6.into());
-                    assignment.v6 = Some(v6);
-                }
-                _ => return Err(PoolError::Exhausted(net.into())),
-            }
+            let Some(address) = self.free(index).or_else(|| self.recover(net)) else {
+                // What it would have had of the other family.
+                let taken = assignment.addresses().filter(|own| !self.in_use.contains_key(own));
+                taken.collect::<Vec<_>>().into_iter().for_each(|own| self.set_free(own));
+                return Err(PoolError::Exhausted(net));
+            };
+            self.forget(address);
+            assignment.put(address);
         }
         self.keep(client.clone(), assignment);
         Ok(assignment)
@@ -146,13 +218,10 @@ impl<K: Ord + Clone> AddressPool<K> {
             return Err(PoolError::NotAvailable(address));
         }
         let mut assignment = self.assigned.get(client).copied().unwrap_or_default();
-        let before = match address {
-            IpAddr::V4(v4) => assignment.v4.replace(v4).map(IpAddr::from),
-            IpAddr::V6(v6) => assignment.v6.replace(v6).map(IpAddr::from),
-        };
-        if let Some(before) = before {
+        if let Some(before) = assignment.of(address.into()) {
             self.set_free(before);
         }
+        assignment.put(address);
         assignment.used = now;
         self.keep(client.clone(), assignment);
         Ok(assignment)
@@ -160,33 +229,31 @@ impl<K: Ord + Clone> AddressPool<K> {
 
     /// Takes back what `client` has.
     pub fn release(&mut self, client: &K) {
-        if let Some(old) = self.assigned.remove(client) {
-            let v4 = old.v4.map(IpAddr::from);
-            v4.into_iter().chain(old.v6.map(IpAddr::from)).for_each(|own| self.set_free(own));
+        if let Some(old) = self.remove(client) {
+            old.addresses().for_each(|own| self.set_free(own));
         }
     }
 
     fn set_free(&mut self, address: IpAddr) {
         self.in_use.remove(&address);
-        match (address, self.v4, self.v6) {
-            (IpAddr::V4(v4), Some(net), _) => {
-                let host = u32::from(v4).saturating_sub(net.network().into());
-                self.full_below.0 = self.full_below.0.min(host.max(1));
-            }
-            (IpAddr::V6(v6), _, Some(net)) => {
-                let host = u128::from(v6).saturating_sub(net.network().into());
-                self.full_below.1 = self.full_below.1.min(host.max(1));
-            }
-            _ => {}
-        }
+        self.families.iter_mut().for_each(|family| family.set_free(address));
     }
 
     fn keep(&mut self, client: K, assignment: Assignment) {
-        let v4 = assignment.v4.map(IpAddr::from);
-        for address in v4.into_iter().chain(assignment.v6.map(IpAddr::from)) {
+        self.remove(&client);
+        for address in assignment.addresses() {
             self.in_use.insert(address, client.clone());
         }
+        if !self.connected.contains(&client) {
+            self.absent.insert((assignment.used, client.clone()));
+        }
         self.assigned.insert(client, assignment);
+    }
+
+    fn remove(&mut self, client: &K) -> Option<Assignment> {
+        let old = self.assigned.remove(client)?;
+        self.absent.remove(&(old.used, client.clone()));
+        Some(old)
     }
 
     fn is_free(&self, address: IpAddr) -> bool {
@@ -195,46 +262,39 @@ impl<K: Ord + Clone> AddressPool<K> {
 
     /// Returns `true` if `client` may have `address`.
     fn is_available(&self, client: &K, address: IpAddr) -> bool {
-        let inside = match address {
-            IpAddr::V4(v4) => self.v4.is_some_and(|net| {
-                net.contains(&v4) && v4 != net.network() && v4 != net.broadcast()
-            }),
-            IpAddr::V6(v6) => self.v6.is_some_and(|net| net.contains(&v6) && v6 != net.network()),
-        };
+        let inside = self.families.iter().any(|family| family.has(address));
         let free = self.in_use.get(&address).is_none_or(|owner| owner == client);
         inside && free && !self.reserved.contains(&address)
     }
 
+    /// The first address of a family that nobody has.
+    fn free(&mut self, index: usize) -> Option<IpAddr> {
+        let (family, hosts) = (&self.families[index], self.families[index].hosts());
+        let mut looked_at = family.full_below..hosts;
+        let host = looked_at.find(|host| self.is_free(family.address(*host)));
+        let address = host.map(|host| family.address(host));
+        self.families[index].full_below = host.unwrap_or(hosts);
+        address
+    }
+
     /// An address that nobody connected has: the one unused for the longest.
-    fn recover(
-        &self,
-        is_connected: impl Fn(&K) -> bool,
-        address: impl Fn(&Assignment) -> Option<IpAddr>,
-    ) -> Option<IpAddr> {
-        let absent = self.assigned.iter().filter(|(client, _)| !is_connected(client));
-        let held = absent.filter_map(|(_, old)| Some((old.used, address(old)?)));
-        held.min_by_key(|(used, _)| *used).map(|(_, address)| address)
+    fn recover(&self, net: IpNet) -> Option<IpAddr> {
+        self.absent.iter().find_map(|(_, client)| self.assigned.get(client)?.of(net))
     }
 
     /// Takes `address` away from whoever has it.
     fn forget(&mut self, address: IpAddr) {
         let Some(owner) = self.in_use.remove(&address) else { return };
-        if let Some(old) = self.assigned.get_mut(&owner) {
-            match address {
-                IpAddr::V4(_) => old.v4 = None,
-                IpAddr::V6(_) => old.v6 = None,
-            }
-            if old.v4.is_none() && old.v6.is_none() {
-                self.assigned.remove(&owner);
-            }
+        let Some(mut old) = self.remove(&owner) else { return };
+        old.remove(address);
+        if old.addresses().next().is_some() {
+            self.keep(owner, old);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -252,14 +312,14 @@ mod tests {
     #[test]
     fn who_comes_back_has_the_same_address_also_after_a_restart() {
         let mut first = pool();
-        let one = first.assign(&1, 100, |_| false).expect("an address");
-        let two = first.assign(&2, 101, |_| false).expect("an address");
+        let one = first.assign(&1, 100).expect("an address");
+        let two = first.assign(&2, 101).expect("an address");
         assert_eq!((one.v4, one.v6), (Some([10, 0, 0, 2].into()), "fd00::2".parse().ok()));
         assert_ne!(one.v4, two.v4);
         let mut second = pool();
         second.restore(first.assignments().map(|(client, kept)| (*client, *kept)));
-        assert_eq!(second.assign(&2, 200, |_| false).expect("an address").v4, two.v4);
-        assert_eq!(second.assign(&1, 200, |_| false).expect("an address").v6, one.v6);
+        assert_eq!(second.assign(&2, 200).expect("an address").v4, two.v4);
+        assert_eq!(second.assign(&1, 200).expect("an address").v6, one.v6);
     }
 
     #[test]
@@ -267,11 +327,14 @@ mod tests {
         let mut pool = pool();
         // 10.0.0.2 to .6: five of them.
         for client in 1..=5 {
-            pool.assign(&client, client.into(), |_| true).expect("an address");
+            pool.set_connected(&client, true);
+            pool.assign(&client, client.into()).expect("an address");
         }
         let net = "10.0.0.0/29".parse().unwrap();
-        assert_eq!(pool.assign(&6, 6, |_| true), Err(PoolError::Exhausted(net)));
-        let sixth = pool.assign(&6, 6, |client| *client != 3 && *client != 4).expect("one");
+        assert_eq!(pool.assign(&6, 6), Err(PoolError::Exhausted(net)));
+        pool.set_connected(&4, false);
+        pool.set_connected(&3, false);
+        let sixth = pool.assign(&6, 6).expect("one");
         assert_eq!(sixth.v4, Some([10, 0, 0, 4].into()), "the third client's");
     }
 
@@ -298,23 +361,26 @@ mod tests {
             steps in prop::collection::vec((0..12u8, 0..3u8, 0..9u8), 1..80)
         ) {
             let mut pool = pool();
+            (0..12).step_by(3).for_each(|client| pool.set_connected(&client, true));
             for (now, (client, step, host)) in steps.into_iter().enumerate() {
                 let now = now as u64;
                 let _ = match step {
-                    0 => pool.assign(&client, now, |other| other % 3 == 0).map(drop),
+                    0 => pool.assign(&client, now).map(drop),
                     1 => pool.assign_fixed(&client, now, [10, 0, 0, host].into()).map(drop),
                     _ => { pool.release(&client); Ok(()) }
                 };
                 let mut seen = BTreeSet::new();
                 for (client, assignment) in pool.assignments() {
-                    let v4 = assignment.v4.map(IpAddr::from);
-                    for address in v4.into_iter().chain(assignment.v6.map(IpAddr::from)) {
+                    for address in assignment.addresses() {
                         prop_assert!(seen.insert(address), "{address} twice");
                         prop_assert!(pool.is_available(client, address), "{address}");
                     }
                 }
                 prop_assert_eq!(seen.len(), pool.in_use.len());
-                for host in 1..pool.full_below.0 {
+                let absent = pool.assignments().filter(|(client, _)| **client % 3 != 0);
+                let absent: BTreeSet<_> = absent.map(|(client, own)| (own.used, *client)).collect();
+                prop_assert_eq!(&absent, &pool.absent);
+                for host in 1..pool.families[0].full_below {
                     let address = IpAddr::from([10, 0, 0, host as u8]);
                     prop_assert!(!pool.is_free(address), "{address} is free and not looked at");
                 }
