@@ -97,6 +97,11 @@ impl Flows {
         }
     }
 
+    /// Shows the flows there are to `look`, oldest first, without copying them.
+    pub(super) fn for_each(&self, mut look: impl FnMut(&FlowEntry)) {
+        lock(&self.table).entries.values().for_each(|entry| look(&entry.flow));
+    }
+
     /// The flows there are, oldest first.
     pub fn list(&self) -> Vec<FlowEntry> {
         lock(&self.table).entries.values().map(|entry| entry.flow.clone()).collect()

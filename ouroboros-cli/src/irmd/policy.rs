@@ -5,7 +5,7 @@
 use std::{
     fs,
     os::unix::fs::MetadataExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -50,7 +50,7 @@ impl Files<'_> {
     /// Returns the security that `policy` asks of flows that are accepted. `last` is the one
     /// before, if there was any: where a list of clients cannot be read as a whole, its good
     /// lines count, and where it cannot be believed, of those it has now the ones that it had
-    /// before.
+    /// before. What is wrong with it is in the list behind that then, and logged if it was not.
     ///
     /// # Errors
     ///
@@ -59,7 +59,7 @@ impl Files<'_> {
         &self,
         policy: &NamePolicy,
         name: &Name,
-        last: Option<&ServerSecurity>,
+        last: Option<(&ServerSecurity, &mut Vec<String>)>,
     ) -> Result<ServerSecurity, Error> {
         let mut security = policy.accepted();
         security = match &policy.authentication {
@@ -74,16 +74,20 @@ impl Files<'_> {
             security.invited = trust::invitations(path);
         }
         security.clients = match &policy.authentication {
-            Authentication::Keys(path) => Trust::Keys(match last.map(|last| &last.clients) {
-                Some(Trust::Keys(last)) => {
-                    let (clients, flaws) = trust::reread_authorized_keys(path, last);
-                    for flaw in flaws {
-                        tracing::error!(%name, %flaw, "a list of clients is not as it should be");
+            Authentication::Keys(path) => {
+                Trust::Keys(match last.map(|(l, told)| (&l.clients, told)) {
+                    Some((Trust::Keys(last), told)) => {
+                        let (clients, flaws) = trust::reread_authorized_keys(path, last);
+                        let flaws: Vec<_> = flaws.iter().map(ToString::to_string).collect();
+                        for flaw in flaws.iter().filter(|flaw| !told.contains(flaw)) {
+                            tracing::error!(%name, %flaw, "a list of clients is not as it should be");
+                        }
+                        *told = flaws;
+                        clients
                     }
-                    clients
-                }
-                _ => trust::authorized_keys(path)?,
-            }),
+                    _ => trust::authorized_keys(path)?,
+                })
+            }
             Authentication::Authorities(own) => Trust::Authorities(self.authorities(own)?),
             _ => Trust::Anyone,
         };
@@ -191,12 +195,7 @@ impl Files<'_> {
             }
             _ => {}
         }
-        let stamp = |path: &PathBuf| {
-            let metadata = fs::metadata(path).ok()?;
-            // Of its owner and mode, too.
-            Some((metadata.ino(), metadata.len(), metadata.ctime(), metadata.ctime_nsec()))
-        };
-        paths.iter().map(stamp).collect()
+        paths.iter().map(|path| stamp(path)).collect()
     }
 
     /// The authorities in the folder of one's own, or else the daemon's, who may have none.
@@ -211,6 +210,13 @@ impl Files<'_> {
         }
         Ok(store)
     }
+}
+
+/// The stamp of the file at `path`.
+pub(super) fn stamp(path: &Path) -> Stamp {
+    let metadata = fs::metadata(path).ok()?;
+    // Its time changes with its owner and mode, too, and with the time of its contents.
+    Some((metadata.ino(), metadata.len(), metadata.ctime(), metadata.ctime_nsec()))
 }
 
 /// Returns `true` if `stamps` were taken too soon after a change to tell it from

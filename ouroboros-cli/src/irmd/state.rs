@@ -21,7 +21,7 @@ use ouroboros::{
     },
     sync::lock,
     transport::{OpenError, Udp},
-    trust::{KeyFile, TrustFolder},
+    trust::{ClientEntry, KeyFile, TrustFolder},
     wire::Name,
 };
 
@@ -46,6 +46,10 @@ struct NameState {
     stamps: Vec<Stamp>,
     /// The policy's security when its files were read.
     own: Option<ServerSecurity>,
+    /// The lines of the policy's clients' file, and the file's stamp before it was read.
+    clients: Option<(Stamp, Arc<[ClientEntry]>)>,
+    /// What is wrong with that file, as the log has it.
+    flaws: Vec<String>,
     /// The demands of processes beyond it, as long as they live.
     demands: BTreeMap<u32, (Process, ServerSecurity)>,
     programs: BTreeSet<String>,

@@ -22,7 +22,7 @@ use ouroboros::{
     wire::Name,
 };
 
-use super::{Error, Outcome, State, Tables};
+use super::{super::policy, Error, Outcome, State, Tables};
 use crate::now;
 
 impl State {
@@ -59,31 +59,54 @@ impl State {
 
     pub(super) fn list_clients(&self, name: Option<&str>, key: Option<&str>) -> Outcome {
         let only: Option<Fingerprint> = key.map(str::parse).transpose()?;
+        let is_wanted = |key: &Fingerprint| only.is_none_or(|only| *key == only);
         let files = match name {
             Some(_) => vec![self.clients_file(name)?],
             None => files(&self.tables()),
         };
         let mut peers: HashMap<(String, String), Vec<String>> = HashMap::new();
-        for flow in self.flows.list() {
-            if let Some(identity) = flow.identity {
-                let of_client = (flow.name, identity.fingerprint.to_string());
-                peers.entry(of_client).or_default().push(flow.peer);
+        self.flows.for_each(|flow| {
+            let key = flow.identity.as_ref().map(|peer| peer.fingerprint);
+            if let Some(key) = key.filter(is_wanted) {
+                let of_client = (flow.name.clone(), key.to_string());
+                peers.entry(of_client).or_default().push(flow.peer.clone());
             }
-        }
+        });
         let mut rows = Vec::new();
         for (service, file) in files {
-            let wanted = |entry: &ClientEntry| only.is_none_or(|key| entry.key == key);
-            for entry in file.entries()?.into_iter().filter(wanted) {
-                let service = service.to_string();
-                let of_client = (service, entry.key.to_string());
+            let entries = self.entries(&service, &file)?;
+            for entry in entries.iter().filter(|entry| is_wanted(&entry.key)) {
+                let of_client = (service.to_string(), entry.key.to_string());
                 let peers = peers.get(&of_client).cloned().unwrap_or_default();
                 let (service, key) = of_client;
-                let prefixes = entry.prefixes.iter().map(ToString::to_string).collect();
-                let (name, until) = (entry.name, entry.invited_until);
-                rows.push(ClientRow { service, name, key, prefixes, invited_until: until, peers });
+                rows.push(ClientRow {
+                    service,
+                    name: entry.name.clone(),
+                    key,
+                    prefixes: entry.prefixes.iter().map(ToString::to_string).collect(),
+                    invited_until: entry.invited_until,
+                    peers,
+                });
             }
         }
         Ok(Response::Clients(rows))
+    }
+
+    /// The lines of the clients' file of `name`, which are read again only when it has changed:
+    /// each client that comes has its own looked up.
+    fn entries(&self, name: &Name, file: &ClientsFile) -> Result<Arc<[ClientEntry]>, Error> {
+        // Before it is read: what changes meanwhile is read again.
+        let stamp = policy::stamp(file.path());
+        let known = self.tables().names.get(name).and_then(|state| state.clients.clone());
+        if let Some((_, entries)) = known.filter(|(known, _)| *known == stamp) {
+            return Ok(entries);
+        }
+        let entries: Arc<[_]> = file.entries()?.into();
+        if let Some(state) = self.tables().names.get_mut(name) {
+            let settled = !policy::are_fresh(&[stamp]);
+            state.clients = settled.then(|| (stamp, entries.clone()));
+        }
+        Ok(entries)
     }
 
     pub(super) fn rename_client(&self, name: Option<&str>, client: &str, to: &str) -> Outcome {

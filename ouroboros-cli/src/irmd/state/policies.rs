@@ -44,7 +44,8 @@ impl State {
         let mut tables = self.tables();
         let known = tables.names.entry(name.clone()).or_default();
         (known.created, known.policy, known.stamps) = (true, policy, stamps);
-        known.own = Some(accepted);
+        (known.own, known.clients) = (Some(accepted), None);
+        known.flaws.clear();
         self.apply(&name, known);
         Ok(Response::Done)
     }
@@ -61,7 +62,8 @@ impl State {
             // Before the files are read: what changes meanwhile is read again.
             let stamps = files.stamps(&state.policy);
             if stamps != state.stamps {
-                let accepted = files.accepted(&state.policy, name, state.own.as_ref());
+                let last = state.own.as_ref().map(|own| (own, &mut state.flaws));
+                let accepted = files.accepted(&state.policy, name, last);
                 state.own = Some(accepted.unwrap_or_else(|reason| {
                     tracing::error!(%name, %reason, "a file of trust cannot be used");
                     state.own.take().unwrap_or_else(|| policy::without_files(&state.policy))
