@@ -146,21 +146,34 @@ impl Server {
             Timer::after(TIMEOUT).await;
             Err(io::ErrorKind::TimedOut.into())
         };
+        // `Async::accept` would try again whenever the task is woken for something else.
         let answered = match &self.listener {
-            Listener::Unix(listener) => match listener.accept().await {
-                Ok((stream, _)) => {
-                    let end = |stream: &Async<UnixStream>| stream.get_ref().shutdown(Write);
-                    future::or(answer(stream, pages, end), late).await
+            Listener::Unix(listener) => {
+                let accepted = async {
+                    listener.readable().await?;
+                    Async::new(listener.get_ref().accept()?.0)
+                };
+                match accepted.await {
+                    Ok(stream) => {
+                        let end = |stream: &Async<UnixStream>| stream.get_ref().shutdown(Write);
+                        future::or(answer(stream, pages, end), late).await
+                    }
+                    Err(error) => return not_accepted(&error).await,
                 }
-                Err(error) => return exhausted(&error).await,
-            },
-            Listener::Tcp(listener) => match listener.accept().await {
-                Ok((stream, _)) => {
-                    let end = |stream: &Async<TcpStream>| stream.get_ref().shutdown(Write);
-                    future::or(answer(stream, pages, end), late).await
+            }
+            Listener::Tcp(listener) => {
+                let accepted = async {
+                    listener.readable().await?;
+                    Async::new(listener.get_ref().accept()?.0)
+                };
+                match accepted.await {
+                    Ok(stream) => {
+                        let end = |stream: &Async<TcpStream>| stream.get_ref().shutdown(Write);
+                        future::or(answer(stream, pages, end), late).await
+                    }
+                    Err(error) => return not_accepted(&error).await,
                 }
-                Err(error) => return exhausted(&error).await,
-            },
+            }
         };
         if let Err(error) = answered {
             tracing::debug!(%error, "a page is not read");
@@ -192,7 +205,11 @@ async fn is_left_over(path: &Path) -> bool {
     connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-async fn exhausted(error: &io::Error) {
+async fn not_accepted(error: &io::Error) {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        // Another of those who wait was faster.
+        return;
+    }
     tracing::debug!(%error, "cannot take a connection");
     Timer::after(EXHAUSTED).await;
 }

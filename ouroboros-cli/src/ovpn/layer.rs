@@ -7,8 +7,9 @@ use async_std::task;
 use ouroboros::{
     LayerError,
     daemon::{
-        Client,
+        Client, Connection,
         protocol::{IpcpEntry, Request, TransportSpec},
+        socket_path,
     },
     wire::Name,
 };
@@ -18,8 +19,8 @@ use super::{attempts::Attempts, daemon_may_come};
 /// The IPCP and its layer.
 const IPCP: &str = "ovpn";
 const LAYER: &str = "internet";
-/// How often to see whether the daemon still serves the name: it may be another one.
-const INTERVAL: Duration = Duration::from_secs(2);
+/// How long to wait before the daemon is asked whether it still serves the name.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// Makes a layer over UDP, at every address, if irmd has none.
 ///
@@ -76,7 +77,11 @@ async fn ask_to_serve(name: &Name) -> Result<(), LayerError> {
 /// Has irmd go on serving `name`: one that was started anew is told again.
 pub async fn keep_serving<T>(name: &Name) -> T {
     loop {
-        task::sleep(INTERVAL).await;
+        // It ends with the daemon, or after a while since nothing is asked on it.
+        if let Ok(connection) = Connection::open(&socket_path()).await {
+            let _ = connection.hung_up().await;
+        }
+        task::sleep(RETRY).await;
         let Ok(names) = Client::new().names().await else { continue };
         let own = names.iter().find(|known| known.name == name.as_str());
         if own.is_none_or(|known| !known.processes.contains(&process::id()))

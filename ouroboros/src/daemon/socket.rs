@@ -73,8 +73,15 @@ impl Listener {
     ///
     /// Those of accept(2).
     pub async fn accept(&self) -> io::Result<Connection> {
-        let socket = self.0.read_with(|socket| Ok(accept_with(socket, FLAGS)?)).await?;
-        Ok(Connection(Async::new_nonblocking(socket)?))
+        // `read_with` would try again whenever the task is woken for something else.
+        loop {
+            self.0.readable().await?;
+            match accept_with(self.0.get_ref(), FLAGS) {
+                Ok(socket) => return Ok(Connection(Async::new_nonblocking(socket)?)),
+                Err(Errno::AGAIN) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 }
 
