@@ -61,7 +61,8 @@ pub async fn client(irm: &Irm, name: &Name, spec: FlowSpec, settings: &Settings)
     };
     let outcome = run(irm, name, spec, settings, full_tunnel.as_ref()).await;
     if outcome.is_err() && full_tunnel.is_some_and(|full_tunnel| full_tunnel.failed()) {
-        println!(
+        tell!(
+            Subject::name(name),
             "Nothing leaves this machine until ovpn has been started again and ended \
              (--kill-switch)."
         );
@@ -104,10 +105,10 @@ async fn run(
         let subject = Subject::server(flows[0].info());
         if let Some(full_tunnel) = full_tunnel {
             full_tunnel.lead(&device, &settings.addresses)?;
-            println!("{}", full_tunnel.describe(&device));
+            tell!(subject.with("device", &device), "{}", full_tunnel.describe(&device));
         }
         let up = format!("{} is up.", settings.describe(&device));
-        tell!(subject, "{up}");
+        tell!(subject.with("device", &device), "{up}");
         service::status(&up);
         let own = networks(&settings.addresses);
         tunnel.ask(if chosen { &own } else { &[] });
@@ -119,7 +120,7 @@ async fn run(
         let ended = {
             let run = async { Ended::Flow(tunnel.run_lanes(flows).await) };
             let told = follow(&tunnel, &settings, &mut in_force, &mut accepted, chosen, &info);
-            let watched = watch(&tunnel, settings.statistics);
+            let watched = watch(&tunnel, settings.statistics, &subject);
             future::or(run, future::or(told, watched)).await
         };
         let ended = match ended {
@@ -180,7 +181,7 @@ async fn follow(
             Step::Changed(now) => {
                 *accepted = now;
                 if let Some(told) = &last {
-                    in_force.apply(tunnel, now, settings.full_tunnel, told);
+                    in_force.apply(tunnel, now, settings.full_tunnel, told, &Subject::server(info));
                 }
                 continue;
             }
@@ -200,7 +201,7 @@ async fn follow(
                  may be dropped there (--ip server takes the address that the server gives)."
             );
         }
-        in_force.apply(tunnel, *accepted, settings.full_tunnel, &told);
+        in_force.apply(tunnel, *accepted, settings.full_tunnel, &told, &Subject::server(info));
         last = Some(told);
     }
 }
@@ -226,13 +227,14 @@ async fn remember_next_key(info: &FlowInfo, next: Option<Fingerprint>) {
 }
 
 /// Prints traffic statistics every second, if that is wanted.
-async fn watch(tunnel: &Tunnel, wanted: bool) -> Ended {
+async fn watch(tunnel: &Tunnel, wanted: bool, subject: &Subject) -> Ended {
     if !wanted {
         return future::pending().await;
     }
     loop {
         task::sleep(Duration::from_secs(1)).await;
-        println!("{}: {}", tunnel.interface_name_now(), tunnel.statistics());
+        let device = tunnel.interface_name_now();
+        tell!(subject.with("device", &device), "{device}: {}", tunnel.statistics());
     }
 }
 

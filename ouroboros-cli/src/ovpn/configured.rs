@@ -13,7 +13,11 @@ use ouroboros::{
     tun::InterfaceAddress,
 };
 
-use super::{Accepted, resolving::Resolving};
+use super::{
+    Accepted,
+    resolving::Resolving,
+    subject::{Subject, tell},
+};
 
 /// How long a server may take to say which addresses this machine has.
 const CONFIGURATION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -91,8 +95,10 @@ impl InForce {
         accepted: Accepted,
         full_tunnel: bool,
         told: &Configuration,
+        subject: &Subject,
     ) {
         let device = &tunnel.interface_name_now();
+        let subject = &subject.with("device", device);
         let mut told = told.clone();
         // In the main table it would lead the tunnel's own packets into the tunnel.
         told.routes.retain(|route| route.prefix_len() > 0);
@@ -104,13 +110,18 @@ impl InForce {
             let _ = tunnel.remove_route(*route);
         }
         for route in wanted.iter().filter(|route| !self.routes.contains(route)) {
+            let subject = subject.with("route", route);
             match tunnel.add_route(*route) {
-                Ok(()) => println!("Route: {route} through {device}."),
-                Err(error) => println!("The server's route {route} cannot be made: {error}."),
+                Ok(()) => tell!(subject, "Route: {route} through {device}."),
+                Err(error) => {
+                    tell!(subject, "The server's route {route} cannot be made: {error}.");
+                }
             }
         }
         if !offered.is_empty() && self.offered != offered {
-            println!("The server offers routes: {} (--accept-routes).", list(&offered));
+            let routes = list(&offered);
+            let subject = subject.with("routes", &routes);
+            tell!(subject, "The server offers routes: {routes} (--accept-routes).");
         }
         (self.routes, self.offered) = (wanted, offered);
         let mut resolvers = Configuration::default();
@@ -122,10 +133,11 @@ impl InForce {
         // Ends what there was.
         self.resolving = None;
         if accepted.dns && !resolvers.dns_servers.is_empty() {
-            self.resolving = Resolving::begin(device, &resolvers, full_tunnel);
+            self.resolving = Resolving::begin(device, &resolvers, full_tunnel, subject);
         } else if !resolvers.dns_servers.is_empty() && resolvers != self.resolvers {
             let servers = list(&resolvers.dns_servers);
-            println!("The server offers resolvers: {servers} (--accept-dns).");
+            let subject = subject.with("resolvers", &servers);
+            tell!(subject, "The server offers resolvers: {servers} (--accept-dns).");
         }
         self.resolvers = resolvers;
     }

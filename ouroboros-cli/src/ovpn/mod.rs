@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use ouroboros::{
     FlowInfo, LayerError, Offload, PeerIdentity, ServerSecurity, Tunnel, TunnelBuilder,
     crypto::identity::Fingerprint,
-    daemon::{Client, DaemonError},
+    daemon::{Client, DaemonError, protocol::KeyEntry},
     proto::{
         hub::{Configuration, IpNet},
         negotiation::Profile,
@@ -171,7 +171,8 @@ async fn announce_own_key(name: Option<&Name>) -> Result<(), LayerError> {
         attempts.pause().await;
         match own_key(name).await {
             Ok(key) => {
-                println!("{key}");
+                let subject = name.map(Subject::name).unwrap_or_default();
+                tell!(subject, "{key}");
                 return Ok(());
             }
             Err(LayerError::Daemon(error)) if daemon_may_come(&error) => {
@@ -183,21 +184,23 @@ async fn announce_own_key(name: Option<&Name>) -> Result<(), LayerError> {
 }
 
 async fn own_key(name: Option<&Name>) -> Result<String, LayerError> {
-    if let Some(name) = name
-        && let Some(own) = name_key(name).await?
-    {
-        return Ok(format!("The key of {name} on this machine is {own}."));
-    }
-    Ok(format!("This machine's key is {}.", Client::new().key(None).await?.fingerprint))
+    let machine = Client::new().key(None).await?;
+    Ok(match (name, key_beside(&machine, name).await?) {
+        (Some(name), Some(own)) => format!("The key of {name} on this machine is {own}."),
+        _ => format!("This machine's key is {}.", machine.fingerprint),
+    })
 }
 
 /// The key that `name` has of its own on this machine.
 async fn name_key(name: &Name) -> Result<Option<String>, LayerError> {
+    key_beside(&Client::new().key(None).await?, Some(name)).await
+}
+
+/// The key that `name` has beside the machine's.
+async fn key_beside(machine: &KeyEntry, name: Option<&Name>) -> Result<Option<String>, LayerError> {
+    let Some(name) = name else { return Ok(None) };
     match Client::new().key(Some(name)).await {
-        Ok(key) => {
-            let machine = Client::new().key(None).await?;
-            Ok((key.path != machine.path).then_some(key.fingerprint))
-        }
+        Ok(key) => Ok((key.path != machine.path).then_some(key.fingerprint)),
         // It has the machine's.
         Err(LayerError::NoSuchName(_)) => Ok(None),
         Err(error) => Err(error),

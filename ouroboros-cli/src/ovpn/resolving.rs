@@ -5,7 +5,10 @@ use std::fmt::Write;
 
 use ouroboros::proto::hub::Configuration;
 
-use super::configured::list;
+use super::{
+    configured::list,
+    subject::{Subject, tell},
+};
 use crate::command::{self, CommandError};
 
 /// Resolvers that are asked as long as this is.
@@ -24,14 +27,21 @@ enum Manager {
 impl Resolving {
     /// Has these resolvers asked for the device; for all names if `everything` goes there.
     /// Says so, or why not.
-    pub(super) fn begin(device: &str, told: &Configuration, everything: bool) -> Option<Self> {
+    pub(super) fn begin(
+        device: &str,
+        told: &Configuration,
+        everything: bool,
+        subject: &Subject,
+    ) -> Option<Self> {
         let servers = list(&told.dns_servers);
+        let subject = subject.with("resolvers", &servers);
         let by = match resolved(device, told, everything) {
             Ok(()) => Manager::Resolved,
             Err(resolved) => match resolvconf(device, told, everything) {
                 Ok(()) => Manager::Resolvconf,
                 Err(resolvconf) => {
-                    println!(
+                    tell!(
+                        subject,
                         "Warning: the server's resolvers are not used: {servers}; put them into \
                          /etc/resolv.conf yourself (resolvectl: {resolved}; resolvconf: \
                          {resolvconf})."
@@ -40,7 +50,7 @@ impl Resolving {
                 }
             },
         };
-        println!("Resolvers of {device}: {servers}.");
+        tell!(subject, "Resolvers of {device}: {servers}.");
         Some(Self { device: device.to_owned(), by })
     }
 }

@@ -39,8 +39,10 @@ const RETRY: Duration = Duration::from_millis(500);
 /// that it is there, is not there any more.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often to see which clients have been heard, to remember when addresses were used, and
-/// to print statistics.
+/// to print statistics, while there is any of that to do.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How often to ask which keys names are to have next.
+const NEXT_KEYS: Duration = Duration::from_secs(5);
 /// Events that are handled before what they have changed is remembered and told, at most.
 const BATCH: usize = 256;
 
@@ -56,7 +58,8 @@ pub async fn server(irm: &Irm, name: Option<&Name>, settings: &Settings) -> Outc
     match announce_own_key(name).await {
         Ok(()) => {}
         Err(LayerError::Daemon(DaemonError::Refused(reason))) => {
-            println!("Warning: no client can know it: {reason}.");
+            let subject = name.map(Subject::name).unwrap_or_default();
+            tell!(subject, "Warning: no client can know it: {reason}.");
         }
         Err(error) => return Err(error.into()),
     }
@@ -66,7 +69,8 @@ pub async fn server(irm: &Irm, name: Option<&Name>, settings: &Settings) -> Outc
     let _masquerade = match settings.masquerade {
         true => {
             for missing in masquerade::not_forwarded(&networks) {
-                println!("Warning: {missing}.");
+                let subject = Subject::default().with("device", hub.interface_name());
+                tell!(subject, "Warning: {missing}.");
             }
             Some(Masquerade::begin(hub.interface_name(), &networks)?)
         }
@@ -91,6 +95,8 @@ pub async fn server(irm: &Irm, name: Option<&Name>, settings: &Settings) -> Outc
         present: Arc::default(),
         leases: settings.leases.as_deref().map(Leases::at),
         is_save_failing: false,
+        last_tick: Instant::now(),
+        keys_asked: Instant::now(),
     };
     if let Some(leases) = &server.leases {
         let remembered = leases.read().map_err(|error| {
@@ -193,18 +199,22 @@ struct Server<'a> {
     leases: Option<Leases>,
     /// The last attempt to write them has failed, and that has been said.
     is_save_failing: bool,
+    last_tick: Instant,
+    keys_asked: Instant,
 }
 
 impl Server<'_> {
     /// Gives clients addresses as they come and go.
     async fn attend(&mut self) -> Outcome {
         let hub = self.hub.clone();
-        let mut next_tick = Instant::now() + INTERVAL;
         loop {
             let event = async { Step::Event(hub.next_event().await.map(Box::new)) };
             let change = async { Step::Change(Box::new(self.settings.next_change().await)) };
             let tick = async {
-                task::sleep(next_tick.saturating_duration_since(Instant::now())).await;
+                match self.next_tick() {
+                    Some(due) => task::sleep(due.saturating_duration_since(Instant::now())).await,
+                    None => future::pending().await,
+                }
                 Step::Tick
             };
             match future::or(tick, future::or(event, change)).await {
@@ -226,8 +236,11 @@ impl Server<'_> {
                     });
                 }
                 Step::Tick => {
-                    next_tick = Instant::now() + INTERVAL;
-                    self.announce_next_keys().await;
+                    self.last_tick = Instant::now();
+                    if self.last_tick.duration_since(self.keys_asked) >= NEXT_KEYS {
+                        self.keys_asked = self.last_tick;
+                        self.announce_next_keys().await;
+                    }
                     for client in self.network.unheard() {
                         let info = self.hub.client(client);
                         if info.is_some_and(|info| info.statistics.received_packets > 0) {
@@ -235,7 +248,9 @@ impl Server<'_> {
                         }
                     }
                     if self.settings.statistics {
-                        println!("{}: {}", self.hub.interface_name_now(), self.hub.statistics());
+                        let subject = self.subject();
+                        let device = self.hub.interface_name_now();
+                        tell!(subject, "{device}: {}", self.hub.statistics());
                     }
                     if self.network.unsaved() == Unsaved::Times {
                         self.save();
@@ -244,6 +259,24 @@ impl Server<'_> {
             }
             self.commit();
         }
+    }
+
+    /// When there is something to do though nothing has happened.
+    fn next_tick(&self) -> Option<Instant> {
+        let every_second = self.settings.statistics
+            || self.network.unsaved() != Unsaved::Nothing
+            || !self.network.unheard().is_empty();
+        match (every_second, self.next_keys.is_empty()) {
+            (true, _) => Some(self.last_tick + INTERVAL),
+            (false, false) => Some(self.keys_asked + NEXT_KEYS),
+            (false, true) => None,
+        }
+    }
+
+    /// The device, and the name if it is known: what is of no client is about them.
+    fn subject(&self) -> Subject {
+        let subject = self.name.map(Subject::name).unwrap_or_default();
+        subject.with("device", self.hub.interface_name_now())
     }
 
     async fn handle(&mut self, event: ClientEvent) {
@@ -256,14 +289,16 @@ impl Server<'_> {
                     if self.name.is_none()
                         && let Ok(Some(own)) = name_key(&info.name).await
                     {
-                        println!("The key of {} on this machine is {own}.", info.name);
+                        let subject = Subject::name(&info.name).with("key", &own);
+                        tell!(subject, "The key of {} on this machine is {own}.", info.name);
                     }
                     let next = next_key(&info.name).await.flatten();
                     self.next_keys.insert(info.name.clone(), next);
                 }
                 let device = self.hub.interface_name_now();
                 let subject = Subject::client(&info);
-                tell!(subject, "{} is up.", self.settings.describe(&device));
+                let up = self.settings.describe(&device);
+                tell!(subject.with("device", device), "{up} is up.");
                 self.clients.insert(client, (info.name, subject));
             }
             ClientEvent::Left { client, reason } => {
@@ -314,7 +349,8 @@ impl Server<'_> {
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.is_save_failing, true) {
-                    println!("Warning: the clients' addresses are not remembered: {error}.");
+                    let subject = self.subject();
+                    tell!(subject, "Warning: the clients' addresses are not remembered: {error}.");
                 }
             }
         }
@@ -335,7 +371,7 @@ impl Server<'_> {
         }
         if !grant.addresses.is_empty() {
             let given = list(grant.addresses.iter().map(ToString::to_string).collect());
-            tell!(subject, "The client has {given}.");
+            tell!(subject.with("addresses", &given), "The client has {given}.");
         }
         let mut configuration = self.configuration.clone();
         configuration.addresses = grant.addresses;
@@ -436,9 +472,10 @@ impl Server<'_> {
                     let _ = self.hub.remove_route(network);
                 }
             } else if network.prefix_len() > 0 && self.routes.insert(network) {
+                let subject = self.subject().with("route", network);
                 match self.hub.add_route(network) {
-                    Ok(()) => println!("Route: {network}, which is behind a client."),
-                    Err(error) => println!("The route {network} cannot be made: {error}."),
+                    Ok(()) => tell!(subject, "Route: {network}, which is behind a client."),
+                    Err(error) => tell!(subject, "The route {network} cannot be made: {error}."),
                 }
             }
         }

@@ -5,7 +5,8 @@ use ouroboros::{FlowInfo, wire::Name};
 
 use crate::journal;
 
-/// The name, the flow and the peer that a line is about, as fields of the journal.
+/// The name, the flow, the peer, the device and what else a line is about, as fields of the
+/// journal.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Subject(Vec<(&'static str, String)>);
 
@@ -23,6 +24,13 @@ impl Subject {
     /// A name, and no flow to it yet.
     pub(super) fn name(name: &Name) -> Self {
         Self(vec![("name", name.to_string())])
+    }
+
+    /// The same, and one more field.
+    pub(super) fn with(&self, field: &'static str, value: impl ToString) -> Self {
+        let Self(mut fields) = self.clone();
+        fields.push((field, value.to_string()));
+        Self(fields)
     }
 
     fn flow(info: &FlowInfo, key: &'static str) -> Self {
