@@ -54,6 +54,8 @@ const BATCH: usize = 64;
 const QUEUED: u64 = 256;
 /// A datagram of 64 bytes with its headers.
 const SMALL: usize = 64 + 28;
+/// The same in a sealed packet.
+const SEALED: usize = SMALL + 28;
 
 /// A figure: what the clients do, and how many there are in each case. The first is
 /// compared with the others.
@@ -61,6 +63,7 @@ const FIGURES: &[(&str, &str, &[usize])] = &[
     ("busy", "packets/s", &[1, 100]),
     ("in-turn", "packets/s", &[1, 1000]),
     ("in-turn-cpu", "us a packet", &[1, 1000]),
+    ("plain-cpu", "us a packet", &[1, 1000]),
     ("from-each", "packets/s", &[1, 1000]),
     ("from-each-cpu", "us a packet", &[1, 1000]),
     ("idle-memory", "kB each", &[1000]),
@@ -161,10 +164,41 @@ fn send_in_turn(socket: &UdpSocket, clients: usize, time: Duration) -> Outcome<(
     Ok(())
 }
 
+/// Microseconds of this thread for each datagram that it sends on so many connected sockets in
+/// turn, a call each: the least that packets in turn cost here.
+fn send_plain(sockets: usize, time: Duration) -> Outcome<f64> {
+    let connected = |_| {
+        let socket = UdpSocket::bind((SERVER, 0))?;
+        socket.connect((CLIENT, PORT))?;
+        Ok(socket)
+    };
+    let sockets: Vec<_> = (0..sockets).map(connected).collect::<std::io::Result<_>>()?;
+    // The client's socket comes to be meanwhile.
+    thread::sleep(Duration::from_millis(500));
+    let thread_time = || {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+    };
+    let (start, before, mut count) = (Instant::now(), thread_time(), 0u64);
+    let mut next = sockets.iter().cycle();
+    while start.elapsed() < time {
+        for socket in next.by_ref().take(BATCH) {
+            socket.send(&[7; SEALED])?;
+            count += 1;
+        }
+    }
+    Ok((thread_time() - before) * 1e6 / count as f64)
+}
+
 /// Serves so many clients; prints when it listens, then the figure.
 fn serve(what: &str, clients: usize, seconds: u64) -> Outcome<()> {
     let irm = Irm::new();
     let time = Duration::from_secs(seconds);
+    if what == "plain-cpu" {
+        println!("listens");
+        println!("{}", send_plain(clients, time)?);
+        return Ok(());
+    }
     let hub = block_on(async {
         let device = Tunnel::builder().name("hub0").address(format!("{INSIDE}/16").parse()?);
         let hub = HubBuilder::new(device).build()?;
@@ -214,6 +248,12 @@ fn serve(what: &str, clients: usize, seconds: u64) -> Outcome<()> {
 
 /// Is so many clients, until its input ends.
 fn be_clients(what: &str, clients: usize) -> Outcome<()> {
+    if what == "plain-cpu" {
+        // It drops what it has no room for.
+        let _socket = UdpSocket::bind((CLIENT, PORT))?;
+        std::io::stdin().read_to_end(&mut Vec::new())?;
+        return Ok(());
+    }
     let irm = Irm::new();
     let flows: Vec<Flow> = block_on(async {
         let udp =
