@@ -287,7 +287,13 @@ impl Opener {
         let low_epoch = header[0] & EPOCHS;
         let same = |current: &Arc<Current>| current.cipher.epoch() as u8 & EPOCHS == low_epoch;
         if !self.held.as_ref().is_some_and(same) {
-            self.held = self.keys[usize::from(low_epoch)].upgrade();
+            let place = usize::from(low_epoch);
+            self.held = self.keys[place].upgrade();
+            if self.held.is_none() && self.shared.version.load(Acquire) != self.version {
+                // It may have been let go of since the look at the version.
+                (self.version, self.keys) = self.shared.keys();
+                self.held = self.keys[place].upgrade();
+            }
         }
         let current = self
             .held
