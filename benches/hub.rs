@@ -5,11 +5,9 @@
 //! root, and takes as many descriptors as there may be. Figures are this machine's,
 //! ratios are of interest; on a machine that is busy, those of processor time are.
 //!
-//! Packets in turn are a send each, whatever the hub does: where 90 bytes on a connected
-//! socket over the veth pair take 5 us of a processor (with the receiving end's part up to
-//! its socket) and 4.5 in one `sendmmsg` with addresses, they take 0.08 in a segmented
-//! send, which is one client's. The rest takes 2 for one client, so 1,000 in turn cost the
-//! server 3.5 times as much at the least; 5.5 were measured.
+//! Packets in turn are a send each, whatever the hub does, and one client's leave by 63 in a
+//! segmented send. `compare/README.md` has where the time of either goes; `plain-cpu` is what
+//! a loop of plain sends to as many sockets costs.
 //!
 //! `cargo bench -p ouroboros-benches --bench hub [-- SECONDS ROUNDS [FIGURE]]`
 
