@@ -317,12 +317,12 @@ impl Network {
                 Err(_) => grant.refused.push(address),
             }
         }
-        if wanted.is_empty() {
-            if let Ok(assignment) = self.pool.assign(holder, now) {
-                member.granted.clear();
-                member.granted.extend(assignment.v4.map(IpAddr::from));
-                member.granted.extend(assignment.v6.map(IpAddr::from));
-            }
+        if wanted.is_empty()
+            && let Ok(assignment) = self.pool.assign(holder, now)
+        {
+            member.granted.clear();
+            member.granted.extend(assignment.v4.map(IpAddr::from));
+            member.granted.extend(assignment.v6.map(IpAddr::from));
         }
         if matches!(holder, Holder::Known(_)) {
             let after = self.pool.assignment(holder).map(|has| (has.v4, has.v6));
