@@ -37,6 +37,9 @@ use crate::service;
 /// How long one of several attempts may take. Shorter than the first one, so
 /// that names are looked up anew soon.
 const ATTEMPT: Duration = Duration::from_secs(3);
+/// The same, once a server has left several unanswered: one that is busy with a crowd of
+/// clients would begin with each of them anew, and never come to an end.
+const LONG_ATTEMPT: Duration = Duration::from_secs(12);
 /// A server that was asked whether it is there and does not say so by then is
 /// not there any more.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -87,7 +90,7 @@ async fn run(
     tell!(Subject::name(name), "Allocating a flow to {name}.");
     let mut flows = first(irm, name, &spec, lanes, settings.wait).await?;
     meet(flows[0].info());
-    let spec = as_good_as(flows[0].info(), spec).timeout(ATTEMPT);
+    let spec = as_good_as(flows[0].info(), spec);
     let mut settings = settings.clone();
     let chosen = !settings.addresses.is_empty();
     if !chosen {
@@ -328,6 +331,7 @@ async fn again(
     let queues = u8::try_from(lanes).unwrap_or(u8::MAX);
     attempts.begin();
     let mut anew = false;
+    let mut timeout = ATTEMPT;
     loop {
         attempts.pause().await;
         // Where its name is looked up in turn with where it was: the resolver may be
@@ -337,10 +341,15 @@ async fn again(
             Some(known) if !anew => spec.clone().at_server(known.clone()),
             _ => spec.clone(),
         };
-        let reason = match irm.allocate_lanes(name.as_str(), spec, queues).await {
+        let reason = match irm.allocate_lanes(name.as_str(), spec.timeout(timeout), queues).await {
             Ok(flows) if flows.len() == lanes => return flows,
             Ok(_) => "the server knows of one flow only".to_owned(),
-            Err(error) => error.to_string(),
+            Err(error) => {
+                if matches!(error, AllocateError::TimedOut) {
+                    timeout = (timeout * 2).min(LONG_ATTEMPT);
+                }
+                error.to_string()
+            }
         };
         attempts.say(&format!("No flow yet: {reason}."));
     }
