@@ -261,6 +261,15 @@ impl Registration {
         }
     }
 
+    /// Has the descriptor told nobody until it is [armed](Self::arm) again: epoll wakes the
+    /// thread inside of the kernel for each packet that somebody else reads first.
+    pub(crate) fn quiet(&self, descriptor: BorrowedFd<'_>) {
+        if self.added.load(SeqCst) {
+            let (epoll, data) = (&super::registry().epoll, EventData::new_u64(self.token));
+            let _ = epoll::modify(epoll, descriptor, data, EventFlags::ONESHOT);
+        }
+    }
+
     /// Lets go of the descriptor.
     pub(crate) fn disarm(&self, descriptor: BorrowedFd<'_>) {
         if self.added.swap(false, SeqCst) {

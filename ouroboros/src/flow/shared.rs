@@ -413,9 +413,18 @@ impl Shared {
 
     /// Nobody waits any more, maybe: the background thread looks soon.
     pub(super) fn stopped_waiting(&self) {
-        if self.watch.load(SeqCst) == LEFT
-            && self.watch.compare_exchange(LEFT, CHECKING, SeqCst, SeqCst).is_ok()
-        {
+        let leaves = |state| {
+            self.watch.load(SeqCst) == state
+                && self.watch.compare_exchange(state, CHECKING, SeqCst, SeqCst).is_ok()
+        };
+        let armed = leaves(ARMED);
+        if armed && let Some(registration) = self.registration.get() {
+            // Who waited was faster, and will be with what follows.
+            registration.quiet(self.path.readiness());
+            // It may have been armed again meanwhile, and is not any more.
+            self.watch.store(CHECKING, SeqCst);
+        }
+        if armed || leaves(LEFT) {
             self.call_driver_by(driver::monotonic() + self.left_for());
         }
     }
