@@ -46,12 +46,12 @@ fn a_kept_agreement_is_half_of_the_hybrid_where_both_ends_have_it() {
     assert_eq!(KeyExchange::of_public_key(beside.public_key(), true), Some(hybrid));
     assert_eq!(half(beside.public_key()), half(&key));
     let fresh = client(hybrid);
-    let mut keys = vec![agreed];
+    let (mut keys, mut entropy) = (vec![agreed], Counted(4));
     for secret in [beside, fresh] {
         let is_kept = half(secret.public_key()) == half(&key);
         for kept in [Some(&server), None] {
             let (answer, key) =
-                answer_hybrid(kept, secret.public_key(), kdf, &mut Counted(4)).expect("answered");
+                answer_hybrid(kept, secret.public_key(), kdf, &mut entropy).expect("answered");
             assert_eq!(half(&answer) == half(&reply), is_kept && kept.is_some());
             assert_eq!(secret.agree(&answer, kdf), Ok(key.clone()));
             assert!(!keys.contains(&key));
