@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ouroboros_testing::bind_when_free;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::host::{Host, PATIENCE};
@@ -95,7 +96,8 @@ pub(crate) fn transfer(from: &Host, to: &Host, address: &str, size: usize) {
     fn byte(at: usize) -> u8 {
         (at % 251) as u8
     }
-    let listener = to.namespace.inside(|| TcpListener::bind(address).expect("listening"));
+    let listen = || bind_when_free(|| TcpListener::bind(address));
+    let listener = to.namespace.inside(listen).expect("listening");
     let receiving = thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("connected");
         let mut buffer = vec![0; 1 << 20];

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use ouroboros_testing::Namespace;
+use ouroboros_testing::{Namespace, bind_when_free};
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 use sha2::{Digest, Sha256};
 
@@ -43,7 +43,8 @@ pub(crate) fn exchange_while(
     left: &(dyn Fn(usize) -> usize + Sync),
 ) {
     let address = SocketAddr::new(address.parse().expect("an address"), port);
-    let listener = to.inside(|| TcpListener::bind(address)).expect("listening");
+    let listen = || bind_when_free(|| TcpListener::bind(address));
+    let listener = to.inside(listen).expect("listening");
     thread::scope(|scope| {
         let far = scope.spawn(|| {
             let (stream, _) = listener.accept().expect("connected");
@@ -107,7 +108,8 @@ impl Echo {
     /// host, or with the test.
     pub(crate) fn at(host: &Namespace, address: &str) -> Self {
         let address = SocketAddr::new(address.parse().expect("an address"), PORT);
-        let socket = host.inside(|| UdpSocket::bind(address)).expect("bound");
+        let bind = || bind_when_free(|| UdpSocket::bind(address));
+        let socket = host.inside(bind).expect("bound");
         thread::spawn(move || {
             let mut buffer = vec![0; 1 << 16];
             while let Ok((size, from)) = socket.recv_from(&mut buffer) {
