@@ -5,7 +5,10 @@
 use std::{
     fmt, fs, io,
     net::{Shutdown::Write, SocketAddr, TcpListener, TcpStream},
-    os::unix::net::{UnixListener, UnixStream},
+    os::{
+        fd::AsFd,
+        unix::net::{UnixListener, UnixStream},
+    },
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -146,34 +149,21 @@ impl Server {
             Timer::after(TIMEOUT).await;
             Err(io::ErrorKind::TimedOut.into())
         };
-        // `Async::accept` would try again whenever the task is woken for something else.
         let answered = match &self.listener {
-            Listener::Unix(listener) => {
-                let accepted = async {
-                    listener.readable().await?;
-                    Async::new(listener.get_ref().accept()?.0)
-                };
-                match accepted.await {
-                    Ok(stream) => {
-                        let end = |stream: &Async<UnixStream>| stream.get_ref().shutdown(Write);
-                        future::or(answer(stream, pages, end), late).await
-                    }
-                    Err(error) => return not_accepted(&error).await,
+            Listener::Unix(listener) => match accept(listener, UnixListener::accept).await {
+                Ok(stream) => {
+                    let end = |stream: &Async<UnixStream>| stream.get_ref().shutdown(Write);
+                    future::or(answer(stream, pages, end), late).await
                 }
-            }
-            Listener::Tcp(listener) => {
-                let accepted = async {
-                    listener.readable().await?;
-                    Async::new(listener.get_ref().accept()?.0)
-                };
-                match accepted.await {
-                    Ok(stream) => {
-                        let end = |stream: &Async<TcpStream>| stream.get_ref().shutdown(Write);
-                        future::or(answer(stream, pages, end), late).await
-                    }
-                    Err(error) => return not_accepted(&error).await,
+                Err(error) => return not_accepted(&error).await,
+            },
+            Listener::Tcp(listener) => match accept(listener, TcpListener::accept).await {
+                Ok(stream) => {
+                    let end = |stream: &Async<TcpStream>| stream.get_ref().shutdown(Write);
+                    future::or(answer(stream, pages, end), late).await
                 }
-            }
+                Err(error) => return not_accepted(&error).await,
+            },
         };
         if let Err(error) = answered {
             tracing::debug!(%error, "a page is not read");
@@ -203,6 +193,16 @@ fn listen_at(path: &Path, mode: u32) -> io::Result<UnixListener> {
 async fn is_left_over(path: &Path) -> bool {
     let connected = Async::<UnixStream>::connect(path).await;
     connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// The next connection. `Async::accept` would try again whenever the task is woken for something
+/// else.
+async fn accept<L, S: AsFd, A>(
+    listener: &Async<L>,
+    accept: impl Fn(&L) -> io::Result<(S, A)>,
+) -> io::Result<Async<S>> {
+    listener.readable().await?;
+    Async::new(accept(listener.get_ref())?.0)
 }
 
 async fn not_accepted(error: &io::Error) {

@@ -105,6 +105,29 @@ fn udp_pair(ip: &str) -> (Arc<dyn Transport>, Arc<dyn Transport>, SocketAddr) {
     (server, client, SocketAddr::new(ip, 3435))
 }
 
+/// Two flows that a peer has from one port: each has its own packets, and one of them answers.
+fn flows_from_one_port(
+    server: &dyn Transport,
+    listens: SocketAddr,
+) -> (UdpSocket, PeerAddress, [Arc<dyn Path>; 2]) {
+    let peer = UdpSocket::bind((listens.ip(), 0)).unwrap();
+    peer.connect(listens).unwrap();
+    let from = PeerAddress::Udp(peer.local_addr().unwrap());
+    let first = server.open_responder(Eid(1), Eid(101), from).unwrap();
+    let second = server.open_responder(Eid(2), Eid(102), from).unwrap();
+    peer.send(b"\0\0\0\x02second").unwrap();
+    peer.send(b"\0\0\0\x03nobody").unwrap();
+    peer.send(b"\0\0\0\x01first").unwrap();
+    assert_eq!(receive(server, &*first, 1), [b"first"]);
+    assert_eq!(receive(server, &*second, 1), [b"second"]);
+
+    send(&*second, &[b"answer".to_vec()]);
+    let mut buffer = [0; 100];
+    let length = peer.recv(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"\0\0\0\x66answer");
+    (peer, from, [first, second])
+}
+
 fn udp_both_ways(ip: &'static str) {
     isolated(move || {
         let (server, client, listens) = udp_pair(ip);
@@ -196,19 +219,7 @@ fn udp_at_the_unspecified_ipv6_address_serves_both_families() {
             let client = Udp::connect_only(any).open().unwrap();
             carry(&host, &*server, &*client, SocketAddr::new(ip, 3435));
             // Two flows from one port share the listening socket.
-            let peer = UdpSocket::bind((ip, 0)).unwrap();
-            peer.connect((ip, 3435)).unwrap();
-            let from = PeerAddress::Udp(peer.local_addr().unwrap());
-            let first = server.open_responder(Eid(1), Eid(101), from).unwrap();
-            let second = server.open_responder(Eid(2), Eid(102), from).unwrap();
-            peer.send(b"\0\0\0\x02second").unwrap();
-            peer.send(b"\0\0\0\x01first").unwrap();
-            assert_eq!(receive(&*server, &*first, 1), [b"first"]);
-            assert_eq!(receive(&*server, &*second, 1), [b"second"]);
-            send(&*second, &[b"answer".to_vec()]);
-            let mut buffer = [0; 100];
-            let length = peer.recv(&mut buffer).unwrap();
-            assert_eq!(&buffer[..length], b"\0\0\0\x66answer");
+            flows_from_one_port(&*server, SocketAddr::new(ip, 3435));
         }
         for taken in ["::", "0.0.0.0", "127.0.0.1", "::1"] {
             let again = Udp::at(taken.parse().unwrap()).open().err();
@@ -318,21 +329,7 @@ fn udp_flows_from_one_port_do_not_mix() {
     isolated(|| {
         let (server, _, listens) = udp_pair("127.0.0.1");
         let management = server.management().unwrap();
-        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
-        peer.connect(listens).unwrap();
-        let from = PeerAddress::Udp(peer.local_addr().unwrap());
-        let first = server.open_responder(Eid(1), Eid(101), from).unwrap();
-        let second = server.open_responder(Eid(2), Eid(102), from).unwrap();
-        peer.send(b"\0\0\0\x02second").unwrap();
-        peer.send(b"\0\0\0\x03nobody").unwrap();
-        peer.send(b"\0\0\0\x01first").unwrap();
-        assert_eq!(receive(&*server, &*first, 1), [b"first"]);
-        assert_eq!(receive(&*server, &*second, 1), [b"second"]);
-
-        send(&*second, &[b"answer".to_vec()]);
-        let mut buffer = [0; 100];
-        let length = peer.recv(&mut buffer).unwrap();
-        assert_eq!(&buffer[..length], b"\0\0\0\x66answer");
+        let (peer, from, [first, second]) = flows_from_one_port(&*server, listens);
 
         // The first flow ends: its peer's frames come to the listening socket.
         drop(first);
